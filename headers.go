@@ -1,0 +1,105 @@
+package preflight
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"golang.org/x/net/http/httpguts"
+)
+
+// reserved are the fields of the upgrade request that are not the user's to
+// set: the exchange owns them, or they would give the request a body.
+var reserved = []string{
+	"Host", "Connection", "Upgrade",
+	"Content-Length", "Transfer-Encoding", "Trailer", "Expect",
+	// It belongs to a forward proxy, and would hand the proxy's credentials
+	// to the next hop (RFC 9110 §11.7.2).
+	"Proxy-Authorization",
+}
+
+// hopFields are the fields that frame a message or belong to one connection
+// (RFC 9110 §7.6.1). An application's answer may not carry them.
+var hopFields = []string{
+	"Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer",
+	"Te", "Keep-Alive", "Proxy-Connection",
+}
+
+// checkHeader reports the first field of h, in the order of names, that may
+// not be sent. It never repeats a value, which may be a secret.
+func checkHeader(h http.Header, forbidden []string) error {
+	if len(h) == 0 {
+		return nil
+	}
+	names := make([]string, 0, 16)
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("the header field name %q is not a token", name)
+		}
+		for _, f := range forbidden {
+			if strings.EqualFold(name, f) {
+				return fmt.Errorf("the header field %s may not be set here", f)
+			}
+		}
+		for _, value := range h[name] {
+			if !httpguts.ValidHeaderFieldValue(value) {
+				return fmt.Errorf("the value of header field %s holds a control character", name)
+			}
+		}
+	}
+	return nil
+}
+
+// newHeader makes a Header of the fields of a parsed head.
+func newHeader(head []byte) http.Header {
+	h := make(http.Header)
+	for name, value := range wire.Header(head) {
+		v := string(value)
+		if strings.Contains(v, "\n") { // folded: RFC 9112 §5.2
+			v = strings.Join(strings.FieldsFunc(v, func(r rune) bool { return r == '\r' || r == '\n' }), " ")
+		}
+		h.Add(string(name), v)
+	}
+	return h
+}
+
+// newRequest makes a Request of the head of an upgrade request. The strict
+// parser has accepted it, and what that accepts net/http reads the same way.
+func newRequest(head []byte) (*http.Request, error) {
+	return http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+}
+
+// newResponse makes a Response of the head of an answer. It is not left to
+// http.ReadResponse, which refuses a 101 for fields that mean nothing on it.
+func newResponse(head []byte, req *http.Request) *http.Response {
+	r, err := wire.ParseResponse(head)
+	if err != nil {
+		return nil
+	}
+	return &http.Response{
+		Status:     statusLine(r),
+		StatusCode: r.Status,
+		Proto:      fmt.Sprintf("HTTP/1.%d", r.Minor),
+		ProtoMajor: 1,
+		ProtoMinor: int(r.Minor),
+		Header:     newHeader(head),
+		Body:       http.NoBody,
+		Request:    req,
+	}
+}
+
+// statusLine is the code with the reason phrase, the standard one if there is none.
+func statusLine(r wire.Response) string {
+	if len(r.Reason) == 0 {
+		return statusText(r.Status, http.StatusText(r.Status))
+	}
+	return statusText(r.Status, string(r.Reason))
+}

@@ -1,0 +1,243 @@
+// Package wire parses and writes the heads of HTTP/1.x upgrade requests and
+// of their answers. It works on bytes that the caller has read and never
+// allocates for a head that is in order. Requests are parsed strictly, because
+// a head that two parties read differently is how requests are smuggled;
+// answers tolerantly, because proxies rewrite them.
+package wire
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+)
+
+// Error is a broken rule.
+type Error struct {
+	Status int    // what a server answers (RFC 9110 §15)
+	Offset int    // the byte of the head at which the rule was broken; negative: none
+	Rule   string // which rule, with its source
+}
+
+func (e *Error) Error() string {
+	if e.Offset < 0 {
+		return e.Rule
+	}
+	return fmt.Sprintf("%s (byte %d of the head)", e.Rule, e.Offset)
+}
+
+func bad(offset int, rule string) *Error { return &Error{400, offset, rule} }
+
+// The classes of bytes in a head.
+const (
+	ctl   = 1 << iota // never in a head: controls except HTAB, CR, LF (RFC 9110 §5.5)
+	token             // tchar (RFC 9110 §5.6.2)
+	host              // unreserved / sub-delims (RFC 3986 §2.2, §2.3)
+)
+
+var class = func() (t [256]byte) {
+	for c := range 256 {
+		alnum := '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+		if c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
+			t[c] |= ctl
+		}
+		if alnum || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0 {
+			t[c] |= token
+		}
+		if alnum || bytes.IndexByte([]byte("-._~!$&'()*+,;="), byte(c)) >= 0 {
+			t[c] |= host
+		}
+	}
+	return t
+}()
+
+func isToken(c byte) bool { return class[c]&token != 0 }
+
+func validToken(b []byte) bool {
+	for _, c := range b {
+		if !isToken(c) {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// ValidProtocol reports whether s may stand in an Upgrade field:
+// protocol-name ["/" protocol-version], both tokens (RFC 9110 §7.8).
+func ValidProtocol(s string) bool { return validProtocol([]byte(s)) }
+
+func validProtocol(b []byte) bool {
+	name, version, versioned := bytes.Cut(b, []byte("/"))
+	return validToken(name) && (!versioned || validToken(version))
+}
+
+// ValidHost reports whether s is a valid Host field of a request for an http
+// URI: uri-host [":" port] (RFC 9110 §7.2), which may not be empty (§4.2.1).
+func ValidHost(s string) bool { return validHost([]byte(s)) }
+
+// validHost refuses percent-encoding, which names no host that DNS or a
+// routing table knows.
+func validHost(b []byte) bool {
+	var port []byte
+	if len(b) > 0 && b[0] == '[' {
+		end := bytes.IndexByte(b, ']')
+		if end < 0 {
+			return false
+		}
+		// Only an IPv6 literal costs this conversion.
+		ip, err := netip.ParseAddr(string(b[1:end]))
+		if err != nil || !ip.Is6() || ip.Zone() != "" {
+			return false
+		}
+		port = b[end+1:]
+	} else {
+		n := 0
+		for n < len(b) && class[b[n]]&host != 0 {
+			n++
+		}
+		if n == 0 {
+			return false
+		}
+		port = b[n:]
+	}
+	if len(port) == 0 {
+		return true
+	}
+	if port[0] != ':' {
+		return false
+	}
+	return digits(port[1:])
+}
+
+func digits(b []byte) bool {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidTarget reports whether s is a request target in origin-form (RFC 9112
+// §3.2.1) that every recipient reads the same way.
+func ValidTarget(s string) bool {
+	return len(s) > 0 && s[0] == '/' && badTarget([]byte(s)) < 0
+}
+
+// badTarget is the index of the first byte that may not stand in a target, or
+// -1. A fragment never goes on the wire (RFC 9110 §4.1), and a "%" begins a
+// percent-encoding (RFC 3986 §2.1).
+func badTarget(b []byte) int {
+	for i, c := range b {
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return i
+		}
+		if c == '%' && (i+2 >= len(b) || !isHex(b[i+1]) || !isHex(b[i+2])) {
+			return i
+		}
+	}
+	return -1
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// Header is the iterator over the field lines of a head that has been parsed
+// without error, first to last. Values are trimmed; one that an answer folded
+// over several lines (RFC 9112 §5.2) still holds the line breaks.
+func Header(head []byte) func(yield func(name, value []byte) bool) {
+	return func(yield func(name, value []byte) bool) {
+		pos := lineEnd(head, 0)
+		for {
+			name, value, next, err := field(head, pos)
+			if err != nil || next == pos || !yield(name, value) {
+				return
+			}
+			pos = next
+		}
+	}
+}
+
+// field reads the field line at pos: field-name ":" OWS field-value OWS
+// (RFC 9112 §5). next is where the next line begins; it equals pos at the
+// empty line that ends the head.
+func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
+	if b[pos] == '\r' || b[pos] == '\n' {
+		return nil, nil, pos, nil
+	}
+	n := pos
+	for isToken(b[n]) {
+		n++
+	}
+	switch {
+	case n == pos && (b[n] == ' ' || b[n] == '\t'):
+		return nil, nil, 0, bad(n, "a field line begins with white space (obs-fold): RFC 9112 §5.2")
+	case n == pos && b[n] == ':':
+		return nil, nil, 0, bad(n, "a field has no name: RFC 9110 §5.1")
+	case b[n] == ' ' || b[n] == '\t':
+		return nil, nil, 0, bad(n, "white space before the colon of a field: RFC 9112 §5.1")
+	case b[n] == '\r' || b[n] == '\n':
+		return nil, nil, 0, bad(n, "a field line has no colon: RFC 9112 §5")
+	case b[n] != ':':
+		return nil, nil, 0, bad(n, "a field name is not a token: RFC 9110 §5.1")
+	}
+	next = lineEnd(b, n)
+	for b[next] == ' ' || b[next] == '\t' {
+		next = lineEnd(b, next)
+	}
+	return b[pos:n], trim(b[n+1 : next]), next, nil
+}
+
+// lineEnd is the index behind the next LF; the head is known to end with one.
+func lineEnd(b []byte, pos int) int { return pos + bytes.IndexByte(b[pos:], '\n') + 1 }
+
+// trim removes optional white space (RFC 9110 §5.6.3) and line breaks.
+func trim(b []byte) []byte {
+	for len(b) > 0 && isSpace(b[0]) {
+		b = b[1:]
+	}
+	for len(b) > 0 && isSpace(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+// nextElement cuts the first non-empty element off a comma-separated list
+// (RFC 9110 §5.6.1: a recipient ignores empty elements). The element is empty
+// when the list is at its end.
+func nextElement(list []byte) (element, rest []byte) {
+	for len(list) > 0 {
+		element, list, _ = bytes.Cut(list, []byte(","))
+		if element = trim(element); len(element) > 0 {
+			return element, list
+		}
+	}
+	return nil, nil
+}
+
+// equalFold compares without regard to ASCII case, and to no other case:
+// Unicode folding would make the Kelvin sign a k.
+func equalFold(b []byte, s string) bool {
+	return len(b) == len(s) && hasPrefixFold(b, s)
+}
+
+func hasPrefixFold(b []byte, s string) bool {
+	if len(b) < len(s) {
+		return false
+	}
+	for i := range len(s) {
+		if lower(b[i]) != lower(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}

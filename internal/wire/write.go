@@ -1,0 +1,69 @@
+package wire
+
+import (
+	"slices"
+	"strconv"
+)
+
+// AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2),
+// then the one token: HAProxy, Apache, Caddy and Go's ReverseProxy break when
+// two are offered and one is chosen. The caller has validated everything.
+func AppendRequest(b []byte, target, host, protocol string, header map[string][]string) []byte {
+	b = append(b, "GET "...)
+	b = append(b, target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, host...)
+	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: "...)
+	b = append(b, protocol...)
+	b = append(b, "\r\n"...)
+	return appendHeader(b, header)
+}
+
+// AppendSwitching appends the 101. It carries both fields always, because
+// proxies answer 502 or hang when one is missing, and neither Content-Length
+// nor Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1).
+func AppendSwitching(b []byte, protocol string, header map[string][]string) []byte {
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
+	b = append(b, protocol...)
+	b = append(b, "\r\nConnection: Upgrade\r\n"...)
+	return appendHeader(b, header)
+}
+
+// AppendRefusal appends an answer that ends the connection. It always carries
+// Content-Length, because nginx and lighttpd withhold a body of unknown length.
+func AppendRefusal(b []byte, status int, reason string, header map[string][]string, length int) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	b = append(b, reason...)
+	b = append(b, "\r\nConnection: close"...)
+	if _, ok := header["Upgrade"]; ok {
+		// RFC 9110 §7.8: who sends Upgrade lists it in Connection.
+		b = append(b, ", Upgrade"...)
+	}
+	if status != 304 { // which describes a body that it does not have
+		b = append(b, "\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, int64(length), 10)
+	}
+	b = append(b, "\r\n"...)
+	return appendHeader(b, header)
+}
+
+// appendHeader appends field lines in the order of their names, so that the
+// same configuration always makes the same bytes, and the empty line.
+func appendHeader(b []byte, header map[string][]string) []byte {
+	names := make([]string, 0, 16)
+	for name := range header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range header[name] {
+			b = append(b, name...)
+			b = append(b, ": "...)
+			b = append(b, value...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}

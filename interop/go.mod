@@ -1,0 +1,7 @@
+module github.com/preflight-go/preflight/interop
+
+go 1.26.0
+
+require github.com/preflight-go/preflight v0.0.0
+
+replace github.com/preflight-go/preflight => ../

@@ -1,0 +1,362 @@
+package preflight
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Target is what a connection string such as
+//
+//	tcp://host:port/path/amps/json?http_preflight=true
+//
+// means. Its String, and every error about it, leaves the password out.
+type Target struct {
+	Address   string        // host:port; an IPv6 address in brackets
+	Path      string        // as it stands in the URL, percent-encoded; "/" if there is none
+	User      *url.Userinfo // nil: none
+	TLS       bool          // the scheme is tcps
+	Preflight bool          // http_preflight
+
+	// The options of the TCP connection. nil and 0 leave it as package net
+	// makes it, which is with no delay and with keep-alive.
+	NoDelay       *bool          // tcp_nodelay
+	KeepAlive     *bool          // tcp_keepalive
+	SendBuffer    int            // tcp_sndbuf, bytes
+	ReceiveBuffer int            // tcp_rcvbuf, bytes
+	Linger        *int           // tcp_linger, seconds; 0: Close resets the connection
+	Bind          netip.AddrPort // bind, the local address; port 0: any
+	Prefer        string         // ip_protocol_prefer: "ipv4", "ipv6" or ""
+}
+
+// ParseURL parses a connection string in the form that AMPS clients use. The
+// scheme is tcp, or tcps for TLS to the host; the port must be given. Options
+// are http_preflight, tcp_nodelay, tcp_keepalive (true, false, 1, 0),
+// tcp_sndbuf, tcp_rcvbuf (bytes, above 0), tcp_linger (seconds), bind (an IP
+// address with or without a port, an IPv6 address with a port in brackets) and
+// ip_protocol_prefer (ipv4, ipv6). An unknown scheme or option is an error that
+// names it, and so is a repeated option.
+func ParseURL(rawURL string) (*Target, error) {
+	t, err := parseURL(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: parse URL: %w", err)
+	}
+	return t, nil
+}
+
+func parseURL(rawURL string) (*Target, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// Its text repeats the URL, which may hold a password.
+		var e *url.Error
+		if errors.As(err, &e) {
+			err = e.Err
+		}
+		return nil, withoutInput(err)
+	}
+	t := &Target{Address: u.Host, Path: u.EscapedPath(), User: u.User}
+	switch u.Scheme {
+	case "tcp":
+	case "tcps":
+		t.TLS = true
+	default:
+		return nil, fmt.Errorf("unknown scheme %q; tcp and tcps are known", u.Scheme)
+	}
+	switch {
+	case u.Hostname() == "":
+		return nil, errors.New("no host; the form is tcp://host:port/path?http_preflight=true")
+	case u.Port() == "":
+		return nil, errors.New("no port; the form is tcp://host:port/path?http_preflight=true")
+	case u.Fragment != "":
+		return nil, errors.New("a fragment (#) means nothing here; write %23 for one in the path")
+	}
+	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
+		return nil, fmt.Errorf("the port %q is not a number from 0 to 65535", u.Port())
+	}
+	if t.Path == "" {
+		t.Path = "/"
+	}
+	options, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("options: %w", withoutInput(err))
+	}
+	names := make([]string, 0, len(options))
+	for name := range options {
+		names = append(names, name)
+	}
+	slices.Sort(names) // so that of several errors the same one is reported
+	for _, name := range names {
+		if len(options[name]) > 1 {
+			return nil, fmt.Errorf("option %s is given twice", name)
+		}
+		if err := t.set(name, options[name][0]); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// withoutInput keeps the kind of an error of package url and drops the part
+// of the URL that it quotes.
+func withoutInput(err error) error {
+	kind, _, _ := strings.Cut(err.Error(), `"`)
+	return errors.New(strings.TrimRight(kind, " :"))
+}
+
+// set sets one option.
+func (t *Target) set(name, value string) (err error) {
+	switch name {
+	case "http_preflight":
+		t.Preflight, err = parseBool(value)
+	case "tcp_nodelay":
+		t.NoDelay, err = pointer(parseBool(value))
+	case "tcp_keepalive":
+		t.KeepAlive, err = pointer(parseBool(value))
+	case "tcp_sndbuf":
+		t.SendBuffer, err = parseInt(value, 1)
+	case "tcp_rcvbuf":
+		t.ReceiveBuffer, err = parseInt(value, 1)
+	case "tcp_linger":
+		t.Linger, err = pointer(parseInt(value, 0))
+	case "bind":
+		t.Bind, err = parseBind(value)
+	case "ip_protocol_prefer":
+		if t.Prefer = value; value != "ipv4" && value != "ipv6" {
+			err = errors.New("want ipv4 or ipv6")
+		}
+	default:
+		return fmt.Errorf("unknown option %q; known are http_preflight, tcp_nodelay, tcp_keepalive, tcp_sndbuf, tcp_rcvbuf, tcp_linger, bind and ip_protocol_prefer", name)
+	}
+	if err != nil {
+		return fmt.Errorf("option %s=%q: %w", name, value, err)
+	}
+	return nil
+}
+
+func pointer[T any](v T, err error) (*T, error) { return &v, err }
+
+func parseBool(s string) (bool, error) {
+	switch s {
+	case "true", "1":
+		return true, nil
+	case "false", "0":
+		return false, nil
+	}
+	return false, errors.New("want true, false, 1 or 0")
+}
+
+func parseInt(s string, least int) (int, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || int(n) < least {
+		return 0, fmt.Errorf("want a number from %d to %d", least, 1<<31-1)
+	}
+	return int(n), nil
+}
+
+func parseBind(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return netip.AddrPortFrom(a, 0), nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, errors.New("want an IP address, or one with a port")
+	}
+	return a, nil
+}
+
+// String is the URL of the target without its options, and with the password
+// replaced.
+func (t *Target) String() string {
+	u := url.URL{Scheme: "tcp", User: t.User, Host: t.Address}
+	if t.TLS {
+		u.Scheme = "tcps"
+	}
+	if path, err := url.PathUnescape(t.Path); err == nil {
+		u.Path, u.RawPath = path, t.Path
+	}
+	if t.Preflight {
+		u.RawQuery = "http_preflight=true"
+	}
+	return u.Redacted()
+}
+
+// DialURL dials what rawURL names, see [ParseURL]. With http_preflight=true it
+// performs the upgrade as DialContext does, with the path of the URL as Path
+// and its userinfo, if there is any, as Basic credentials (RFC 7617); the
+// connection is a [*Conn]. Without it, it dials the host itself, with TLS for
+// tcps, and the path and the userinfo are for the application, by ParseURL.
+//
+// The scheme decides about TLS: tcps uses TLSConfig, or a zero one if there is
+// none, and tcp with a TLSConfig is an error. Path must be empty, and Header
+// without Authorization if the URL has userinfo. Options are applied to the TCP
+// connection that NetDialer returns; bind needs a NetDialer that is nil or a
+// [*net.Dialer].
+func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn, error) {
+	t, err := ParseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	at := *d
+	if at.NetDialer, err = t.dialer(d.NetDialer); err != nil {
+		return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
+	}
+	switch {
+	case d.Path != "":
+		return nil, fmt.Errorf("preflight: dial %s: the path is that of the URL; leave PreflightDialer.Path empty", t)
+	case !t.TLS && d.TLSConfig != nil:
+		return nil, fmt.Errorf("preflight: dial %s: the scheme tcp is without TLS although TLSConfig is set; use tcps", t)
+	case t.TLS && d.TLSConfig == nil:
+		at.TLSConfig = new(tls.Config)
+	}
+	if !t.Preflight {
+		return at.dialPlain(ctx, t)
+	}
+	at.Path = t.Path
+	if t.User != nil {
+		if at.Header, err = withBasic(d.Header, t.User); err != nil {
+			return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
+		}
+	}
+	return at.DialContext(ctx, "tcp", t.Address)
+}
+
+// dialPlain dials without an upgrade.
+func (d *PreflightDialer) dialPlain(ctx context.Context, t *Target) (net.Conn, error) {
+	c, err := d.NetDialer.DialContext(ctx, "tcp", t.Address)
+	if err != nil || !t.TLS {
+		return c, err
+	}
+	config := d.TLSConfig.Clone()
+	if config.ServerName == "" {
+		config.ServerName = serverName("tcp", t.Address)
+	}
+	tc, err := handshakeTLS(ctx, c, config, d.deadline())
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return tc, nil
+}
+
+func withBasic(h http.Header, user *url.Userinfo) (http.Header, error) {
+	for name := range h {
+		if strings.EqualFold(name, "Authorization") {
+			return nil, errors.New("the URL has credentials although Header has Authorization")
+		}
+	}
+	password, _ := user.Password()
+	if strings.Contains(user.Username(), ":") {
+		return nil, errors.New("the user name holds a colon, which Basic credentials cannot: RFC 7617 §2")
+	}
+	if h = h.Clone(); h == nil {
+		h = make(http.Header)
+	}
+	h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	return h, nil
+}
+
+// dialer is next with the options of the target.
+func (t *Target) dialer(next ContextDialer) (ContextDialer, error) {
+	if next == nil {
+		next = new(net.Dialer)
+	}
+	if t.Bind.IsValid() {
+		d, ok := next.(*net.Dialer)
+		if !ok {
+			return nil, fmt.Errorf("option bind needs a *net.Dialer as NetDialer, not %T", next)
+		}
+		bound := *d
+		bound.LocalAddr = net.TCPAddrFromAddrPort(t.Bind)
+		next = &bound
+	}
+	return &targetDialer{next, t}, nil
+}
+
+// A targetDialer applies the options of a target to the connections of next.
+type targetDialer struct {
+	next ContextDialer
+	*Target
+}
+
+func (d *targetDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.dialPreferred(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.apply(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// dialPreferred tries the preferred family, then whatever else there is.
+func (d *targetDialer) dialPreferred(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.Prefer == "" {
+		return d.next.DialContext(ctx, network, address)
+	}
+	first, second := network+"4", network+"6"
+	if d.Prefer == "ipv6" {
+		first, second = second, first
+	}
+	c, err := d.next.DialContext(ctx, first, address)
+	if err == nil || ctx.Err() != nil {
+		return c, err
+	}
+	c, other := d.next.DialContext(ctx, second, address)
+	if other != nil {
+		return nil, errors.Join(err, other)
+	}
+	return c, nil
+}
+
+// apply sets the socket options.
+func (t *Target) apply(c net.Conn) error {
+	if t.NoDelay == nil && t.KeepAlive == nil && t.SendBuffer == 0 && t.ReceiveBuffer == 0 && t.Linger == nil {
+		return nil
+	}
+	tcp := tcpConn(c)
+	if tcp == nil {
+		return fmt.Errorf("preflight: the tcp_ options need a TCP connection; NetDialer returned %T", c)
+	}
+	var errs []error
+	if t.NoDelay != nil {
+		errs = append(errs, tcp.SetNoDelay(*t.NoDelay))
+	}
+	if t.KeepAlive != nil {
+		errs = append(errs, tcp.SetKeepAlive(*t.KeepAlive))
+	}
+	if t.SendBuffer > 0 {
+		errs = append(errs, tcp.SetWriteBuffer(t.SendBuffer))
+	}
+	if t.ReceiveBuffer > 0 {
+		errs = append(errs, tcp.SetReadBuffer(t.ReceiveBuffer))
+	}
+	if t.Linger != nil {
+		errs = append(errs, tcp.SetLinger(*t.Linger))
+	}
+	return errors.Join(errs...)
+}
+
+// tcpConn is the TCP connection at the bottom of c, or nil.
+func tcpConn(c net.Conn) *net.TCPConn {
+	for {
+		switch below := c.(type) {
+		case *net.TCPConn:
+			return below
+		case interface{ NetConn() net.Conn }:
+			c = below.NetConn()
+		default:
+			return nil
+		}
+	}
+}
