@@ -1,0 +1,25 @@
+package preflight_test
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write api.txt anew")
+
+// TestAPI makes every change of the API or its documentation a change of
+// api.txt, where a review sees it.
+func TestAPI(t *testing.T) {
+	got, err := exec.Command("go", "doc", "-all", ".").Output()
+	require.NoError(t, err)
+	if *update {
+		require.NoError(t, os.WriteFile("api.txt", got, 0o644))
+	}
+	want, err := os.ReadFile("api.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got), "run `go test -run TestAPI -update .` if the change is meant")
+}

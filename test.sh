@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The one test command: sets up what is missing, then checks and tests every
+# module. Nothing is skipped in silence: what cannot be installed is named, and
+# is a failure under CI=true.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+modules=(. examples interop)
+tools=.build # not kept in git
+missing=()
+
+say() { printf '\n== %s\n' "$*"; }
+
+# need COMMAND PACKAGE installs a Debian package if its command is missing.
+need() {
+  command -v "$1" >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "apt-get install $2"
+    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2") >/dev/null || true
+    hash -r
+  fi
+  command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
+}
+
+PATH=$PATH:/usr/sbin:/sbin
+command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
+need gcc build-essential # the race detector links with it
+need nginx nginx-light
+need strace strace
+if [ ${#missing[@]} -gt 0 ]; then
+  printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
+  if [ "${CI:-}" = true ]; then exit 1; fi
+  echo "test.sh: the tests that need them will fail and say so" >&2
+fi
+
+say "staticcheck is built at its pinned version"
+mkdir -p "$tools"
+(cd internal/tools && GOWORK=off go build -o "../../$tools/staticcheck" honnef.co/go/tools/cmd/staticcheck)
+
+for module in "${modules[@]}"; do
+  say "module $module: gofmt, tidy, vet, staticcheck"
+  unformatted=$(git ls-files --cached --others --exclude-standard "$module" | grep '\.go$' | xargs gofmt -l)
+  if [ -n "$unformatted" ]; then
+    printf 'gofmt would change:\n%s\n' "$unformatted" >&2
+    exit 1
+  fi
+  (
+    cd "$module"
+    GOWORK=off go mod tidy -diff
+    go vet ./...
+    "$OLDPWD/$tools/staticcheck" ./...
+  )
+done
+
+for module in "${modules[@]}"; do
+  say "module $module: go test -race"
+  (cd "$module" && go test -race -shuffle=on ./...)
+done
+
+# The race detector allocates too, so budgets are counted without it.
+say "allocation budgets"
+go test -run 'Budget' .
+
+for target in $(git grep -ohE '^func Fuzz[A-Za-z]+' -- 'internal/wire/*_test.go' | cut -c6-); do
+  say "fuzz $target"
+  go test -run '^$' -fuzz "^$target\$" -fuzztime 5s ./internal/wire
+done
+for target in $(git grep -ohE '^func Fuzz[A-Za-z]+' -- '*_test.go' ':!*/*' | cut -c6-); do
+  say "fuzz $target"
+  go test -run '^$' -fuzz "^$target\$" -fuzztime 5s .
+done
+
+say "all passed"
