@@ -52,7 +52,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 	r.Status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
 	r.Reason = trim(line[12:])
 	if badText(r.Reason) {
-		return r, bad(0, "a NUL or a bare CR in the reason phrase: RFC 9112 §4")
+		return r, bad(0, "a control character in the reason phrase: RFC 9112 §4")
 	}
 	for {
 		name, value, next, err := field(head, pos)
@@ -65,7 +65,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 		// Content-Length and Transfer-Encoding are not looked at: on a 101
 		// they mean nothing (RFC 9112 §6.3), and old devices send them.
 		if badText(value) {
-			return r, bad(pos, "a NUL or a bare CR in a field value: RFC 9110 §5.5")
+			return r, bad(pos, "a control character in a field value: RFC 9110 §5.5")
 		}
 		switch {
 		case equalFold(name, "upgrade"):
@@ -82,11 +82,11 @@ func ParseResponse(head []byte) (Response, *Error) {
 	}
 }
 
-// badText reports a byte that RFC 9110 §5.5 calls dangerous; a line break stands
-// only where a value is folded.
+// badText reports a control character, which would reach a log or a terminal
+// by way of an error (RFC 9110 §5.5), or a CR that is no part of a folded line.
 func badText(b []byte) bool {
 	for i, c := range b {
-		if c == 0 || c == '\r' && b[i+1] != '\n' {
+		if class[c]&ctl != 0 || c == '\r' && b[i+1] != '\n' {
 			return true
 		}
 	}
