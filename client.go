@@ -23,12 +23,12 @@ const (
 	bodyWait = time.Second
 )
 
-// request sends the upgrade request and waits for the 101. It returns both
-// heads in one slice, the 101 beginning at split; x.buf holds what followed.
+// request sends the upgrade request and waits for the 101; x.buf then holds what
+// followed it.
 // Nothing is sent ahead of the 101 (RFC 9931 §3): Go's ReverseProxy and Caddy
 // 2.6 lose early bytes without a word, and a server that refuses the upgrade
 // would read them as its next request.
-func (x *exchange) request(u *upgrade) (head []byte, split int, err error) {
+func (x *exchange) request(u *upgrade) (heads, error) {
 	// Room for the answer that is to be kept beside the request.
 	size := len(u.target) + len(u.host) + len(u.protocol) + 256
 	for name, values := range u.header {
@@ -36,9 +36,9 @@ func (x *exchange) request(u *upgrade) (head []byte, split int, err error) {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	head = wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.header)
-	split = len(head)
-	if _, err := x.conn.Write(head); err != nil {
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.header)
+	sent := len(b)
+	if _, err := x.conn.Write(b); err != nil {
 		err = &stageError{"write the upgrade request", err}
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
@@ -47,18 +47,18 @@ func (x *exchange) request(u *upgrade) (head []byte, split int, err error) {
 		if _, _, answer := x.response(u); errors.As(answer, &refusal) {
 			err = refusal
 		}
-		return nil, 0, err
+		return heads{}, err
 	}
 	r, n, err := x.response(u)
 	if err != nil {
-		return nil, 0, err
+		return heads{}, err
 	}
 	if err := r.Switched(u.protocol); err != nil {
-		return nil, 0, x.refused(r, n, err.Rule)
+		return heads{}, x.refused(r, n, err.Rule)
 	}
-	head = append(head, x.buf[:n]...)
+	b = append(b, x.buf[:n]...)
 	x.buf = x.buf[n:]
-	return head, split, nil
+	return heads{b[:sent:sent], b[sent:]}, nil
 }
 
 // response reads until it has a 101, whose head are the first n bytes of x.buf.

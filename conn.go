@@ -25,10 +25,7 @@ import (
 type Conn struct {
 	conn net.Conn
 
-	// head is the upgrade request, followed at split by the 101; nil for a
-	// plain connection. What is seldom asked for is parsed when it is.
-	head  []byte
-	split int
+	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
 	resp  atomic.Pointer[http.Response]
 
@@ -41,9 +38,12 @@ type Conn struct {
 	deadline  time.Time // of Read, while there is a rest
 }
 
-// newConn takes ownership of head and rest.
-func newConn(c net.Conn, head []byte, split int, rest []byte) *Conn {
-	conn := &Conn{conn: c, head: head, split: split}
+// heads are what a handshake consisted of; zero for a plain connection.
+type heads struct{ request, answer []byte }
+
+// newConn takes ownership of heads and rest.
+func newConn(c net.Conn, heads heads, rest []byte) *Conn {
+	conn := &Conn{conn: c, heads: heads}
 	if len(rest) > 0 {
 		conn.rest = rest
 		conn.undrained.Store(true)
@@ -56,13 +56,13 @@ func newConn(c net.Conn, head []byte, split int, rest []byte) *Conn {
 // found here; on the client's side the one that was sent. It is nil for a
 // plain connection. Callers must not modify it.
 func (c *Conn) Request() *http.Request {
-	if c.head == nil {
+	if c.heads.request == nil {
 		return nil
 	}
 	if r := c.req.Load(); r != nil {
 		return r
 	}
-	r, err := newRequest(c.head[:c.split])
+	r, err := newRequest(c.heads.request)
 	if err != nil {
 		return nil
 	}
@@ -77,13 +77,13 @@ func (c *Conn) Request() *http.Request {
 // protocol that was chosen. It is nil for a plain connection. Callers must not
 // modify it.
 func (c *Conn) Response() *http.Response {
-	if c.head == nil {
+	if c.heads.request == nil {
 		return nil
 	}
 	if r := c.resp.Load(); r != nil {
 		return r
 	}
-	r := newResponse(c.head[c.split:], c.Request())
+	r := newResponse(c.heads.answer, c.Request())
 	if !c.resp.CompareAndSwap(nil, r) {
 		return c.resp.Load()
 	}

@@ -154,6 +154,7 @@ func (l *PreflightListener) prepare() {
 		if l.Protocols == nil {
 			l.policy.protocols = zeroPolicy.protocols
 		}
+		l.policy.answers = answers(l.policy.protocols...)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
@@ -212,13 +213,15 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 	l.start.Do(func() { go l.acceptAll() })
 	select {
 	case d := <-l.delivered:
-		if d.err != nil {
+		if d.err == nil {
+			return d.conn, nil
+		}
+		if l.ctx.Err() == nil {
 			return nil, d.err
 		}
-		return d.conn, nil
 	case <-l.ctx.Done():
-		return nil, net.ErrClosed
 	}
+	return nil, net.ErrClosed
 }
 
 // Addr is the address of the wrapped listener.

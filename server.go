@@ -29,14 +29,28 @@ const (
 
 // A policy is how a server decides. It does not change.
 type policy struct {
-	protocols   []string // in order of preference
+	protocols   []string          // in order of preference
+	answers     map[string][]byte // the 101 of each, as it is without further fields
 	authorize   func(*http.Request) (http.Header, error)
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
 }
 
-var zeroPolicy = policy{protocols: []string{defaultToken}, maxHeader: defaultMaxHeader}
+var zeroPolicy = policy{
+	protocols: []string{defaultToken},
+	answers:   answers(defaultToken),
+	maxHeader: defaultMaxHeader,
+}
+
+// answers makes the 101 of each protocol once, for all connections to share.
+func answers(protocols ...string) map[string][]byte {
+	m := make(map[string][]byte, len(protocols))
+	for _, p := range protocols {
+		m[p] = wire.AppendSwitching(nil, p, nil)
+	}
+	return m
+}
 
 var (
 	errPlain   = errors.New("the client sends no upgrade request, and plain connections are refused")
@@ -45,14 +59,13 @@ var (
 
 // A handover is a connection that is the application's.
 type handover struct {
-	head  []byte // request and 101; nil: plain
-	split int
-	rest  []byte // arrived, and not yet read by the application; not to be kept
-	req   *http.Request
+	heads heads
+	rest  []byte        // arrived behind the head; not to be kept
+	req   *http.Request // nil if nobody has looked at it
 }
 
 func (h *handover) conn(c net.Conn) *Conn {
-	conn := newConn(c, h.head, h.split, bytes.Clone(h.rest))
+	conn := newConn(c, h.heads, bytes.Clone(h.rest))
 	if h.req != nil {
 		conn.req.Store(h.req)
 	}
@@ -60,7 +73,7 @@ func (h *handover) conn(c net.Conn) *Conn {
 }
 
 // serve plays the server's part: it finds out what the client speaks, and
-// answers what is HTTP. Both heads are appended to dst.
+// answers what is HTTP. The head of an upgrade request is kept in dst.
 func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	n, err := x.sort(p)
 	if evicted := x.settled(); err != nil {
@@ -94,13 +107,11 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 			return handover{}, x.refuse(refusal, p, false)
 		}
 	}
-	if dst == nil {
-		size := n + len("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: \r\n\r\n") + len(protocol)
-		dst = make([]byte, 0, size)
+	h.heads = heads{append(dst, x.buf[:n]...), p.answers[protocol]}
+	if len(header) > 0 {
+		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
 	}
-	dst = append(dst, x.buf[:n]...)
-	h.head, h.split = wire.AppendSwitching(dst, protocol, header), len(dst)
-	if _, err := x.conn.Write(h.head[h.split:]); err != nil {
+	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return handover{}, &stageError{"write the 101", err}
 	}
 	return h, nil

@@ -135,11 +135,11 @@ func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time) (*Conn
 	if err := x.begin(ctx, deadline); err != nil {
 		return nil, opError("preflight", c, err)
 	}
-	head, split, err := x.request(u)
+	heads, err := x.request(u)
 	if err = x.end(err); err != nil {
 		return nil, failure(c, err, "%s answered ")
 	}
-	return newConn(c, head, split, bytes.Clone(x.buf)), nil
+	return newConn(c, heads, bytes.Clone(x.buf)), nil
 }
 
 // failure is the error of a handshake with the peer of c; what says how a

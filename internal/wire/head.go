@@ -120,14 +120,15 @@ func digits(b []byte) bool {
 // ValidTarget reports whether s is a request target in origin-form (RFC 9112
 // §3.2.1) that every recipient reads the same way.
 func ValidTarget(s string) bool {
-	return len(s) > 0 && s[0] == '/' && badTarget([]byte(s)) < 0
+	return len(s) > 0 && s[0] == '/' && badTarget(s) < 0
 }
 
 // badTarget is the index of the first byte that may not stand in a target, or
 // -1. A fragment never goes on the wire (RFC 9110 §4.1), and a "%" begins a
 // percent-encoding (RFC 3986 §2.1).
-func badTarget(b []byte) int {
-	for i, c := range b {
+func badTarget[T string | []byte](b T) int {
+	for i := range len(b) {
+		c := b[i]
 		if c <= ' ' || c >= 0x7f || c == '#' {
 			return i
 		}
