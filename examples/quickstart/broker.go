@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A line is what a client and the broker say to each other, one JSON object
+// on each line:
+//
+//	{"c":"subscribe","t":"greetings"}                            client: send me what is published here
+//	{"c":"subscribed","t":"greetings"}                           broker: from now on
+//	{"c":"publish","t":"greetings","n":1,"d":{"hello":"world"}}  client
+//	{"c":"message","t":"greetings","n":1,"d":{"hello":"world"}}  broker, to every subscriber
+type line struct {
+	Command string          `json:"c"`
+	Topic   string          `json:"t"`
+	Number  int             `json:"n,omitempty"` // the publisher's own count; the broker hands it on
+	Data    json.RawMessage `json:"d,omitempty"`
+}
+
+// maxLine bounds what one client can make the broker hold.
+const maxLine = 64 << 10
+
+// A broker is a small publish/subscribe server. It knows connections, and
+// nothing of HTTP, WebSocket or proxies: it is the server that was there before.
+type broker struct {
+	sessions sync.WaitGroup
+
+	// mu is also held while a line is sent: every subscriber gets the same
+	// messages in the same order, and the broker's answer before any of them.
+	mu      sync.Mutex
+	clients []*client
+	closed  bool
+}
+
+type client struct {
+	conn                net.Conn
+	topics              map[string]bool
+	published, received int
+}
+
+// serve talks to every client that ln accepts, until ln is closed.
+func (b *broker) serve(ln net.Listener) error {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go b.talk(conn)
+	}
+}
+
+// talk serves one client until its connection ends.
+func (b *broker) talk(conn net.Conn) {
+	defer conn.Close()
+	c := &client{conn: conn, topics: make(map[string]bool)}
+	if !b.join(c) {
+		return
+	}
+	defer b.leave(c)
+	limited := &io.LimitedReader{R: conn}
+	for lines := json.NewDecoder(limited); ; {
+		limited.N = maxLine
+		var l line
+		if lines.Decode(&l) != nil {
+			return
+		}
+		b.obey(c, l)
+	}
+}
+
+func (b *broker) obey(c *client, l line) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch l.Command {
+	case "subscribe":
+		c.topics[l.Topic] = true
+		c.send(line{Command: "subscribed", Topic: l.Topic})
+	case "publish":
+		c.published++
+		l.Command = "message"
+		for _, subscriber := range b.clients {
+			if subscriber.topics[l.Topic] {
+				subscriber.received++
+				subscriber.send(l)
+			}
+		}
+	default:
+		c.send(line{Command: "unknown", Topic: l.Topic})
+	}
+}
+
+// send closes a client that does not take its lines: it would hold up all others.
+func (c *client) send(l line) {
+	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	// An Encoder ends what it writes with a line feed.
+	if json.NewEncoder(c.conn).Encode(l) != nil {
+		c.conn.Close()
+	}
+}
+
+func (b *broker) join(c *client) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	b.sessions.Add(1)
+	b.clients = append(b.clients, c)
+	return true
+}
+
+func (b *broker) leave(c *client) {
+	c.conn.Close()
+	b.mu.Lock()
+	b.clients = slices.DeleteFunc(b.clients, func(other *client) bool { return other == c })
+	b.mu.Unlock()
+	b.sessions.Done()
+}
+
+// close ends every connection and waits until nobody is served any more.
+func (b *broker) close() {
+	b.mu.Lock()
+	b.closed = true
+	for _, c := range b.clients {
+		c.conn.Close()
+	}
+	b.mu.Unlock()
+	b.sessions.Wait()
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/preflight-go/preflight"
+)
+
+// serveHTTP serves h on address until stop is called.
+func serveHTTP(address string, h http.Handler) (actual string, stop func(), err error) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", nil, err
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			log.Print(err)
+		}
+	}()
+	return ln.Addr().String(), func() { server.Close(); <-done }, nil
+}
+
+// webSocket lets WebSocket clients speak to the broker: a message is a line.
+func webSocket(b *broker) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return // Accept has answered
+		}
+		// Once it is a WebSocket, it does not end with the request.
+		conn := websocket.NetConn(context.Background(), c, websocket.MessageText)
+		b.talk(&webSocketConn{Conn: conn, path: r.URL.Path})
+	})
+}
+
+type webSocketConn struct {
+	net.Conn
+	path string
+}
+
+// adminPage shows who is connected, and how.
+func adminPage(b *broker) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		var page strings.Builder
+		table := tabwriter.NewWriter(&page, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "connection\tpublished\treceived")
+		b.mu.Lock()
+		for _, c := range b.clients {
+			fmt.Fprintf(table, "%s\t%d\t%d\n", wayIn(c.conn), c.published, c.received)
+		}
+		b.mu.Unlock()
+		table.Flush()
+		fmt.Fprint(w, page.String()) // not under the lock: the reader may be slow
+	})
+}
+
+// wayIn tells how a connection came. The listener returns every TCP connection
+// as a [preflight.Conn]; the one behind an upgrade still knows the request.
+func wayIn(conn net.Conn) string {
+	switch c := conn.(type) {
+	case *webSocketConn:
+		return "WebSocket " + c.path
+	case *preflight.Conn:
+		if r := c.Request(); r != nil {
+			return "TCP by preflight " + r.URL.Path
+		}
+	}
+	return "plain TCP"
+}

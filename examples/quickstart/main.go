@@ -1,0 +1,189 @@
+// Quickstart plays the use case that HTTP preflight was made for, on one open
+// port. A reverse proxy has three locations:
+//
+//	/client/  TCP by preflight, to a publish/subscribe server that speaks lines of JSON
+//	/ws/      WebSocket, to the same topics
+//	/admin/   HTTP, to a page with the connections and counts of that server
+//
+// A TCP client publishes {"hello":"world"} every second through /client/. A
+// WebSocket client receives it through /ws/, and a plain TCP client receives it
+// too, straight from the server and without knowing of any of this.
+//
+// The library is two lines of it, both in [run]: one on the server's side, one
+// on the client's. Usage, from the root of the repository:
+//
+//	go run ./examples/quickstart               # a proxy of net/http/httputil
+//	go run ./examples/quickstart -proxy nginx  # a real nginx
+//	go run ./examples/quickstart -for 0        # until Ctrl-C, to try it with clients of your own
+//
+// It exits 0 only if every message arrived at both subscribers, in order.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/preflight-go/preflight"
+)
+
+const (
+	topic    = "greetings"
+	greeting = `{"hello":"world"}`
+	interval = time.Second // between two messages
+
+	// patience bounds each step that waits for somebody else.
+	patience = 5 * time.Second
+)
+
+type config struct {
+	listen     string        // address of the one open port
+	duration   time.Duration // of publishing; 0: until ctx ends
+	startProxy startProxy
+}
+
+func main() {
+	cfg, err := parseFlags(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		os.Exit(2) // package flag has said why
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = run(ctx, cfg, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "quickstart:", err)
+		os.Exit(1)
+	}
+}
+
+func parseFlags(args []string) (config, error) {
+	cfg := config{duration: 3 * time.Second, startProxy: startGoProxy}
+	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
+	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:0", "`address` of the one open port")
+	flags.Func("for", "publish for this `duration`; 0 means until Ctrl-C (default 3s)", func(s string) (err error) {
+		cfg.duration, err = time.ParseDuration(s)
+		if err == nil && cfg.duration < 0 {
+			err = errors.New("is negative")
+		}
+		return err
+	})
+	flags.Func("proxy", "`name` of the reverse proxy: go or nginx (default go)", func(name string) error {
+		switch name {
+		case "go":
+			cfg.startProxy = startGoProxy
+		case "nginx":
+			cfg.startProxy = startNginx
+		default:
+			return errors.New("want go or nginx")
+		}
+		return nil
+	})
+	return cfg, flags.Parse(args)
+}
+
+// run starts the servers, the proxy in front of them and the clients, publishes,
+// and returns nil if every message arrived.
+func run(ctx context.Context, cfg config, out io.Writer) (err error) {
+	var goroutines sync.WaitGroup
+	defer goroutines.Wait()
+
+	// Behind the proxy: the TCP server. It is served by a listener that takes
+	// what comes by preflight as well as the plain clients it always had.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	atServer := new(recorder)
+	ln = &recordedListener{Listener: ln, recorder: atServer} // only to show the bytes below
+
+	server := new(broker)
+	defer server.close()
+
+	// THE LINE on the server's side. Before, the server served ln itself.
+	listener := &preflight.PreflightListener{Listener: ln}
+
+	defer listener.Close()
+	goroutines.Go(func() {
+		if err := server.serve(listener); !errors.Is(err, net.ErrClosed) {
+			log.Print(err)
+		}
+	})
+
+	// Behind the proxy, too: the WebSocket endpoint and the admin page.
+	behind := backends{tcp: ln.Addr().String()}
+	var stop func()
+	if behind.ws, stop, err = serveHTTP("127.0.0.1:0", webSocket(server)); err != nil {
+		return err
+	}
+	defer stop()
+	if behind.admin, stop, err = serveHTTP("127.0.0.1:0", adminPage(server)); err != nil {
+		return err
+	}
+	defer stop()
+
+	// In front of them: the proxy with the one open port.
+	edge, stopProxy, err := cfg.startProxy(ctx, cfg.listen, behind)
+	if err != nil {
+		return fmt.Errorf("start the proxy: %w", err)
+	}
+	defer func() { err = errors.Join(err, stopProxy()) }()
+	clientURL := "tcp://" + edge + "/client/amps/json?http_preflight=true"
+	wsURL := "ws://" + edge + "/ws/amps/json"
+	adminURL := "http://" + edge + "/admin/"
+
+	fmt.Fprintf(out, "The one open port: %s\n\n", edge)
+	fmt.Fprintf(out, "  %-60s the publisher, TCP by preflight\n", clientURL)
+	fmt.Fprintf(out, "  %-60s a subscriber, WebSocket\n", wsURL)
+	fmt.Fprintf(out, "  %-60s the admin page, HTTP\n\n", adminURL)
+	fmt.Fprintf(out, "Not through the proxy, straight to the TCP server behind it:\n\n")
+	fmt.Fprintf(out, "  %-60s a subscriber, plain TCP\n", "tcp://"+behind.tcp)
+
+	// The publisher comes through the proxy.
+	setup, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	atClient := new(recorder)
+	dialer := &preflight.PreflightDialer{NetDialer: atClient} // NetDialer only to show the bytes below
+
+	// THE LINE on the client's side. Before, it was net.Dial("tcp", address).
+	publisher, err := dialer.DialURL(setup, clientURL)
+
+	if err != nil {
+		return err
+	}
+	defer publisher.Close()
+	printExchange(out, atClient, atServer)
+
+	// The subscribers. Both have been acknowledged before anything is
+	// published, so that they cannot miss the first message.
+	arrivals := make(chan arrival)
+	throughProxy, err := subscribeByWebSocket(setup, wsURL, arrivals)
+	if err != nil {
+		return err
+	}
+	defer throughProxy.close()
+	direct, err := subscribeByTCP(setup, behind.tcp, arrivals)
+	if err != nil {
+		return err
+	}
+	defer direct.close()
+
+	fmt.Fprintf(out, "\nFrom here on the tunnel is a TCP connection like any other:\n\n")
+	published, err := play(ctx, cfg.duration, out, publisher, arrivals, throughProxy, direct)
+	err = errors.Join(err, printAdminPage(ctx, out, adminURL))
+	if err == nil {
+		fmt.Fprintf(out, "\nOK: every message arrived at both subscribers, in order (%d of %[1]d).\n", published)
+	}
+	return err
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"time"
+)
+
+// play publishes one message after the other until ctx ends or, unless it is 0,
+// the duration is over, and then waits for those that are still under way. It
+// returns how many were published, and an error that says what did not arrive.
+func play(ctx context.Context, duration time.Duration, out io.Writer, publisher net.Conn, arrivals <-chan arrival, subscribers ...*subscriber) (int, error) {
+	if duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, duration)
+		defer cancel()
+	}
+	published, err := relay(ctx, out, publisher, arrivals, subscribers)
+	for _, s := range subscribers {
+		err = errors.Join(err, s.check(published))
+	}
+	return published, err
+}
+
+// relay is one loop, so that everything is printed from one place.
+func relay(ctx context.Context, out io.Writer, publisher net.Conn, arrivals <-chan arrival, subscribers []*subscriber) (published int, err error) {
+	publishNext := func() error {
+		published++
+		fmt.Fprintf(out, "  %-20s -> #%d %s\n", "publisher", published, greeting)
+		return publish(publisher, published)
+	}
+	if err := publishNext(); err != nil {
+		return published, err
+	}
+	next := time.NewTicker(interval)
+	defer next.Stop()
+	end := ctx.Done()
+	outstanding := func(s *subscriber) bool { return !s.has(published) }
+	var overdue <-chan time.Time // set when nothing more is published
+	for overdue == nil || slices.ContainsFunc(subscribers, outstanding) {
+		select {
+		case <-next.C:
+			if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+				continue // both are due, and select chose at random
+			}
+			if err := publishNext(); err != nil {
+				return published, err
+			}
+		case a := <-arrivals:
+			if a.err != nil {
+				return published, fmt.Errorf("the connection of the %s ended: %w", a.at.name, a.err)
+			}
+			a.at.arrive(a.line)
+			fmt.Fprintf(out, "  %-20s <- #%d %s\n", a.at.name, a.line.Number, a.line.Data)
+		case <-end:
+			end = nil
+			next.Stop()
+			overdue = time.After(patience)
+		case <-overdue:
+			return published, nil
+		}
+	}
+	return published, nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+)
+
+// A recorder keeps what goes over a connection, until it is asked for it. It
+// is a [preflight.ContextDialer]. Nobody needs one to use the library: it is
+// here to show the exchange as it is on the wire.
+type recorder struct {
+	mu                sync.Mutex
+	done              bool
+	received, written bytes.Buffer
+}
+
+func (r *recorder) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &recordedConn{conn, r}, nil
+}
+
+// take returns what was recorded, and ends the recording.
+func (r *recorder) take() (received, written []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = true
+	return r.received.Bytes(), r.written.Bytes()
+}
+
+func (r *recorder) record(to *bytes.Buffer, b []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.done {
+		to.Write(b)
+	}
+}
+
+type recordedConn struct {
+	net.Conn
+	recorder *recorder
+}
+
+func (c *recordedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.recorder.record(&c.recorder.received, b[:n])
+	return n, err
+}
+
+// Write records first: when the peer has the answer, it has been recorded.
+func (c *recordedConn) Write(b []byte) (int, error) {
+	c.recorder.record(&c.recorder.written, b)
+	return c.Conn.Write(b)
+}
+
+// A recordedListener records the first connection that it accepts.
+type recordedListener struct {
+	net.Listener
+	recorder *recorder
+	first    sync.Once
+}
+
+func (l *recordedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.first.Do(func() { conn = &recordedConn{conn, l.recorder} })
+	}
+	return conn, err
+}
+
+// printExchange prints the bytes of the handshake on both sides of the proxy.
+func printExchange(out io.Writer, client, server *recorder) {
+	answer, request := client.take()
+	forwarded, answered := server.take()
+	fmt.Fprintf(out, "\nThe exchange, byte for byte:\n")
+	printBytes(out, "client -> proxy", request)
+	printBytes(out, "         proxy -> server", forwarded)
+	printBytes(out, "         proxy <- server", answered)
+	printBytes(out, "client <- proxy", answer)
+}
+
+func printBytes(out io.Writer, title string, b []byte) {
+	fmt.Fprintf(out, "\n  %s\n", title)
+	for text := range strings.Lines(string(b)) {
+		quoted := fmt.Sprintf("%q", text) // line ends become visible
+		fmt.Fprintf(out, "    %s\n", quoted[1:len(quoted)-1])
+	}
+}
