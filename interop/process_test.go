@@ -1,0 +1,160 @@
+package interop
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// findBinary finds a proxy. That it is missing must not pass for a success.
+func findBinary(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil { // Debian keeps servers out of the PATH of users
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil {
+		t.Fatalf("%v: apt-get install %s", err, name)
+	}
+	return path
+}
+
+// render executes a template of testdata into file.
+func render(t *testing.T, name, file string, data any) {
+	t.Helper()
+	tmpl, err := template.New(name).Option("missingkey=error").ParseFiles(filepath.Join("testdata", name))
+	require.NoError(t, err)
+	var text bytes.Buffer
+	require.NoError(t, tmpl.Execute(&text, data))
+	require.NoError(t, os.WriteFile(file, text.Bytes(), 0o600))
+}
+
+// launch runs a proxy until the end of the test, and returns the addresses at
+// which it listens. configure prepares it for them and returns its arguments;
+// ready reports that the addresses are its own. What it writes to stdout and
+// stderr is shown if the test fails.
+func launch(t *testing.T, dir string, ports int, binary string, configure func(addresses []string) (args []string), ready func() bool) []string {
+	t.Helper()
+	const attempts = 5
+	for range attempts {
+		addresses := freeAddresses(t, ports)
+		log, ok := run(t, dir, binary, configure(addresses), ready)
+		if ok {
+			return addresses
+		}
+		// Between our look and its start a port can be lost to another process.
+		if !strings.Contains(strings.ToLower(log), "address already in use") {
+			t.Fatalf("%s did not start", binary)
+		}
+	}
+	t.Fatalf("%s found its ports taken %d times", binary, attempts)
+	return nil
+}
+
+// run starts a process in the foreground and waits until it is ready. If it
+// ends before, it is not ok, and the log says why.
+func run(t *testing.T, dir, binary string, args []string, ready func() bool) (log string, ok bool) {
+	t.Helper()
+	output, err := os.CreateTemp(dir, "output-*.log")
+	require.NoError(t, err)
+	defer output.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Stdout, cmd.Stderr = output, output
+	// A kill would leave the workers of a master process behind.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = patience
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait() // the log says more than its status
+	}()
+	readLog := func() string {
+		text, _ := os.ReadFile(output.Name())
+		return fmt.Sprintf("%s %s:\n%s", binary, strings.Join(args, " "), text)
+	}
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+		if t.Failed() {
+			t.Log(readLog())
+		}
+	})
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	timeout := time.After(patience)
+	for !ready() {
+		select {
+		case <-poll.C:
+		case <-ended:
+			return readLog(), false
+		case <-timeout:
+			t.Fatalf("%s is not ready", binary)
+		}
+	}
+	return "", true
+}
+
+// freeAddresses finds ports that are free at the moment.
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close() // all of them together, so that they differ
+		addresses[i] = l.Addr().String()
+	}
+	return addresses
+}
+
+// writeCertificate writes cert.pem and key.pem for the loopback interface, and
+// returns the roots by which they can be verified.
+func writeCertificate(t *testing.T, dir string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "preflight interop"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
+	require.NoError(t, err)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	for file, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: der},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: secret},
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600))
+	}
+	cert, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	return roots
+}
