@@ -43,7 +43,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
 		var refusal *StatusError
-		x.readBy(x.soon())
+		defer x.finishBy(x.soon())()
 		if _, _, answer := x.response(u); errors.As(answer, &refusal) {
 			err = refusal
 		}
@@ -125,7 +125,7 @@ func (x *exchange) refused(r wire.Response, n int, why string) error {
 // body reads what there is of a refusal's body. Its framing is left to
 // net/http; what that cannot read is no explanation either.
 func (x *exchange) body() []byte {
-	x.readBy(x.soon())
+	defer x.finishBy(x.soon())()
 	r, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(x.buf), x.conn)), nil)
 	if err != nil {
 		return nil

@@ -111,15 +111,18 @@ func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
 	if len(c.rest) == 0 {
 		return 0, nil, false
 	}
-	// A deadline that has passed wins, as it does over bytes that wait in the
-	// socket's own buffer.
-	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+	if c.expired() {
 		return 0, c.opError("read", os.ErrDeadlineExceeded), true
 	}
 	n = copy(b, c.rest)
 	c.keep(c.rest[n:])
 	return n, nil, true
 }
+
+// expired reports whether the deadline of Read has passed. It wins over the
+// rest, as it does over bytes that wait in the socket's own buffer. The caller
+// holds mu.
+func (c *Conn) expired() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
 
 // keep replaces the rest, and frees it when it is empty. The caller holds mu.
 func (c *Conn) keep(rest []byte) {
@@ -128,18 +131,6 @@ func (c *Conn) keep(rest []byte) {
 	}
 	c.rest = rest
 	c.undrained.Store(rest != nil)
-}
-
-// take removes and returns the rest.
-func (c *Conn) take() []byte {
-	if !c.undrained.Load() {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	rest := c.rest
-	c.keep(nil)
-	return rest
 }
 
 // drop gives the rest up for good.
@@ -158,26 +149,38 @@ func (c *Conn) Write(b []byte) (int, error) { return c.conn.Write(b) }
 // (splice) as it does without a Conn.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var n int
-	// The lock is not held over the write: SetReadDeadline must not wait for
-	// a peer of w that does not read.
-	if rest := c.take(); rest != nil {
+	if c.undrained.Load() {
 		var err error
-		n, err = w.Write(rest)
-		if n < len(rest) && err == nil {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			n = max(n, 0)
-			c.mu.Lock()
-			if !c.closed {
-				c.keep(rest[n:])
-			}
-			c.mu.Unlock()
+		if n, err = c.writeRest(w); err != nil {
 			return int64(n), err
 		}
 	}
 	m, err := io.Copy(w, c.conn)
 	return int64(n) + m, err
+}
+
+// writeRest takes the rest, and puts back what w does not. The lock is not held
+// over the write: SetReadDeadline must not wait for a peer of w that does not read.
+func (c *Conn) writeRest(w io.Writer) (int, error) {
+	c.mu.Lock()
+	rest := c.rest
+	if rest == nil || c.expired() {
+		c.mu.Unlock()
+		return 0, nil // reading from the connection reports the deadline
+	}
+	c.rest = nil
+	c.mu.Unlock()
+	n, err := w.Write(rest)
+	n = min(max(n, 0), len(rest)) // what a faulty Writer returns is no index
+	if n < len(rest) && err == nil {
+		err = io.ErrShortWrite
+	}
+	c.mu.Lock()
+	if !c.closed {
+		c.keep(rest[n:])
+	}
+	c.mu.Unlock()
+	return n, err
 }
 
 // ReadFrom writes everything that can be read from r to the connection.

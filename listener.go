@@ -117,11 +117,12 @@ type PreflightListener struct {
 	cancel    context.CancelFunc
 	start     sync.Once
 	delivered chan delivery
-	room      chan struct{} // a handshake ended, or was evicted
+	room      chan struct{} // a handshake came to its end
 
-	mu      sync.Mutex
-	pending int   // handshakes under way, the finished ones that wait for Accept included
-	oldest  place // those under way, a ring in order of age; its next is the oldest
+	mu       sync.Mutex
+	pending  int   // handshakes under way, the finished ones that wait for Accept included
+	oldest   place // those under way, a ring in order of age; its next is the oldest
+	evicting bool  // one has been evicted and has not left yet; it makes room for one
 }
 
 // A place is the place of an exchange in the ring of those under way.
@@ -311,47 +312,51 @@ func (l *PreflightListener) admit(x *exchange) bool {
 // enough. If there is none, it returns the time until there may be one, or 0
 // if only the end of a handshake can make room. The caller holds mu.
 func (l *PreflightListener) makeRoom() (wait time.Duration) {
-	for p := l.oldest.next; p != &l.oldest; p = p.next {
+	for p := l.oldest.next; p != &l.oldest && !l.evicting; p = p.next {
 		age := time.Since(p.since)
 		if age < grace {
 			return grace - age
 		}
-		if p.x.evict() {
-			return 0
-		}
+		l.evicting = p.x.evict()
 	}
 	return 0
 }
 
 // handshake brings one connection to its end: delivered, refused or closed.
 func (l *PreflightListener) handshake(x *exchange) {
-	c, delivered := x.conn, false
+	var evicted bool
 	defer func() { // also where Authorize ends the goroutine
-		if !delivered {
-			c.Close()
-		}
 		l.mu.Lock()
 		l.pending--
+		if evicted {
+			l.evicting = false
+		}
 		l.mu.Unlock()
-		l.wake()
+		select {
+		case l.room <- struct{}{}:
+		default:
+		}
 	}()
-	conn := l.serve(x)
+	conn := l.serve(x, &evicted)
 	// Close may have cut the handshake off in its last moment.
-	if conn != nil && l.ctx.Err() == nil {
-		delivered = l.deliver(delivery{conn: conn})
+	if conn != nil && (l.ctx.Err() != nil || !l.deliver(delivery{conn: conn})) {
+		conn.Close()
 	}
 }
 
-// serve performs the handshake. It returns nil if the connection is not the
-// application's. When it returns, Close no longer knows the connection, so that
-// it never touches one that has been delivered.
-func (l *PreflightListener) serve(x *exchange) *Conn {
+// serve performs the handshake. It closes the connection and returns nil if it
+// is not the application's. When it returns, Close no longer knows the
+// connection, so that it never touches one that has been delivered.
+func (l *PreflightListener) serve(x *exchange, evicted *bool) (conn *Conn) {
 	defer func() {
+		if conn == nil {
+			x.conn.Close()
+		}
 		l.mu.Lock()
 		x.place.prev.next, x.place.next.prev = x.place.next, x.place.prev
+		*evicted = x.evicted
 		l.mu.Unlock()
 		x.free()
-		l.wake()
 	}()
 	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
 		return nil
@@ -362,12 +367,4 @@ func (l *PreflightListener) serve(x *exchange) *Conn {
 		return nil
 	}
 	return h.conn(x.conn)
-}
-
-// wake lets admit look again.
-func (l *PreflightListener) wake() {
-	select {
-	case l.room <- struct{}{}:
-	default:
-	}
 }

@@ -186,8 +186,6 @@ func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
 		return nil
 	case err == io.EOF && verdict == wire.HTTP:
 		return x.refuseHead(nil, &wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
-	case isTimeout(err) && x.byCtx:
-		return failed
 	case isTimeout(err) && verdict == wire.HTTP:
 		return x.refuseHead(nil, &wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
 	case err == io.EOF || isTimeout(err):
@@ -266,7 +264,7 @@ func (x *exchange) refuse(e *StatusError, p *policy, bodiless bool) error {
 	}
 	e.Header = header
 	x.settled()
-	x.doBy(time.Now().Add(drainTime))
+	defer x.finishBy(time.Now().Add(drainTime))()
 	if _, err := x.conn.Write(b); err != nil {
 		return e
 	}

@@ -172,8 +172,7 @@ type exchange struct {
 	consumed int    // what has been, of the bytes that limit counts
 
 	ctx      context.Context
-	deadline time.Time   // of the whole handshake; zero: none
-	byCtx    bool        // the deadline is that of ctx
+	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
 	timer    *time.Timer // in place of deadlines, for a connection that has none
 	stop     func() bool // ends the watch on ctx
 	retire   bool        // an interruption may still be running: not for the pool
@@ -223,7 +222,31 @@ func (x *exchange) cutOff() {
 	defer x.mu.Unlock()
 	x.interrupted = true
 	if x.conn.SetDeadline(longAgo) != nil {
-		x.conn.Close()
+		closeBottom(x.conn)
+	}
+}
+
+// finishBy bounds what is left to do on a connection that is lost to the
+// application, until the returned function is called.
+func (x *exchange) finishBy(t time.Time) (stop func() bool) {
+	if x.doBy(t) == nil {
+		return func() bool { return true }
+	}
+	c := x.conn
+	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
+}
+
+// closeBottom closes the transport at the bottom of c. Closing a TLS layer above
+// it could block: that sends a last message, which without deadlines waits for
+// the peer to read.
+func closeBottom(c net.Conn) {
+	for {
+		layer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			c.Close()
+			return
+		}
+		c = layer.NetConn()
 	}
 }
 
@@ -236,7 +259,7 @@ func (x *exchange) evict() bool {
 	}
 	x.evicted = true
 	if x.conn.SetReadDeadline(longAgo) != nil {
-		x.conn.Close()
+		closeBottom(x.conn)
 	}
 	return true
 }
@@ -260,26 +283,25 @@ func (x *exchange) readBy(t time.Time) {
 }
 
 // doBy sets the deadline of reading and writing.
-func (x *exchange) doBy(t time.Time) {
+func (x *exchange) doBy(t time.Time) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.interrupted {
-		x.conn.SetDeadline(t)
+	if x.interrupted {
+		return nil
 	}
+	return x.conn.SetDeadline(t)
 }
 
-// begin bounds the handshake by ctx and by deadline, whichever is earlier.
+// begin bounds the handshake by ctx and by deadline, which may be zero. The
+// deadline of ctx is left to ctx, whose cause is the error then.
 func (x *exchange) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	x.ctx, x.deadline = ctx, deadline
-	if d, ok := ctx.Deadline(); ok && (deadline.IsZero() || d.Before(deadline)) {
-		x.deadline, x.byCtx = d, true
-	}
-	if x.conn.SetDeadline(x.deadline) != nil && !x.deadline.IsZero() {
+	if err := x.doBy(deadline); err != nil && !deadline.IsZero() {
 		c := x.conn
-		x.timer = time.AfterFunc(time.Until(x.deadline), func() { c.Close() })
+		x.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
 	}
 	if ctx.Done() != nil {
 		x.stop = context.AfterFunc(ctx, x.interrupt)
@@ -299,15 +321,13 @@ func (x *exchange) end(err error) error {
 	expired := x.timer != nil && !x.timer.Stop()
 	switch {
 	case expired, isTimeout(err):
-		if x.byCtx {
-			// The socket's clock was faster than that of ctx.
-			return x.because(err, context.DeadlineExceeded)
-		}
 		return x.because(err, os.ErrDeadlineExceeded)
 	case err != nil:
 		return err
 	case x.timer == nil:
-		return x.conn.SetDeadline(time.Time{})
+		// A pipe whose other end has been closed reports that here, although
+		// there may be bytes to read that came before.
+		x.conn.SetDeadline(time.Time{})
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A Target is what a connection string such as
@@ -63,7 +65,7 @@ func parseURL(rawURL string) (*Target, error) {
 		}
 		return nil, withoutInput(err)
 	}
-	t := &Target{Address: u.Host, Path: u.EscapedPath(), User: u.User}
+	t := &Target{Address: u.Host, Path: escapedPath(u), User: u.User}
 	switch u.Scheme {
 	case "tcp":
 	case "tcps":
@@ -76,6 +78,8 @@ func parseURL(rawURL string) (*Target, error) {
 		return nil, errors.New("no host; the form is tcp://host:port/path?http_preflight=true")
 	case u.Port() == "":
 		return nil, errors.New("no port; the form is tcp://host:port/path?http_preflight=true")
+	case !validHostname(u.Hostname(), strings.HasPrefix(u.Host, "[")):
+		return nil, errors.New("the host is neither a name nor an address; an IPv6 address stands in brackets")
 	case u.Fragment != "":
 		return nil, errors.New("a fragment (#) means nothing here; write %23 for one in the path")
 	}
@@ -84,6 +88,10 @@ func parseURL(rawURL string) (*Target, error) {
 	}
 	if t.Path == "" {
 		t.Path = "/"
+	}
+	if strings.Contains(u.RawQuery, "@") {
+		// Before a part of a password is taken for an option, and named.
+		return nil, errors.New("an @ among the options; a ? in a user name or password is written %3F")
 	}
 	options, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -109,7 +117,34 @@ func parseURL(rawURL string) (*Target, error) {
 // of the URL that it quotes.
 func withoutInput(err error) error {
 	kind, _, _ := strings.Cut(err.Error(), `"`)
+	kind, _, _ = strings.Cut(kind, "(")
 	return errors.New(strings.TrimRight(kind, " :"))
+}
+
+// escapedPath is the path as it stands in the URL, with what RFC 3986 §3.3 does
+// not allow there percent-encoded. u.EscapedPath would decode the rest of such
+// a path, and a %2F is no slash to a proxy.
+func escapedPath(u *url.URL) string {
+	if u.RawPath == "" {
+		return u.EscapedPath()
+	}
+	var b strings.Builder
+	for _, c := range []byte(u.RawPath) {
+		if c > ' ' && c < 0x7f && !strings.ContainsRune("\"<>[]\\^`{|}", rune(c)) {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+func validHostname(s string, bracketed bool) bool {
+	if bracketed {
+		a, err := netip.ParseAddr(s)
+		return err == nil && a.Is6()
+	}
+	return wire.ValidHost(s) && !strings.Contains(s, ":")
 }
 
 // set sets one option.
@@ -163,7 +198,11 @@ func parseInt(s string, least int) (int, error) {
 }
 
 func parseBind(s string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+	literal, bracketed := strings.CutPrefix(s, "[")
+	if bracketed {
+		literal = strings.TrimSuffix(literal, "]")
+	}
+	if a, err := netip.ParseAddr(literal); err == nil && (!bracketed || len(s) == len(literal)+2 && a.Is6()) {
 		return netip.AddrPortFrom(a, 0), nil
 	}
 	a, err := netip.ParseAddrPort(s)
@@ -175,7 +214,7 @@ func parseBind(s string) (netip.AddrPort, error) {
 
 // String is the URL of the target without its options, and with the password
 // replaced.
-func (t *Target) String() string {
+func (t Target) String() string {
 	u := url.URL{Scheme: "tcp", User: t.User, Host: t.Address}
 	if t.TLS {
 		u.Scheme = "tcps"

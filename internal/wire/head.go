@@ -163,6 +163,9 @@ func Header(head []byte) func(yield func(name, value []byte) bool) {
 // (RFC 9112 §5). next is where the next line begins; it equals pos at the
 // empty line that ends the head.
 func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
+	if b[pos] == '\r' && b[pos+1] != '\n' {
+		return nil, nil, 0, bad(pos, "a bare CR: RFC 9112 §2.2")
+	}
 	if b[pos] == '\r' || b[pos] == '\n' {
 		return nil, nil, pos, nil
 	}
