@@ -164,9 +164,15 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 func (c *Conn) writeRest(w io.Writer) (int, error) {
 	c.mu.Lock()
 	rest := c.rest
-	if rest == nil || c.expired() {
+	if rest == nil {
 		c.mu.Unlock()
-		return 0, nil // reading from the connection reports the deadline
+		return 0, nil
+	}
+	if c.expired() {
+		// Not left to the connection: its clock may be slower, and what it
+		// then reads would pass the rest.
+		c.mu.Unlock()
+		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
 	c.rest = nil
 	c.mu.Unlock()
@@ -224,25 +230,25 @@ func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // SetDeadline sets both deadlines, as [net.Conn] says.
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.restDeadline(t)
-	return c.conn.SetDeadline(t)
+	return c.restDeadline(t, c.conn.SetDeadline(t))
 }
 
 // SetReadDeadline sets the deadline of Read, as [net.Conn] says.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.restDeadline(t)
-	return c.conn.SetReadDeadline(t)
+	return c.restDeadline(t, c.conn.SetReadDeadline(t))
 }
 
 // SetWriteDeadline sets the deadline of Write, as [net.Conn] says.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
 
-func (c *Conn) restDeadline(t time.Time) {
-	if c.undrained.Load() {
+// restDeadline makes a deadline that the connection has taken that of the rest.
+func (c *Conn) restDeadline(t time.Time, err error) error {
+	if err == nil && c.undrained.Load() {
 		c.mu.Lock()
 		c.deadline = t
 		c.mu.Unlock()
 	}
+	return err
 }
 
 func (c *Conn) opError(op string, err error) error { return opError(op, c.conn, err) }

@@ -122,9 +122,6 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, u *upgrade,
 	if err != nil {
 		return nil, err
 	}
-	if alpn := tc.ConnectionState().NegotiatedProtocol; alpn != "" && alpn != "http/1.1" {
-		return nil, opError("preflight", c, &stageError{stageTLS, fmt.Errorf("the proxy chose %q by ALPN, which has no Upgrade", alpn)})
-	}
 	return u.do(ctx, tc, deadline)
 }
 

@@ -90,21 +90,21 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	}
 	request, broken := wire.ParseRequest(x.buf[:n])
 	if broken != nil {
-		return handover{}, x.refuseHead(&request, broken, p)
+		return handover{}, x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)
 	if broken == nil && protocol == "" {
 		broken = ordinary(&request)
 	}
 	if broken != nil {
-		return handover{}, x.refuseHead(&request, broken, p)
+		return handover{}, x.refuseHead(broken, p)
 	}
 	h := handover{rest: x.buf[n:]}
 	var header http.Header
 	if p.authorize != nil {
 		var refusal *StatusError
 		if h.req, header, refusal = x.authorize(p, x.buf[:n]); refusal != nil {
-			return handover{}, x.refuse(refusal, p, false)
+			return handover{}, x.refuse(refusal, p)
 		}
 	}
 	h.heads = heads{append(dst, x.buf[:n]...), p.answers[protocol]}
@@ -158,7 +158,7 @@ func (x *exchange) sort(p *policy) (int, error) {
 				broken = tooLarge(x.buf)
 			}
 			if broken != nil {
-				return 0, x.refuseHead(nil, broken, p)
+				return 0, x.refuseHead(broken, p)
 			}
 			if n > 0 {
 				return n, nil
@@ -185,9 +185,9 @@ func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
 		}
 		return nil
 	case err == io.EOF && verdict == wire.HTTP:
-		return x.refuseHead(nil, &wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
+		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
 	case isTimeout(err) && verdict == wire.HTTP:
-		return x.refuseHead(nil, &wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
+		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
 	case err == io.EOF || isTimeout(err):
 		return nil
 	}
@@ -215,13 +215,13 @@ func ordinary(r *wire.Request) *wire.Error {
 	return e
 }
 
-// refuseHead refuses a request for a broken rule; r is nil if its head was not parsed.
-func (x *exchange) refuseHead(r *wire.Request, broken *wire.Error, p *policy) error {
+// refuseHead refuses a request for a broken rule.
+func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
 	e := refusal(broken.Status, broken.Error())
 	if broken.Status == http.StatusMethodNotAllowed {
 		e.Header = http.Header{"Allow": {"GET"}} // RFC 9110 §15.5.6
 	}
-	return x.refuse(e, p, r != nil && string(r.Method) == "HEAD")
+	return x.refuse(e, p)
 }
 
 // refusal makes the answer that says why.
@@ -231,7 +231,7 @@ func refusal(status int, why string) *StatusError {
 
 // refuse answers with e, which it completes and returns, and gives the client
 // the time to read it. Not another byte of the connection is interpreted.
-func (x *exchange) refuse(e *StatusError, p *policy, bodiless bool) error {
+func (x *exchange) refuse(e *StatusError, p *policy) error {
 	reason := http.StatusText(e.StatusCode)
 	e.Status = statusText(e.StatusCode, reason)
 	header := make(http.Header)
@@ -259,7 +259,8 @@ func (x *exchange) refuse(e *StatusError, p *policy, bodiless bool) error {
 		}
 	}
 	b := wire.AppendRefusal(nil, e.StatusCode, reason, header, len(body))
-	if !bodiless && e.StatusCode != http.StatusNotModified {
+	// Also a head that could not be parsed may be that of a HEAD (RFC 9110 §9.3.2).
+	if !bytes.HasPrefix(x.buf, []byte("HEAD ")) && e.StatusCode != http.StatusNotModified {
 		b = append(b, body...)
 	}
 	e.Header = header

@@ -1,0 +1,185 @@
+//go:build !race
+
+// The race detector allocates on its own account.
+
+package preflight
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// budgetConn is a connection in memory, which costs nothing: it reads in, then
+// EOF, and counts what is written.
+type budgetConn struct {
+	net.Conn
+	in            string
+	read, written int
+}
+
+func (c *budgetConn) Read(b []byte) (int, error) {
+	n := copy(b, c.in[c.read:])
+	if c.read += n; n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (c *budgetConn) Write(b []byte) (int, error) {
+	c.written += len(b)
+	return len(b), nil
+}
+
+func (c *budgetConn) Close() error                     { return nil }
+func (c *budgetConn) LocalAddr() net.Addr              { return budgetAddr }
+func (c *budgetConn) RemoteAddr() net.Addr             { return budgetAddr }
+func (c *budgetConn) SetDeadline(time.Time) error      { return nil }
+func (c *budgetConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *budgetConn) SetWriteDeadline(time.Time) error { return nil }
+
+var budgetAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}
+
+// What a client behind a reverse proxy sends, and what comes back through it.
+const (
+	budgetRequest = "GET /amps/json HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" +
+		"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nAuthorization: Bearer 0123456789abcdef\r\n\r\n"
+	budgetAnswer = "HTTP/1.1 101 Switching Protocols\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\n" +
+		"Connection: upgrade\r\nUpgrade: tcp\r\n\r\n"
+)
+
+// budgetRuns is large, so that an emptied pool does not count: AllocsPerRun
+// returns the average, rounded down.
+const budgetRuns = 1000
+
+// budgetCheck fails if a call of f allocates more often than limit says.
+func budgetCheck(t *testing.T, limit float64, f func()) {
+	t.Helper()
+	n := testing.AllocsPerRun(budgetRuns, f)
+	t.Logf("%v allocations of %v", n, limit)
+	require.LessOrEqual(t, n, limit)
+}
+
+// budgetContexts are the kinds of context, and what they cost: a watch is the
+// registration and its function.
+func budgetContexts(t *testing.T) map[string]struct {
+	ctx  context.Context
+	cost float64
+} {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return map[string]struct {
+		ctx  context.Context
+		cost float64
+	}{"background": {context.Background(), 0}, "cancellable": {ctx, 2}}
+}
+
+// TestBudgetServerExchange: the handshake itself, into the caller's memory.
+func TestBudgetServerExchange(t *testing.T) {
+	for name, of := range budgetContexts(t) {
+		t.Run(name, func(t *testing.T) {
+			c := &budgetConn{in: budgetRequest}
+			dst := make([]byte, 0, 1<<10)
+			budgetCheck(t, of.cost, func() {
+				c.read, c.written = 0, 0
+				x := newExchange(c)
+				if x.begin(of.ctx, time.Now().Add(defaultTimeout)) != nil {
+					t.Error("begin failed")
+				}
+				_, err := x.serve(&zeroPolicy, dst)
+				if x.end(err) != nil || c.written == 0 {
+					t.Error("the exchange failed")
+				}
+				x.free()
+			})
+		})
+	}
+}
+
+// TestBudgetServer: the Conn, and the head that it keeps or the bytes that
+// arrived behind it.
+func TestBudgetServer(t *testing.T) {
+	for name, in := range map[string]struct {
+		in   string
+		cost float64
+	}{
+		"upgrade":             {budgetRequest, 2},
+		"upgrade, early data": {budgetRequest + "early", 3},
+		"plain":               {"\x00early", 2},
+	} {
+		for ctxName, of := range budgetContexts(t) {
+			t.Run(name+"/"+ctxName, func(t *testing.T) {
+				c := &budgetConn{in: in.in}
+				budgetCheck(t, in.cost+of.cost, func() {
+					c.read = 0
+					if _, err := Server(of.ctx, c); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestBudgetClient: the client's part, of which the request is built each time.
+func TestBudgetClient(t *testing.T) {
+	for name, header := range map[string]map[string][]string{
+		"no fields": nil,
+		"fields":    {"Authorization": {"Bearer 0123456789abcdef"}, "X-Client": {"a", "b"}},
+	} {
+		for ctxName, of := range budgetContexts(t) {
+			t.Run(name+"/"+ctxName, func(t *testing.T) {
+				u := &upgrade{target: "/amps/json", host: "edge.example", protocol: "tcp", header: header}
+				c := &budgetConn{in: budgetAnswer}
+				budgetCheck(t, 4+of.cost, func() {
+					c.read = 0
+					if _, err := u.do(of.ctx, c, time.Now().Add(defaultTimeout)); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestBudgetAfterwards: the tunnel costs nothing, whether or not bytes arrived
+// with the handshake.
+func TestBudgetAfterwards(t *testing.T) {
+	for name, early := range map[string]string{"nothing early": "", "early data": "early"} {
+		t.Run(name, func(t *testing.T) {
+			c := &budgetConn{in: budgetRequest + early}
+			conn, err := Server(context.Background(), c)
+			require.NoError(t, err)
+			b := make([]byte, 64)
+			n, _ := conn.Read(b)
+			require.Equal(t, early, string(b[:n]))
+
+			c.in = strings.Repeat("x", len(b))
+			budgetCheck(t, 0, func() {
+				c.read = 0
+				if n, err := conn.Read(b); n != len(b) || err != nil {
+					t.Error(n, err)
+				}
+				if n, err := conn.Write(b); n != len(b) || err != nil {
+					t.Error(n, err)
+				}
+			})
+		})
+	}
+	t.Run("while there is early data", func(t *testing.T) {
+		c := &budgetConn{in: "\x00" + strings.Repeat("x", 400)}
+		conn, err := Server(context.Background(), c)
+		require.NoError(t, err)
+		b := make([]byte, 1)
+		require.Zero(t, testing.AllocsPerRun(200, func() {
+			if n, err := conn.Read(b); n != 1 || err != nil {
+				t.Error(n, err)
+			}
+		}))
+	})
+}

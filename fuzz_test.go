@@ -1,0 +1,256 @@
+package preflight_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/wire"
+	"github.com/stretchr/testify/require"
+)
+
+// urlFormat is the URL of a target.
+func urlFormat(t *preflight.Target) string {
+	u := url.URL{Scheme: "tcp", User: t.User, Host: t.Address, RawPath: t.Path}
+	u.Path, _ = url.PathUnescape(t.Path)
+	if t.TLS {
+		u.Scheme = "tcps"
+	}
+	q := make(url.Values)
+	if t.Preflight {
+		q.Set("http_preflight", "1")
+	}
+	if t.NoDelay != nil {
+		q.Set("tcp_nodelay", strconv.FormatBool(*t.NoDelay))
+	}
+	if t.KeepAlive != nil {
+		q.Set("tcp_keepalive", strconv.FormatBool(*t.KeepAlive))
+	}
+	if t.SendBuffer != 0 {
+		q.Set("tcp_sndbuf", strconv.Itoa(t.SendBuffer))
+	}
+	if t.ReceiveBuffer != 0 {
+		q.Set("tcp_rcvbuf", strconv.Itoa(t.ReceiveBuffer))
+	}
+	if t.Linger != nil {
+		q.Set("tcp_linger", strconv.Itoa(*t.Linger))
+	}
+	if t.Bind.IsValid() {
+		q.Set("bind", t.Bind.String())
+	}
+	if t.Prefer != "" {
+		q.Set("ip_protocol_prefer", t.Prefer)
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func FuzzParseURL(f *testing.F) {
+	for _, raw := range []string{
+		"tcp://host:9007/user/can/put/path/here/amps/json?http_preflight=true",
+		"tcps://localhost:443/amps/json?&http_preflight=true",
+		"tcp://user:p%40ss@[fe80::1%25eth0]:1//a%2Fb é?bind=[::1]:4000&ip_protocol_prefer=ipv6",
+		"TCP://h:0?tcp_nodelay=0&tcp_keepalive=1&tcp_sndbuf=1&tcp_rcvbuf=2&tcp_linger=0&bind=127.0.0.1",
+		"host:1/?unknown=1#fragment",
+		"[::g]:x/%zz",
+	} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		// A password is in nothing that is printed.
+		secret := "tcp://user:hunter2@" + raw
+		if target, err := preflight.ParseURL(secret); strings.Contains(raw, "hunter2") {
+			// who writes it twice gets it back
+		} else if err != nil {
+			require.NotContains(t, err.Error(), "hunter2")
+		} else {
+			require.NotContains(t, target.String(), "hunter2")
+			require.NotContains(t, fmt.Sprintf("%+v", target), "hunter2")
+		}
+
+		target, err := preflight.ParseURL(raw)
+		if err != nil {
+			require.Nil(t, target)
+			return
+		}
+		host, port, err := net.SplitHostPort(target.Address)
+		require.NoError(t, err)
+		require.NotEmpty(t, host)
+		_, err = strconv.ParseUint(port, 10, 16)
+		require.NoError(t, err)
+
+		// The path goes on the wire as it is; the options never do.
+		require.True(t, wire.ValidTarget(target.Path), "%q", target.Path)
+		require.NotContains(t, target.Path, "?")
+
+		// parse(format(x)) == x
+		again, err := preflight.ParseURL(urlFormat(target))
+		require.NoError(t, err)
+		require.Equal(t, target, again)
+
+		shown, err := preflight.ParseURL(target.String())
+		require.NoError(t, err)
+		require.Equal(t, target.Address, shown.Address)
+		require.Equal(t, target.Path, shown.Path)
+		require.Equal(t, target.TLS, shown.TLS)
+		require.Equal(t, target.Preflight, shown.Preflight)
+		require.Equal(t, target.User.Username(), shown.User.Username())
+		require.Equal(t, target.String(), shown.String())
+	})
+}
+
+// badConn is a peer that has sent in already, which is read in pieces, and
+// ended its direction.
+type badConn struct {
+	net.Conn
+	in    io.Reader
+	piece int
+	out   bytes.Buffer
+}
+
+func (c *badConn) Read(b []byte) (int, error)     { return c.in.Read(b[:min(len(b), c.piece)]) }
+func (c *badConn) Write(b []byte) (int, error)    { return c.out.Write(b) }
+func (*badConn) Close() error                     { return nil }
+func (*badConn) CloseWrite() error                { return nil }
+func (*badConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (*badConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (*badConn) SetDeadline(time.Time) error      { return nil }
+func (*badConn) SetReadDeadline(time.Time) error  { return nil }
+func (*badConn) SetWriteDeadline(time.Time) error { return nil }
+
+// badOutcome is all that an exchange has come to.
+type badOutcome struct {
+	err    string
+	sent   string // to the peer, without the Date
+	tunnel string // what is read from the Conn
+}
+
+// badRun makes an exchange with a peer that has sent in.
+func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Conn, error)) (badOutcome, *preflight.Conn) {
+	peer := &badConn{in: bytes.NewReader(in), piece: piece}
+	c, err := do(peer)
+	outcome := badOutcome{sent: goldenDate.ReplaceAllString(peer.out.String(), "\r\nDate: now\r\n")}
+	if err != nil {
+		require.Nil(t, c)
+		outcome.err = err.Error()
+		return outcome, nil
+	}
+	b, err := io.ReadAll(c)
+	require.NoError(t, err)
+	outcome.tunnel = string(b)
+	return outcome, c
+}
+
+// badSeeds adds the transcripts of a directory as seeds, each with a payload.
+func badSeeds(f *testing.F, dir string) {
+	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.http"))
+	require.NoError(f, err)
+	require.NotEmpty(f, files)
+	for i, file := range files {
+		b, err := os.ReadFile(file)
+		require.NoError(f, err)
+		f.Add(append(b, goldenPayload...), uint16(i))
+	}
+}
+
+// FuzzServer: whatever a client sends, and in whatever pieces, it is a tunnel,
+// a plain connection or refused, and every byte is where it belongs.
+func FuzzServer(f *testing.F) {
+	badSeeds(f, "to_listener")
+	for i, test := range badHeads {
+		if len(test.head) < 1<<10 {
+			f.Add([]byte(test.head+badSmuggled), uint16(i))
+		}
+	}
+	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
+		serve := func(c net.Conn) (*preflight.Conn, error) { return preflight.Server(context.Background(), c) }
+		outcome, c := badRun(t, in, len(in)+1, serve)
+		pieces, _ := badRun(t, in, int(piece)+1, serve)
+		require.Equal(t, outcome, pieces, "in pieces of %d bytes", int(piece)+1)
+		switch {
+		case c == nil:
+			// One answer, and nothing behind it.
+			method, _, _ := strings.Cut(string(in), " ")
+			r := bufio.NewReader(strings.NewReader(outcome.sent))
+			answer, err := http.ReadResponse(r, &http.Request{Method: method})
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, answer.StatusCode, 400)
+			require.True(t, answer.Close)
+			body, err := io.ReadAll(answer.Body)
+			require.NoError(t, err)
+			if method != http.MethodHead {
+				require.EqualValues(t, len(body), answer.ContentLength)
+			}
+			require.Zero(t, r.Buffered())
+		case c.Request() == nil:
+			require.Empty(t, outcome.sent)
+			require.Equal(t, string(in), outcome.tunnel)
+		default:
+			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
+			_, payload, found := strings.Cut(string(in), "\r\n\r\n")
+			require.True(t, found)
+			require.Equal(t, payload, outcome.tunnel)
+			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
+			require.NoError(t, err)
+			require.Equal(t, http.MethodGet, r.Method)
+			require.Equal(t, r.RequestURI, c.Request().RequestURI)
+			require.Equal(t, r.Host, c.Request().Host)
+			require.NotEmpty(t, r.Host)
+			require.Equal(t, r.Header, c.Request().Header)
+		}
+	})
+}
+
+// FuzzClient: whatever answers, and in whatever pieces, it is a tunnel whose
+// first bytes are what follows the 101, or an error.
+func FuzzClient(f *testing.F) {
+	badSeeds(f, "to_dialer")
+	for i, test := range badAnswers {
+		if len(test.answer) < 1<<10 {
+			f.Add([]byte(test.answer), uint16(i))
+		}
+	}
+	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
+		dial := func(c net.Conn) (*preflight.Conn, error) {
+			return preflight.Client(context.Background(), c, &http.Request{Host: "h", URL: &url.URL{Path: "/"}})
+		}
+		outcome, c := badRun(t, in, len(in)+1, dial)
+		pieces, _ := badRun(t, in, int(piece)+1, dial)
+		if !strings.Contains(outcome.err, "not HTTP/1.x") { // whose text quotes what has arrived
+			require.Equal(t, outcome, pieces, "in pieces of %d bytes", int(piece)+1)
+		}
+		require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", outcome.sent)
+		if c == nil {
+			require.Empty(t, pieces.tunnel)
+			return
+		}
+		require.Equal(t, http.StatusSwitchingProtocols, c.Response().StatusCode)
+		require.True(t, strings.HasSuffix(string(in), "\n"+outcome.tunnel))
+
+		// What precedes the tunnel is what net/http reads as heads, of which
+		// the last is the 101.
+		heads := bufio.NewReader(strings.NewReader(strings.TrimSuffix(string(in), outcome.tunnel)))
+		for {
+			r, err := http.ReadResponse(heads, nil)
+			if err != nil {
+				return // it refuses some of what our parser has to bear with
+			}
+			if r.StatusCode == http.StatusSwitchingProtocols {
+				break
+			}
+		}
+		require.Zero(t, heads.Buffered())
+	})
+}

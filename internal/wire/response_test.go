@@ -1,0 +1,181 @@
+package wire_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"github.com/stretchr/testify/require"
+)
+
+func parseResponse(head string) (wire.Response, *wire.Error) {
+	n := wire.ResponseEnd([]byte(head), 0)
+	if n == 0 {
+		panic("not a whole head: " + head)
+	}
+	return wire.ParseResponse(bytes.Clone([]byte(head)[:n:n]))
+}
+
+func TestNotHTTP(t *testing.T) {
+	const line = "HTTP/1.1 101\r\n"
+	everySplit(line, func(i int) {
+		require.False(t, wire.NotHTTP([]byte(line)[:i]), "%q", line[:i])
+	})
+	require.False(t, wire.NotHTTP([]byte("HTTP/1.0 200 OK")))
+	for _, b := range []string{"<", "h", "HTTP/2", "HTTP/0.9", "HTTX", " HTTP/1.1", "\r\nHTTP/1.1", "\x15\x03\x01", "SSH-2.0-x", "ICY 200 OK"} {
+		require.True(t, wire.NotHTTP([]byte(b)), "%q", b)
+	}
+}
+
+// TestResponseEnd at every split point: an answer may be delivered in any
+// pieces, and what follows its head is the tunnel's.
+func TestResponseEnd(t *testing.T) {
+	const payload = "\n\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n\x00"
+	for name, head := range map[string]string{
+		"CRLF":            normalAnswer,
+		"LF":              "HTTP/1.1 101 x\nConnection: Upgrade\nUpgrade: tcp\n\n",
+		"CRLF, then LF":   "HTTP/1.1 101 x\r\nUpgrade: tcp\r\n\n",
+		"LF, then CRLF":   "HTTP/1.1 101 x\nUpgrade: tcp\n\r\n",
+		"no fields":       "HTTP/1.1 101\r\n\r\n",
+		"no fields, LF":   "HTTP/1.1 101\n\n",
+		"blank fold":      "HTTP/1.1 101 x\r\nA: b\r\n \r\n\t\r\n\r\n",
+		"CR before CRLF":  "HTTP/1.1 101 x\r\nA: b\r\r\n\r\r\nB: c\r\n\r\n",
+		"bare CR in line": "HTTP/1.1 101 x\r\nA: \r\r\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, len(head), wire.ResponseEnd([]byte(head+payload), 0))
+			everySplit(head, func(i int) {
+				if i < len(head) {
+					require.Zero(t, wire.ResponseEnd([]byte(head)[:i], 0), "the first %d bytes", i)
+				}
+				require.Equal(t, len(head), wire.ResponseEnd([]byte(head+payload), min(i, len(head)-1)), "from %d", i)
+			})
+			for i := range len(head) - 1 {
+				require.Zero(t, wire.ResponseEnd([]byte(head)[:i+1], i), "byte %d alone", i)
+			}
+			require.Equal(t, len(head), wire.ResponseEnd([]byte(head), len(head)-1), "the last byte alone")
+		})
+	}
+}
+
+func TestParseResponse(t *testing.T) {
+	for head, want := range map[string]struct {
+		status, minor int
+		reason        string
+	}{
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n": {101, 1, "Switching Protocols"},
+		"HTTP/1.1 101\r\n\r\n":                     {101, 1, ""}, // nginx, Varnish: no reason, and not the SP before it
+		"HTTP/1.1 101 \r\n\r\n":                    {101, 1, ""}, // HAProxy, Apache
+		"HTTP/1.1 101 101\r\n\r\n":                 {101, 1, "101"},
+		"HTTP/1.0 101 UPGRADED\n\n":                {101, 0, "UPGRADED"},
+		"HTTP/1.1 426 \t Upgrade  Required \r\n\n": {426, 1, "Upgrade  Required"},
+		"HTTP/1.1 200 caf\xe9\r\n\r\n":             {200, 1, "caf\xe9"},
+		"HTTP/1.9 599 x\r\n\r\n":                   {599, 9, "x"},
+		"HTTP/1.1 999\r\n\r\n":                     {999, 1, ""},
+	} {
+		r, err := parseResponse(head)
+		require.Nil(t, err, "%q", head)
+		require.Equal(t, want.status, r.Status, "%q", head)
+		require.EqualValues(t, want.minor, r.Minor, "%q", head)
+		require.Equal(t, want.reason, string(r.Reason), "%q", head)
+	}
+}
+
+func TestParseResponseRefuses(t *testing.T) {
+	const line = "HTTP/1.1 101 x\r\n" // 16 bytes
+	for name, test := range map[string]struct {
+		head   string
+		offset int
+		rule   string
+	}{
+		"another protocol":            {"HTTP/2 101\r\n\r\n", 0, "status line"},
+		"no code":                     {"HTTP/1.1\r\n\r\n", 0, "status line"},
+		"no code, but SP":             {"HTTP/1.1 \r\n\r\n", 0, "status line"},
+		"two digits":                  {"HTTP/1.1 10\r\n\r\n", 0, "status line"},
+		"two digits and reason":       {"HTTP/1.1 10 x\r\n\r\n", 0, "status line"},
+		"four digits":                 {"HTTP/1.1 1010\r\n\r\n", 0, "status line"},
+		"letters":                     {"HTTP/1.1 1o1 x\r\n\r\n", 0, "status line"},
+		"sign":                        {"HTTP/1.1 +11 x\r\n\r\n", 0, "status line"},
+		"leading 0":                   {"HTTP/1.1 010 x\r\n\r\n", 0, "status line"},
+		"two SP":                      {"HTTP/1.1  101 x\r\n\r\n", 0, "status line"},
+		"tab":                         {"HTTP/1.1\t101 x\r\n\r\n", 0, "status line"},
+		"tab behind the code":         {"HTTP/1.1 101\tx\r\n\r\n", 0, "status line"},
+		"minor version of two digits": {"HTTP/1.10 101 x\r\n\r\n", 0, "status line"},
+		"minor version of none":       {"HTTP/1. 101 x\r\n\r\n", 0, "status line"},
+		"minor version a letter":      {"HTTP/1.x 101 x\r\n\r\n", 0, "status line"},
+		"NUL in the reason":           {"HTTP/1.1 101 a\x00b\r\n\r\n", 0, "reason phrase"},
+		"CR in the reason":            {"HTTP/1.1 101 a\rb\r\n\r\n", 0, "reason phrase"},
+
+		"fold of the status line":     {line + " x\r\nA: b\r\n\r\n", 16, "white space"},
+		"white space before colon":    {line + "A : b\r\n\r\n", 17, "before the colon"},
+		"tab before colon":            {line + "A\t: b\r\n\r\n", 17, "before the colon"},
+		"no name":                     {line + ": b\r\n\r\n", 16, "no name"},
+		"no colon":                    {line + "A\r\n\r\n", 17, "no colon"},
+		"no colon, LF":                {line + "A\n\n", 17, "no colon"},
+		"name not a token":            {line + "A\x00: b\r\n\r\n", 17, "not a token"},
+		"escape in a value":           {line + "A: \x1b[2J\r\n\r\n", 16, "field value"},
+		"DEL in a value":              {line + "A: b\x7f\r\n\r\n", 16, "field value"},
+		"DEL in the reason":           {"HTTP/1.1 101 \x7f\r\n\r\n", 0, "reason phrase"},
+		"NUL in a value":              {line + "A: b\x00\r\n\r\n", 16, "field value"},
+		"CR in a value":               {line + "A: b\rc\r\n\r\n", 16, "field value"},
+		"CR that hides a field":       {line + "A: b\rConnection: upgrade\r\n\r\n", 16, "field value"},
+		"NUL in a folded value":       {line + "A: b\r\n \x00c\r\n\r\n", 16, "field value"},
+		"second field":                {line + "A: b\r\nC : d\r\n\r\n", 23, "before the colon"},
+		"CR in the second field":      {line + "A: b\r\nC: d\re\r\n\r\n", 22, "field value"},
+		"CR in front of a field":      {line + "\rA: b\r\n\r\n", 16, ""},
+		"CR where the head goes on":   {line + "A: b\r\n\rC: d\r\n\r\n", 22, ""},
+		"CR CR LF where it goes on":   {line + "A: b\r\n\r\r\nC: d\r\n\r\n", 22, ""},
+		"CR in a name":                {line + "A\rB: b\r\n\r\n", 17, ""},
+		"head behind what was no end": {line + "Upgrade: tcp\r\nConnection: upgrade\r\n\rUpgrade: h2c\r\n\r\n", 51, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseResponse(test.head)
+			require.NotNil(t, err)
+			require.Equal(t, 400, err.Status)
+			require.Equal(t, test.offset, err.Offset)
+			require.Contains(t, err.Rule, test.rule)
+		})
+	}
+}
+
+func TestSwitched(t *testing.T) {
+	for name, test := range map[string]struct{ fields, rule string }{
+		"normal":             {"Upgrade: tcp\r\nConnection: Upgrade\r\n", ""},
+		"lower-cased names":  {"upgrade: tcp\r\nconnection: upgrade\r\n", ""},
+		"upper-cased":        {"UPGRADE: TCP\r\nCONNECTION: UPGRADE\r\n", ""},
+		"list":               {"Connection: keep-alive , Upgrade\r\nUpgrade: , tcp ,\r\n", ""},
+		"two Connections":    {"Connection: close\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", ""},
+		"what means nothing": {"Content-Length: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: y\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", ""},
+		"folded":             {"Connection: close,\r\n Upgrade\r\nUpgrade:\r\n\ttcp\r\n", ""},
+
+		"no Upgrade":            {"Connection: Upgrade\r\n", "no Upgrade"},
+		"empty Upgrade":         {"Connection: Upgrade\r\nUpgrade: ,\r\n", "no Upgrade"},
+		"another":               {"Connection: Upgrade\r\nUpgrade: websocket\r\n", "another protocol"},
+		"another version":       {"Connection: Upgrade\r\nUpgrade: tcp/1\r\n", "another protocol"},
+		"two tokens":            {"Connection: Upgrade\r\nUpgrade: tcp, h2c\r\n", "another protocol"},
+		"two tokens, ours last": {"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: tcp\r\n", "another protocol"},
+		"no Connection":         {"Upgrade: tcp\r\n", "Connection"},
+		"Connection close":      {"Upgrade: tcp\r\nConnection: close\r\n", "Connection"},
+		"like Connection":       {"Upgrade: tcp\r\nConnection: upgraded\r\n", "Connection"},
+		"quoted":                {"Upgrade: tcp\r\nConnection: \"upgrade\"\r\n", "Connection"},
+		"Upgrade in the fold":   {"Connection: Upgrade\r\nX: y\r\n Upgrade: tcp\r\n", "no Upgrade"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\n" + test.fields + "\r\n")
+			require.Nil(t, err)
+			err = r.Switched("tcp")
+			if test.rule == "" {
+				require.Nil(t, err)
+				return
+			}
+			require.NotNil(t, err)
+			require.Contains(t, err.Rule, test.rule)
+		})
+	}
+}
+
+func TestSwitchedFoldsASCIIOnly(t *testing.T) {
+	r, err := parseResponse("HTTP/1.1 101 x\r\nUpgrade: \u212a\r\nConnection: Upgrade\r\n\r\n")
+	require.Nil(t, err)
+	require.NotNil(t, r.Switched("k"))
+}

@@ -1,0 +1,52 @@
+package wire_test
+
+import (
+	"testing"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"github.com/stretchr/testify/require"
+)
+
+func TestAppendRequest(t *testing.T) {
+	require.Equal(t,
+		"before"+
+			"GET /client/amps/json?a=b HTTP/1.1\r\n"+
+			"Host: edge.example:8080\r\n"+
+			"Connection: Upgrade\r\n"+
+			"Upgrade: tcp\r\n"+
+			"Authorization: Bearer t0ken\r\n"+
+			"X-Dup: 2\r\n"+
+			"X-Dup: 1\r\n"+
+			"X-Empty: \r\n"+
+			"x-lower: x\r\n"+
+			"\r\n",
+		string(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp", map[string][]string{
+			"x-lower":       {"x"},
+			"X-Dup":         {"2", "1"},
+			"X-None":        {},
+			"X-Empty":       {""},
+			"Authorization": {"Bearer t0ken"},
+		})))
+	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n",
+		string(wire.AppendRequest(nil, "/", "h", "x/1", nil)))
+}
+
+func TestAppendSwitching(t *testing.T) {
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
+		string(wire.AppendSwitching(nil, "tcp", nil)))
+	require.Equal(t, "beforeHTTP/1.1 101 Switching Protocols\r\nUpgrade: tcps\r\nConnection: Upgrade\r\nA: 1\r\nB: 2\r\nB: 3\r\n\r\n",
+		string(wire.AppendSwitching([]byte("before"), "tcps", map[string][]string{"B": {"2", "3"}, "A": {"1"}})))
+}
+
+func TestAppendRefusal(t *testing.T) {
+	require.Equal(t, "beforeHTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 12\r\nA: b\r\n\r\n",
+		string(wire.AppendRefusal([]byte("before"), 403, "Forbidden", map[string][]string{"A": {"b"}}, 12)))
+	require.Equal(t, "HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nContent-Length: 0\r\nUpgrade: tcp\r\n\r\n",
+		string(wire.AppendRefusal(nil, 426, "Upgrade Required", map[string][]string{"Upgrade": {"tcp"}}, 0)))
+	// Content-Length there is the length of what was not modified: RFC 9110 §8.6.
+	require.Equal(t, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n",
+		string(wire.AppendRefusal(nil, 304, "Not Modified", nil, 12)))
+	// The SP stays where there is no phrase: RFC 9112 §4.
+	require.Equal(t, "HTTP/1.1 599 \r\nConnection: close\r\nContent-Length: 1\r\n\r\n",
+		string(wire.AppendRefusal(nil, 599, "", nil, 1)))
+}

@@ -1,0 +1,424 @@
+package preflight_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// lisBlocked is an Authorize that takes as long as the field Block says.
+func lisBlocked(r *http.Request) (http.Header, error) {
+	d, _ := time.ParseDuration(r.Header.Get("Block"))
+	time.Sleep(d)
+	return nil, nil
+}
+
+// At the cap a new client takes the place of the oldest that keeps us waiting,
+// once that one has had its second, and never before.
+func TestListenerMakesRoom(t *testing.T) {
+	for _, tt := range []struct {
+		name, sent string
+		refuse     bool
+		handedOn   bool
+	}{
+		{"silent", "", false, true},
+		{"silent where plain is refused", "", true, false},
+		{"in the first line", "GET /t", false, false},
+		{"in the first line of no HTTP", "EHLO", false, false},
+		{"in the head", "GET /t HTTP/1.1\r\nHost: h", false, false},
+		{"in the head where plain is refused", "GET /t HTTP/1.1\r\nHost: h", true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := lisNewNet()
+				l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 1, RequireUpgrade: tt.refuse})
+				accepted := lisServe(t, l)
+				old := n.dial(t)
+				old.send(t, tt.sent)
+				time.Sleep(time.Second - 1)
+
+				first, second := n.dial(t), n.dial(t)
+				firstAnswer, secondAnswer := first.ask(lisRequest()), second.ask(lisRequest())
+				synctest.Wait()
+				require.Empty(t, accepted)
+				require.Empty(t, firstAnswer)
+				require.False(t, old.server.closed.Load(), "it has not had its second")
+				require.EqualValues(t, 2, n.calls.Load(), "the second waits in the backlog")
+
+				time.Sleep(1)
+				synctest.Wait()
+				if tt.handedOn {
+					require.Len(t, accepted, 3)
+					conn := <-accepted
+					require.Nil(t, conn.Request())
+					time.Sleep(time.Hour)
+					lisTalk(t, old, conn)
+				} else {
+					require.Len(t, accepted, 2)
+					old.ended(t)
+				}
+				require.Equal(t, 101, (<-firstAnswer).StatusCode)
+				require.Equal(t, 101, (<-secondAnswer).StatusCode)
+				lisTalk(t, first, <-accepted)
+				lisTalk(t, second, <-accepted)
+			})
+		})
+	}
+}
+
+// One new client is one place: the others of the old ones go on.
+func TestListenerMakesRoomForOne(t *testing.T) {
+	for _, tt := range []struct{ sent, then string }{
+		{"GET /t HTTP/1.1\r\n", lisRequest()[len("GET /t HTTP/1.1\r\n"):]},
+		{"", lisRequest()},
+	} {
+		for news := 1; news <= 3; news++ {
+			t.Run(fmt.Sprintf("%d clients after %q", news, tt.sent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := lisNewNet()
+					l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 4, HandshakeTimeout: time.Hour})
+					accepted := lisServe(t, l)
+					// Handshakes that are over and done with make no room.
+					for range 5 {
+						lisLeave(t, n, accepted)
+					}
+					old := make([]*lisClient, 4)
+					for i := range old {
+						old[i] = n.dial(t)
+						old[i].send(t, tt.sent)
+						time.Sleep(time.Minute)
+					}
+					for range news {
+						n.dial(t).send(t, "GET /stalled HTTP/1.1\r\n")
+						time.Sleep(time.Minute)
+					}
+					handedOn := 0
+					if tt.sent == "" {
+						handedOn = news
+					}
+					require.Len(t, accepted, handedOn)
+					for _, c := range old[:news] {
+						if tt.sent == "" {
+							conn := <-accepted
+							require.Nil(t, conn.Request())
+							lisTalk(t, c, conn)
+						} else {
+							c.ended(t)
+						}
+					}
+					for i, c := range old[news:] {
+						require.False(t, c.server.closed.Load(), "client %d", news+i)
+						require.Equal(t, 101, (<-c.ask(tt.then)).StatusCode)
+						lisTalk(t, c, <-accepted)
+					}
+				})
+			})
+		}
+	}
+}
+
+// While nobody calls Accept, a client that was handed on to make room has made
+// none yet, and the next one must not be sacrificed for the same client: a
+// proxy's connection, taken for plain, would bring its HTTP to the application.
+func TestListenerMakesRoomForOneThatNobodyAccepts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3, HandshakeTimeout: time.Hour})
+		lisLeaveOnce(t, n, l)
+		old := make([]*lisClient, 3)
+		for i := range old {
+			old[i] = n.dial(t)
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		answers := []<-chan lisAnswer{n.dial(t).ask(lisRequest())}
+		time.Sleep(time.Minute)
+		for _, c := range old[1:] {
+			answers = append(answers, c.ask(lisRequest()))
+		}
+		for i := range 4 {
+			c, err := l.Accept()
+			require.NoError(t, err)
+			plain := c.(*preflight.Conn).Request() == nil
+			require.Equal(t, c.(*preflight.Conn).NetConn() == net.Conn(old[0].server), plain, "connection %d", i)
+			defer c.Close()
+		}
+		for _, a := range answers {
+			require.Equal(t, 101, (<-a).StatusCode)
+		}
+	})
+}
+
+// lisLeave is a client that comes and goes.
+func lisLeave(t testing.TB, n *lisNet, accepted <-chan *preflight.Conn) {
+	t.Helper()
+	c := n.dial(t)
+	require.Equal(t, 101, (<-c.ask(lisRequest())).StatusCode)
+	(<-accepted).Close()
+	c.ended(t)
+}
+
+// lisLeaveOnce starts the acceptor of l, whose Accept nobody calls afterwards.
+func lisLeaveOnce(t testing.TB, n *lisNet, l *preflight.PreflightListener) {
+	t.Helper()
+	c := n.dial(t)
+	answer := c.ask(lisRequest())
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	require.Equal(t, 101, (<-answer).StatusCode)
+	conn.Close()
+}
+
+// Without a new client, nobody has to go.
+func TestListenerMakesNoRoomForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3})
+		accepted := lisServe(t, l)
+		silent, line, head := n.dial(t), n.dial(t), n.dial(t)
+		line.send(t, "GET ")
+		head.send(t, "GET /t HTTP/1.1\r\n")
+		time.Sleep(9 * time.Second)
+		require.Empty(t, accepted)
+		for _, c := range []struct {
+			*lisClient
+			rest string
+		}{
+			{silent, lisRequest()},
+			{line, lisRequest()[len("GET "):]},
+			{head, lisRequest()[len("GET /t HTTP/1.1\r\n"):]},
+		} {
+			require.Equal(t, 101, (<-c.ask(c.rest)).StatusCode)
+			lisTalk(t, c.lisClient, <-accepted)
+		}
+	})
+}
+
+// The oldest goes, not the one that was quiet the longest, and each has its
+// own second.
+func TestListenerMakesRoomInOrderOfAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3, HandshakeTimeout: time.Hour})
+		accepted := lisServe(t, l)
+		start := time.Now()
+		var clients []*lisClient
+		for range 3 {
+			c := n.dial(t)
+			c.send(t, "GET /t")
+			clients = append(clients, c)
+			time.Sleep(400 * time.Millisecond)
+		}
+		clients[0].send(t, " HTTP/1.1\r\n") // which makes it no younger
+		for i, at := range []time.Duration{1200, 1400, 1800, 2200, 2400} {
+			c := n.dial(t)
+			c.send(t, "GET /t")
+			clients = append(clients, c)
+			clients[i].ended(t)
+			require.Equal(t, at*time.Millisecond, time.Since(start))
+			for _, younger := range clients[i+1:] {
+				require.False(t, younger.server.closed.Load())
+			}
+		}
+		require.Empty(t, accepted)
+	})
+}
+
+// Authorize, and the answer of a client that reads, are our work: nobody goes
+// for the time they take.
+func TestListenerMakesNoRoomAtOurOwnExpense(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, Authorize: lisBlocked})
+		accepted := lisServe(t, l)
+		start := time.Now()
+		a, b := n.dial(t), n.dial(t)
+		aAnswer, bAnswer := a.ask(lisRequest("Block: 5s")), b.ask(lisRequest("Block: 6s"))
+		time.Sleep(time.Second)
+		waiting := n.dial(t)
+		n.dial(t)
+		answer := waiting.ask(lisRequest())
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 3, n.calls.Load(), "the acceptor waits")
+		require.Empty(t, answer)
+
+		require.Equal(t, 101, (<-aAnswer).StatusCode)
+		lisTalk(t, a, <-accepted)
+		require.Equal(t, 101, (<-answer).StatusCode)
+		require.Equal(t, 5*time.Second, time.Since(start), "the place is free at once")
+		lisTalk(t, waiting, <-accepted)
+		require.Equal(t, 101, (<-bAnswer).StatusCode)
+		lisTalk(t, b, <-accepted)
+
+		// The oldest is our work, the next is not.
+		a, b = n.dial(t), n.dial(t)
+		aAnswer = a.ask(lisRequest("Block: 5s"))
+		b.send(t, "GET")
+		time.Sleep(time.Second)
+		waiting = n.dial(t)
+		require.Equal(t, 101, (<-waiting.ask(lisRequest())).StatusCode)
+		b.ended(t)
+		lisTalk(t, waiting, <-accepted)
+		require.Equal(t, 101, (<-aAnswer).StatusCode)
+		lisTalk(t, a, <-accepted)
+	})
+}
+
+// What is finished waits for Accept as long as it takes: it is counted, never
+// evicted, and its handshake's clock has stopped.
+func TestListenerFinishedConnectionsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 3
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: most})
+		lisLeaveOnce(t, n, l)
+		before := n.calls.Load() - 1 // one call waits already
+
+		clients := make([]*lisClient, most+2)
+		answers := make([]<-chan lisAnswer, len(clients))
+		for i := range clients {
+			clients[i] = n.dial(t)
+			answers[i] = clients[i].ask(lisRequest())
+			synctest.Wait()
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.EqualValues(t, most+1, n.calls.Load()-before, "the rest waits in the backlog")
+		conns := map[*lisConn]*preflight.Conn{}
+		for i := range clients {
+			if i < most {
+				require.Equal(t, 101, (<-answers[i]).StatusCode, "client %d is finished", i)
+			} else {
+				require.Empty(t, answers[i], "client %d waits for a place", i)
+			}
+			require.False(t, clients[i].server.closed.Load())
+		}
+		for i := range clients {
+			c, err := l.Accept()
+			require.NoError(t, err)
+			conn := c.(*preflight.Conn)
+			conns[conn.NetConn().(*lisConn)] = conn
+			synctest.Wait()
+			if next := i + most; next < len(clients) {
+				require.Equal(t, 101, (<-answers[next]).StatusCode, "Accept makes room for one")
+			}
+			for _, later := range answers[min(i+most+1, len(clients)):] {
+				require.Empty(t, later, "and for no more")
+			}
+		}
+		for _, c := range clients {
+			require.NotNil(t, conns[c.server])
+			lisTalk(t, c, conns[c.server])
+		}
+	})
+}
+
+// Without a number of its own, a listener has 4096 handshakes under way.
+func TestListenerDefaultMaxPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n})
+		accepted := lisServe(t, l)
+		for range 4096 {
+			n.dial(t)
+			if len(n.backlog) == cap(n.backlog) {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		require.EqualValues(t, 4097, n.calls.Load())
+		for range 2 {
+			n.dial(t)
+		}
+		synctest.Wait()
+		require.EqualValues(t, 4097, n.calls.Load(), "one waits for a place, one in the backlog")
+		require.Empty(t, accepted)
+	})
+}
+
+// A refusal holds its place until the client has read it, for a second at most.
+func TestListenerRefusalsArePending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 1})
+		accepted := lisServe(t, l)
+		refused := n.dial(t)
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		require.Equal(t, 426, (<-refused.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n")).StatusCode)
+		c := n.dial(t)
+		answer := c.ask(lisRequest())
+		time.Sleep(time.Second - 1)
+		require.Empty(t, answer)
+		require.False(t, refused.server.closed.Load(), "it is not evicted: we wait for nothing that it sends")
+		require.Equal(t, 101, (<-answer).StatusCode)
+		require.Equal(t, time.Second, time.Since(start))
+		lisTalk(t, c, <-accepted)
+		refused.ended(t)
+	})
+}
+
+// However a handshake ends, its place is free once, not twice and not never.
+func TestListenerCountsEveryHandshakeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lisLog(t)
+		const most = 4
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{
+			Listener: n, MaxPending: most, AllowPlain: true, HandshakeTimeout: time.Minute,
+			Authorize: func(r *http.Request) (http.Header, error) {
+				switch r.Header.Get("Do") {
+				case "panic":
+					panic("on request")
+				case "exit":
+					runtime.Goexit()
+				case "refuse":
+					return nil, errLisOther
+				}
+				return nil, nil
+			},
+		})
+		accepted := lisServe(t, l)
+		var clients []*lisClient
+		for range 3 {
+			for _, sent := range []string{
+				lisRequest(), lisRequest("Do: panic"), lisRequest("Do: exit"), lisRequest("Do: refuse"), "plain\n",
+				"GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nstalled", "stalled", "",
+			} {
+				c := n.dial(t)
+				clients = append(clients, c)
+				go func() {
+					io.WriteString(c, sent)
+					io.Copy(io.Discard, c.r)
+				}()
+				time.Sleep(100 * time.Millisecond) // so that some have to make room
+			}
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		delivered := map[*lisConn]bool{}
+		for range len(accepted) {
+			c := (<-accepted).NetConn().(*lisConn)
+			require.False(t, delivered[c])
+			delivered[c] = true
+		}
+		for i, c := range clients {
+			require.NotEqual(t, delivered[c.server], c.server.closed.Load(), "client %d is either delivered or closed", i)
+		}
+		before := n.calls.Load() - 1
+		for range most + 5 {
+			n.dial(t)
+		}
+		synctest.Wait()
+		require.EqualValues(t, most+1, n.calls.Load()-before)
+	})
+}
