@@ -89,7 +89,7 @@ func TestListenerIsAListener(t *testing.T) {
 	for range 2 {
 		r := <-results
 		require.ErrorIs(t, r.err, net.ErrClosed)
-		require.Nil(t, r.c) // not a typed nil either
+		require.True(t, r.c == nil, "a typed nil is none")
 	}
 	lisTalk(t, client, first.c)
 	for range 2 {
@@ -243,7 +243,7 @@ func TestListenerInnerErrors(t *testing.T) {
 		}
 		for i, want := range errs {
 			c, err := l.Accept()
-			require.Nil(t, c)
+			require.True(t, c == nil, "a typed nil is none")
 			require.True(t, err == want, "%v, not %v", err, want) // not errors.Is: the very value
 			time.Sleep(time.Hour)
 			require.LessOrEqual(t, n.calls.Load(), int64(i+2), "the caller's pause is the acceptor's")

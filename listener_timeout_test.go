@@ -137,7 +137,7 @@ func TestListenerPeerThatDoesNotRead(t *testing.T) {
 				c.send(t, tt.request)
 				time.Sleep(tt.ends - time.Second - 1)
 				require.False(t, c.server.closed.Load())
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				require.True(t, c.server.closed.Load())
 				require.Equal(t, tt.ends, time.Since(start))
