@@ -130,7 +130,7 @@ func (x *exchange) body() []byte {
 	if err != nil {
 		return nil
 	}
-	defer r.Body.Close()
+	// Closing the body would read it to its end.
 	b, _ := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	return b
 }

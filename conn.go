@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // Conn is a connection behind its handshake: a tunnel to the peer, or a plain
@@ -29,25 +31,26 @@ type Conn struct {
 	req   atomic.Pointer[http.Request]
 	resp  atomic.Pointer[http.Response]
 
-	// rest is what arrived behind the handshake. Once it is drained, Read
-	// looks at nothing but the flag.
-	undrained atomic.Bool
-	mu        sync.Mutex
-	closed    bool
-	rest      []byte
-	deadline  time.Time // of Read, while there is a rest
+	// While there is a rest or a watch the connection is young. Then, Read looks
+	// at nothing but the flag.
+	young    atomic.Bool
+	mu       sync.Mutex
+	closed   bool
+	rest     []byte        // arrived behind the handshake, and not yet read
+	deadline time.Time     // of Read, as long as the connection is young
+	watch    *wire.Sniffer // of a plain connection that may yet turn out to be HTTP
 }
+
+// errHTTP is the end of a connection that was taken for plain.
+var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
 
 // heads are what a handshake consisted of; zero for a plain connection.
 type heads struct{ request, answer []byte }
 
-// newConn takes ownership of heads and rest.
-func newConn(c net.Conn, heads heads, rest []byte) *Conn {
-	conn := &Conn{conn: c, heads: heads}
-	if len(rest) > 0 {
-		conn.rest = rest
-		conn.undrained.Store(true)
-	}
+// newConn takes ownership of heads, rest and watch.
+func newConn(c net.Conn, heads heads, rest []byte, watch *wire.Sniffer) *Conn {
+	conn := &Conn{conn: c, heads: heads, watch: watch}
+	conn.keep(rest)
 	return conn
 }
 
@@ -62,11 +65,10 @@ func (c *Conn) Request() *http.Request {
 	if r := c.req.Load(); r != nil {
 		return r
 	}
-	r, err := newRequest(c.heads.request)
+	r, err := newRequest(c.heads.request, c.conn)
 	if err != nil {
 		return nil
 	}
-	r.RemoteAddr = addrString(c.RemoteAddr())
 	if !c.req.CompareAndSwap(nil, r) {
 		return c.req.Load()
 	}
@@ -95,14 +97,38 @@ func (c *Conn) Response() *http.Response {
 // been read would pass over what arrived with the handshake.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
-// Read reads what arrived with the handshake first, then from the connection.
+// Read reads what arrived with the handshake first, then from the connection. A
+// plain connection whose first line, arriving late, turns out to be that of an
+// HTTP request is closed, and the end of the line is not returned.
 func (c *Conn) Read(b []byte) (int, error) {
-	if c.undrained.Load() {
-		if n, err, ok := c.readRest(b); ok {
-			return n, err
-		}
+	if !c.young.Load() {
+		return c.conn.Read(b)
 	}
-	return c.conn.Read(b)
+	if n, err, ok := c.readRest(b); ok {
+		return n, err
+	}
+	n, err := c.conn.Read(b)
+	if c.isHTTP(b[:n]) {
+		clear(b[:n])
+		c.Close()
+		return 0, c.opError("read", errHTTP)
+	}
+	return n, err
+}
+
+// isHTTP shows the watch, if there is one, what has been read.
+func (c *Conn) isHTTP(b []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watch == nil {
+		return false
+	}
+	v := c.watch.Feed(b)
+	if v == wire.Plain {
+		c.watch = nil
+		c.keep(c.rest)
+	}
+	return v == wire.HTTP
 }
 
 func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
@@ -130,13 +156,14 @@ func (c *Conn) keep(rest []byte) {
 		rest = nil
 	}
 	c.rest = rest
-	c.undrained.Store(rest != nil)
+	c.young.Store(rest != nil || c.watch != nil)
 }
 
 // drop gives the rest up for good.
 func (c *Conn) drop() {
 	c.mu.Lock()
 	c.closed = true
+	c.watch = nil
 	c.keep(nil)
 	c.mu.Unlock()
 }
@@ -148,15 +175,37 @@ func (c *Conn) Write(b []byte) (int, error) { return c.conn.Write(b) }
 // can be read until EOF. Between TCP connections the kernel moves the bytes
 // (splice) as it does without a Conn.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
-	var n int
-	if c.undrained.Load() {
-		var err error
-		if n, err = c.writeRest(w); err != nil {
-			return int64(n), err
+	var written int64
+	if c.young.Load() {
+		n, err := c.writeRest(w)
+		written = int64(n)
+		for buf := make([]byte, 4<<10); err == nil && c.young.Load(); written += int64(n) {
+			n, err = c.copySome(w, buf)
+		}
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
 		}
 	}
-	m, err := io.Copy(w, c.conn)
-	return int64(n) + m, err
+	n, err := io.Copy(w, c.conn)
+	return written + n, err
+}
+
+// copySome copies what one Read returns.
+func (c *Conn) copySome(w io.Writer, buf []byte) (int, error) {
+	n, readErr := c.Read(buf)
+	if n > 0 {
+		m, err := w.Write(buf[:n])
+		if err == nil && m < n {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return m, err
+		}
+	}
+	return n, readErr
 }
 
 // writeRest takes the rest, and puts back what w does not. The lock is not held
@@ -243,7 +292,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadl
 
 // restDeadline makes a deadline that the connection has taken that of the rest.
 func (c *Conn) restDeadline(t time.Time, err error) error {
-	if err == nil && c.undrained.Load() {
+	if err == nil && c.young.Load() {
 		c.mu.Lock()
 		c.deadline = t
 		c.mu.Unlock()

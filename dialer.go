@@ -79,9 +79,10 @@ func (d *PreflightDialer) Dial(network, address string) (net.Conn, error) {
 // connection, if any, is always a [*Conn]. Once successfully connected, any
 // expiration of ctx does not affect the connection.
 //
-// A refusal is a [*StatusError]. If ctx ended, the error is the cause of its
-// end. Any other failure of the handshake is a [*net.OpError] with Op
-// "preflight", whose Timeout reports whether HandshakeTimeout expired.
+// An error of NetDialer is returned unchanged. A refusal is a [*StatusError].
+// Any other failure of the handshake is a [*net.OpError] with Op "preflight": if
+// ctx ended, it wraps the cause of that ([context.Cause]); if HandshakeTimeout
+// expired, it wraps [os.ErrDeadlineExceeded], and Timeout reports true.
 func (d *PreflightDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	u := upgrade{target: d.Path, host: d.Host, protocol: d.Protocol, header: d.Header}
 	if u.target == "" {

@@ -3,7 +3,9 @@ package preflight
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -71,10 +73,19 @@ func newHeader(head []byte) http.Header {
 	return h
 }
 
-// newRequest makes a Request of the head of an upgrade request. The strict
+// newRequest makes a Request of the head of an upgrade request on c. The strict
 // parser has accepted it, and what that accepts net/http reads the same way.
-func newRequest(head []byte) (*http.Request, error) {
-	return http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+func newRequest(head []byte, c net.Conn) (*http.Request, error) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+	if err != nil {
+		return nil, err
+	}
+	r.RemoteAddr = addrString(c.RemoteAddr())
+	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		state := t.ConnectionState()
+		r.TLS = &state
+	}
+	return r, nil
 }
 
 // newResponse makes a Response of the head of an answer. It is not left to

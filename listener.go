@@ -42,7 +42,10 @@ const (
 // Plain is also a client that ends its direction before that is decided, one
 // that stalls in its first line until HandshakeTimeout, and one that sends
 // nothing until then or until PlainAfter. A first line that is still undecided
-// at MaxHeaderBytes is refused (414) if it looks like HTTP, else plain.
+// at MaxHeaderBytes is refused (414) if it looks like HTTP, else plain. Such a
+// connection may still turn out to be a proxy's, opened long before there was
+// a request for it: when its first line ends as a request line does, Read
+// closes it and returns an error instead of the end of the line.
 //
 // If the connections of Listener have a HandshakeContext method, as those of
 // [crypto/tls.NewListener] do, it is called first.
@@ -87,8 +90,9 @@ type PreflightListener struct {
 	// PlainAfter hands a client that has sent nothing for this long on as a
 	// plain connection, for protocols in which the server speaks first
 	// (200 ms to 1 s; MySQL, SMTP, NATS). 0 means after HandshakeTimeout;
-	// negative is an error. Behind a proxy that connects before it has a
-	// request to send, set RequireUpgrade instead.
+	// negative is an error. It needs a transport with deadlines. Behind a
+	// proxy that connects before it has a request to send, such as Go's
+	// ReverseProxy, set RequireUpgrade instead.
 	PlainAfter time.Duration
 
 	// HandshakeTimeout bounds each handshake as a whole: reading, Authorize
@@ -230,7 +234,9 @@ func (l *PreflightListener) Addr() net.Addr { return l.Listener.Addr() }
 
 // Close closes the wrapped listener, the handshakes under way and the
 // connections that Accept has not returned, and waits for none of them.
-// Connections that Accept has returned stay open.
+// Connections that Accept has returned stay open. It must be called in the end,
+// as servers do when Serve returns: closing the wrapped listener alone leaves the rest
+// as it is.
 func (l *PreflightListener) Close() error {
 	l.prepare()
 	l.cancel()
@@ -254,9 +260,7 @@ func (l *PreflightListener) acceptAll() {
 	for l.ctx.Err() == nil {
 		c, err := l.Listener.Accept()
 		if err != nil {
-			if !l.deliver(delivery{err: err}) {
-				return
-			}
+			l.deliver(delivery{err: err})
 			continue
 		}
 		x := newExchange(c)

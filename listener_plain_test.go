@@ -336,6 +336,52 @@ func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 	require.Equal(t, command, line)
 }
 
+// A reverse proxy may connect long before it has a request to send, and is
+// taken for a silent client then. Its request must not be executed either.
+func TestListenerKeepsLateHTTPFromALineServer(t *testing.T) {
+	const request = "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nDEL all\r\n"
+	for _, tt := range []struct {
+		name       string
+		plainAfter time.Duration
+		crowd      bool
+		early      int // bytes of the request that come at once
+	}{
+		{name: "after HandshakeTimeout"},
+		{name: "after PlainAfter", plainAfter: time.Second},
+		{name: "after making room", crowd: true},
+		{name: "after a stalled line", early: len("POST /x HTTP/1")},
+	} {
+		for _, piece := range []int{1, 3, len(request)} {
+			t.Run(fmt.Sprintf("%s in pieces of %d", tt.name, piece), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := lisNewNet()
+					l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 1, PlainAfter: tt.plainAfter})
+					accepted := lisServe(t, l)
+					c := n.dial(t)
+					c.send(t, request[:tt.early])
+					if tt.crowd {
+						n.dial(t)
+					}
+					conn := <-accepted
+					go func() {
+						for rest := request[tt.early:]; rest != ""; rest = rest[min(piece, len(rest)):] {
+							if _, err := io.WriteString(c, rest[:min(piece, len(rest))]); err != nil {
+								return
+							}
+						}
+					}()
+					line, err := bufio.NewReader(conn).ReadString('\n')
+					require.Error(t, err, "%q reached the application", line)
+					require.NotErrorIs(t, err, io.EOF)
+					require.True(t, c.server.closed.Load())
+					_, err = conn.Read(make([]byte, 1))
+					require.Error(t, err)
+				})
+			})
+		}
+	}
+}
+
 // The answer to HEAD has no body, whatever it is for (RFC 9110 §9.3.2).
 func TestListenerRefusesHEADWithoutABody(t *testing.T) {
 	l := listen(t, &preflight.PreflightListener{})

@@ -230,7 +230,6 @@ func TestListenerInnerErrors(t *testing.T) {
 	errs := []error{
 		lisTemporary{errLisOther},
 		&net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)},
-		net.ErrClosed,
 		io.EOF,
 		errLisOther,
 		errLisOther,
@@ -262,6 +261,36 @@ func TestListenerInnerErrors(t *testing.T) {
 			}
 		}
 		require.Equal(t, map[error]int{nil: 1, errs[1]: 1}, got)
+	})
+}
+
+// A wrapped listener that was closed by itself is as good as Close: its error
+// reaches the caller as it is, and nothing is left that nobody would end.
+func TestListenerInnerClosed(t *testing.T) {
+	closed := &net.OpError{Op: "accept", Net: "tcp", Err: net.ErrClosed}
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		n := lisNewNet()
+		l := &preflight.PreflightListener{Listener: n}
+		lisLeaveOnce(t, n, l)
+		pending, finished := n.dial(t), n.dial(t)
+		pending.send(t, "GET /t HTTP/1.1\r\n")
+		finished.ask(lisRequest())
+		synctest.Wait()
+		n.backlog <- closed
+		synctest.Wait()
+		calls := n.calls.Load()
+		for range 3 {
+			c, err := l.Accept()
+			require.True(t, c == nil)
+			require.True(t, err == error(closed), "%v", err)
+		}
+		require.Equal(t, calls, n.calls.Load(), "nothing is asked of a closed listener")
+		pending.ended(t)
+		synctest.Wait()
+		require.True(t, finished.server.closed.Load())
+		require.Zero(t, time.Since(start))
+		// No Close: a goroutine that is left ends the bubble with a panic.
 	})
 }
 

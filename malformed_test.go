@@ -23,13 +23,16 @@ const badSmuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\
 type badHead struct {
 	name string
 	head string
-	// status of the refusal; badPlain where it is no HTTP at all.
+	// status of the refusal; badPlain where it is no HTTP at all, or badLate.
 	status int
 	// text that the body of the refusal holds: the rule, and where it was broken.
 	text string
 }
 
-const badPlain = 0
+const (
+	badPlain = 0
+	badLate  = -1 // plain when it is handed on, HTTP later
+)
 
 // badUpgrade is an upgrade request with more field lines.
 func badUpgrade(fields string) string {
@@ -231,8 +234,8 @@ var badHeads = []badHead{
 
 	// What stands between: RFC 9112 §3.
 	{"two spaces before the target", badLine("GET  / HTTP/1.1"), badPlain, ""},
-	{"two spaces before the version", badLine("GET /  HTTP/1.1"), badPlain, ""},
-	{"space in the target", badLine("GET /a b HTTP/1.1"), badPlain, ""},
+	{"two spaces before the version", badLine("GET /  HTTP/1.1"), 400, "the version is not HTTP/1.x"},
+	{"space in the target", badLine("GET /a b HTTP/1.1"), 400, "the version is not HTTP/1.x"},
 	{"tab before the target", badLine("GET\t/ HTTP/1.1"), badPlain, ""},
 	{"tab before the version", badLine("GET /\tHTTP/1.1"), badPlain, ""},
 	{"tab behind the space", badLine("GET \t/ HTTP/1.1"), badPlain, ""},
@@ -277,8 +280,8 @@ var badHeads = []badHead{
 	{"URI too long", badLine("GET /" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long: RFC 9112 §3 (byte 16384 of the head)"},
 	{"query too long", badLine("GET /?" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long"},
 	{"URL too long", badLine("GET http://h/" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long"},
-	{"target of no known form too long", badLine("GET " + strings.Repeat("y", 16<<10) + " HTTP/1.1"), badPlain, ""},
-	{"method too long", badLine(strings.Repeat("y", 16<<10) + " / HTTP/1.1"), badPlain, ""},
+	{"target of no known form too long", badLine("GET " + strings.Repeat("y", 16<<10) + " HTTP/1.1"), badLate, ""},
+	{"method too long", badLine(strings.Repeat("y", 16<<10) + " / HTTP/1.1"), badLate, ""},
 }
 
 // badExchange sends what it is given, and returns all that comes back.
@@ -343,6 +346,20 @@ func TestMalformedHeads(t *testing.T) {
 			l := listen(t, &preflight.PreflightListener{})
 			accepted := goldenAccept(t, l)
 			client := dialTCP(t, l.Addr())
+			if test.status == badLate {
+				// What did not look like HTTP when the buffer was full does
+				// so later: the application has a piece of a line, and an error.
+				io.WriteString(client, test.head+badSmuggled)
+				c := goldenNext(t, accepted)
+				require.Nil(t, c.Request())
+				got, err := io.ReadAll(c)
+				require.ErrorContains(t, err, "an HTTP request on a connection that began as a plain one")
+				require.NotContains(t, string(got), "HTTP/1.")
+				require.NotContains(t, string(got), "\n")
+				require.True(t, strings.HasPrefix(test.head, string(got)))
+				badOnlyGood(t, l, accepted)
+				return
+			}
 			if test.status == badPlain {
 				// No HTTP, so every byte is the application's.
 				_, err := io.WriteString(client, test.head+badSmuggled)

@@ -61,11 +61,12 @@ var (
 type handover struct {
 	heads heads
 	rest  []byte        // arrived behind the head; not to be kept
+	watch *wire.Sniffer // of what may yet turn out to be HTTP
 	req   *http.Request // nil if nobody has looked at it
 }
 
 func (h *handover) conn(c net.Conn) *Conn {
-	conn := newConn(c, h.heads, bytes.Clone(h.rest))
+	conn := newConn(c, h.heads, bytes.Clone(h.rest), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
 	}
@@ -75,7 +76,7 @@ func (h *handover) conn(c net.Conn) *Conn {
 // serve plays the server's part: it finds out what the client speaks, and
 // answers what is HTTP. The head of an upgrade request is kept in dst.
 func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
-	n, err := x.sort(p)
+	n, watch, err := x.sort(p)
 	if evicted := x.settled(); err != nil {
 		return handover{}, err
 	} else if evicted {
@@ -86,7 +87,7 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 		if p.refusePlain {
 			return handover{}, errPlain
 		}
-		return handover{rest: x.buf}, nil
+		return handover{rest: x.buf, watch: watch}, nil
 	}
 	request, broken := wire.ParseRequest(x.buf[:n])
 	if broken != nil {
@@ -118,14 +119,16 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 }
 
 // sort reads until it is known what the client speaks. It returns the length
-// of the HTTP head that x.buf begins with, or 0 for a plain connection.
-func (x *exchange) sort(p *policy) (int, error) {
+// of the HTTP head that x.buf begins with, or 0 for a plain connection: with a
+// watch if the client has not said enough to be sure. A reverse proxy may
+// connect long before it has a request to send.
+func (x *exchange) sort(p *policy) (int, *wire.Sniffer, error) {
 	// A TLS layer below us shakes hands now, under the whole deadline: left
 	// to the first Read, it would fail for good at the earlier deadline of
 	// PlainAfter.
 	if below, ok := x.conn.(interface{ HandshakeContext(context.Context) error }); ok {
 		if err := below.HandshakeContext(x.ctx); err != nil {
-			return 0, &stageError{stageTLS, err}
+			return 0, nil, &stageError{stageTLS, err}
 		}
 	}
 	brief := p.plainAfter > 0 && !p.refusePlain
@@ -134,35 +137,50 @@ func (x *exchange) sort(p *policy) (int, error) {
 	}
 	var sniffer wire.Sniffer
 	verdict := wire.More
-	for scanned := 0; ; {
+	for verdict == wire.More {
 		if err := x.read(p.maxHeader); err != nil {
-			return 0, x.unread(err, verdict, p)
+			return 0, watchOf(sniffer), x.unread(err, verdict, p)
 		}
 		if brief {
 			brief = false
 			x.readBy(x.deadline)
 		}
-		if verdict == wire.More {
-			verdict = sniffer.Next(x.buf)
-			if verdict == wire.More && len(x.buf) == p.maxHeader {
-				verdict = sniffer.AtLimit(x.buf)
-			}
-			if verdict == wire.Plain {
-				return 0, nil
+		verdict = sniffer.Next(x.buf)
+		if verdict == wire.More && len(x.buf) == p.maxHeader {
+			if verdict = sniffer.AtLimit(x.buf); verdict == wire.Plain {
+				verdict = wire.Doubt
 			}
 		}
-		if verdict == wire.HTTP {
-			n, broken := wire.RequestEnd(x.buf, scanned)
-			scanned = len(x.buf)
-			if broken == nil && n == 0 && scanned == p.maxHeader {
-				broken = tooLarge(x.buf)
-			}
-			if broken != nil {
-				return 0, x.refuseHead(broken, p)
-			}
-			if n > 0 {
-				return n, nil
-			}
+	}
+	switch verdict {
+	case wire.Plain:
+		return 0, nil, nil
+	case wire.Doubt:
+		return 0, watchOf(sniffer), nil
+	}
+	n, err := x.requestHead(p)
+	return n, nil, err
+}
+
+// watchOf copies a sniffer to where it outlives the handshake.
+func watchOf(s wire.Sniffer) *wire.Sniffer { return &s }
+
+// requestHead reads until x.buf begins with a head, and returns its length.
+func (x *exchange) requestHead(p *policy) (int, error) {
+	for scanned := 0; ; {
+		n, broken := wire.RequestEnd(x.buf, scanned)
+		scanned = len(x.buf)
+		if broken == nil && n == 0 && scanned == p.maxHeader {
+			broken = tooLarge(x.buf)
+		}
+		if broken != nil {
+			return 0, x.refuseHead(broken, p)
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if err := x.read(p.maxHeader); err != nil {
+			return 0, x.unread(err, wire.HTTP, p)
 		}
 	}
 }
@@ -289,11 +307,10 @@ func isHopField(name string) bool {
 // authorize asks the application. Its answer is not trusted: a field that would
 // break the exchange, a status that is no refusal and a panic are all 500.
 func (x *exchange) authorize(p *policy, head []byte) (*http.Request, http.Header, *StatusError) {
-	req, err := newRequest(head)
+	req, err := newRequest(head, x.conn)
 	if err != nil {
 		return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 	}
-	req.RemoteAddr = addrString(x.conn.RemoteAddr())
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
 	defer cancel()
 	*req = *req.WithContext(ctx)

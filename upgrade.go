@@ -88,10 +88,12 @@ type upgrade struct {
 
 func (u *upgrade) check() error {
 	if !wire.ValidTarget(u.target) {
-		return fmt.Errorf("the path %q must begin with \"/\", percent-encoded where RFC 3986 wants it, without a fragment", u.target)
+		path, _, _ := strings.Cut(u.target, "?") // a query may hold a secret
+		return fmt.Errorf("the path %q and its query must begin with \"/\", be percent-encoded where RFC 3986 wants it, and have no fragment", path)
 	}
 	if !wire.ValidHost(u.host) {
-		return fmt.Errorf("the host %q is not valid in a Host field: it must be a name or an address, with or without a port", u.host)
+		host := u.host[strings.LastIndex(u.host, "@")+1:] // before it stands a password
+		return fmt.Errorf("the host %q is not valid in a Host field: it must be a name or an address, with or without a port", host)
 	}
 	if !wire.ValidProtocol(u.protocol) {
 		return fmt.Errorf("the protocol %q is not a token that Upgrade can hold", u.protocol)
@@ -131,15 +133,18 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 // do performs the client's part on c until deadline, which may be zero.
 func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time) (*Conn, error) {
 	x := newExchange(c)
-	defer x.free()
 	if err := x.begin(ctx, deadline); err != nil {
+		x.free()
 		return nil, opError("preflight", c, err)
 	}
 	heads, err := x.request(u)
-	if err = x.end(err); err != nil {
+	err = x.end(err)
+	rest := bytes.Clone(x.buf)
+	x.free()
+	if err != nil {
 		return nil, failure(c, err, "%s answered ")
 	}
-	return newConn(c, heads, bytes.Clone(x.buf)), nil
+	return newConn(c, heads, rest, nil), nil
 }
 
 // failure is the error of a handshake with the peer of c; what says how a
@@ -202,7 +207,9 @@ func newExchange(c net.Conn) *exchange {
 	return x
 }
 
-// free gives the exchange back. Nothing of it may be used afterwards.
+// free gives the exchange back. Nothing of it may be used afterwards. It is not
+// called by defer: where a transport of the caller's panics, the watch on the
+// context goes on.
 func (x *exchange) free() {
 	if x.retire {
 		return
@@ -286,7 +293,7 @@ func (x *exchange) readBy(t time.Time) {
 func (x *exchange) doBy(t time.Time) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.interrupted {
+	if x.interrupted || x.waiting && x.evicted {
 		return nil
 	}
 	return x.conn.SetDeadline(t)

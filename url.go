@@ -84,7 +84,7 @@ func parseURL(rawURL string) (*Target, error) {
 		return nil, errors.New("a fragment (#) means nothing here; write %23 for one in the path")
 	}
 	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
-		return nil, fmt.Errorf("the port %q is not a number from 0 to 65535", u.Port())
+		return nil, errors.New("the port is not a number from 0 to 65535")
 	}
 	if t.Path == "" {
 		t.Path = "/"

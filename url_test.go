@@ -91,7 +91,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcp://[::1]/":      "no port",
 		"tcp://host:http/":  "invalid port",
 		"tcp://host:-1/":    "invalid port",
-		"tcp://host:65536/": `the port "65536" is not a number from 0 to 65535`,
+		"tcp://host:65536/": `the port is not a number from 0 to 65535`,
 		// Not left to the dialer, which says "too many colons".
 		"tcp://::1:1/":            "",
 		"tcp://host:1:1/":         "",

@@ -101,7 +101,7 @@ func (r *Response) Switched(protocol string) *Error {
 	case r.protocols == 0:
 		return bad(0, "the 101 has no Upgrade field: RFC 9110 §7.8")
 	case r.protocols > 1 || !equalFold(r.protocol, protocol):
-		return bad(0, "the 101 names another protocol in Upgrade than was asked for: RFC 9110 §7.8")
+		return bad(0, "the 101 names another protocol in Upgrade than the one asked for, or several: RFC 9110 §7.8")
 	case !r.connection:
 		return bad(0, "the 101 does not list upgrade in Connection: RFC 9110 §7.6.1")
 	}
