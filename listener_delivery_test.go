@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +218,7 @@ func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
 				}()
 			}
 			delivered := make(chan net.Conn, clients)
+			var count atomic.Int64
 			var accepting sync.WaitGroup
 			for range 2 {
 				accepting.Go(func() {
@@ -226,7 +228,7 @@ func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
 							return
 						}
 						delivered <- c
-						if len(delivered) == round%clients {
+						if count.Add(1) == int64(round%clients) {
 							go l.Close()
 						}
 					}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -194,4 +195,24 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 		blocked.ended(t)
 		require.Empty(t, accepted)
 	})
+}
+
+// Authorize may decide by the certificate of a client, although the TLS layer is
+// not this listener's.
+func TestListenerAuthorizeSeesTLS(t *testing.T) {
+	server, client := lisTLS(t)
+	l := listen(t, &preflight.PreflightListener{
+		Listener: tls.NewListener(listenTCP(t), server),
+		Authorize: func(r *http.Request) (http.Header, error) {
+			if r.TLS == nil || !r.TLS.HandshakeComplete {
+				return nil, errors.New("no TLS")
+			}
+			return nil, nil
+		},
+	})
+	accepted := lisServe(t, l)
+	c, err := (&preflight.PreflightDialer{TLSConfig: client}).Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	require.NotNil(t, lisNext(t, accepted).Request().TLS)
 }

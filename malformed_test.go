@@ -230,7 +230,12 @@ var badHeads = []badHead{
 	{"raw UTF-8 in the target", badLine("GET /é HTTP/1.1"), 400, "a byte that must be percent-encoded: RFC 9112 §3.2 (byte 5 of the head)"},
 	{"byte 0xff in the target", badLine("GET /\xff HTTP/1.1"), 400, "a byte that must be percent-encoded"},
 	{"NUL in the target", badLine("GET /\x00 HTTP/1.1"), badPlain, ""},
-	{"bare CR in the target", badLine("GET /\r HTTP/1.1"), badPlain, ""},
+	// nginx with $uri or a capture in proxy_pass makes these of %0D, %01 and %09.
+	{"bare CR in the target", badLine("GET /\r HTTP/1.1"), 400, "a bare CR: RFC 9112 §2.2 (byte 5 of the head)"},
+	{"control in the target", badLine("GET /\x01 HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},
+	{"tab in the target", badLine("GET /\t HTTP/1.1"), 400, "a byte that must be percent-encoded: RFC 9112 §3.2 (byte 5 of the head)"},
+	{"POST with a tab in the target", "POST /a\tb HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\nPUB t 2\r\nhi\r\n", 400, "a byte that must be percent-encoded"},
+	{"POST with a space in the target", "POST /a b HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\nPUB t 2\r\nhi\r\n", 400, "the version is not HTTP/1.x"},
 
 	// What stands between: RFC 9112 §3.
 	{"two spaces before the target", badLine("GET  / HTTP/1.1"), badPlain, ""},

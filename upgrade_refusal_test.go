@@ -459,3 +459,22 @@ func TestServerRefusal(t *testing.T) {
 		})
 	}
 }
+
+// What is kept of a refusal is all that is waited for.
+func TestRefusalBodyIsNotReadToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go func() {
+			theirs.Read(make([]byte, 1<<10))
+			io.WriteString(theirs, "HTTP/1.1 503 \r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("b", 4<<10))
+		}()
+		req, err := http.NewRequest("GET", "http://h/", nil)
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = preflight.Client(t.Context(), ours, req)
+		require.Len(t, statusError(t, err).Body, 4<<10)
+		require.Zero(t, time.Since(start))
+		ours.Close()
+	})
+}

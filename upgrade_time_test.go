@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -319,4 +320,37 @@ func TestUpgradeContextEndsInRefusal(t *testing.T) {
 		require.Equal(t, "no you", string(statusError(t, err).Body))
 		require.Equal(t, 300*time.Millisecond, time.Since(begun))
 	})
+}
+
+// panicConn panics in Read.
+type panicConn struct{ net.Conn }
+
+func (panicConn) Read([]byte) (int, error) { panic("a fault of the transport") }
+
+// A transport may panic and its caller recover, as net/http does. What bounded
+// the handshake goes on and must not meet another one.
+func TestUpgradeTransportPanics(t *testing.T) {
+	req, err := http.NewRequest("GET", "http://h/", nil)
+	require.NoError(t, err)
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ours, theirs := net.Pipe()
+		go io.Copy(io.Discard, theirs)
+		require.Panics(t, func() { preflight.Client(ctx, panicConn{ours}, req) })
+
+		// If the exchange was pooled, this one has it now.
+		next, peer := net.Pipe()
+		go func() {
+			peer.Read(make([]byte, 1<<10))
+			cancel()
+			<-ctx.Done()
+			io.WriteString(peer, "HTTP/1.1 101 \r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n")
+		}()
+		c, err := preflight.Client(context.Background(), next, req)
+		require.NoError(t, err)
+		c.Close()
+		ours.Close()
+		theirs.Close()
+		peer.Close()
+	}
 }

@@ -16,7 +16,8 @@ var nginx = proxy{
 		"/no-upgrade/":    "proxy_set_header Upgrade $http_upgrade",
 		"/no-connection/": "Upgrade without `Connection: Upgrade`",
 	},
-	advice: "nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection",
+	captured: "/captured/",
+	advice:   "nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection",
 }
 
 func startNginx(t *testing.T, backend string) (plain, tls front) {

@@ -25,6 +25,8 @@ type proxy struct {
 	down   int               // the status for a server that cannot be reached
 	faulty map[string]string // paths that are not configured as they should be; what the server says about it
 	advice string            // what the error text says about all of them
+	// captured is a path below which blanks are sent as they are; "": none.
+	captured string
 }
 
 var proxies = []proxy{nginx}

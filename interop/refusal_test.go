@@ -107,6 +107,17 @@ func testOrdinaryHTTP(t *testing.T, w way) {
 		}
 	}
 
+	if w.captured != "" {
+		for _, method := range []string{"GET", "POST"} {
+			r, err := http.NewRequestWithContext(t.Context(), method, scheme+f.address+w.captured+"a%20b", strings.NewReader("\r\nSHUTDOWN\r\n"))
+			require.NoError(t, err)
+			answer, err := client.Do(r)
+			require.NoError(t, err)
+			answer.Body.Close()
+			require.Equal(t, http.StatusBadRequest, answer.StatusCode)
+		}
+	}
+
 	// The server is there, and this line is the first that it sees.
 	c := f.dial(t)
 	require.NoError(t, talk(c, bufio.NewReader(c), "hello", "OK hello"))

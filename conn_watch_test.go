@@ -1,0 +1,168 @@
+package preflight_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// watchSilent is a client that has been handed on as plain because it said
+// nothing.
+func watchSilent(t *testing.T) (*lisClient, *preflight.Conn) {
+	t.Helper()
+	n := lisNewNet()
+	accepted := lisServe(t, listen(t, &preflight.PreflightListener{Listener: n}))
+	client := n.dial(t)
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	c := <-accepted
+	require.Nil(t, c.Request())
+	t.Cleanup(func() { c.Close() })
+	return client, c
+}
+
+const watchPost = "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nSHUTDOWN\r\n"
+
+// A proxy may connect, be silent for long, and send a request then. Go's does,
+// with the connection of a request that was cancelled while it was dialing.
+func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
+	read := func(c *preflight.Conn) ([]byte, error) { return io.ReadAll(struct{ io.Reader }{c}) }
+	for name, receive := range map[string]func(*preflight.Conn) ([]byte, error){
+		"Read": read,
+		"Read of a byte": func(c *preflight.Conn) (got []byte, err error) {
+			for b := make([]byte, 1); err == nil; {
+				var n int
+				n, err = c.Read(b)
+				got = append(got, b[:n]...)
+			}
+			return got, err
+		},
+		"WriteTo": func(c *preflight.Conn) ([]byte, error) {
+			var w bytes.Buffer
+			n, err := c.WriteTo(&w)
+			require.EqualValues(t, w.Len(), n)
+			return w.Bytes(), err
+		},
+	} {
+		for _, request := range []string{
+			watchPost,
+			"POST /a b HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n",
+			strings.Repeat("y", 20<<10) + " /x HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n",
+		} {
+			for _, piece := range []int{len(request), 1, 7} {
+				t.Run(fmt.Sprintf("%s/%.8s/%d", name, request, piece), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						client, c := watchSilent(t)
+						go func() {
+							for b := []byte(request); len(b) > 0; {
+								n, err := client.Write(b[:min(piece, len(b))])
+								if err != nil {
+									return
+								}
+								b = b[n:]
+							}
+						}()
+						got, err := receive(c)
+						require.ErrorContains(t, err, "an HTTP request on a connection that began as a plain one")
+						require.True(t, strings.HasPrefix(request, string(got)))
+						require.NotContains(t, string(got), "\n", "no line is whole")
+						require.True(t, client.server.closed.Load())
+						_, err = read(c)
+						require.Error(t, err)
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestWatchedConnIsPlain(t *testing.T) {
+	for _, sent := range []string{"\x00binary", "hello\n", "PUB /t x\r\nPOST / HTTP/1.1\r\n", "quit", "GET /", strings.Repeat("z", 64<<10)} {
+		for _, piece := range []int{len(sent), 1} {
+			t.Run(fmt.Sprintf("%.8q/%d", sent, piece), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					client, c := watchSilent(t)
+					go func() {
+						for b := []byte(sent); len(b) > 0; {
+							n, _ := client.Write(b[:min(piece, len(b))])
+							b = b[n:]
+						}
+					}()
+					// Nothing is held back: a client may wait for an answer
+					// to a word that is not a line yet.
+					half := make([]byte, (len(sent)+1)/2)
+					_, err := io.ReadFull(c, half)
+					require.NoError(t, err)
+					var w bytes.Buffer
+					done := make(chan error)
+					go func() {
+						_, err := c.WriteTo(&w)
+						done <- err
+					}()
+					synctest.Wait()
+					require.Equal(t, sent, string(half)+w.String())
+					client.Close()
+					require.NoError(t, <-done)
+				})
+			})
+		}
+	}
+}
+
+// A first line that fills the buffer undecided is handed on, and watched on.
+func TestWatchBeginsWhereSortingEnded(t *testing.T) {
+	const long = 16 << 10
+	for sent, http := range map[string]bool{
+		strings.Repeat("y", long) + " / HTTP/1.1\r\nSHUTDOWN\r\n":      true,
+		strings.Repeat("y", long) + "\nGET / HTTP/1.1\r\nSHUTDOWN\r\n": false,
+		"POST /a b" + strings.Repeat("c", long) + " HTTP/1.1\r\n\r\n":  true,
+		"POST /a b" + strings.Repeat("c", long) + "\r\n":               false,
+	} {
+		t.Run(fmt.Sprintf("%.10s/%v", sent, http), func(t *testing.T) {
+			l := listen(t, &preflight.PreflightListener{})
+			accepted := lisServe(t, l)
+			client := dialTCP(t, l.Addr())
+			go func() {
+				io.WriteString(client, sent)
+				client.CloseWrite()
+			}()
+			c := lisNext(t, accepted)
+			got, err := io.ReadAll(c)
+			if !http {
+				require.NoError(t, err)
+				require.True(t, sent == string(got))
+				return
+			}
+			require.ErrorContains(t, err, "an HTTP request")
+			require.NotContains(t, string(got), "\n")
+		})
+	}
+}
+
+// While a connection is watched, the writer of WriteTo is as free to fail as else.
+func TestWatchedConnWriteToFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, c := watchSilent(t)
+		go io.WriteString(client, "quit")
+		broken := errors.New("broken")
+		n, err := c.WriteTo(writerFunc(func(b []byte) (int, error) { return 1, broken }))
+		require.ErrorIs(t, err, broken)
+		require.EqualValues(t, 1, n)
+		go io.WriteString(client, "more")
+		n, err = c.WriteTo(writerFunc(func(b []byte) (int, error) { return 1, nil }))
+		require.ErrorIs(t, err, io.ErrShortWrite)
+		require.EqualValues(t, 1, n)
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
