@@ -401,3 +401,53 @@ func TestListenerOverTransportWithoutDeadlines(t *testing.T) {
 		})
 	}
 }
+
+// lisCounted counts how often it is closed.
+type lisCounted struct {
+	lisNoDeadlines
+	closes *atomic.Int64
+}
+
+func (c lisCounted) Close() error {
+	c.closes.Add(1)
+	return c.lisNoDeadlines.Close()
+}
+
+// The timer in place of a deadline goes with the handshake, however that ends:
+// it would hold the connection, and close it once more.
+func TestListenerLeavesNoTimer(t *testing.T) {
+	for _, sent := range []string{
+		"plain\n", lisRequest(), lisRequest("Do: exit"), lisRequest("Do: refuse"), "GET / HTTP/1.1\r\n\r\n",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := lisNewNet()
+			l := listen(t, &preflight.PreflightListener{
+				Listener: n, AllowPlain: true,
+				Authorize: func(r *http.Request) (http.Header, error) {
+					switch r.Header.Get("Do") {
+					case "exit":
+						runtime.Goexit()
+					case "refuse":
+						return nil, errLisOther
+					}
+					return nil, nil
+				},
+			})
+			accepted := lisServe(t, l)
+			ours, theirs := net.Pipe()
+			conn := lisCounted{lisNoDeadlines{&lisConn{Conn: theirs}}, new(atomic.Int64)}
+			n.backlog <- conn
+			go func() {
+				io.WriteString(ours, sent)
+				io.Copy(io.Discard, ours)
+			}()
+			synctest.Wait()
+			for range len(accepted) {
+				(<-accepted).Close()
+			}
+			ours.Close()
+			time.Sleep(time.Hour)
+			require.EqualValues(t, 1, conn.closes.Load(), "%q", sent)
+		})
+	}
+}

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisPlainKinds are what existing clients send. The byte before which it is not
-// yet known that no HTTP/1.x follows is the one behind decided.
+// lisPlainKinds are what existing clients send. With the last byte of decided,
+// and not before, it is known that this is no request line of HTTP/1.x.
 var lisPlainKinds = []struct{ name, decided, then string }{
 	{"binary", "\x00", "\x01\x02GET / HTTP/1.1\r\n\r\n"},
 	{"bytes above ASCII", "\xff", "\xfe\xfd"},

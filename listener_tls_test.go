@@ -68,8 +68,8 @@ func TestListenerOverTLS(t *testing.T) {
 	require.Empty(t, accepted)
 }
 
-// Neither does a client that stalls in its TLS handshake delay others, nor is
-// it handed on, nor does it stay.
+// A client that stalls in its TLS handshake delays nobody, is not handed on, and
+// does not stay.
 func TestListenerOverTLSStalledClients(t *testing.T) {
 	serverTLS, clientTLS := lisTLS(t)
 	for _, tt := range []struct {

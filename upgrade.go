@@ -211,6 +211,9 @@ func newExchange(c net.Conn) *exchange {
 // called by defer: where a transport of the caller's panics, the watch on the
 // context goes on.
 func (x *exchange) free() {
+	if x.timer != nil {
+		x.timer.Stop() // where Authorize ended the goroutine, nobody else has
+	}
 	if x.retire {
 		return
 	}

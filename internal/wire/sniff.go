@@ -24,9 +24,9 @@ const (
 // It is laxer than [ParseRequest] on purpose, because the body of whatever it
 // takes for plain reaches the application as data. A target may hold any byte
 // above SP: nginx passes a client's raw bytes >= 0x80 on. And where the second
-// word is a path, a line that ends with ` HTTP/1.x` is HTTP although more words
-// stand between: nginx with $uri or a capture in proxy_pass makes
-// `POST /a b HTTP/1.1` of /a%20b.
+// word is a path, a line that ends with ` HTTP/1.x` is HTTP whatever stands
+// between: nginx with $uri or a capture in proxy_pass makes `POST /a b HTTP/1.1`
+// of /a%20b.
 type Sniffer struct {
 	seen  int // of the buffer given to Next
 	state sniffState
@@ -86,18 +86,14 @@ func (s *Sniffer) feed(c byte) Verdict {
 			return More
 		}
 		if c <= ' ' {
-			return Plain
+			return s.contradiction(c)
 		}
 		if s.n == 0 {
 			s.path = c == '/'
 		}
 	case inVersion:
 		if c != version[s.n] {
-			if !s.path {
-				return Plain
-			}
-			s.enter(inDoubt)
-			return s.doubt(c)
+			return s.contradiction(c)
 		}
 		if s.n == len(version)-1 {
 			return HTTP
@@ -110,6 +106,15 @@ func (s *Sniffer) feed(c byte) Verdict {
 }
 
 func (s *Sniffer) enter(state sniffState) { s.state, s.n = state, 0 }
+
+// contradiction is where the line has ceased to be a request line.
+func (s *Sniffer) contradiction(c byte) Verdict {
+	if !s.path || c == 0 {
+		return Plain
+	}
+	s.enter(inDoubt)
+	return s.doubt(c)
+}
 
 // doubt looks for ending, a digit and the end of the line. n counts the bytes
 // of that which stand before c.
@@ -124,10 +129,10 @@ func (s *Sniffer) doubt(c byte) Verdict {
 		s.n == len(ending) && '0' <= c && c <= '9',
 		s.n == len(ending)+1 && c == '\r':
 		s.n++
+	case c == 0: // which no proxy lets through
+		return Plain
 	case c == ' ': // only the first byte of ending is one
 		s.n = 1
-	case c < ' ' && c != '\t' && c != '\r':
-		return Plain
 	default:
 		s.n = 0
 	}
