@@ -77,11 +77,9 @@ func (h *handover) conn(c net.Conn) *Conn {
 // answers what is HTTP. The head of an upgrade request is kept in dst.
 func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	n, watch, err := x.sort(p)
-	if evicted := x.settled(); err != nil {
+	x.settle()
+	if err != nil {
 		return handover{}, err
-	} else if evicted {
-		// The bytes that it was evicted for the want of came after all.
-		x.doBy(x.deadline)
 	}
 	if n == 0 {
 		if p.refusePlain {
@@ -282,7 +280,7 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 		b = append(b, body...)
 	}
 	e.Header = header
-	x.settled()
+	x.settle()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	if _, err := x.conn.Write(b); err != nil {
 		return e

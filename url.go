@@ -2,12 +2,9 @@ package preflight
 
 import (
 	"context"
-	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -226,81 +223,6 @@ func (t Target) String() string {
 		u.RawQuery = "http_preflight=true"
 	}
 	return u.Redacted()
-}
-
-// DialURL dials what rawURL names, see [ParseURL]. With http_preflight=true it
-// performs the upgrade as DialContext does, with the path of the URL as Path
-// and its userinfo, if there is any, as Basic credentials (RFC 7617); the
-// connection is a [*Conn]. Without it, it dials the host itself, with TLS for
-// tcps, and the path and the userinfo are for the application, by ParseURL.
-//
-// The scheme decides about TLS: tcps uses TLSConfig, or a zero one if there is
-// none, and tcp with a TLSConfig is an error. Path must be empty, and Header
-// without Authorization if the URL has userinfo. Options are applied to the TCP
-// connection that NetDialer returns; bind needs a NetDialer that is nil or a
-// [*net.Dialer].
-func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn, error) {
-	t, err := ParseURL(rawURL)
-	if err != nil {
-		return nil, err
-	}
-	at := *d
-	if at.NetDialer, err = t.dialer(d.NetDialer); err != nil {
-		return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
-	}
-	switch {
-	case d.Path != "":
-		return nil, fmt.Errorf("preflight: dial %s: the path is that of the URL; leave PreflightDialer.Path empty", t)
-	case !t.TLS && d.TLSConfig != nil:
-		return nil, fmt.Errorf("preflight: dial %s: the scheme tcp is without TLS although TLSConfig is set; use tcps", t)
-	case t.TLS && d.TLSConfig == nil:
-		at.TLSConfig = new(tls.Config)
-	}
-	if !t.Preflight {
-		return at.dialPlain(ctx, t)
-	}
-	at.Path = t.Path
-	if t.User != nil {
-		if at.Header, err = withBasic(d.Header, t.User); err != nil {
-			return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
-		}
-	}
-	return at.DialContext(ctx, "tcp", t.Address)
-}
-
-// dialPlain dials without an upgrade.
-func (d *PreflightDialer) dialPlain(ctx context.Context, t *Target) (net.Conn, error) {
-	c, err := d.NetDialer.DialContext(ctx, "tcp", t.Address)
-	if err != nil || !t.TLS {
-		return c, err
-	}
-	config := d.TLSConfig.Clone()
-	if config.ServerName == "" {
-		config.ServerName = serverName("tcp", t.Address)
-	}
-	tc, err := handshakeTLS(ctx, c, config, d.deadline())
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	return tc, nil
-}
-
-func withBasic(h http.Header, user *url.Userinfo) (http.Header, error) {
-	for name := range h {
-		if strings.EqualFold(name, "Authorization") {
-			return nil, errors.New("the URL has credentials although Header has Authorization")
-		}
-	}
-	password, _ := user.Password()
-	if strings.Contains(user.Username(), ":") {
-		return nil, errors.New("the user name holds a colon, which Basic credentials cannot: RFC 7617 §2")
-	}
-	if h = h.Clone(); h == nil {
-		h = make(http.Header)
-	}
-	h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
-	return h, nil
 }
 
 // dialer is next with the options of the target.

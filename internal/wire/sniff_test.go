@@ -120,6 +120,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"GET / HTT\r\n":                {9, wire.Plain},
 		"PUB /t {\"a\": 1}\r\n":        {7, wire.Plain},
 		"PUB /t x HTTP/1.1 y\r\n":      {7, wire.Plain},
+		"PUB /t x HTTP/1.\n":           {7, wire.Plain},
 		"PUB /t x HTTP/1.\r\n":         {7, wire.Plain},
 		"PUB /t x HTTP/1.1\r\r\n":      {7, wire.Plain},
 		"PUB /t xHTTP/1.1\r\n":         {7, wire.Plain},

@@ -1,0 +1,241 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// A head of up to firstRead bytes that arrives in one segment costs one Read;
+// it is also what a peer that stalls in its head can hold. Only a longer head
+// is worth more memory.
+const (
+	firstRead  = 512
+	secondRead = 4 << 10
+)
+
+// An exchange is one handshake in either role: the connection, what has been
+// read from it, and what bounds it in time. Exchanges are pooled.
+type exchange struct {
+	conn     net.Conn
+	buf      []byte // read and not yet consumed
+	consumed int    // what has been, of the bytes that limit counts
+
+	ctx      context.Context
+	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
+	timer    *time.Timer // in place of deadlines, for a connection that has none
+	stop     func() bool // ends the watch on ctx
+	retire   bool        // an interruption may still be running: not for the pool
+
+	// mu orders the changes of the deadline, so that none of them undoes an
+	// interruption.
+	mu          sync.Mutex
+	interrupted bool // by ctx: nothing more may be done on the connection
+	waiting     bool // for bytes of the client; what follows is our work
+	evicted     bool // by the listener, while it was waiting
+	place       place
+
+	interrupt func()
+	first     [firstRead]byte
+}
+
+var exchanges = sync.Pool{New: func() any {
+	x := new(exchange)
+	x.interrupt = x.cutOff
+	return x
+}}
+
+func newExchange(c net.Conn) *exchange {
+	x := exchanges.Get().(*exchange)
+	x.conn = c
+	x.buf = x.first[:0]
+	return x
+}
+
+// free gives the exchange back. Nothing of it may be used afterwards. It is not
+// called by defer: where a transport of the caller's panics, the watch on the
+// context goes on.
+func (x *exchange) free() {
+	if x.timer != nil {
+		x.timer.Stop() // where Authorize ended the goroutine, nobody else has
+	}
+	if x.retire {
+		return
+	}
+	// All of it: what was read holds credentials.
+	*x = exchange{interrupt: x.interrupt}
+	exchanges.Put(x)
+}
+
+// longAgo is a deadline that interrupts what is blocked now.
+var longAgo = time.Unix(1, 0)
+
+// cutOff ends what is blocked on the connection. A transport without
+// deadlines, such as a channel of an SSH connection, can only be closed.
+func (x *exchange) cutOff() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.interrupted = true
+	if x.conn.SetDeadline(longAgo) != nil {
+		closeBottom(x.conn)
+	}
+}
+
+// finishBy bounds what is left to do on a connection that is lost to the
+// application, until the returned function is called.
+func (x *exchange) finishBy(t time.Time) (stop func() bool) {
+	if x.doBy(t) == nil {
+		return func() bool { return true }
+	}
+	c := x.conn
+	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
+}
+
+// closeBottom closes the transport at the bottom of c. Closing a TLS layer above
+// it could block: that sends a last message, which without deadlines waits for
+// the peer to read.
+func closeBottom(c net.Conn) {
+	for {
+		layer, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			c.Close()
+			return
+		}
+		c = layer.NetConn()
+	}
+}
+
+// evict ends a handshake that waits for bytes, and reports whether it did.
+func (x *exchange) evict() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.waiting || x.evicted {
+		return false
+	}
+	x.evicted = true
+	if x.conn.SetReadDeadline(longAgo) != nil {
+		closeBottom(x.conn)
+	}
+	return true
+}
+
+// settle ends the time in which the handshake can be evicted. One that was, and
+// whose bytes came after all, goes on: it only reads no more.
+func (x *exchange) settle() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting = false
+}
+
+// readBy sets the deadline of reading.
+func (x *exchange) readBy(t time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.interrupted && !(x.waiting && x.evicted) {
+		x.conn.SetReadDeadline(t)
+	}
+}
+
+// doBy sets the deadline of reading and writing.
+func (x *exchange) doBy(t time.Time) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.interrupted || x.waiting && x.evicted {
+		return nil
+	}
+	return x.conn.SetDeadline(t)
+}
+
+// begin bounds the handshake by ctx and by deadline, which may be zero. The
+// deadline of ctx is left to ctx, whose cause is the error then.
+func (x *exchange) begin(ctx context.Context, deadline time.Time) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	x.ctx, x.deadline = ctx, deadline
+	if err := x.doBy(deadline); err != nil && !deadline.IsZero() {
+		c := x.conn
+		x.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
+	}
+	if ctx.Done() != nil {
+		x.stop = context.AfterFunc(ctx, x.interrupt)
+	}
+	return nil
+}
+
+// end stops what begin started. It returns nil if the handshake, which ended
+// with err, is good and the connection is free of its bounds; else the reason.
+func (x *exchange) end(err error) error {
+	if x.stop != nil && !x.stop() {
+		// The interruption has begun and will poison the connection, now or
+		// later: the handshake failed, whatever has arrived (golang/go#16523).
+		x.retire = true
+		return x.because(err, context.Cause(x.ctx))
+	}
+	expired := x.timer != nil && !x.timer.Stop()
+	switch {
+	case expired, isTimeout(err):
+		return x.because(err, os.ErrDeadlineExceeded)
+	case err != nil:
+		return err
+	case x.timer == nil:
+		// A pipe whose other end has been closed reports that here, although
+		// there may be bytes to read that came before.
+		x.conn.SetDeadline(time.Time{})
+	}
+	return nil
+}
+
+func isTimeout(err error) bool {
+	if err == nil { // before t, which is allocated
+		return false
+	}
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// because replaces the symptom of an interrupted handshake by its cause, and
+// keeps the stage. A refusal stays one: the answer says more than the clock.
+func (x *exchange) because(err, cause error) error {
+	var refusal *StatusError
+	var at *stageError
+	switch {
+	case errors.As(err, &refusal):
+		return err
+	case errors.As(err, &at):
+		return &stageError{at.stage, cause}
+	}
+	return cause
+}
+
+// read reads more, until limit bytes have been read in all.
+func (x *exchange) read(limit int) error {
+	room := limit - x.consumed - len(x.buf)
+	if len(x.buf) == cap(x.buf) {
+		size := max(secondRead, len(x.buf))
+		if len(x.buf) >= secondRead {
+			size = len(x.buf) + room
+		}
+		grown := make([]byte, len(x.buf), size)
+		copy(grown, x.buf)
+		x.buf = grown
+	}
+	free := x.buf[len(x.buf):cap(x.buf)]
+	free = free[:min(len(free), room)]
+	// A transport may return nothing without an error, but not for ever.
+	for range 100 {
+		n, err := x.conn.Read(free)
+		if n > 0 {
+			x.buf = x.buf[:len(x.buf)+n]
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return io.ErrNoProgress
+}
