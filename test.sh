@@ -68,7 +68,7 @@ fuzz() { # fuzz PACKAGE PATHSPEC...
   shift
   for target in $(git grep -ohE '^func Fuzz[A-Za-z]+' -- "$@" | cut -c6-); do
     say "$package: $target"
-    go test -run '^$' -fuzz "^$target\$" -fuzztime 20000x "$package"
+    go test -run '^$' -fuzz "^$target\$" -fuzztime 20000x -fuzzminimizetime 10x "$package"
   done
 }
 fuzz ./internal/wire 'internal/wire/*_test.go'

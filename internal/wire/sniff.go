@@ -109,7 +109,7 @@ func (s *Sniffer) enter(state sniffState) { s.state, s.n = state, 0 }
 
 // contradiction is where the line has ceased to be a request line.
 func (s *Sniffer) contradiction(c byte) Verdict {
-	if !s.path || c == 0 {
+	if !s.path {
 		return Plain
 	}
 	s.enter(inDoubt)
@@ -143,9 +143,6 @@ func (s *Sniffer) doubt(c byte) Verdict {
 // be buffered: a target of the forms that reverse proxies forward (RFC 9112
 // §3.2.1, §3.2.2) makes it HTTP, anything else a plain protocol with a long line.
 func (s *Sniffer) AtLimit(b []byte) Verdict {
-	if s.state == inMethod {
-		return Plain
-	}
 	target := b[bytes.IndexByte(b, ' ')+1:]
 	if s.path || hasPrefixFold(target, "http://") || hasPrefixFold(target, "https://") {
 		return HTTP
