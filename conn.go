@@ -36,9 +36,18 @@ type Conn struct {
 	young    atomic.Bool
 	mu       sync.Mutex
 	closed   bool
-	rest     []byte        // arrived behind the handshake, and not yet read
-	deadline time.Time     // of Read, as long as the connection is young
-	watch    *wire.Sniffer // of a plain connection that may yet turn out to be HTTP
+	rest     []byte    // arrived behind the handshake, and not yet read
+	deadline time.Time // of Read, as long as the connection is young
+	watch    *watch
+}
+
+// A watch looks on at a plain connection that may yet turn out to be HTTP.
+type watch struct {
+	// reading makes one step of a Read and the look at what it has read, so
+	// that no other Read returns what follows a request line.
+	reading sync.Mutex
+	sniffer wire.Sniffer
+	verdict wire.Verdict
 }
 
 // errHTTP is the end of a connection that was taken for plain.
@@ -48,7 +57,7 @@ var errHTTP = errors.New("an HTTP request on a connection that began as a plain 
 type heads struct{ request, answer []byte }
 
 // newConn takes ownership of heads, rest and watch.
-func newConn(c net.Conn, heads heads, rest []byte, watch *wire.Sniffer) *Conn {
+func newConn(c net.Conn, heads heads, rest []byte, watch *watch) *Conn {
 	conn := &Conn{conn: c, heads: heads, watch: watch}
 	conn.keep(rest)
 	return conn
@@ -107,28 +116,46 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if n, err, ok := c.readRest(b); ok {
 		return n, err
 	}
-	n, err := c.conn.Read(b)
-	if c.isHTTP(b[:n]) {
-		clear(b[:n])
-		c.Close()
+	c.mu.Lock()
+	w := c.watch
+	c.mu.Unlock()
+	if w == nil {
+		return c.conn.Read(b)
+	}
+	return c.readWatched(w, b)
+}
+
+func (c *Conn) readWatched(w *watch, b []byte) (n int, err error) {
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	// Also when it has been closed, TLS gives out what it has decrypted.
+	if w.verdict != wire.HTTP {
+		n, err = c.conn.Read(b)
+	}
+	if w.verdict == wire.More {
+		w.look(b[:n])
+		switch w.verdict {
+		case wire.Plain:
+			c.mu.Lock()
+			c.watch = nil
+			c.keep(c.rest)
+			c.mu.Unlock()
+		case wire.HTTP:
+			clear(b[:n])
+			c.Close()
+		}
+	}
+	if w.verdict == wire.HTTP {
 		return 0, c.opError("read", errHTTP)
 	}
 	return n, err
 }
 
-// isHTTP shows the watch, if there is one, what has been read.
-func (c *Conn) isHTTP(b []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.watch == nil {
-		return false
+// look comes to a verdict as soon as there is one.
+func (w *watch) look(b []byte) {
+	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {
+		w.verdict = v
 	}
-	v := c.watch.Feed(b)
-	if v == wire.Plain {
-		c.watch = nil
-		c.keep(c.rest)
-	}
-	return v == wire.HTTP
 }
 
 func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
@@ -163,7 +190,6 @@ func (c *Conn) keep(rest []byte) {
 func (c *Conn) drop() {
 	c.mu.Lock()
 	c.closed = true
-	c.watch = nil
 	c.keep(nil)
 	c.mu.Unlock()
 }
@@ -179,33 +205,38 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	if c.young.Load() {
 		n, err := c.writeRest(w)
 		written = int64(n)
-		for buf := make([]byte, 4<<10); err == nil && c.young.Load(); written += int64(n) {
-			n, err = c.copySome(w, buf)
-		}
-		if err == io.EOF {
-			return written, nil
-		}
 		if err != nil {
 			return written, err
+		}
+		for buf := make([]byte, 4<<10); c.young.Load(); {
+			n, readErr := c.Read(buf)
+			if n, err = write(w, buf[:n]); err != nil {
+				return written + int64(n), err
+			}
+			written += int64(n)
+			if readErr == io.EOF {
+				return written, nil
+			}
+			if readErr != nil {
+				return written, readErr
+			}
 		}
 	}
 	n, err := io.Copy(w, c.conn)
 	return written + n, err
 }
 
-// copySome copies what one Read returns.
-func (c *Conn) copySome(w io.Writer, buf []byte) (int, error) {
-	n, readErr := c.Read(buf)
-	if n > 0 {
-		m, err := w.Write(buf[:n])
-		if err == nil && m < n {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return m, err
-		}
+// write writes all of b to w, which may be faulty: what it returns is checked.
+func write(w io.Writer, b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
 	}
-	return n, readErr
+	n, err := w.Write(b)
+	n = min(max(n, 0), len(b))
+	if n < len(b) && err == nil {
+		err = io.ErrShortWrite
+	}
+	return n, err
 }
 
 // writeRest takes the rest, and puts back what w does not. The lock is not held
@@ -225,11 +256,7 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 	}
 	c.rest = nil
 	c.mu.Unlock()
-	n, err := w.Write(rest)
-	n = min(max(n, 0), len(rest)) // what a faulty Writer returns is no index
-	if n < len(rest) && err == nil {
-		err = io.ErrShortWrite
-	}
+	n, err := write(w, rest)
 	c.mu.Lock()
 	if !c.closed {
 		c.keep(rest[n:])
@@ -260,8 +287,8 @@ func (c *Conn) CloseWrite() error {
 	return c.opError("close", fmt.Errorf("CloseWrite on %T: %w", c.conn, errors.ErrUnsupported))
 }
 
-// CloseRead ends the direction from the peer and drops what has arrived. It is
-// an error wrapping [errors.ErrUnsupported] if the connection below cannot do that.
+// CloseRead ends the direction from the peer and drops what arrived with the
+// handshake. It is an error wrapping [errors.ErrUnsupported] if the connection below cannot do that.
 func (c *Conn) CloseRead() error {
 	if h, ok := c.conn.(interface{ CloseRead() error }); ok {
 		c.drop()

@@ -34,7 +34,7 @@ type exchange struct {
 	// mu orders the changes of the deadline, so that none of them undoes an
 	// interruption.
 	mu          sync.Mutex
-	interrupted bool // by ctx: nothing more may be done on the connection
+	interrupted bool // nothing more may be done on the connection
 	waiting     bool // for bytes of the client; what follows is our work
 	evicted     bool // by the listener, while it was waiting
 	place       place
@@ -81,7 +81,7 @@ func (x *exchange) cutOff() {
 	defer x.mu.Unlock()
 	x.interrupted = true
 	if x.conn.SetDeadline(longAgo) != nil {
-		closeBottom(x.conn)
+		go closeBottom(x.conn) // it may block, and the listener's lock is held
 	}
 }
 
@@ -118,7 +118,8 @@ func (x *exchange) evict() bool {
 	}
 	x.evicted = true
 	if x.conn.SetReadDeadline(longAgo) != nil {
-		closeBottom(x.conn)
+		x.interrupted = true
+		go closeBottom(x.conn)
 	}
 	return true
 }
@@ -149,6 +150,8 @@ func (x *exchange) doBy(t time.Time) error {
 	}
 	return x.conn.SetDeadline(t)
 }
+
+var errInterrupted = errors.New("the handshake was interrupted")
 
 // begin bounds the handshake by ctx and by deadline, which may be zero. The
 // deadline of ctx is left to ctx, whose cause is the error then.
@@ -182,10 +185,17 @@ func (x *exchange) end(err error) error {
 		return x.because(err, os.ErrDeadlineExceeded)
 	case err != nil:
 		return err
-	case x.timer == nil:
-		// A pipe whose other end has been closed reports that here, although
-		// there may be bytes to read that came before.
-		x.conn.SetDeadline(time.Time{})
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.interrupted {
+		return errInterrupted
+	}
+	// A transport may have deadlines for reading alone. A pipe whose other end
+	// has been closed reports that here, although there may be bytes to read
+	// that came before.
+	if x.conn.SetDeadline(time.Time{}) != nil {
+		x.conn.SetReadDeadline(time.Time{})
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ var (
 type handover struct {
 	heads heads
 	rest  []byte        // arrived behind the head; not to be kept
-	watch *wire.Sniffer // of what may yet turn out to be HTTP
+	watch *watch        // of what may yet turn out to be HTTP
 	req   *http.Request // nil if nobody has looked at it
 }
 
@@ -120,7 +120,7 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 // of the HTTP head that x.buf begins with, or 0 for a plain connection: with a
 // watch if the client has not said enough to be sure. A reverse proxy may
 // connect long before it has a request to send.
-func (x *exchange) sort(p *policy) (int, *wire.Sniffer, error) {
+func (x *exchange) sort(p *policy) (int, *watch, error) {
 	// A TLS layer below us shakes hands now, under the whole deadline: left
 	// to the first Read, it would fail for good at the earlier deadline of
 	// PlainAfter.
@@ -160,8 +160,8 @@ func (x *exchange) sort(p *policy) (int, *wire.Sniffer, error) {
 	return n, nil, err
 }
 
-// watchOf copies a sniffer to where it outlives the handshake.
-func watchOf(s wire.Sniffer) *wire.Sniffer { return &s }
+// watchOf goes on where the sniffer has come to.
+func watchOf(s wire.Sniffer) *watch { return &watch{sniffer: s} }
 
 // requestHead reads until x.buf begins with a head, and returns its length.
 func (x *exchange) requestHead(p *policy) (int, error) {
