@@ -2,9 +2,11 @@ package preflight_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -156,6 +158,10 @@ func TestWatchedConnWriteToFails(t *testing.T) {
 		n, err := c.WriteTo(writerFunc(func(b []byte) (int, error) { return 1, broken }))
 		require.ErrorIs(t, err, broken)
 		require.EqualValues(t, 1, n)
+		go io.WriteString(client, "and")
+		n, err = c.WriteTo(writerFunc(func(b []byte) (int, error) { return 0, io.EOF }))
+		require.ErrorIs(t, err, io.EOF, "the writer's, which is no end of the copy")
+		require.Zero(t, n)
 		go io.WriteString(client, "more")
 		n, err = c.WriteTo(writerFunc(func(b []byte) (int, error) { return 1, nil }))
 		require.ErrorIs(t, err, io.ErrShortWrite)
@@ -166,3 +172,64 @@ func TestWatchedConnWriteToFails(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// watchOverTCP is as watchSilent, over TCP and l.
+func watchOverTCP(t *testing.T, l *preflight.PreflightListener, dial func(net.Addr) net.Conn) (net.Conn, *preflight.Conn) {
+	t.Helper()
+	l.PlainAfter = time.Millisecond
+	accepted := lisServe(t, listen(t, l))
+	client := dial(l.Addr())
+	return client, lisNext(t, accepted)
+}
+
+// A TLS connection gives out what it has decrypted although it has been closed.
+func TestWatchedConnOverTLS(t *testing.T) {
+	server, config := lisTLS(t)
+	client, c := watchOverTCP(t, &preflight.PreflightListener{Listener: tls.NewListener(listenTCP(t), server)}, func(a net.Addr) net.Conn {
+		c, err := tls.Dial("tcp", a.String(), config)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		return c
+	})
+	_, err := io.WriteString(client, watchPost)
+	require.NoError(t, err)
+	b := make([]byte, 20)
+	for range len(watchPost) {
+		n, err := c.Read(b)
+		require.Zero(t, n)
+		require.ErrorContains(t, err, "an HTTP request")
+	}
+	var w bytes.Buffer
+	_, err = c.WriteTo(&w)
+	require.ErrorContains(t, err, "an HTTP request")
+	require.Zero(t, w.Len())
+}
+
+// Of two Reads at once, none returns what follows the line at which the other looks.
+func TestWatchedConnConcurrentReads(t *testing.T) {
+	for range 50 {
+		client, c := watchOverTCP(t, &preflight.PreflightListener{}, func(a net.Addr) net.Conn { return dialTCP(t, a) })
+		got := make(chan []byte, 2)
+		for range cap(got) {
+			go func() {
+				b := make([]byte, 16)
+				n, err := c.Read(b)
+				for ; err == nil; n, err = c.Read(b) {
+					got <- bytes.Clone(b[:n])
+				}
+				got <- nil
+			}()
+		}
+		_, err := io.WriteString(client, "POST /x HTTP/1.1\r\n\r\nSHUTDOWN\r\n")
+		require.NoError(t, err)
+		for ended := 0; ended < cap(got); {
+			b := <-got
+			if b == nil {
+				ended++
+			}
+			require.NotContains(t, string(b), "\n")
+			require.NotContains(t, string(b), "SHUT")
+		}
+		c.Close()
+	}
+}

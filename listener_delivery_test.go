@@ -451,3 +451,73 @@ func TestListenerLeavesNoTimer(t *testing.T) {
 		})
 	}
 }
+
+// lisReadDeadlines has deadlines for reading alone, and says so late.
+type lisReadDeadlines struct{ net.Conn }
+
+func (c lisReadDeadlines) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return errors.ErrUnsupported
+}
+
+// What a transport took of a deadline does not outlive the handshake.
+func TestListenerHalfADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		go io.WriteString(ours, lisRequest())
+		go io.ReadFull(ours, make([]byte, 4<<10)) // the 101
+		c, err := preflight.Server(t.Context(), lisReadDeadlines{theirs})
+		require.NoError(t, err)
+		defer c.Close()
+		time.Sleep(time.Hour)
+		go io.WriteString(ours, "late")
+		lisSkip(t, c, "late")
+	})
+}
+
+// lisStuck is a transport without deadlines whose Close waits.
+type lisStuck struct {
+	lisNoDeadlines
+	release chan struct{}
+}
+
+func (c lisStuck) Close() error {
+	<-c.release
+	return c.lisNoDeadlines.Close()
+}
+
+// Neither Close nor a new client waits for the Close of a transport.
+func TestListenerTransportStuckInClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		l := listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2})
+		accepted := lisServe(t, l)
+		release := make(chan struct{})
+		for range 2 {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			n.backlog <- lisStuck{lisNoDeadlines{&lisConn{Conn: theirs}}, release}
+			go io.WriteString(ours, "GET")
+			synctest.Wait()
+			time.Sleep(time.Second)
+		}
+		// One of them is evicted, and does not go. The listener lives: a
+		// handshake of another kind would find its lock free.
+		last := n.dial(t)
+		synctest.Wait()
+		closed := make(chan error)
+		go func() { closed <- l.Close() }()
+		synctest.Wait()
+		select {
+		case err := <-closed:
+			require.NoError(t, err)
+		default:
+			require.Fail(t, "Close waits for a transport")
+		}
+		require.Empty(t, accepted)
+		last.Close()
+		close(release)
+		synctest.Wait()
+	})
+}
