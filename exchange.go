@@ -56,9 +56,9 @@ func newExchange(c net.Conn) *exchange {
 	return x
 }
 
-// free gives the exchange back. Nothing of it may be used afterwards. It is not
-// called by defer: where a transport of the caller's panics, the watch on the
-// context goes on.
+// free gives the exchange back. Nothing of it may be used afterwards. Where there
+// is a watch on a context it must not be called by defer: when a transport of
+// the caller's panics, that watch goes on.
 func (x *exchange) free() {
 	if x.timer != nil {
 		x.timer.Stop() // where Authorize ended the goroutine, nobody else has
