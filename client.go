@@ -24,10 +24,9 @@ const (
 )
 
 // request sends the upgrade request and waits for the 101; x.buf then holds what
-// followed it.
-// Nothing is sent ahead of the 101 (RFC 9931 §3): Go's ReverseProxy and Caddy
-// 2.6 lose early bytes without a word, and a server that refuses the upgrade
-// would read them as its next request.
+// followed it. Nothing is sent ahead of the 101 (RFC 9931 §3): Go's ReverseProxy
+// and Caddy 2.6 lose early bytes without a word, and a server that refuses the
+// upgrade would read them as its next request.
 func (x *exchange) request(u *upgrade) (heads, error) {
 	// Room for the answer that is to be kept beside the request.
 	size := len(u.target) + len(u.host) + len(u.protocol) + 256
@@ -44,12 +43,12 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		// 431): then the answer, if it arrived, is the better error.
 		var refusal *StatusError
 		defer x.finishBy(x.soon())()
-		if _, _, answer := x.response(u); errors.As(answer, &refusal) {
+		if _, _, answer := x.response(); errors.As(answer, &refusal) {
 			err = refusal
 		}
 		return heads{}, err
 	}
-	r, n, err := x.response(u)
+	r, n, err := x.response()
 	if err != nil {
 		return heads{}, err
 	}
@@ -62,7 +61,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 }
 
 // response reads until it has a 101, whose head are the first n bytes of x.buf.
-func (x *exchange) response(u *upgrade) (r wire.Response, n int, err error) {
+func (x *exchange) response() (r wire.Response, n int, err error) {
 	const stage = "wait for the 101"
 	for range maxInterim + 1 {
 		if n, err = x.responseHead(); err != nil {

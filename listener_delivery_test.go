@@ -460,6 +460,26 @@ func (c lisReadDeadlines) SetDeadline(t time.Time) error {
 	return errors.ErrUnsupported
 }
 
+// lisOnlyReadDeadlines has no SetDeadline at all.
+type lisOnlyReadDeadlines struct{ net.Conn }
+
+func (lisOnlyReadDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// The deadline by which PlainAfter waits does not outlive the handshake.
+func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lisNewNet()
+		accepted := lisServe(t, listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Second}))
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		n.backlog <- lisOnlyReadDeadlines{theirs}
+		time.Sleep(time.Hour)
+		c := lisNext(t, accepted)
+		go io.WriteString(ours, "late\n")
+		lisSkip(t, c, "late\n")
+	})
+}
+
 // What a transport took of a deadline does not outlive the handshake.
 func TestListenerHalfADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
