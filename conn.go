@@ -25,7 +25,9 @@ import (
 // TLS facts and net.Buffers (writev) go through [Conn.NetConn], on which
 // writing is safe at any time and reading once Conn has been read.
 type Conn struct {
-	conn net.Conn
+	conn    net.Conn
+	remote  net.Addr // the client's; nil: that of conn
+	onClose func()   // called once
 
 	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
@@ -53,12 +55,14 @@ type watch struct {
 // errHTTP is the end of a connection that was taken for plain.
 var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
 
-// heads are what a handshake consisted of; zero for a plain connection.
+// heads are what a handshake consisted of; zero for a plain connection. The
+// request is not kept where there is an http.Request from the beginning.
 type heads struct{ request, answer []byte }
 
-// newConn takes ownership of heads, rest and watch.
-func newConn(c net.Conn, heads heads, rest []byte, watch *watch) *Conn {
-	conn := &Conn{conn: c, heads: heads, watch: watch}
+// newConn takes ownership of heads, rest and watch. remote is nil where the
+// client's address is that of c.
+func newConn(c net.Conn, remote net.Addr, heads heads, rest []byte, watch *watch) *Conn {
+	conn := &Conn{conn: c, remote: remote, heads: heads, watch: watch}
 	conn.keep(rest)
 	return conn
 }
@@ -68,13 +72,10 @@ func newConn(c net.Conn, heads heads, rest []byte, watch *watch) *Conn {
 // found here; on the client's side the one that was sent. It is nil for a
 // plain connection. Callers must not modify it.
 func (c *Conn) Request() *http.Request {
-	if c.heads.request == nil {
-		return nil
-	}
-	if r := c.req.Load(); r != nil {
+	if r := c.req.Load(); r != nil || c.heads.request == nil {
 		return r
 	}
-	r, err := newRequest(c.heads.request, c.conn)
+	r, err := newRequest(c.heads.request, c.conn, c.RemoteAddr())
 	if err != nil {
 		return nil
 	}
@@ -88,7 +89,7 @@ func (c *Conn) Request() *http.Request {
 // protocol that was chosen. It is nil for a plain connection. Callers must not
 // modify it.
 func (c *Conn) Response() *http.Response {
-	if c.heads.request == nil {
+	if c.heads.answer == nil {
 		return nil
 	}
 	if r := c.resp.Load(); r != nil {
@@ -186,12 +187,14 @@ func (c *Conn) keep(rest []byte) {
 	c.young.Store(rest != nil || c.watch != nil)
 }
 
-// drop gives the rest up for good.
-func (c *Conn) drop() {
+// drop gives the rest up for good, and returns it.
+func (c *Conn) drop() []byte {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := c.rest
 	c.closed = true
 	c.keep(nil)
-	c.mu.Unlock()
+	return rest
 }
 
 // Write writes to the connection.
@@ -274,7 +277,15 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.conn, r) 
 // been read is dropped.
 func (c *Conn) Close() error {
 	c.drop()
-	return c.conn.Close()
+	err := c.conn.Close()
+	c.mu.Lock()
+	onClose := c.onClose
+	c.onClose = nil
+	c.mu.Unlock()
+	if onClose != nil {
+		onClose()
+	}
+	return err
 }
 
 // CloseWrite ends the direction to the peer (half-close). It is an error
@@ -300,9 +311,15 @@ func (c *Conn) CloseRead() error {
 // LocalAddr is the local address of the connection.
 func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 
-// RemoteAddr is the remote address of the connection: behind a proxy, the
-// proxy's. It never blocks.
-func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+// RemoteAddr is the address of the peer. On a connection that a
+// [PreflightListener] has accepted it is the client's, as far as its
+// TrustedProxies are believed. It was found out before Accept returned.
+func (c *Conn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.conn.RemoteAddr()
+}
 
 // SetDeadline sets both deadlines, as [net.Conn] says.
 func (c *Conn) SetDeadline(t time.Time) error {
@@ -327,7 +344,7 @@ func (c *Conn) restDeadline(t time.Time, err error) error {
 	return err
 }
 
-func (c *Conn) opError(op string, err error) error { return opError(op, c.conn, err) }
+func (c *Conn) opError(op string, err error) error { return opError(op, c, err) }
 
 // opError describes an error of the connection as package net does.
 func opError(op string, c net.Conn, err error) error {

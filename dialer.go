@@ -203,7 +203,10 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, u *upgrade,
 	return u.do(ctx, tc, deadline)
 }
 
-const stageTLS = "TLS handshake"
+const (
+	stageTLS = "TLS handshake"
+	alpnHTTP = "http/1.1" // RFC 7301 §6
+)
 
 // handshakeTLS bounds a TLS handshake by ctx and by deadline, which may be zero.
 func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time) (*tls.Conn, error) {
@@ -250,11 +253,11 @@ func (d *PreflightDialer) tlsConfig(network, address string) (*tls.Config, error
 	if d.TLSConfig == nil {
 		return nil, nil
 	}
-	if offered := d.TLSConfig.NextProtos; len(offered) > 0 && !slices.Contains(offered, "http/1.1") {
+	if offered := d.TLSConfig.NextProtos; len(offered) > 0 && !slices.Contains(offered, alpnHTTP) {
 		return nil, fmt.Errorf("preflight: TLSConfig.NextProtos %q lacks http/1.1; HTTP/2 has no Upgrade", offered)
 	}
 	config := d.TLSConfig.Clone()
-	config.NextProtos = []string{"http/1.1"}
+	config.NextProtos = []string{alpnHTTP}
 	if config.ServerName == "" {
 		config.ServerName = serverName(network, address)
 	}

@@ -21,9 +21,12 @@ const (
 // An exchange is one handshake in either role: the connection, what has been
 // read from it, and what bounds it in time. Exchanges are pooled.
 type exchange struct {
-	conn     net.Conn
-	buf      []byte // read and not yet consumed
-	consumed int    // what has been, of the bytes that limit counts
+	conn     net.Conn // the uppermost layer so far
+	base     net.Conn // the lowest, that of the caller
+	remote   net.Addr // the client's, where it is not that of conn
+	buf      []byte   // read and not yet consumed
+	consumed int      // what has been, of the bytes that limit counts
+	broken   error    // of reading, after which nothing more is read
 
 	ctx      context.Context
 	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
@@ -51,7 +54,7 @@ var exchanges = sync.Pool{New: func() any {
 
 func newExchange(c net.Conn) *exchange {
 	x := exchanges.Get().(*exchange)
-	x.conn = c
+	x.conn, x.base = c, c
 	x.buf = x.first[:0]
 	return x
 }
@@ -122,6 +125,13 @@ func (x *exchange) evict() bool {
 		go closeBottom(x.conn)
 	}
 	return true
+}
+
+// await begins a time in which the handshake can be evicted: it waits for bytes.
+func (x *exchange) await() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting = true
 }
 
 // settle ends the time in which the handshake can be evicted. One that was, and
@@ -222,30 +232,53 @@ func (x *exchange) because(err, cause error) error {
 	return cause
 }
 
-// read reads more, until limit bytes have been read in all.
+// addr is the address of the client as far as it is known.
+func (x *exchange) addr() net.Addr {
+	if x.remote != nil {
+		return x.remote
+	}
+	return x.conn.RemoteAddr()
+}
+
+// consume takes the first n bytes off the buffer, and leaves it its room.
+func (x *exchange) consume(n int) { x.buf = append(x.buf[:0], x.buf[n:]...) }
+
+// grow makes room for size bytes in all.
+func (x *exchange) grow(size int) {
+	if size > cap(x.buf) {
+		x.buf = append(make([]byte, 0, size), x.buf...)
+	}
+}
+
+// read reads more, until limit bytes have been read in all. After an error it
+// reads no more: a connection that was reset says so only once.
 func (x *exchange) read(limit int) error {
+	if x.broken != nil {
+		return x.broken
+	}
 	room := limit - x.consumed - len(x.buf)
 	if len(x.buf) == cap(x.buf) {
-		size := max(secondRead, len(x.buf))
-		if len(x.buf) >= secondRead {
-			size = len(x.buf) + room
+		if len(x.buf) < secondRead {
+			x.grow(secondRead)
+		} else {
+			x.grow(len(x.buf) + room)
 		}
-		grown := make([]byte, len(x.buf), size)
-		copy(grown, x.buf)
-		x.buf = grown
 	}
 	free := x.buf[len(x.buf):cap(x.buf)]
 	free = free[:min(len(free), room)]
+	x.broken = io.ErrNoProgress
 	// A transport may return nothing without an error, but not for ever.
 	for range 100 {
 		n, err := x.conn.Read(free)
 		if n > 0 {
 			x.buf = x.buf[:len(x.buf)+n]
-			return nil
+			x.broken = nil
+			break
 		}
 		if err != nil {
-			return err
+			x.broken = err
+			break
 		}
 	}
-	return io.ErrNoProgress
+	return x.broken
 }

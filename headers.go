@@ -73,19 +73,27 @@ func newHeader(head []byte) http.Header {
 	return h
 }
 
-// newRequest makes a Request of the head of an upgrade request on c. The strict
-// parser has accepted it, and what that accepts net/http reads the same way.
-func newRequest(head []byte, c net.Conn) (*http.Request, error) {
+// newRequest makes a Request of the head of an upgrade request that came from
+// remote on c. The strict parser has accepted it, and what that accepts net/http
+// reads the same way.
+func newRequest(head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil {
 		return nil, err
 	}
-	r.RemoteAddr = addrString(c.RemoteAddr())
-	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		state := t.ConnectionState()
-		r.TLS = &state
-	}
+	r.RemoteAddr = addrString(remote)
+	r.TLS = tlsState(c)
 	return r, nil
+}
+
+// tlsState is what [http.Request] wants to know of a TLS connection; nil if c is none.
+func tlsState(c net.Conn) *tls.ConnectionState {
+	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return nil
+	}
+	state := t.ConnectionState()
+	return &state
 }
 
 // newResponse makes a Response of the head of an answer. It is not left to

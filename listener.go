@@ -2,22 +2,19 @@ package preflight
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
-)
-
-const (
-	defaultMaxPending = 4096
-	// grace is how long a client may keep us waiting for bytes before it can
-	// be closed in favour of a new one.
-	grace = time.Second
 )
 
 // A PreflightListener accepts TCP clients that come through an HTTP reverse
@@ -28,13 +25,19 @@ const (
 //
 // Each accepted connection is sorted by its first bytes, in a goroutine of its
 // own that ends before Accept returns the connection, so that a slow client
-// delays nobody:
+// delays nobody. The kinds are tried in this order:
 //
+//   - A header of the PROXY protocol, from one of TrustedProxies, tells whose
+//     connection it is. What follows is sorted again.
+//   - TLS is accepted if TLSConfig is set, and what it carries is sorted again. If
+//     client and server agree by ALPN on a protocol other than http/1.1, the
+//     connection counts as plain.
 //   - An upgrade request for one of Protocols is answered 101, and Accept
 //     returns the tunnel behind it.
-//   - Any other HTTP/1.x request is refused with an HTTP answer: 426 where it
-//     is in order, and what RFC 9110 and 9112 say where it is not. It never
-//     reaches the application, so that nobody can send it the body of a POST.
+//   - Any other HTTP/1.x request goes to Handler, if there is one. Else it is
+//     refused with an HTTP answer: 426 where it is in order, and what RFC 9110 and
+//     9112 say where it is not. It never reaches the application, so that nobody
+//     can send it the body of a POST.
 //   - Anything else is a plain connection, decided at the first byte that
 //     cannot belong to an HTTP/1.x request line. It is handed on untouched, unless
 //     Authorize or RequireUpgrade is set: then it is closed without a word.
@@ -48,16 +51,22 @@ const (
 // closes it and returns an error instead of the end of the line.
 //
 // If the connections of Listener have a HandshakeContext method, as those of
-// [crypto/tls.NewListener] do, it is called first.
+// [crypto/tls.NewListener] do, it is called first. ServeHTTP mounts the listener
+// on an existing HTTP server.
 //
 // Fields must not be changed after the first call of a method. A field that is
 // out of range is an error of Accept. All methods are safe for concurrent use.
 type PreflightListener struct {
-	// Listener is the wrapped listener. It must be set.
+	// Listener is the wrapped listener. nil means that the connections come by
+	// ServeHTTP alone.
 	net.Listener
 
 	// Protocols are the upgrade tokens served, in order of preference,
-	// compared without regard to case (RFC 9110 §7.8). nil means tcp.
+	// compared without regard to case (RFC 9110 §7.8). nil means tcp, and
+	// tcps with TLSConfig, without which tcps is an error. Behind tcps a TLS
+	// handshake inside the tunnel follows the 101; Accept returns the
+	// connection after it. Empty, not nil, means none: every request goes to
+	// Handler, which must be set, and may mount other listeners by path.
 	Protocols []string
 
 	// Authorize vets an upgrade request, if it is set, before the 101 is
@@ -66,51 +75,102 @@ type PreflightListener struct {
 	// other error is a 403 whose text stays here. A panic, and an answer that
 	// cannot be sent, is a 500.
 	//
-	// The Context of the request ends with the handshake. To hand something on
-	// to the application, replace the request's Context:
+	// RemoteAddr of the request is the client's, as Conn.RemoteAddr. The
+	// Context ends with the handshake. To hand something on to the
+	// application, replace it:
 	//
 	//	*r = *r.WithContext(context.WithValue(r.Context(), key, user))
 	//
 	// [Conn.Request] returns this very request; by then its Context no longer
 	// ends. It must not be used by others once Authorize has returned.
 	//
-	// A plain connection cannot be vetted, so with Authorize it is refused
-	// unless AllowPlain is set. The request may have been sent by a client, or
-	// replayed by a proxy, any number of times: a credential in it cannot be
-	// one that is good for one use. Authorize is called concurrently.
+	// Authorize guards tunnels only, not Handler. A plain connection cannot be
+	// vetted, so with Authorize it is refused unless AllowPlain is set. The
+	// request may have been sent by a client, or replayed by a proxy, any
+	// number of times: a credential in it cannot be one that is good for one
+	// use. Authorize is called concurrently.
 	Authorize func(*http.Request) (http.Header, error)
 
 	// RequireUpgrade refuses plain connections. It wins over AllowPlain. Set
 	// it wherever plain clients have no business on the port.
 	RequireUpgrade bool
 
-	// AllowPlain hands plain connections on although Authorize is set.
+	// AllowPlain hands plain connections on although Authorize is set. Without
+	// Authorize it changes nothing.
 	AllowPlain bool
 
 	// PlainAfter hands a client that has sent nothing for this long on as a
 	// plain connection, for protocols in which the server speaks first
-	// (200 ms to 1 s; MySQL, SMTP, NATS). 0 means after HandshakeTimeout;
-	// negative is an error. It needs a transport with deadlines. Behind a
-	// proxy that connects before it has a request to send, such as Go's
-	// ReverseProxy, set RequireUpgrade instead.
+	// (200 ms to 1 s; MySQL, SMTP, NATS). It counts from the start of the
+	// innermost layer: behind a PROXY header or a TLS handshake, from there. 0
+	// means after HandshakeTimeout; negative is an error. It means nothing
+	// where plain connections are refused, and needs a transport with
+	// deadlines. Behind a proxy that connects before it has a request to send,
+	// such as Go's ReverseProxy, set RequireUpgrade instead.
 	PlainAfter time.Duration
 
-	// HandshakeTimeout bounds each handshake as a whole: reading, Authorize
-	// and writing the 101. 0 means 10 seconds; negative is an error. It does
-	// not run while a finished connection waits for Accept.
+	// Handler serves the ordinary HTTP requests on the port: health checks,
+	// administration, WebSocket. nil means that they are answered 426. It is
+	// called as a handler of [http.Server] is, whose timeouts are
+	// HandshakeTimeout for a head and 2 minutes between requests, with a
+	// RemoteAddr that is the peer's, or that of its PROXY header. A connection
+	// may send ordinary requests first and an upgrade request later; a request
+	// with Upgrade that is not answered 101 ends its connection. Connections
+	// with a request under way or between two are not counted by MaxPending.
+	//
+	// An upgrade request behind another one is parsed by package net/http, see
+	// ServeHTTP.
+	Handler http.Handler
+
+	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
+	// beside those that do not, and serves tcps. To require TLS, or client
+	// certificates, put [crypto/tls.NewListener] underneath, or serve nothing
+	// but tcps and set RequireUpgrade. NextProtos, if there are any, must hold
+	// http/1.1 for upgrade requests over TLS. The Config is not modified.
+	TLSConfig *tls.Config
+
+	// TrustedProxies are the peers that are believed about the client's
+	// address: by a PROXY header (version 1 or 2) at the beginning of a
+	// connection, and by ClientAddrHeader in an upgrade request. From anyone
+	// else both are mere bytes. The address is followed from the peer to the
+	// source in the PROXY header and on through the field, from the right, as
+	// long as the address so far is trusted itself; that is what
+	// Conn.RemoteAddr and the RemoteAddr of a request are then. IPv4-mapped
+	// IPv6 addresses count as IPv4, zones are ignored, and the peer of a Unix
+	// socket is trusted if there is any prefix. nil means nobody.
+	//
+	// A PROXY header that is malformed ends the connection; a field that is, is
+	// answered 400. For the further contents of PROXY headers (TLVs), wrap
+	// Listener with that of github.com/pires/go-proxyproto instead.
+	TrustedProxies []netip.Prefix
+
+	// ClientAddrHeader is the one field that the TrustedProxies maintain: ""
+	// means X-Forwarded-For; Forwarded (RFC 7239), or a field that holds one
+	// address, such as X-Real-IP or CF-Connecting-IP. It must be a field that
+	// they append to or replace: nginx and HAProxy hand a client's own
+	// Forwarded on untouched, and whatever is handed on is the client's to forge.
+	ClientAddrHeader string
+
+	// HandshakeTimeout bounds each handshake as a whole: the PROXY header, TLS,
+	// reading, Authorize, writing the 101, and TLS inside the tunnel. 0 means
+	// 10 seconds; negative is an error. It does not run while a finished
+	// connection waits for Accept.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes bounds the head of a request. 0 means 16 KiB; negative
-	// is an error.
+	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
+	// 16 KiB; negative is an error. A head that net/http has read for Handler
+	// or ServeHTTP can be up to 4 KiB longer.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a
-	// connection is accepted from Listener to the moment Accept returns it. 0
-	// means 4096; negative is an error. When it is reached, a new client takes
-	// the place of the one that has kept us waiting for bytes the longest, and
-	// for a second at least: that one is handed on as plain if it has sent
-	// nothing and plain connections are allowed, else closed. If there is none,
-	// new clients wait in the kernel's backlog.
+	// connection is accepted from Listener, or a request comes by ServeHTTP, to
+	// the moment Accept returns it or Handler takes it. 0 means 4096; negative
+	// is an error. When it is reached, a new client takes the place of the one
+	// that has kept us waiting for bytes the longest, and for a second at
+	// least: that one is handed on as plain if it has sent nothing and plain
+	// connections are allowed, else closed. If there is none, new clients wait
+	// in the kernel's backlog, and requests in ServeHTTP until their
+	// HandshakeTimeout (503).
 	MaxPending int
 
 	init   sync.Once
@@ -122,18 +182,16 @@ type PreflightListener struct {
 	start     sync.Once
 	delivered chan delivery
 	room      chan struct{} // a handshake came to its end
+	draining  atomic.Bool   // since Shutdown
+	drained   chan struct{} // nothing more will be delivered
+	quiet     chan struct{} // and nothing that was is still open
+	server    *http.Server  // of Handler; nil without one
+	feed      *feed
+	serving   sync.Once
+	onClose   func() // closed, for each Conn
 
-	mu       sync.Mutex
-	pending  int   // handshakes under way, the finished ones that wait for Accept included
-	oldest   place // those under way, a ring in order of age; its next is the oldest
-	evicting bool  // one has been evicted and has not left yet; it makes room for one
-}
-
-// A place is the place of an exchange in the ring of those under way.
-type place struct {
-	x          *exchange
-	since      time.Time
-	prev, next *place
+	mu      sync.Mutex
+	pending pending
 }
 
 // A delivery is what one call of Accept returns.
@@ -148,29 +206,41 @@ func (l *PreflightListener) prepare() {
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		l.delivered = make(chan delivery)
 		l.room = make(chan struct{}, 1)
-		l.oldest.prev, l.oldest.next = &l.oldest, &l.oldest
+		l.drained, l.quiet = make(chan struct{}), make(chan struct{})
+		l.onClose = l.closed
+		l.pending.oldest.prev, l.pending.oldest.next = &l.pending.oldest, &l.pending.oldest
 		l.policy = policy{
 			protocols:   slices.Clone(l.Protocols),
 			authorize:   l.Authorize,
 			refusePlain: l.RequireUpgrade || l.Authorize != nil && !l.AllowPlain,
 			plainAfter:  l.PlainAfter,
 			maxHeader:   l.MaxHeaderBytes,
+			tls:         l.TLSConfig,
+			handler:     l.Handler != nil,
+			draining:    &l.draining,
 		}
 		if l.Protocols == nil {
 			l.policy.protocols = zeroPolicy.protocols
+			if l.TLSConfig != nil {
+				l.policy.protocols = []string{defaultToken, tokenTLS}
+			}
 		}
 		l.policy.answers = answers(l.policy.protocols...)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
-		l.err = l.check()
+		if l.policy.proxies, l.err = newProxies(l.TrustedProxies, l.ClientAddrHeader); l.err == nil {
+			l.err = l.check()
+		}
+		if l.Handler != nil {
+			l.server = l.newServer()
+			l.feed = &feed{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()}
+		}
 	})
 }
 
 func (l *PreflightListener) check() error {
 	switch {
-	case l.Listener == nil:
-		return errors.New("preflight: PreflightListener.Listener is not set")
 	case l.HandshakeTimeout < 0:
 		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
 	case l.PlainAfter < 0:
@@ -179,12 +249,17 @@ func (l *PreflightListener) check() error {
 		return errors.New("preflight: PreflightListener.MaxHeaderBytes is negative")
 	case l.MaxPending < 0:
 		return errors.New("preflight: PreflightListener.MaxPending is negative")
-	case len(l.policy.protocols) == 0:
-		return errors.New("preflight: PreflightListener.Protocols is empty; nil means tcp")
+	case len(l.policy.protocols) == 0 && l.Handler == nil:
+		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp")
+	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
+		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
 	for _, p := range l.policy.protocols {
 		if !wire.ValidProtocol(p) {
 			return fmt.Errorf("preflight: PreflightListener.Protocols: %q is not a token that Upgrade can hold", p)
+		}
+		if strings.EqualFold(p, tokenTLS) && l.TLSConfig == nil {
+			return fmt.Errorf("preflight: PreflightListener.Protocols: %s needs TLSConfig", p)
 		}
 	}
 	return nil
@@ -206,7 +281,8 @@ func (l *PreflightListener) maxPending() int {
 
 // Accept returns the next connection whose handshake is done, a [*Conn]
 // always. Errors of the wrapped listener are returned unchanged, each once;
-// the next call of Accept goes on. After Close the error is [net.ErrClosed].
+// the next call of Accept goes on. After Close, and once Shutdown has nothing
+// more to deliver, the error is [net.ErrClosed].
 func (l *PreflightListener) Accept() (net.Conn, error) {
 	l.prepare()
 	if l.err != nil {
@@ -215,7 +291,9 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 	if l.ctx.Err() != nil {
 		return nil, net.ErrClosed
 	}
-	l.start.Do(func() { go l.acceptAll() })
+	if l.Listener != nil {
+		l.start.Do(func() { go l.acceptAll() })
+	}
 	select {
 	case d := <-l.delivered:
 		if d.err == nil {
@@ -225,150 +303,90 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 			return nil, d.err
 		}
 	case <-l.ctx.Done():
+	case <-l.drained:
 	}
 	return nil, net.ErrClosed
 }
 
-// Addr is the address of the wrapped listener.
-func (l *PreflightListener) Addr() net.Addr { return l.Listener.Addr() }
+// Addr is the address of the wrapped listener. Without one it is a fixed
+// address whose Network and String are "preflight".
+func (l *PreflightListener) Addr() net.Addr {
+	if l.Listener == nil {
+		return noAddr{}
+	}
+	return l.Listener.Addr()
+}
 
-// Close closes the wrapped listener, the handshakes under way and the
-// connections that Accept has not returned, and waits for none of them.
-// Connections that Accept has returned stay open. It must be called in the end,
-// as servers do when Serve returns: closing the wrapped listener alone leaves the rest
-// as it is.
+// noAddr is the address of a listener that is fed by ServeHTTP alone.
+type noAddr struct{}
+
+func (noAddr) Network() string { return "preflight" }
+func (noAddr) String() string  { return "preflight" }
+
+// Close closes the wrapped listener, the handshakes under way, the connections
+// that Accept has not returned and those that Handler serves, and waits for none
+// of them. Connections that Accept has returned stay open, and those that
+// Handler has hijacked. It must be called in the end, as servers do when Serve
+// returns: closing the wrapped listener alone leaves the rest as it is.
 func (l *PreflightListener) Close() error {
 	l.prepare()
 	l.cancel()
 	l.mu.Lock()
-	for p := l.oldest.next; p != &l.oldest; p = p.next {
+	for p := l.pending.oldest.next; p != &l.pending.oldest; p = p.next {
 		// Their goroutines close them. Closing them here could take seconds
 		// each: crypto/tls waits for its last message to be sent.
 		p.x.cutOff()
 	}
 	l.mu.Unlock()
+	if l.server != nil {
+		l.server.Close()
+	}
+	return l.closeInner()
+}
+
+func (l *PreflightListener) closeInner() error {
 	if l.Listener == nil {
 		return nil
 	}
 	return l.Listener.Close()
 }
 
-// acceptAll accepts connections until Close. An error goes to the caller of
-// Accept, and nothing more is accepted until it has been taken: the pause that
-// the caller makes on EMFILE is ours too.
-func (l *PreflightListener) acceptAll() {
-	for l.ctx.Err() == nil {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			l.deliver(delivery{err: err})
-			continue
-		}
-		x := newExchange(c)
-		if !l.admit(x) {
-			c.Close()
-			return
-		}
-		go l.handshake(x)
+// Shutdown ends the listener in good order. It closes the wrapped listener, and
+// from then on refuses upgrade requests that still arrive, on connections that
+// are open or by ServeHTTP, with 503 and Retry-After. New plain connections are
+// closed. Tunnels that were answered before are still returned by Accept, which
+// then returns [net.ErrClosed]. Handler goes on until the rest is done; each of
+// its answers ends its connection.
+//
+// Shutdown waits until every handshake has ended, every connection that Accept
+// has returned has been closed by [Conn.Close], and Handler has served its
+// requests (what it has hijacked is its own). It closes none of them: the
+// application tells its peers to go, as grpc.Server.GracefulStop and
+// http.Server.Shutdown do; both call Close, which Shutdown does not mind. A
+// connection that is closed through [Conn.NetConn] is not seen.
+//
+// It returns nil when all of that is done, or the cause of the end of ctx; what is left then
+// goes on as before, and Close ends what belongs to the listener.
+func (l *PreflightListener) Shutdown(ctx context.Context) error {
+	l.prepare()
+	l.mu.Lock()
+	l.draining.Store(true)
+	l.settle()
+	l.mu.Unlock()
+	err := l.closeInner()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // a server has been told to stop, and has closed it
 	}
-}
-
-func (l *PreflightListener) deliver(d delivery) bool {
 	select {
-	case l.delivered <- d:
-		return true
-	case <-l.ctx.Done():
-		return false
+	case <-l.quiet:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-}
-
-// admit gives x a place among the handshakes under way, and waits until there
-// is one. It reports false if the listener was closed.
-func (l *PreflightListener) admit(x *exchange) bool {
-	for {
-		l.mu.Lock()
-		if l.ctx.Err() != nil {
-			l.mu.Unlock()
-			return false
-		}
-		if l.pending < l.maxPending() {
-			l.pending++
-			x.waiting = true
-			x.place = place{x: x, since: time.Now(), prev: l.oldest.prev, next: &l.oldest}
-			x.place.prev.next, x.place.next.prev = &x.place, &x.place
-			l.mu.Unlock()
-			return true
-		}
-		wait := l.makeRoom()
-		l.mu.Unlock()
-		var timer <-chan time.Time
-		if wait > 0 {
-			timer = time.After(wait)
-		}
-		select {
-		case <-l.room:
-		case <-timer:
-		case <-l.ctx.Done():
+	if l.server != nil {
+		if err := l.server.Shutdown(ctx); err != nil {
+			return err
 		}
 	}
-}
-
-// makeRoom evicts the oldest handshake that has kept us waiting for long
-// enough. If there is none, it returns the time until there may be one, or 0
-// if only the end of a handshake can make room. The caller holds mu.
-func (l *PreflightListener) makeRoom() (wait time.Duration) {
-	for p := l.oldest.next; p != &l.oldest && !l.evicting; p = p.next {
-		age := time.Since(p.since)
-		if age < grace {
-			return grace - age
-		}
-		l.evicting = p.x.evict()
-	}
-	return 0
-}
-
-// handshake brings one connection to its end: delivered, refused or closed.
-func (l *PreflightListener) handshake(x *exchange) {
-	var evicted bool
-	defer func() { // also where Authorize ends the goroutine
-		l.mu.Lock()
-		l.pending--
-		if evicted {
-			l.evicting = false
-		}
-		l.mu.Unlock()
-		select {
-		case l.room <- struct{}{}:
-		default:
-		}
-	}()
-	conn := l.serve(x, &evicted)
-	// Close may have cut the handshake off in its last moment.
-	if conn != nil && (l.ctx.Err() != nil || !l.deliver(delivery{conn: conn})) {
-		conn.Close()
-	}
-}
-
-// serve performs the handshake. It closes the connection and returns nil if it
-// is not the application's. When it returns, Close no longer knows the
-// connection, so that it never touches one that has been delivered.
-func (l *PreflightListener) serve(x *exchange, evicted *bool) (conn *Conn) {
-	defer func() {
-		if conn == nil {
-			x.conn.Close()
-		}
-		l.mu.Lock()
-		x.place.prev.next, x.place.next.prev = x.place.next, x.place.prev
-		*evicted = x.evicted
-		l.mu.Unlock()
-		x.free()
-	}()
-	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
-		return nil
-	}
-	x.ctx = l.ctx // Close cuts off every exchange; none needs a watch of its own
-	h, err := x.serve(&l.policy, nil)
-	if x.end(err) != nil {
-		return nil
-	}
-	return h.conn(x.conn)
+	l.cancel()
+	return err
 }

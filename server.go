@@ -3,15 +3,16 @@ package preflight
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -35,7 +36,13 @@ type policy struct {
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
+	tls         *tls.Config // for clients that speak TLS first, and in tunnels of tokenTLS
+	proxies     proxies
+	handler     bool         // ordinary requests are served, not refused
+	draining    *atomic.Bool // nothing new is let in; nil: never
 }
+
+func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
 
 var zeroPolicy = policy{
 	protocols: []string{defaultToken},
@@ -55,18 +62,22 @@ func answers(protocols ...string) map[string][]byte {
 var (
 	errPlain   = errors.New("the client sends no upgrade request, and plain connections are refused")
 	errEvicted = errors.New("closed to make room for another handshake")
+	errClosing = errors.New("the listener is shutting down")
 )
 
-// A handover is a connection that is the application's.
+// A handover is a connection that has been sorted: the application's, or one
+// with an ordinary request for the Handler.
 type handover struct {
-	heads heads
-	rest  []byte        // arrived behind the head; not to be kept
-	watch *watch        // of what may yet turn out to be HTTP
-	req   *http.Request // nil if nobody has looked at it
+	heads    heads
+	rest     []byte        // arrived behind the head; not to be kept
+	watch    *watch        // of what may yet turn out to be HTTP
+	req      *http.Request // nil if nobody has looked at it
+	ordinary bool          // rest begins with an ordinary request
+	secure   bool          // TLS is yet to begin inside the tunnel
 }
 
-func (h *handover) conn(c net.Conn) *Conn {
-	conn := newConn(c, h.heads, bytes.Clone(h.rest), h.watch)
+func (h *handover) conn(c net.Conn, remote net.Addr) *Conn {
+	conn := newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
 	}
@@ -78,37 +89,62 @@ func (h *handover) conn(c net.Conn) *Conn {
 func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	n, watch, err := x.sort(p)
 	x.settle()
-	if err != nil {
+	switch {
+	case err != nil:
 		return handover{}, err
+	case n > 0:
+		return x.answer(p, n, nil, dst)
+	case p.refusePlain:
+		return handover{}, errPlain
+	case p.isDraining():
+		return handover{}, errClosing
 	}
-	if n == 0 {
-		if p.refusePlain {
-			return handover{}, errPlain
-		}
-		return handover{rest: x.buf, watch: watch}, nil
-	}
-	request, broken := wire.ParseRequest(x.buf[:n])
+	return handover{rest: x.buf, watch: watch}, nil
+}
+
+// answer answers the request whose head are the first n bytes of x.buf. req is
+// that request if net/http has read it; its Context is to survive then.
+func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (handover, error) {
+	head := x.buf[:n]
+	request, broken := wire.ParseRequest(head)
 	if broken != nil {
 		return handover{}, x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)
 	if broken == nil && protocol == "" {
+		if p.handler {
+			return handover{rest: x.buf, ordinary: true}, nil
+		}
 		broken = ordinary(&request)
 	}
 	if broken != nil {
 		return handover{}, x.refuseHead(broken, p)
 	}
-	h := handover{rest: x.buf[n:]}
+	if p.isDraining() {
+		return handover{}, x.refuse(unavailable(whyDraining), p)
+	}
+	if broken := x.findClient(p, head); broken != nil {
+		return handover{}, x.refuseHead(broken, p)
+	}
+	if req != nil {
+		req.RemoteAddr = addrString(x.addr())
+	}
+	h := handover{rest: x.buf[n:], req: req, secure: strings.EqualFold(protocol, tokenTLS)}
 	var header http.Header
 	if p.authorize != nil {
 		var refusal *StatusError
-		if h.req, header, refusal = x.authorize(p, x.buf[:n]); refusal != nil {
+		if h.req, header, refusal = x.authorize(p, head, req); refusal != nil {
 			return handover{}, x.refuse(refusal, p)
 		}
+	} else if req != nil {
+		outlive(req)
 	}
-	h.heads = heads{append(dst, x.buf[:n]...), p.answers[protocol]}
+	h.heads.answer = p.answers[protocol]
 	if len(header) > 0 {
 		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
+	}
+	if req == nil {
+		h.heads.request = append(dst, head...)
 	}
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return handover{}, &stageError{"write the 101", err}
@@ -116,98 +152,34 @@ func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	return h, nil
 }
 
-// sort reads until it is known what the client speaks. It returns the length
-// of the HTTP head that x.buf begins with, or 0 for a plain connection: with a
-// watch if the client has not said enough to be sure. A reverse proxy may
-// connect long before it has a request to send.
-func (x *exchange) sort(p *policy) (int, *watch, error) {
-	// A TLS layer below us shakes hands now, under the whole deadline: left
-	// to the first Read, it would fail for good at the earlier deadline of
-	// PlainAfter.
-	if below, ok := x.conn.(interface{ HandshakeContext(context.Context) error }); ok {
-		if err := below.HandshakeContext(x.ctx); err != nil {
-			return 0, nil, &stageError{stageTLS, err}
-		}
-	}
-	brief := p.plainAfter > 0 && !p.refusePlain
-	if brief {
-		x.readBy(earlier(x.deadline, time.Now().Add(p.plainAfter)))
-	}
-	var sniffer wire.Sniffer
-	verdict := wire.More
-	for verdict == wire.More {
-		if err := x.read(p.maxHeader); err != nil {
-			return 0, watchOf(sniffer), x.unread(err, verdict, p)
-		}
-		if brief {
-			brief = false
-			x.readBy(x.deadline)
-		}
-		verdict = sniffer.Next(x.buf)
-		if verdict == wire.More && len(x.buf) == p.maxHeader {
-			if verdict = sniffer.AtLimit(x.buf); verdict == wire.Plain {
-				verdict = wire.Doubt
-			}
-		}
-	}
-	switch verdict {
-	case wire.Plain:
-		return 0, nil, nil
-	case wire.Doubt:
-		return 0, watchOf(sniffer), nil
-	}
-	n, err := x.requestHead(p)
-	return n, nil, err
-}
-
-// watchOf goes on where the sniffer has come to.
-func watchOf(s wire.Sniffer) *watch { return &watch{sniffer: s} }
-
-// requestHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) requestHead(p *policy) (int, error) {
-	for scanned := 0; ; {
-		n, broken := wire.RequestEnd(x.buf, scanned)
-		scanned = len(x.buf)
-		if broken == nil && n == 0 && scanned == p.maxHeader {
-			broken = tooLarge(x.buf)
-		}
-		if broken != nil {
-			return 0, x.refuseHead(broken, p)
-		}
-		if n > 0 {
-			return n, nil
-		}
-		if err := x.read(p.maxHeader); err != nil {
-			return 0, x.unread(err, wire.HTTP, p)
-		}
-	}
-}
-
-// unread decides what to do with a client of whom no more can be read. nil
-// stands for a plain connection.
-func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
-	failed := &stageError{"read the upgrade request", err}
-	x.mu.Lock()
-	evicted := x.evicted
-	x.mu.Unlock()
-	switch {
-	case x.ctx.Err() != nil:
-		return failed
-	case evicted:
-		// Room is made at the cost of a client that is silent, which an
-		// application whose server speaks first knows how to serve.
-		if len(x.buf) > 0 || p.refusePlain || !isTimeout(err) {
-			return errEvicted
-		}
-		return nil
-	case err == io.EOF && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
-	case isTimeout(err) && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
-	case err == io.EOF || isTimeout(err):
+// findClient goes on from the peer to the client, as far as the proxies on the
+// way are believed.
+func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
+	peer := x.addr()
+	if !p.proxies.trust(peer) {
 		return nil
 	}
-	return failed
+	var lines []string
+	for name, value := range wire.Header(head) {
+		if strings.EqualFold(string(name), p.proxies.field) {
+			lines = append(lines, string(value))
+		}
+	}
+	client, err := p.proxies.client(peer, lines)
+	if err != nil {
+		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error()}
+	}
+	x.remote = client
+	return nil
+}
+
+const whyDraining = "the server is shutting down"
+
+// unavailable is the refusal of a client that is welcome another time.
+func unavailable(why string) *StatusError {
+	e := refusal(http.StatusServiceUnavailable, why)
+	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
+	return e
 }
 
 // tooLarge is the error of a head that does not fit.
@@ -248,38 +220,12 @@ func refusal(status int, why string) *StatusError {
 // refuse answers with e, which it completes and returns, and gives the client
 // the time to read it. Not another byte of the connection is interpreted.
 func (x *exchange) refuse(e *StatusError, p *policy) error {
-	reason := http.StatusText(e.StatusCode)
-	e.Status = statusText(e.StatusCode, reason)
-	header := make(http.Header)
-	for name, values := range e.Header {
-		if !isHopField(name) {
-			name = http.CanonicalHeaderKey(name)
-			header[name] = append(header[name], values...)
-		}
-	}
-	if e.StatusCode == http.StatusUpgradeRequired {
-		header["Upgrade"] = []string{strings.Join(p.protocols, ", ")} // RFC 9110 §15.5.22
-	}
-	body := e.Body
-	if len(body) == 0 {
-		body = []byte(reason + "\n")
-	}
-	for name, value := range map[string]string{
-		"Date":                   time.Now().UTC().Format(http.TimeFormat), // RFC 9110 §6.6.1
-		"Cache-Control":          "no-store",
-		"Content-Type":           "text/plain; charset=utf-8",
-		"X-Content-Type-Options": "nosniff",
-	} {
-		if _, ok := header[name]; !ok {
-			header[name] = []string{value}
-		}
-	}
-	b := wire.AppendRefusal(nil, e.StatusCode, reason, header, len(body))
+	body := e.complete(p)
+	b := wire.AppendRefusal(nil, e.StatusCode, http.StatusText(e.StatusCode), e.Header, len(body))
 	// Also a head that could not be parsed may be that of a HEAD (RFC 9110 §9.3.2).
 	if !bytes.HasPrefix(x.buf, []byte("HEAD ")) && e.StatusCode != http.StatusNotModified {
 		b = append(b, body...)
 	}
-	e.Header = header
 	x.settle()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	if _, err := x.conn.Write(b); err != nil {
@@ -298,23 +244,55 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	return e
 }
 
+// complete gives e the fields that every refusal has, and returns its body.
+func (e *StatusError) complete(p *policy) (body []byte) {
+	reason := http.StatusText(e.StatusCode)
+	e.Status = statusText(e.StatusCode, reason)
+	header := make(http.Header)
+	for name, values := range e.Header {
+		if !isHopField(name) {
+			name = http.CanonicalHeaderKey(name)
+			header[name] = append(header[name], values...)
+		}
+	}
+	if e.StatusCode == http.StatusUpgradeRequired {
+		header["Upgrade"] = []string{strings.Join(p.protocols, ", ")} // RFC 9110 §15.5.22
+	}
+	for name, value := range map[string]string{
+		"Date":                   time.Now().UTC().Format(http.TimeFormat), // RFC 9110 §6.6.1
+		"Cache-Control":          "no-store",
+		"Content-Type":           "text/plain; charset=utf-8",
+		"X-Content-Type-Options": "nosniff",
+	} {
+		if _, ok := header[name]; !ok {
+			header[name] = []string{value}
+		}
+	}
+	e.Header = header
+	if len(e.Body) == 0 {
+		return []byte(reason + "\n")
+	}
+	return e.Body
+}
+
 func isHopField(name string) bool {
 	return slices.ContainsFunc(hopFields, func(f string) bool { return strings.EqualFold(f, name) })
 }
 
 // authorize asks the application. Its answer is not trusted: a field that would
 // break the exchange, a status that is no refusal and a panic are all 500.
-func (x *exchange) authorize(p *policy, head []byte) (*http.Request, http.Header, *StatusError) {
-	req, err := newRequest(head, x.conn)
-	if err != nil {
-		return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
+func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
+	if req == nil {
+		var err error
+		if req, err = newRequest(head, x.conn, x.addr()); err != nil {
+			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
+		}
 	}
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
 	defer cancel()
 	*req = *req.WithContext(ctx)
 	header, err := p.callAuthorize(req)
-	// The request lives as long as its Conn; the deadline was the handshake's.
-	*req = *req.WithContext(context.WithoutCancel(req.Context()))
+	outlive(req)
 
 	var chosen *StatusError
 	switch {
@@ -336,9 +314,13 @@ func (x *exchange) authorize(p *policy, head []byte) (*http.Request, http.Header
 			return nil, nil, &answer
 		}
 	}
-	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.conn.RemoteAddr(), err)
+	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)
 	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
 }
+
+// outlive frees the context of a request, which lives as long as its Conn, from
+// the end of the handshake.
+func outlive(req *http.Request) { *req = *req.WithContext(context.WithoutCancel(req.Context())) }
 
 var errPanic = errors.New("panic in Authorize")
 

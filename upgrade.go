@@ -17,6 +17,7 @@ import (
 const (
 	defaultTimeout = 10 * time.Second
 	defaultToken   = "tcp"
+	tokenTLS       = "tcps" // TLS inside the tunnel
 )
 
 // errIncomplete is the cause of a bare EOF in a handshake.
@@ -67,7 +68,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 		x.free()
 		return nil, failure(c, ended, "refused %s with ")
 	}
-	conn := h.conn(c)
+	conn := h.conn(c, nil)
 	x.free()
 	return conn, nil
 }
@@ -136,7 +137,7 @@ func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time) (*Conn
 	if err != nil {
 		return nil, failure(c, err, "%s answered ")
 	}
-	return newConn(c, heads, rest, nil), nil
+	return newConn(c, nil, heads, rest, nil), nil
 }
 
 // failure is the error of a handshake with the peer of c; what says how a

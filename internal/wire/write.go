@@ -19,6 +19,13 @@ func AppendRequest(b []byte, target, host, protocol string, header map[string][]
 	return appendHeader(b, header)
 }
 
+// AppendHead appends a head with startLine, which has no line end.
+func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
+	b = append(b, startLine...)
+	b = append(b, "\r\n"...)
+	return appendHeader(b, header)
+}
+
 // AppendSwitching appends the 101. It carries both fields always, because
 // proxies answer 502 or hang when one is missing, and neither Content-Length
 // nor Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1).

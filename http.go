@@ -1,0 +1,278 @@
+package preflight
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"golang.org/x/net/http/httpguts"
+)
+
+// idleTimeout is how long a connection may wait for its next ordinary request:
+// longer than the 60 s for which nginx keeps one, so that it is not we who
+// close it just when a request is on its way.
+const idleTimeout = 2 * time.Minute
+
+// ServeHTTP takes upgrade requests from a server of package net/http, on which
+// the listener is mounted like any handler:
+//
+//	mux.Handle("/client/", ln)
+//
+// Accept returns their tunnels as if they had come through Listener, which may
+// be nil then. What is no upgrade request for one of Protocols goes to Handler,
+// or is answered 426; one that comes by HTTP/2, which has no upgrade, 505. After
+// Close everything is answered 503. ServeHTTP returns when the tunnel has been
+// taken by Accept, or the request was answered.
+//
+// Such requests are parsed by net/http, which is laxer than this package about
+// the syntax of a head; what it makes of them is then held to the same rules.
+// A ResponseWriter that cannot be hijacked, because a middleware hides that, is
+// answered 500.
+func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l.prepare()
+	switch {
+	case l.err != nil:
+		l.respond(w, r, refusal(http.StatusInternalServerError, "the server is misconfigured"))
+	case l.ctx.Err() != nil:
+		l.respond(w, r, unavailable(whyDraining))
+	case l.asked(r):
+		l.upgrade(w, r)
+	case l.Handler != nil:
+		l.serveOrdinary(w, r)
+	case r.ProtoMajor != 1:
+		l.respond(w, r, refusal(http.StatusHTTPVersionNotSupported,
+			"HTTP/2 has no upgrade (RFC 9113 §8.6): the client, or the proxy on the way, is to speak HTTP/1.1 to this server"))
+	default:
+		broken := ordinary(&wire.Request{Minor: byte(r.ProtoMinor), Upgrade: len(r.Header["Upgrade"]) > 0})
+		l.respond(w, r, refusal(broken.Status, broken.Error()))
+	}
+}
+
+// asked reports whether r names one of our protocols, so that it is ours to
+// upgrade or to refuse.
+func (l *PreflightListener) asked(r *http.Request) bool {
+	return r.ProtoMajor == 1 && slices.ContainsFunc(l.policy.protocols, func(p string) bool {
+		return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], p)
+	})
+}
+
+// respond answers by way of net/http.
+func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
+	body := e.complete(&l.policy)
+	header := w.Header()
+	for name, values := range e.Header {
+		header[name] = values
+	}
+	if r.ProtoMajor == 1 {
+		closeAfter(header)
+	} else {
+		header.Del("Upgrade") // RFC 9113 §8.2.2
+	}
+	w.WriteHeader(e.StatusCode)
+	w.Write(body)
+}
+
+// closeAfter makes an answer the last one of its connection. net/http wants
+// close to stand first.
+func closeAfter(h http.Header) {
+	h.Set("Connection", "close")
+	if len(h["Upgrade"]) > 0 {
+		h.Add("Connection", "Upgrade") // RFC 9110 §7.8
+	}
+}
+
+// upgrade takes the connection of a request from net/http, and goes on with it
+// as with one that has just been accepted and has sent this head.
+func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
+	deadline := time.Now().Add(l.handshakeTimeout())
+	c, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		l.respond(w, r, refusal(http.StatusInternalServerError,
+			fmt.Sprintf("the connection cannot be taken over from net/http; does a middleware hide http.Hijacker? (%v)", err)))
+		return
+	}
+	ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+
+	head := headOf(r)
+	rest, _ := buffered.Peek(buffered.Reader.Buffered())
+	buf := append(head, rest...)
+	var remote net.Addr
+	if ours, ok := c.(*httpConn); ok {
+		buf = append(buf, ours.drop()...)
+		c, remote = ours.conn, ours.remote
+	}
+	x := newExchange(c)
+	x.buf, x.remote = buf, remote
+	if l.admit(ctx, x) {
+		l.handshake(x, len(head), requestOf(r, ctx))
+		return
+	}
+	defer c.Close()
+	why := "too many handshakes are under way"
+	if l.ctx.Err() != nil || l.draining.Load() {
+		why = whyDraining
+	}
+	if x.begin(context.Background(), time.Now().Add(drainTime)) == nil {
+		x.refuse(unavailable(why), &l.policy)
+	}
+	x.free()
+}
+
+// headOf is the head of r, as it would have come without net/http.
+func headOf(r *http.Request) []byte {
+	header := r.Header.Clone()
+	header["Host"] = []string{r.Host}
+	if len(r.TransferEncoding) > 0 {
+		header["Transfer-Encoding"] = r.TransferEncoding
+	}
+	for name := range r.Trailer {
+		header.Add("Trailer", name)
+	}
+	return wire.AppendHead(nil, fmt.Sprintf("%s %s HTTP/1.%d", r.Method, r.RequestURI, r.ProtoMinor), header)
+}
+
+// requestOf is r for Conn.Request: it has no body, and a context of its own.
+func requestOf(r *http.Request, ctx context.Context) *http.Request {
+	r = r.WithContext(ctx)
+	r.Body = http.NoBody
+	return r
+}
+
+// An httpConn is a connection that the server of Handler serves.
+type httpConn struct{ *Conn }
+
+type httpConnKey struct{ *PreflightListener }
+
+// newServer makes the server of Handler.
+func (l *PreflightListener) newServer() *http.Server {
+	return &http.Server{
+		Handler:           http.HandlerFunc(l.serveOwn),
+		ReadHeaderTimeout: l.handshakeTimeout(),
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    l.policy.maxHeader,
+		// Else net/http would answer OPTIONS * itself, and keep the
+		// connection although the request has Upgrade.
+		DisableGeneralOptionsHandler: true,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, httpConnKey{l}, c)
+		},
+	}
+}
+
+// serveOwn is ServeHTTP for our own connections.
+func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
+	c := r.Context().Value(httpConnKey{l}).(*httpConn)
+	r.TLS = tlsState(c.conn)
+	l.ServeHTTP(w, r)
+}
+
+// serveOrdinary gives a request to Handler.
+func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0:
+		last := &lastAnswer{ResponseWriter: w}
+		l.Handler.ServeHTTP(last, r)
+		last.finish()
+		return
+	case r.ProtoMajor == 1 && l.policy.isDraining():
+		closeAfter(w.Header())
+	}
+	l.Handler.ServeHTTP(w, r)
+}
+
+// lastAnswer ends the connection after the answer to a request with Upgrade.
+// Varnish and others then already hand on whatever follows without looking at
+// it: kept alive, the connection would let the client's next request walk past
+// the rules of its proxy.
+type lastAnswer struct {
+	http.ResponseWriter
+	status   int // of the final answer; 0: none yet
+	hijacked bool
+}
+
+func (w *lastAnswer) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+		if status >= 200 {
+			closeAfter(w.Header())
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// answered begins the answer that net/http would begin.
+func (w *lastAnswer) answered() http.ResponseWriter {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter
+}
+
+func (w *lastAnswer) Write(b []byte) (int, error) { return w.answered().Write(b) }
+
+func (w *lastAnswer) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.answered(), r) }
+
+func (w *lastAnswer) Flush() { http.NewResponseController(w.answered()).Flush() }
+
+func (w *lastAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.hijacked = err == nil
+	return c, rw, err
+}
+
+// Unwrap is for http.ResponseController.
+func (w *lastAnswer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// finish is called when the handler has returned.
+func (w *lastAnswer) finish() {
+	switch {
+	case w.hijacked:
+	case w.status == http.StatusSwitchingProtocols:
+		panic(http.ErrAbortHandler) // nobody has taken the connection
+	default:
+		w.answered()
+	}
+}
+
+// feed is the listener of the server of Handler.
+type feed struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+	addr  net.Addr
+}
+
+func (f *feed) Accept() (net.Conn, error) {
+	select {
+	case c := <-f.conns:
+		return c, nil
+	case <-f.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (f *feed) Close() error {
+	f.once.Do(func() { close(f.done) })
+	return nil
+}
+
+func (f *feed) Addr() net.Addr { return f.addr }
+
+// handOver gives a connection with an ordinary request to the server of Handler.
+func (l *PreflightListener) handOver(c *Conn) {
+	l.serving.Do(func() { go l.server.Serve(l.feed) })
+	select {
+	case l.feed.conns <- &httpConn{c}:
+	case <-l.feed.done:
+		c.Close()
+	}
+}

@@ -1,0 +1,90 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Match says whether bytes begin something.
+type Match uint8
+
+const (
+	// Maybe: the bytes so far agree with it, and more are needed.
+	Maybe Match = iota
+	// No: no continuation of the bytes is it.
+	No
+	// Yes: it begins here.
+	Yes
+)
+
+const (
+	proxyV1 = "PROXY "
+	proxyV2 = "\r\n\r\n\x00\r\nQUIT\n"
+	// maxProxyV1 is the longest header of version 1 (PROXY protocol §2.1).
+	maxProxyV1 = 107
+)
+
+// ProxyHeader tells whether b begins with a header of the PROXY protocol, of
+// either version. If so, n is its length: 0 as long as that is not known,
+// negative if the header can have no end.
+func ProxyHeader(b []byte) (m Match, n int) {
+	switch {
+	case bytes.HasPrefix(b, []byte(proxyV1)):
+		line := b[:min(len(b), maxProxyV1)]
+		if n = bytes.IndexByte(line, '\n') + 1; n == 0 && len(line) == maxProxyV1 {
+			n = -1
+		}
+		return Yes, n
+	case bytes.HasPrefix(b, []byte(proxyV2)):
+		// Signature, version and command, family, length of the rest (§2.2).
+		const fixed = len(proxyV2) + 4
+		if len(b) >= fixed {
+			n = fixed + int(binary.BigEndian.Uint16(b[fixed-2:]))
+		}
+		return Yes, n
+	case begins(b, proxyV1) || begins(b, proxyV2):
+		return Maybe, 0
+	}
+	return No, 0
+}
+
+// begins reports whether b, which may be empty, is the beginning of s.
+func begins(b []byte, s string) bool {
+	return len(b) < len(s) && string(b) == s[:len(b)]
+}
+
+// ClientHello tells whether b begins with a TLS record that holds a ClientHello
+// (RFC 8446 §5.1, §4.1.2). If so, n is the length of that record.
+func ClientHello(b []byte) (m Match, n int) {
+	const (
+		handshake   = 22
+		clientHello = 1
+		header      = 5       // type, legacy_record_version, length
+		maxRecord   = 1 << 14 // of plaintext
+	)
+	const need = header + 1
+	for i, c := range b[:min(len(b), need)] {
+		ok := true
+		switch i {
+		case 0:
+			ok = c == handshake
+		case 1, 2: // 3.1 or 3.3 in TLS 1.0 to 1.3; of the rest crypto/tls refuses what is TLS
+			ok = c == 3 || i == 2 && c <= 4
+		case 3:
+			ok = c <= maxRecord>>8
+		case 5:
+			ok = c == clientHello
+		}
+		if !ok {
+			return No, 0
+		}
+	}
+	if len(b) < need {
+		return Maybe, 0
+	}
+	n = header + int(binary.BigEndian.Uint16(b[3:]))
+	if n < need || n > header+maxRecord {
+		return No, 0
+	}
+	return Yes, n
+}
