@@ -45,8 +45,11 @@ func newProxies(prefixes []netip.Prefix, field string) (proxies, error) {
 	return p, nil
 }
 
+// any reports whether anybody is trusted at all.
+func (p *proxies) any() bool { return len(p.prefixes) > 0 }
+
 func (p *proxies) trust(a net.Addr) bool {
-	if len(p.prefixes) == 0 {
+	if !p.any() {
 		return false
 	}
 	switch a := a.(type) {

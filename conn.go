@@ -102,9 +102,9 @@ func (c *Conn) Response() *http.Response {
 	return r
 }
 
-// NetConn is the connection directly below: TLS if the handshake ran over TLS,
-// else the one that was dialed or accepted. Reading from it before Conn has
-// been read would pass over what arrived with the handshake.
+// NetConn is the connection directly below: TLS, be it inside the tunnel or what
+// the handshake ran over, else the one that was dialed or accepted. Reading from
+// it before Conn has been read would pass over what arrived with the handshake.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
 // Read reads what arrived with the handshake first, then from the connection. A

@@ -40,9 +40,11 @@
 //
 // Clients that connect without HTTP keep working on the same port: every
 // connection that does not begin with an HTTP/1.x request line is handed on
-// untouched. What does begin with one is upgraded or refused, and never reaches
-// the application. Where plain clients have no business on the port, set
-// RequireUpgrade.
+// untouched. What does begin with one is upgraded, served by Handler or refused,
+// and never reaches the application. Where plain clients have no business on the
+// port, set RequireUpgrade. TLSConfig adds TLS on the same port, TrustedProxies
+// the client's address behind proxies, and ServeHTTP mounts the listener on an
+// HTTP server that is already there.
 //
 // # Composition
 //
@@ -51,9 +53,10 @@
 //
 //	TCP -> PROXY protocol -> TLS -> preflight -> the application (or its own TLS)
 //
-// So a server that is to speak all of these wraps a TCP listener with a PROXY
-// protocol listener, that with [crypto/tls.NewListener], and that with a
-// PreflightListener.
+// A PreflightListener takes all of them itself. Where one is to be required, or
+// more of it is to be known, a listener for it goes underneath: that of
+// [crypto/tls.NewListener] with client certificates, say, or a PROXY protocol
+// listener whose TLVs are read.
 //
 // # Concurrency
 //

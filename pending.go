@@ -108,17 +108,20 @@ func (l *PreflightListener) serve(x *exchange, n int, req *http.Request, evicted
 		l.mu.Unlock()
 		x.free()
 	}()
-	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
+	ctx, deadline := l.ctx, time.Now().Add(l.handshakeTimeout())
+	if req != nil {
+		ctx = req.Context()
+		deadline, _ = ctx.Deadline()
+	}
+	if x.begin(context.Background(), deadline) != nil {
 		return nil, false
 	}
-	// Close cuts off every exchange; none needs a watch of its own.
+	x.ctx = ctx // Close cuts off every exchange; none needs a watch of its own
 	var h handover
 	var err error
 	if req == nil {
-		x.ctx = l.ctx
 		h, err = x.serve(&l.policy, nil)
 	} else {
-		x.ctx = req.Context()
 		h, err = x.answer(&l.policy, n, req, nil)
 	}
 	if err == nil && h.secure {

@@ -155,6 +155,9 @@ func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (hand
 // findClient goes on from the peer to the client, as far as the proxies on the
 // way are believed.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
+	if !p.proxies.any() {
+		return nil
+	}
 	peer := x.addr()
 	if !p.proxies.trust(peer) {
 		return nil

@@ -29,7 +29,9 @@ func (x *exchange) sort(p *policy) (int, *watch, error) {
 			return 0, nil, &stageError{stageTLS, err}
 		}
 	}
-	if p.proxies.trust(x.addr()) {
+	// The address is not asked for in vain: that of a proxyproto.Conn waits for
+	// the client.
+	if p.proxies.any() && p.proxies.trust(x.addr()) {
 		if err := x.proxyHeader(p); err != nil {
 			return 0, nil, &stageError{"read the PROXY header", err}
 		}
