@@ -79,7 +79,7 @@ func (x *exchange) response() (r wire.Response, n int, err error) {
 		}
 		// Interim answers may come unasked (RFC 9110 §15.2) and have no body.
 		x.buf = x.buf[n:]
-		x.consumed += n
+		x.consumed += int32(n)
 	}
 	return r, 0, &stageError{stage, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
@@ -94,7 +94,7 @@ func (x *exchange) responseHead() (int, error) {
 			return n, nil
 		}
 		scanned = len(x.buf)
-		if x.consumed+len(x.buf) >= maxAnswer {
+		if int(x.consumed)+len(x.buf) >= maxAnswer {
 			return 0, fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswer)
 		}
 		if err := x.read(maxAnswer); err == io.EOF {

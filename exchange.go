@@ -21,25 +21,24 @@ const (
 // An exchange is one handshake in either role: the connection, what has been
 // read from it, and what bounds it in time. Exchanges are pooled.
 type exchange struct {
-	conn     net.Conn // the uppermost layer so far
-	base     net.Conn // the lowest, that of the caller
-	remote   net.Addr // the client's, where it is not that of conn
-	buf      []byte   // read and not yet consumed
-	consumed int      // what has been, of the bytes that limit counts
-	broken   error    // of reading, after which nothing more is read
+	conn   net.Conn // the uppermost layer so far
+	base   net.Conn // the lowest, that of the caller
+	remote net.Addr // the client's, where it is not that of conn
+	buf    []byte   // read and not yet consumed
 
 	ctx      context.Context
 	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
 	timer    *time.Timer // in place of deadlines, for a connection that has none
 	stop     func() bool // ends the watch on ctx
-	retire   bool        // an interruption may still be running: not for the pool
 
 	// mu orders the changes of the deadline, so that none of them undoes an
 	// interruption.
 	mu          sync.Mutex
-	interrupted bool // nothing more may be done on the connection
-	waiting     bool // for bytes of the client; what follows is our work
-	evicted     bool // by the listener, while it was waiting
+	interrupted bool  // nothing more may be done on the connection
+	waiting     bool  // for bytes of the client; what follows is our work
+	evicted     bool  // by the listener, while it was waiting
+	retire      bool  // an interruption may still be running: not for the pool
+	consumed    int32 // what has been, of the bytes that a limit counts; here for its size
 	place       place
 
 	interrupt func()
@@ -244,19 +243,17 @@ func (x *exchange) addr() net.Addr {
 func (x *exchange) consume(n int) { x.buf = append(x.buf[:0], x.buf[n:]...) }
 
 // grow makes room for size bytes in all.
+//
+//go:noinline
 func (x *exchange) grow(size int) {
 	if size > cap(x.buf) {
 		x.buf = append(make([]byte, 0, size), x.buf...)
 	}
 }
 
-// read reads more, until limit bytes have been read in all. After an error it
-// reads no more: a connection that was reset says so only once.
+// read reads more, until limit bytes have been read in all.
 func (x *exchange) read(limit int) error {
-	if x.broken != nil {
-		return x.broken
-	}
-	room := limit - x.consumed - len(x.buf)
+	room := limit - int(x.consumed) - len(x.buf)
 	if len(x.buf) == cap(x.buf) {
 		if len(x.buf) < secondRead {
 			x.grow(secondRead)
@@ -266,19 +263,16 @@ func (x *exchange) read(limit int) error {
 	}
 	free := x.buf[len(x.buf):cap(x.buf)]
 	free = free[:min(len(free), room)]
-	x.broken = io.ErrNoProgress
 	// A transport may return nothing without an error, but not for ever.
 	for range 100 {
 		n, err := x.conn.Read(free)
 		if n > 0 {
 			x.buf = x.buf[:len(x.buf)+n]
-			x.broken = nil
-			break
+			return nil
 		}
 		if err != nil {
-			x.broken = err
-			break
+			return err
 		}
 	}
-	return x.broken
+	return io.ErrNoProgress
 }

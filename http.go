@@ -113,7 +113,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(c)
 	x.buf, x.remote = buf, remote
 	if l.admit(ctx, x) {
-		l.handshake(x, len(head), requestOf(r, ctx))
+		l.handshakeOf(requestOf(r, ctx), x, len(head))
 		return
 	}
 	defer c.Close()

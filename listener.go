@@ -208,6 +208,7 @@ func (l *PreflightListener) prepare() {
 		l.room = make(chan struct{}, 1)
 		l.drained, l.quiet = make(chan struct{}), make(chan struct{})
 		l.onClose = l.closed
+		l.pending.born = time.Now()
 		l.pending.oldest.prev, l.pending.oldest.next = &l.pending.oldest, &l.pending.oldest
 		l.policy = policy{
 			protocols:   slices.Clone(l.Protocols),

@@ -20,22 +20,27 @@ type pending struct {
 	oldest   place // of those not finished, a ring in order of age; its next is the oldest
 	evicting bool  // one has been evicted and has not left yet; it makes room for one
 	active   int   // connections that Accept has returned and that are open
+	born     time.Time
 }
 
 // A place is the place of an exchange in the ring of those under way.
 type place struct {
 	x          *exchange
-	since      time.Time
+	since      time.Duration // after the listener was born; a Time would be three times as large
 	prev, next *place
 }
 
 func (p *pending) enter(x *exchange) {
-	x.place = place{x: x, since: time.Now(), prev: p.oldest.prev, next: &p.oldest}
+	x.place = place{x: x, since: time.Since(p.born), prev: p.oldest.prev, next: &p.oldest}
 	x.place.prev.next, x.place.next.prev = &x.place, &x.place
 }
 
+// leave may be called again.
 func (p *pending) leave(x *exchange) {
-	x.place.prev.next, x.place.next.prev = x.place.next, x.place.prev
+	if x.place.next != nil {
+		x.place.prev.next, x.place.next.prev = x.place.next, x.place.prev
+		x.place = place{}
+	}
 }
 
 // acceptAll accepts connections until the listener is closed. An error goes to
@@ -57,7 +62,7 @@ func (l *PreflightListener) acceptAll() {
 			c.Close()
 			return
 		}
-		go l.handshake(x, 0, nil)
+		go l.handshake(x)
 	}
 }
 
@@ -70,72 +75,105 @@ func (l *PreflightListener) deliver(d delivery) bool {
 	}
 }
 
-// handshake brings one connection to its end: delivered, handed to Handler,
-// refused or closed. net/http has read the first n bytes of what it has sent,
-// the head of req, if that is not nil.
-func (l *PreflightListener) handshake(x *exchange, n int, req *http.Request) {
-	var evicted bool
-	defer func() { l.finished(evicted) }() // also where Authorize ends the goroutine
-	conn, ordinary := l.serve(x, n, req, &evicted)
-	switch {
-	case conn == nil:
-	case l.ctx.Err() != nil: // Close may have cut it off in its last moment
-		conn.Close()
-	case ordinary:
-		l.handOver(conn)
-	default:
-		l.opened()
-		conn.onClose = l.onClose
-		if !l.deliver(delivery{conn: conn}) {
-			conn.Close()
-		}
+// handshake brings an accepted connection to its end: delivered, handed to
+// Handler, refused or closed. While it waits for the client it has little on the
+// stack, see sort.
+func (l *PreflightListener) handshake(x *exchange) {
+	defer l.release(x) // also where Authorize ends the goroutine
+	if !l.begin(x) {
+		return
 	}
+	n, watch, err := x.sort(&l.policy)
+	l.conclude(x, n, watch, err)
 }
 
-// serve performs the handshake. It closes the connection and returns nil if it
-// is not the application's or Handler's. When it returns, Close no longer knows
-// the connection, so that it never touches one that has been delivered.
-func (l *PreflightListener) serve(x *exchange, n int, req *http.Request, evicted *bool) (conn *Conn, ordinary bool) {
-	defer func() {
-		if conn == nil {
-			// Not x.conn: a TLS layer would wait for its last message to be
-			// sent, and what there was to say has been said.
-			x.base.Close()
-		}
-		l.mu.Lock()
-		l.pending.leave(x)
-		*evicted = x.evicted
-		l.mu.Unlock()
-		x.free()
-	}()
-	ctx, deadline := l.ctx, time.Now().Add(l.handshakeTimeout())
-	if req != nil {
-		ctx = req.Context()
-		deadline, _ = ctx.Deadline()
+//go:noinline
+func (l *PreflightListener) begin(x *exchange) bool {
+	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
+		return false
 	}
+	x.ctx = l.ctx // Close cuts off every exchange; none needs a watch of its own
+	return true
+}
+
+//go:noinline
+func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error) {
+	h, err := x.sorted(&l.policy, n, watch, err, nil)
+	l.handOn(x, h, err)
+}
+
+// handshakeOf is handshake for a connection on which net/http has read req,
+// whose head are the first n bytes of x.buf. The context of req ends with the
+// handshake.
+func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
+	defer l.release(x)
+	deadline, _ := req.Context().Deadline()
 	if x.begin(context.Background(), deadline) != nil {
-		return nil, false
+		return
 	}
-	x.ctx = ctx // Close cuts off every exchange; none needs a watch of its own
-	var h handover
-	var err error
-	if req == nil {
-		h, err = x.serve(&l.policy, nil)
-	} else {
-		h, err = x.answer(&l.policy, n, req, nil)
-	}
+	x.ctx = req.Context()
+	h, err := x.answer(&l.policy, n, req, nil)
+	l.handOn(x, h, err)
+}
+
+// handOn completes the handshake and gives the connection to whom it belongs.
+func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	if err == nil && h.secure {
 		x.consume(len(x.buf) - len(h.rest))
+		h.rest = nil
 		l.await(x)
 		if err = x.secure(l.policy.tls); err != nil {
 			err = &stageError{"TLS handshake in the tunnel", err}
 		}
-		h.rest = nil
 	}
 	if x.end(err) != nil {
-		return nil, false
+		return
 	}
-	return h.conn(x.conn, x.remote), h.ordinary
+	conn := h.conn(x.conn, x.remote)
+	x.base = nil
+	if !l.leave(x) { // Close may have cut it off in its last moment
+		conn.Close()
+		return
+	}
+	if h.ordinary {
+		l.handOver(conn)
+		return
+	}
+	l.opened()
+	conn.onClose = l.onClose
+	if !l.deliver(delivery{conn: conn}) {
+		conn.Close()
+	}
+}
+
+// leave takes x from among those that Close and a new client may interrupt, so
+// that they never touch a connection that has been handed on. It reports
+// whether the listener is still open.
+func (l *PreflightListener) leave(x *exchange) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending.leave(x)
+	return l.ctx.Err() == nil
+}
+
+// release ends a handshake: its connection is closed if it was not handed on,
+// and its place is free.
+func (l *PreflightListener) release(x *exchange) {
+	if x.base != nil {
+		// Not x.conn: a TLS layer would wait for its last message to be sent,
+		// and what there was to say has been said.
+		x.base.Close()
+	}
+	l.mu.Lock()
+	l.pending.leave(x)
+	l.pending.count--
+	if x.evicted {
+		l.pending.evicting = false
+	}
+	l.settle()
+	l.mu.Unlock()
+	l.signalRoom()
+	x.free()
 }
 
 // admit gives x a place among the handshakes under way, and waits until there
@@ -178,7 +216,7 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 // if only the end of a handshake can make room. The caller holds mu.
 func (l *PreflightListener) makeRoom() (wait time.Duration) {
 	for p := l.pending.oldest.next; p != &l.pending.oldest && !l.pending.evicting; p = p.next {
-		age := time.Since(p.since)
+		age := time.Since(l.pending.born) - p.since
 		if age < grace {
 			return grace - age
 		}
@@ -201,18 +239,6 @@ func (l *PreflightListener) signalRoom() {
 	case l.room <- struct{}{}:
 	default:
 	}
-}
-
-// finished counts a handshake that has come to its end.
-func (l *PreflightListener) finished(evicted bool) {
-	l.mu.Lock()
-	l.pending.count--
-	if evicted {
-		l.pending.evicting = false
-	}
-	l.settle()
-	l.mu.Unlock()
-	l.signalRoom()
 }
 
 // opened counts a connection that Accept is about to return.

@@ -88,6 +88,11 @@ func (h *handover) conn(c net.Conn, remote net.Addr) *Conn {
 // answers what is HTTP. The head of an upgrade request is kept in dst.
 func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
 	n, watch, err := x.sort(p)
+	return x.sorted(p, n, watch, err, dst)
+}
+
+// sorted goes on with the result of sort.
+func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte) (handover, error) {
 	x.settle()
 	switch {
 	case err != nil:

@@ -15,100 +15,202 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// sort reads until it is known what the client speaks, trying the kinds in the
-// order in which they stand on the wire: a PROXY header, TLS, an HTTP request,
-// anything else. It returns the length of the HTTP head that x.buf begins with,
-// or 0 for a plain connection: with a watch if the client has not said enough to
-// be sure. A reverse proxy may connect long before it has a request to send.
-func (x *exchange) sort(p *policy) (int, *watch, error) {
-	// A TLS layer below us shakes hands now, under the whole deadline: left
-	// to the first Read, it would fail for good at the earlier deadline of
-	// PlainAfter.
-	if below, ok := x.conn.(handshaker); ok {
-		if err := below.HandshakeContext(x.ctx); err != nil {
-			return 0, nil, &stageError{stageTLS, err}
+// The layers of a connection, in the order in which they stand on the wire.
+type layer uint8
+
+const (
+	layerBelow layer = iota // a TLS layer that is there already
+	layerProxy              // a header of the PROXY protocol
+	layerTLS
+	layerLine // the first line of an HTTP request, or of anything else
+	layerHead // the head of an HTTP request
+)
+
+// A sorter finds out what a client speaks, layer by layer.
+type sorter struct {
+	layer   layer
+	sniffer wire.Sniffer // of layerLine
+	scanned int          // of layerHead
+	limit   int          // of what may be buffered
+	broken  error        // of reading, after which nothing more is read
+
+	// The result: the length of the HTTP head that x.buf begins with, or 0 for
+	// a plain connection, with a watch if the client has not said enough to be
+	// sure. A reverse proxy may connect long before it has a request to send.
+	n     int
+	watch *watch
+	err   error
+}
+
+// sort reads until it is known what the client speaks. What a client that stalls
+// costs is mostly the stack of a goroutine that waits here for its bytes: all
+// that needs more of it than half of the first 2 KiB is in functions that
+// have returned by then, or is not inlined.
+func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
+	s := sorter{limit: p.maxHeader}
+	for !s.step(x, p) {
+		// For its first word on each layer the client has no longer than PlainAfter.
+		brief := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
+		if brief {
+			x.readBy(x.within(p.plainAfter))
+		}
+		s.broken = x.read(s.limit)
+		if brief && s.broken == nil {
+			x.readBy(x.deadline)
 		}
 	}
+	return s.n, s.watch, s.err
+}
+
+//go:noinline
+func (x *exchange) within(d time.Duration) time.Time { return earlier(x.deadline, time.Now().Add(d)) }
+
+// step goes as far as the bytes in x.buf allow, and reports whether that is the
+// end. A layer that is still undecided when nothing more can be read is none.
+//
+//go:noinline
+func (s *sorter) step(x *exchange, p *policy) (done bool) {
+	for {
+		var passed bool // on to the next layer
+		switch s.layer {
+		case layerBelow:
+			passed, s.err = true, x.handshakeBelow()
+		case layerProxy:
+			passed, s.err = s.proxy(x, p)
+		case layerTLS:
+			passed, s.err = s.tls(x, p)
+		case layerLine:
+			passed, done = s.line(x, p)
+		case layerHead:
+			done = s.head(x, p)
+		}
+		if done || s.err != nil {
+			return true
+		}
+		if !passed {
+			return false
+		}
+		s.layer++
+	}
+}
+
+// handshakeBelow makes a TLS layer below us shake hands now, under the whole
+// deadline: left to the first Read, it would fail for good at the earlier
+// deadline of PlainAfter.
+func (x *exchange) handshakeBelow() error {
+	below, ok := x.conn.(interface{ HandshakeContext(context.Context) error })
+	if !ok {
+		return nil
+	}
+	if err := below.HandshakeContext(x.ctx); err != nil {
+		return &stageError{stageTLS, err}
+	}
+	return nil
+}
+
+// proxy consumes a header of the PROXY protocol, if there is one, and believes it.
+func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
+	const stage = "read the PROXY header"
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
-	if p.proxies.any() && p.proxies.trust(x.addr()) {
-		if err := x.proxyHeader(p); err != nil {
-			return 0, nil, &stageError{"read the PROXY header", err}
-		}
+	if !p.proxies.any() || !p.proxies.trust(x.addr()) {
+		return true, nil
 	}
-	if p.tls != nil {
-		if err := x.acceptTLS(p); err != nil {
-			return 0, nil, &stageError{stageTLS, err}
+	m, n := wire.ProxyHeader(x.buf)
+	switch {
+	case m == wire.No || m == wire.Maybe && s.broken != nil:
+		return true, nil
+	case n < 0 || n > p.maxHeader:
+		return false, &stageError{stage, errors.New("it has no end, or is longer than MaxHeaderBytes")}
+	case n > 0 && n <= len(x.buf):
+		if err := x.believe(x.buf[:n]); err != nil {
+			return false, &stageError{stage, err}
 		}
+		x.consume(n)
+		return true, nil
+	case s.broken != nil:
+		return false, &stageError{stage, s.broken}
 	}
-	if speaksOther(x.conn) {
-		return 0, nil, nil
-	}
-	var sniffer wire.Sniffer
-	for {
-		verdict := sniffer.Next(x.buf)
-		if verdict == wire.More && len(x.buf) == p.maxHeader {
-			if verdict = sniffer.AtLimit(x.buf); verdict == wire.Plain {
-				verdict = wire.Doubt
-			}
-		}
-		switch verdict {
-		case wire.Plain:
-			return 0, nil, nil
-		case wire.Doubt:
-			return 0, watchOf(sniffer), nil
-		case wire.HTTP:
-			n, err := x.requestHead(p)
-			return n, nil, err
-		}
-		if err := x.more(p, p.maxHeader); err != nil {
-			return 0, watchOf(sniffer), x.unread(err, verdict, p)
-		}
-	}
+	return false, nil
 }
 
-// more reads more of what the client says. For its first word on each layer it
-// has no longer than PlainAfter.
-func (x *exchange) more(p *policy, limit int) error {
-	brief := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
-	if brief {
-		x.readBy(earlier(x.deadline, time.Now().Add(p.plainAfter)))
+// tls shakes hands with a client that speaks TLS first. The first record is
+// waited for here, where a client that stalls in it costs no TLS state.
+func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
+	if p.tls == nil {
+		return true, nil
 	}
-	err := x.read(limit)
-	if brief && err == nil {
-		x.readBy(x.deadline)
+	m, n := wire.ClientHello(x.buf)
+	switch {
+	case m == wire.No || m == wire.Maybe && s.broken != nil:
+		return true, nil
+	case m == wire.Yes && n <= len(x.buf):
+		s.limit = p.maxHeader
+		if err := x.secure(p.tls); err != nil {
+			return false, &stageError{stageTLS, err}
+		}
+		return true, nil
+	case s.broken != nil:
+		return false, &stageError{stageTLS, s.broken}
+	case m == wire.Yes:
+		s.limit = max(n, p.maxHeader)
+		if len(x.buf) == cap(x.buf) {
+			x.grow(min(n, 2*len(x.buf)))
+		}
 	}
-	return err
+	return false, nil
 }
 
-// proxyHeader consumes a header of the PROXY protocol, if there is one, and
-// believes it. A client of whom nothing can be read is left to the layers above.
-func (x *exchange) proxyHeader(p *policy) error {
-	for {
-		m, n := wire.ProxyHeader(x.buf)
-		switch {
-		case m == wire.No:
-			return nil
-		case n < 0 || n > p.maxHeader:
-			return errors.New("it has no end, or is longer than MaxHeaderBytes")
-		case n > 0 && n <= len(x.buf):
-			err := x.believe(x.buf[:n])
-			x.consume(n)
-			return err
-		}
-		if err := x.more(p, p.maxHeader); err != nil {
-			if m == wire.Maybe {
-				return nil
-			}
-			return err
+// line decides between HTTP and a plain connection.
+func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
+	if len(x.buf) == 0 && speaksOther(x.conn) {
+		return false, true
+	}
+	verdict := s.sniffer.Next(x.buf)
+	if verdict == wire.More && len(x.buf) == p.maxHeader {
+		if verdict = s.sniffer.AtLimit(x.buf); verdict == wire.Plain {
+			verdict = wire.Doubt
 		}
 	}
+	switch {
+	case verdict == wire.HTTP:
+		return true, false
+	case verdict == wire.Plain:
+		return false, true
+	case verdict == wire.Doubt:
+	case s.broken == nil:
+		return false, false
+	default:
+		s.err = x.unread(s.broken, verdict, p)
+	}
+	s.watch = &watch{sniffer: s.sniffer} // which goes on where the sniffer has come to
+	return false, true
+}
+
+// head looks for the end of the head.
+func (s *sorter) head(x *exchange, p *policy) (done bool) {
+	n, broken := wire.RequestEnd(x.buf, s.scanned)
+	s.scanned = len(x.buf)
+	if broken == nil && n == 0 && s.scanned == p.maxHeader {
+		broken = tooLarge(x.buf)
+	}
+	switch {
+	case broken != nil:
+		s.err = x.refuseHead(broken, p)
+	case n > 0:
+		s.n = n
+	case s.broken != nil:
+		s.err = x.unread(s.broken, wire.HTTP, p)
+	default:
+		return false
+	}
+	return true
 }
 
 // believe takes the client's address from a header of the PROXY protocol. One
 // that names none, as a proxy's own health checks send it, leaves it as it is.
 func (x *exchange) believe(header []byte) error {
-	h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(header)))
+	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(header), len(header)))
 	if err != nil {
 		return err
 	}
@@ -120,28 +222,6 @@ func (x *exchange) believe(header []byte) error {
 	port, _, _ := h.Ports()
 	x.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 	return nil
-}
-
-// acceptTLS shakes hands with a client that speaks TLS first. The first record
-// is waited for here, where a client that stalls in it costs no TLS state.
-func (x *exchange) acceptTLS(p *policy) error {
-	for {
-		m, n := wire.ClientHello(x.buf)
-		switch {
-		case m == wire.No:
-			return nil
-		case m == wire.Yes && n <= len(x.buf):
-			return x.secure(p.tls)
-		case m == wire.Yes && len(x.buf) == cap(x.buf):
-			x.grow(min(n, 2*len(x.buf)))
-		}
-		if err := x.more(p, max(n, p.maxHeader)); err != nil {
-			if m == wire.Maybe {
-				return nil
-			}
-			return err
-		}
-	}
 }
 
 // secure puts a TLS layer on the connection, whose first bytes are in x.buf.
@@ -160,39 +240,11 @@ func (x *exchange) secure(config *tls.Config) error {
 	return nil
 }
 
-// A handshaker is a TLS layer of any make.
-type handshaker interface {
-	HandshakeContext(context.Context) error
-}
-
 // speaksOther reports whether c is a TLS connection on which client and server
 // have agreed to speak something else than HTTP/1.1 (RFC 7301), such as gRPC's h2.
 func speaksOther(c net.Conn) bool {
 	state := tlsState(c)
 	return state != nil && state.NegotiatedProtocol != "" && state.NegotiatedProtocol != alpnHTTP
-}
-
-// watchOf goes on where the sniffer has come to.
-func watchOf(s wire.Sniffer) *watch { return &watch{sniffer: s} }
-
-// requestHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) requestHead(p *policy) (int, error) {
-	for scanned := 0; ; {
-		n, broken := wire.RequestEnd(x.buf, scanned)
-		scanned = len(x.buf)
-		if broken == nil && n == 0 && scanned == p.maxHeader {
-			broken = tooLarge(x.buf)
-		}
-		if broken != nil {
-			return 0, x.refuseHead(broken, p)
-		}
-		if n > 0 {
-			return n, nil
-		}
-		if err := x.read(p.maxHeader); err != nil {
-			return 0, x.unread(err, wire.HTTP, p)
-		}
-	}
 }
 
 // unread decides what to do with a client of whom no more can be read. nil
