@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -220,6 +221,7 @@ func TestGoldenFromListener(t *testing.T) {
 	authorize := func(header http.Header, err error) *preflight.PreflightListener {
 		return &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return header, err }}
 	}
+	serverTLS, _ := lisTLS(t)
 	var typedNil *preflight.StatusError
 	table := map[string]struct {
 		listener *preflight.PreflightListener
@@ -235,8 +237,12 @@ func TestGoldenFromListener(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp, EXAMPLE/1\r\n\r\n",
 		},
 
-		"400-rule":       {nil, "GET / HTTP/1.1\r\n" + upgrade + "X : y\r\n\r\n"},
-		"400-body":       {nil, "GET / HTTP/1.1\r\n" + upgrade + "Content-Length: 5\r\n\r\nhello"},
+		"400-rule": {nil, "GET / HTTP/1.1\r\n" + upgrade + "X : y\r\n\r\n"},
+		"400-body": {nil, "GET / HTTP/1.1\r\n" + upgrade + "Content-Length: 5\r\n\r\nhello"},
+		"400-forwarded": {
+			&preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+			"GET / HTTP/1.1\r\n" + upgrade + "X-Forwarded-For: 192.0.2.1, somebody\r\n\r\n",
+		},
 		"405":            {nil, "POST / HTTP/1.1\r\n" + upgrade + "Content-Length: 0\r\n\r\n"},
 		"405-head":       {nil, "HEAD / HTTP/1.1\r\n" + upgrade + "\r\n"},
 		"414":            {nil, "GET /" + strings.Repeat("a", 16<<10)},
@@ -246,6 +252,7 @@ func TestGoldenFromListener(t *testing.T) {
 		"426-token":      {nil, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
 		"426-connection": {nil, "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n"},
 		"426-protocols":  {&preflight.PreflightListener{Protocols: []string{"example/1", "tcp"}}, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
+		"426-tcps":       {&preflight.PreflightListener{TLSConfig: serverTLS}, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
 		"426-post":       {nil, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 14\r\n\r\nPUB t 2\r\nhi\r\n\r\n"},
 		"431":            {nil, "GET / HTTP/1.1\r\nX: " + strings.Repeat("a", 16<<10)},
 		"505":            {nil, "GET / HTTP/1.2\r\n" + upgrade + "\r\n"},
