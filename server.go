@@ -330,7 +330,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 // the end of the handshake.
 func outlive(req *http.Request) { *req = *req.WithContext(context.WithoutCancel(req.Context())) }
 
-var errPanic = errors.New("panic in Authorize")
+var errPanic = errors.New("panic in a function of the application")
 
 func (p *policy) callAuthorize(req *http.Request) (header http.Header, err error) {
 	defer func() {

@@ -7,8 +7,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -225,13 +227,19 @@ func (x *exchange) believe(header []byte) error {
 }
 
 // secure puts a TLS layer on the connection, whose first bytes are in x.buf.
-func (x *exchange) secure(config *tls.Config) error {
+func (x *exchange) secure(config *tls.Config) (err error) {
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
+	// A panic in one of them ends this connection alone, as it does in net/http.
+	defer func() {
+		if v := recover(); v != nil {
+			log.Printf("preflight: panic in the TLS handshake with %v: %v\n%s", x.addr(), v, debug.Stack())
+			err = errPanic
+		}
+	}()
 	tc := tls.Server(newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), config)
 	x.buf = x.buf[:0]
-	err := tc.HandshakeContext(ctx)
-	if err != nil {
+	if err := tc.HandshakeContext(ctx); err != nil {
 		return err
 	}
 	x.mu.Lock()
