@@ -183,6 +183,7 @@ type PreflightListener struct {
 	delivered chan delivery
 	room      chan struct{} // a handshake came to its end
 	draining  atomic.Bool   // since Shutdown
+	gone      chan struct{} // since Close: nobody accepts any more
 	drained   chan struct{} // nothing more will be delivered
 	quiet     chan struct{} // and nothing that was is still open
 	server    *http.Server  // of Handler; nil without one
@@ -190,8 +191,9 @@ type PreflightListener struct {
 	serving   sync.Once
 	onClose   func() // closed, for each Conn
 
-	mu      sync.Mutex
-	pending pending
+	mu        sync.Mutex
+	pending   pending
+	shutdowns int // calls of Shutdown under way
 }
 
 // A delivery is what one call of Accept returns.
@@ -206,7 +208,7 @@ func (l *PreflightListener) prepare() {
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		l.delivered = make(chan delivery)
 		l.room = make(chan struct{}, 1)
-		l.drained, l.quiet = make(chan struct{}), make(chan struct{})
+		l.gone, l.drained, l.quiet = make(chan struct{}), make(chan struct{}), make(chan struct{})
 		l.onClose = l.closed
 		l.pending.born = time.Now()
 		l.pending.oldest.prev, l.pending.oldest.next = &l.pending.oldest, &l.pending.oldest
@@ -289,7 +291,7 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 	if l.err != nil {
 		return nil, l.err
 	}
-	if l.ctx.Err() != nil {
+	if l.isGone() {
 		return nil, net.ErrClosed
 	}
 	if l.Listener != nil {
@@ -300,10 +302,10 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 		if d.err == nil {
 			return d.conn, nil
 		}
-		if l.ctx.Err() == nil {
+		if !l.isGone() {
 			return nil, d.err
 		}
-	case <-l.ctx.Done():
+	case <-l.gone:
 	case <-l.drained:
 	}
 	return nil, net.ErrClosed
@@ -329,8 +331,32 @@ func (noAddr) String() string  { return "preflight" }
 // of them. Connections that Accept has returned stay open, and those that
 // Handler has hijacked. It must be called in the end, as servers do when Serve
 // returns: closing the wrapped listener alone leaves the rest as it is.
+//
+// While Shutdown waits, Close leaves the handshakes and Handler to it: servers
+// call Close when they are told to stop, and when Accept has no more for them.
 func (l *PreflightListener) Close() error {
 	l.prepare()
+	l.mu.Lock()
+	closeOnce(l.gone)
+	waiting := l.shutdowns > 0
+	l.mu.Unlock()
+	if !waiting {
+		l.cutOff()
+	}
+	return l.closeInner()
+}
+
+func (l *PreflightListener) isGone() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// cutOff ends what has not been delivered.
+func (l *PreflightListener) cutOff() {
 	l.cancel()
 	l.mu.Lock()
 	for p := l.pending.oldest.next; p != &l.pending.oldest; p = p.next {
@@ -342,14 +368,17 @@ func (l *PreflightListener) Close() error {
 	if l.server != nil {
 		l.server.Close()
 	}
-	return l.closeInner()
 }
 
 func (l *PreflightListener) closeInner() error {
 	if l.Listener == nil {
 		return nil
 	}
-	return l.Listener.Close()
+	err := l.Listener.Close()
+	if l.draining.Load() && errors.Is(err, net.ErrClosed) {
+		err = nil // Shutdown and the server that it ends both close it
+	}
+	return err
 }
 
 // Shutdown ends the listener in good order. It closes the wrapped listener, and
@@ -363,8 +392,9 @@ func (l *PreflightListener) closeInner() error {
 // has returned has been closed by [Conn.Close], and Handler has served its
 // requests (what it has hijacked is its own). It closes none of them: the
 // application tells its peers to go, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do; both call Close, which Shutdown does not mind. A
-// connection that is closed through [Conn.NetConn] is not seen.
+// http.Server.Shutdown do; both call Close, which then leaves the rest to
+// Shutdown. A connection that is closed through [Conn.NetConn] is not seen, and
+// a client that is silent takes until its HandshakeTimeout: give ctx more.
 //
 // It returns nil when all of that is done, or the cause of the end of ctx; what is left then
 // goes on as before, and Close ends what belongs to the listener.
@@ -372,12 +402,11 @@ func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	l.prepare()
 	l.mu.Lock()
 	l.draining.Store(true)
+	l.shutdowns++
 	l.settle()
 	l.mu.Unlock()
+	defer l.endShutdown()
 	err := l.closeInner()
-	if errors.Is(err, net.ErrClosed) {
-		err = nil // a server has been told to stop, and has closed it
-	}
 	select {
 	case <-l.quiet:
 	case <-ctx.Done():
@@ -390,4 +419,15 @@ func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	}
 	l.cancel()
 	return err
+}
+
+// endShutdown does what Close has left to Shutdown.
+func (l *PreflightListener) endShutdown() {
+	l.mu.Lock()
+	l.shutdowns--
+	last := l.shutdowns == 0
+	l.mu.Unlock()
+	if last && l.isGone() {
+		l.cutOff()
+	}
 }

@@ -70,7 +70,7 @@ func (l *PreflightListener) deliver(d delivery) bool {
 	select {
 	case l.delivered <- d:
 		return true
-	case <-l.ctx.Done():
+	case <-l.gone:
 		return false
 	}
 }

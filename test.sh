@@ -26,6 +26,7 @@ PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
+need haproxy haproxy
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi
