@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -29,7 +30,7 @@ type exchange struct {
 	ctx      context.Context
 	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
 	timer    *time.Timer // in place of deadlines, for a connection that has none
-	stop     func() bool // ends the watch on ctx
+	stop     func() bool // ends the watch on ctx; nil once it has
 
 	// mu orders the changes of the deadline, so that none of them undoes an
 	// interruption.
@@ -37,7 +38,7 @@ type exchange struct {
 	interrupted bool  // nothing more may be done on the connection
 	waiting     bool  // for bytes of the client; what follows is our work
 	evicted     bool  // by the listener, while it was waiting
-	retire      bool  // an interruption may still be running: not for the pool
+	unknown     bool  // a proxy does not tell who the client is
 	consumed    int32 // what has been, of the bytes that a limit counts; here for its size
 	place       place
 
@@ -65,8 +66,8 @@ func (x *exchange) free() {
 	if x.timer != nil {
 		x.timer.Stop() // where Authorize ended the goroutine, nobody else has
 	}
-	if x.retire {
-		return
+	if x.stop != nil {
+		return // an interruption may still be running: not for the pool
 	}
 	// All of it: what was read holds credentials.
 	*x = exchange{interrupt: x.interrupt}
@@ -88,9 +89,10 @@ func (x *exchange) cutOff() {
 }
 
 // finishBy bounds what is left to do on a connection that is lost to the
-// application, until the returned function is called.
+// application, until the returned function is called. A TLS layer sets a write
+// deadline of its own for its last message.
 func (x *exchange) finishBy(t time.Time) (stop func() bool) {
-	if x.doBy(t) == nil {
+	if _, layered := x.conn.(*tls.Conn); x.doBy(t) == nil && !layered {
 		return func() bool { return true }
 	}
 	c := x.conn
@@ -185,9 +187,9 @@ func (x *exchange) end(err error) error {
 	if x.stop != nil && !x.stop() {
 		// The interruption has begun and will poison the connection, now or
 		// later: the handshake failed, whatever has arrived (golang/go#16523).
-		x.retire = true
 		return x.because(err, context.Cause(x.ctx))
 	}
+	x.stop = nil
 	expired := x.timer != nil && !x.timer.Stop()
 	switch {
 	case expired, isTimeout(err):

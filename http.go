@@ -103,8 +103,11 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	defer context.AfterFunc(l.ctx, cancel)()
 
 	head := headOf(r)
-	rest, _ := buffered.Peek(buffered.Reader.Buffered())
-	buf := append(head, rest...)
+	buf := head
+	if buffered != nil { // by a middleware of little use, but no panic
+		rest, _ := buffered.Peek(buffered.Reader.Buffered())
+		buf = append(buf, rest...)
+	}
 	var remote net.Addr
 	if ours, ok := c.(*httpConn); ok {
 		buf = append(buf, ours.drop()...)
@@ -150,7 +153,7 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 // An httpConn is a connection that the server of Handler serves.
 type httpConn struct{ *Conn }
 
-type httpConnKey struct{ *PreflightListener }
+type httpConnKey struct{}
 
 // newServer makes the server of Handler.
 func (l *PreflightListener) newServer() *http.Server {
@@ -163,14 +166,14 @@ func (l *PreflightListener) newServer() *http.Server {
 		// connection although the request has Upgrade.
 		DisableGeneralOptionsHandler: true,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, httpConnKey{l}, c)
+			return context.WithValue(ctx, httpConnKey{}, c)
 		},
 	}
 }
 
 // serveOwn is ServeHTTP for our own connections.
 func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
-	c := r.Context().Value(httpConnKey{l}).(*httpConn)
+	c := r.Context().Value(httpConnKey{}).(*httpConn)
 	r.TLS = tlsState(c.conn)
 	l.ServeHTTP(w, r)
 }
@@ -179,6 +182,7 @@ func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
 func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0:
+		closeAfter(w.Header()) // also for a handler that goes past lastAnswer
 		last := &lastAnswer{ResponseWriter: w}
 		l.Handler.ServeHTTP(last, r)
 		last.finish()
@@ -225,7 +229,9 @@ func (w *lastAnswer) Flush() { http.NewResponseController(w.answered()).Flush() 
 
 func (w *lastAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	w.hijacked = err == nil
+	if w.hijacked = err == nil; w.hijacked {
+		w.Header().Del("Connection") // for a handler that adds to it
+	}
 	return c, rw, err
 }
 

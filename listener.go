@@ -126,7 +126,8 @@ type PreflightListener struct {
 	// beside those that do not, and serves tcps. To require TLS, or client
 	// certificates, put [crypto/tls.NewListener] underneath, or serve nothing
 	// but tcps and set RequireUpgrade. NextProtos, if there are any, must hold
-	// http/1.1 for upgrade requests over TLS. The Config is not modified.
+	// http/1.1 for upgrade requests over TLS; before h2, if there is a Handler,
+	// because browsers offer both. The Config is not modified.
 	TLSConfig *tls.Config
 
 	// TrustedProxies are the peers that are believed about the client's
@@ -158,8 +159,8 @@ type PreflightListener struct {
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
-	// 16 KiB; negative is an error. A head that net/http has read for Handler
-	// or ServeHTTP can be up to 4 KiB longer.
+	// 16 KiB; negative is an error. The later ordinary requests of a connection,
+	// which net/http reads for Handler, may be up to 4 KiB larger.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a
@@ -366,7 +367,8 @@ func (l *PreflightListener) cutOff() {
 	}
 	l.mu.Unlock()
 	if l.server != nil {
-		l.server.Close()
+		l.feed.Close()
+		go l.server.Close() // which waits for each TLS layer's last message
 	}
 }
 
@@ -403,8 +405,9 @@ func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	l.draining.Store(true)
 	l.shutdowns++
-	l.settle()
+	l.tellEnd()
 	l.mu.Unlock()
+	l.signalRoom()
 	defer l.endShutdown()
 	err := l.closeInner()
 	select {

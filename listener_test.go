@@ -1,11 +1,13 @@
 package preflight_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 )
 
 func TestListenerConfiguration(t *testing.T) {
+	certified, _ := kndTLS(t)
 	for _, tt := range []struct {
 		name string
 		l    *preflight.PreflightListener
@@ -36,6 +39,19 @@ func TestListenerConfiguration(t *testing.T) {
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"foo/1/2"}}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp\r\nX: y"}}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tçp"}}},
+		{"Protocols", &preflight.PreflightListener{Protocols: []string{}, TLSConfig: certified}},
+		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp", "tcps"}}},
+		{"Protocols", &preflight.PreflightListener{Protocols: []string{"TcpS"}}},
+		{"TLSConfig", &preflight.PreflightListener{Protocols: []string{"tcps"}}},
+		{"TLSConfig", &preflight.PreflightListener{TLSConfig: new(tls.Config)}},
+		{"TLSConfig", &preflight.PreflightListener{TLSConfig: &tls.Config{Certificates: []tls.Certificate{}}}},
+		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: make([]netip.Prefix, 1)}},
+		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: []netip.Prefix{{}, netip.MustParsePrefix("::/0")}}},
+		{"TrustedProxies", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP"}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP", TrustedProxies: []netip.Prefix{}}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real IP", TrustedProxies: kndTrust("::/0")}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP:", TrustedProxies: kndTrust("::/0")}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: " ", TrustedProxies: kndTrust("::/0")}},
 	} {
 		t.Run(fmt.Sprintf("%s %q", tt.name, tt.l.Protocols), func(t *testing.T) {
 			n := lisNewNet()

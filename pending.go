@@ -2,7 +2,9 @@ package preflight
 
 import (
 	"context"
+	"log"
 	"net/http"
+	"runtime/debug"
 	"time"
 )
 
@@ -79,8 +81,8 @@ func (l *PreflightListener) deliver(d delivery) bool {
 // Handler, refused or closed. While it waits for the client it has little on the
 // stack, see sort.
 func (l *PreflightListener) handshake(x *exchange) {
-	defer l.release(x) // also where Authorize ends the goroutine
-	if !l.begin(x) {
+	defer l.release(x)
+	if !l.bound(x) {
 		return
 	}
 	n, watch, err := x.sort(&l.policy)
@@ -88,7 +90,7 @@ func (l *PreflightListener) handshake(x *exchange) {
 }
 
 //go:noinline
-func (l *PreflightListener) begin(x *exchange) bool {
+func (l *PreflightListener) bound(x *exchange) bool {
 	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
 		return false
 	}
@@ -98,6 +100,14 @@ func (l *PreflightListener) begin(x *exchange) bool {
 
 //go:noinline
 func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error) {
+	x.settle()
+	if n > 0 && x.evicted { // its bytes came after all; it goes on, and has made no room
+		x.evicted = false
+		l.mu.Lock()
+		l.pending.evicting = false
+		l.mu.Unlock()
+		l.signalRoom()
+	}
 	h, err := x.sorted(&l.policy, n, watch, err, nil)
 	l.handOn(x, h, err)
 }
@@ -119,6 +129,9 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 // handOn completes the handshake and gives the connection to whom it belongs.
 func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	if err == nil && h.secure {
+		if h.req == nil { // while the layer is on top over which it came
+			h.req, _ = newRequest(h.heads.request, x.conn, x.addr())
+		}
 		x.consume(len(x.buf) - len(h.rest))
 		h.rest = nil
 		l.await(x)
@@ -131,7 +144,7 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	}
 	conn := h.conn(x.conn, x.remote)
 	x.base = nil
-	if !l.leave(x) { // Close may have cut it off in its last moment
+	if !l.detach(x) { // Close may have cut it off in its last moment
 		conn.Close()
 		return
 	}
@@ -146,19 +159,25 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	}
 }
 
-// leave takes x from among those that Close and a new client may interrupt, so
+// detach takes x from among those that Close and a new client may interrupt, so
 // that they never touch a connection that has been handed on. It reports
 // whether the listener is still open.
-func (l *PreflightListener) leave(x *exchange) bool {
+func (l *PreflightListener) detach(x *exchange) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pending.leave(x)
 	return l.ctx.Err() == nil
 }
 
-// release ends a handshake: its connection is closed if it was not handed on,
-// and its place is free.
+// release ends a handshake, also where Authorize ends the goroutine: its
+// connection is closed if it was not handed on, and its place is free. It is to be
+// deferred: a panic in a callback of TLS or in a transport ends this connection
+// alone, as it does in net/http.
 func (l *PreflightListener) release(x *exchange) {
+	panicked := recover()
+	if panicked != nil {
+		log.Printf("preflight: panic in a handshake: %v\n%s", panicked, debug.Stack())
+	}
 	if x.base != nil {
 		// Not x.conn: a TLS layer would wait for its last message to be sent,
 		// and what there was to say has been said.
@@ -170,10 +189,12 @@ func (l *PreflightListener) release(x *exchange) {
 	if x.evicted {
 		l.pending.evicting = false
 	}
-	l.settle()
+	l.tellEnd()
 	l.mu.Unlock()
 	l.signalRoom()
-	x.free()
+	if panicked == nil {
+		x.free()
+	}
 }
 
 // admit gives x a place among the handshakes under way, and waits until there
@@ -183,16 +204,14 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 		l.mu.Lock()
 		if l.ctx.Err() != nil || l.draining.Load() {
 			l.mu.Unlock()
+			l.signalRoom()
 			return false
 		}
 		if l.pending.count < l.maxPending() {
 			l.pending.count++
 			l.pending.enter(x)
-			more := l.pending.count < l.maxPending()
 			l.mu.Unlock()
-			if more {
-				l.signalRoom() // to the next that waits
-			}
+			l.signalRoom()
 			return true
 		}
 		wait := l.makeRoom()
@@ -205,6 +224,7 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 		case <-l.room:
 		case <-timer:
 		case <-ctx.Done():
+			l.signalRoom()
 			return false
 		case <-l.ctx.Done():
 		}
@@ -234,6 +254,8 @@ func (l *PreflightListener) await(x *exchange) {
 	x.await()
 }
 
+// signalRoom wakes one that waits in admit. Each that has waited wakes the next,
+// for which there may be room too, or one to be evicted.
 func (l *PreflightListener) signalRoom() {
 	select {
 	case l.room <- struct{}{}:
@@ -252,13 +274,13 @@ func (l *PreflightListener) opened() {
 func (l *PreflightListener) closed() {
 	l.mu.Lock()
 	l.pending.active--
-	l.settle()
+	l.tellEnd()
 	l.mu.Unlock()
 }
 
-// settle tells Accept and Shutdown when there is nothing left to wait for. Once
+// tellEnd tells Accept and Shutdown when there is nothing left to wait for. Once
 // the listener drains, the counts only go down. The caller holds mu.
-func (l *PreflightListener) settle() {
+func (l *PreflightListener) tellEnd() {
 	if !l.draining.Load() || l.pending.count > 0 {
 		return
 	}

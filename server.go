@@ -111,6 +111,9 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte)
 // that request if net/http has read it; its Context is to survive then.
 func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (handover, error) {
 	head := x.buf[:n]
+	if n > p.maxHeader { // net/http lets a little more pass
+		return handover{}, x.refuseHead(tooLarge(head), p)
+	}
 	request, broken := wire.ParseRequest(head)
 	if broken != nil {
 		return handover{}, x.refuseHead(broken, p)
@@ -160,7 +163,7 @@ func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (hand
 // findClient goes on from the peer to the client, as far as the proxies on the
 // way are believed.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
-	if !p.proxies.any() {
+	if !p.proxies.any() || x.unknown {
 		return nil
 	}
 	peer := x.addr()
@@ -330,7 +333,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 // the end of the handshake.
 func outlive(req *http.Request) { *req = *req.WithContext(context.WithoutCancel(req.Context())) }
 
-var errPanic = errors.New("panic in a function of the application")
+var errPanic = errors.New("panic in Authorize")
 
 func (p *policy) callAuthorize(req *http.Request) (header http.Header, err error) {
 	defer func() {

@@ -5,12 +5,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
-	"log"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -27,6 +26,9 @@ const (
 	layerLine // the first line of an HTTP request, or of anything else
 	layerHead // the head of an HTTP request
 )
+
+// layerPrefix is room enough to recognise every layer, however small MaxHeaderBytes is.
+const layerPrefix = 16
 
 // A sorter finds out what a client speaks, layer by layer.
 type sorter struct {
@@ -50,6 +52,9 @@ type sorter struct {
 // have returned by then, or is not inlined.
 func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 	s := sorter{limit: p.maxHeader}
+	if p.tls != nil || p.proxies.any() {
+		s.limit = max(s.limit, layerPrefix)
+	}
 	for !s.step(x, p) {
 		// For its first word on each layer the client has no longer than PlainAfter.
 		brief := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
@@ -91,6 +96,9 @@ func (s *sorter) step(x *exchange, p *policy) (done bool) {
 		}
 		if !passed {
 			return false
+		}
+		if (s.layer == layerBelow || s.layer == layerTLS) && speaksOther(x.conn) {
+			return true
 		}
 		s.layer++
 	}
@@ -151,6 +159,7 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 		if err := x.secure(p.tls); err != nil {
 			return false, &stageError{stageTLS, err}
 		}
+		x.await()
 		return true, nil
 	case s.broken != nil:
 		return false, &stageError{stageTLS, s.broken}
@@ -165,11 +174,8 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 
 // line decides between HTTP and a plain connection.
 func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
-	if len(x.buf) == 0 && speaksOther(x.conn) {
-		return false, true
-	}
 	verdict := s.sniffer.Next(x.buf)
-	if verdict == wire.More && len(x.buf) == p.maxHeader {
+	if verdict == wire.More && len(x.buf) >= p.maxHeader {
 		if verdict = s.sniffer.AtLimit(x.buf); verdict == wire.Plain {
 			verdict = wire.Doubt
 		}
@@ -193,7 +199,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	n, broken := wire.RequestEnd(x.buf, s.scanned)
 	s.scanned = len(x.buf)
-	if broken == nil && n == 0 && s.scanned == p.maxHeader {
+	if broken == nil && n == 0 && s.scanned >= p.maxHeader {
 		broken = tooLarge(x.buf)
 	}
 	switch {
@@ -209,43 +215,67 @@ func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	return true
 }
 
-// believe takes the client's address from a header of the PROXY protocol. One
-// that names none, as a proxy's own health checks send it, leaves it as it is.
+// believe takes the client's address from a header of the PROXY protocol. A
+// proxy's own connection (LOCAL), such as a health check, is the proxy's. Where the
+// proxy does not know who its client is, nothing that the client says is believed.
 func (x *exchange) believe(header []byte) error {
+	// go-proxyproto has a limit of its own. What is beyond it are TLVs.
+	if most := 16 + int(proxyproto.MaxV2HeaderSize); len(header) > most {
+		header = bytes.Clone(header[:most])
+		binary.BigEndian.PutUint16(header[14:], proxyproto.MaxV2HeaderSize)
+	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(header), len(header)))
 	if err != nil {
 		return err
 	}
+	// go-proxyproto takes the UNKNOWN of version 1 for LOCAL.
+	local := h.Version == 2 && h.Command.IsLocal()
 	source, _, ok := h.IPs()
-	if h.Command.IsLocal() || !ok {
-		return nil
+	switch {
+	case local:
+	case h.Command.IsLocal() || !ok:
+		x.unknown = true
+	default:
+		ip, _ := netip.AddrFromSlice(source)
+		port, _, _ := h.Ports()
+		x.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 	}
-	ip, _ := netip.AddrFromSlice(source)
-	port, _, _ := h.Ports()
-	x.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 	return nil
 }
 
-// secure puts a TLS layer on the connection, whose first bytes are in x.buf.
-func (x *exchange) secure(config *tls.Config) (err error) {
+// secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
+// handshake can be evicted while it reads, and not while it works: GetCertificate
+// may take its time.
+func (x *exchange) secure(config *tls.Config) error {
+	x.settle()
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
-	// A panic in one of them ends this connection alone, as it does in net/http.
-	defer func() {
-		if v := recover(); v != nil {
-			log.Printf("preflight: panic in the TLS handshake with %v: %v\n%s", x.addr(), v, debug.Stack())
-			err = errPanic
-		}
-	}()
-	tc := tls.Server(newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), config)
+	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x}
 	x.buf = x.buf[:0]
-	if err := tc.HandshakeContext(ctx); err != nil {
+	tc := tls.Server(below, config)
+	err := tc.HandshakeContext(ctx)
+	below.x = nil
+	if err != nil {
 		return err
 	}
 	x.mu.Lock()
 	x.conn = tc
 	x.mu.Unlock()
 	return nil
+}
+
+// An awaitedConn is what a TLS layer reads from.
+type awaitedConn struct {
+	*Conn
+	x *exchange // during the handshake
+}
+
+func (c *awaitedConn) Read(b []byte) (int, error) {
+	if c.x != nil {
+		c.x.await()
+		defer c.x.settle()
+	}
+	return c.Conn.Read(b)
 }
 
 // speaksOther reports whether c is a TLS connection on which client and server

@@ -72,6 +72,9 @@ func ClientHello(b []byte) (m Match, n int) {
 			ok = c == 3 || i == 2 && c <= 4
 		case 3:
 			ok = c <= maxRecord>>8
+		case 4: // with which the length is known: neither nothing nor too much
+			n = header + int(binary.BigEndian.Uint16(b[3:]))
+			ok = n >= need && n <= header+maxRecord
 		case 5:
 			ok = c == clientHello
 		}
@@ -81,10 +84,6 @@ func ClientHello(b []byte) (m Match, n int) {
 	}
 	if len(b) < need {
 		return Maybe, 0
-	}
-	n = header + int(binary.BigEndian.Uint16(b[3:]))
-	if n < need || n > header+maxRecord {
-		return No, 0
 	}
 	return Yes, n
 }
