@@ -98,6 +98,8 @@ func (b *broker) obey(c *client, l line) {
 // send closes a client that does not take its lines: it would hold up all others.
 func (c *client) send(l line) {
 	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	// That of a WebSocket would end the next write, if it expired meanwhile.
+	defer c.conn.SetWriteDeadline(time.Time{})
 	// An Encoder ends what it writes with a line feed.
 	if json.NewEncoder(c.conn).Encode(l) != nil {
 		c.conn.Close()
