@@ -92,13 +92,18 @@ func closeAfter(h http.Header) {
 // as with one that has just been accepted and has sent this head.
 func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	deadline := time.Now().Add(l.handshakeTimeout())
+	if d, ok := r.Context().Deadline(); ok {
+		deadline = earlier(deadline, d)
+	}
 	c, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		l.respond(w, r, refusal(http.StatusInternalServerError,
 			fmt.Sprintf("the connection cannot be taken over from net/http; does a middleware hide http.Hijacker? (%v)", err)))
 		return
 	}
-	ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	// net/http ends the context of a client that has ended its direction, which
+	// may well go on in the other.
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(r.Context()), deadline)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
 
@@ -133,7 +138,9 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 // headOf is the head of r, as it would have come without net/http.
 func headOf(r *http.Request) []byte {
 	header := r.Header.Clone()
-	header["Host"] = []string{r.Host}
+	if r.Host != "" { // it may be missing in HTTP/1.0
+		header["Host"] = []string{r.Host}
+	}
 	if len(r.TransferEncoding) > 0 {
 		header["Transfer-Encoding"] = r.TransferEncoding
 	}
@@ -151,7 +158,19 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 }
 
 // An httpConn is a connection that the server of Handler serves.
-type httpConn struct{ *Conn }
+type httpConn struct {
+	*Conn
+	open context.Context // of the listener; as long as it is not hijacked
+}
+
+// Close does not wait once the listener is closed: a TLS layer would, for its
+// last message to be sent.
+func (c *httpConn) Close() error {
+	if c.open.Err() != nil {
+		closeBottom(c.conn)
+	}
+	return c.Conn.Close()
+}
 
 type httpConnKey struct{}
 
@@ -165,6 +184,11 @@ func (l *PreflightListener) newServer() *http.Server {
 		// Else net/http would answer OPTIONS * itself, and keep the
 		// connection although the request has Upgrade.
 		DisableGeneralOptionsHandler: true,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateHijacked {
+				c.(*httpConn).open = context.Background()
+			}
+		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, httpConnKey{}, c)
 		},
@@ -277,7 +301,7 @@ func (f *feed) Addr() net.Addr { return f.addr }
 func (l *PreflightListener) handOver(c *Conn) {
 	l.serving.Do(func() { go l.server.Serve(l.feed) })
 	select {
-	case l.feed.conns <- &httpConn{c}:
+	case l.feed.conns <- &httpConn{c, l.ctx}:
 	case <-l.feed.done:
 		c.Close()
 	}

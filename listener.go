@@ -160,7 +160,7 @@ type PreflightListener struct {
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
 	// 16 KiB; negative is an error. The later ordinary requests of a connection,
-	// which net/http reads for Handler, may be up to 4 KiB larger.
+	// which net/http reads for Handler, may be up to 8 KiB larger.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a
@@ -367,8 +367,7 @@ func (l *PreflightListener) cutOff() {
 	}
 	l.mu.Unlock()
 	if l.server != nil {
-		l.feed.Close()
-		go l.server.Close() // which waits for each TLS layer's last message
+		l.server.Close()
 	}
 }
 

@@ -1,0 +1,317 @@
+package preflight_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// hndSocket is a request for a protocol that is Handler's.
+const hndSocket = "GET /socket HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+// hndSockets are the ways in which handlers take a connection over, and echo.
+var hndSockets = map[string]http.HandlerFunc{
+	"WriteHeader, then Hijack": func(w http.ResponseWriter, r *http.Request) { // as coder/websocket
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		io.Copy(c, rw)
+	},
+	"Hijack, then write": func(w http.ResponseWriter, r *http.Request) { // as gorilla/websocket
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		io.Copy(c, rw)
+	},
+	"Hijack, then return": func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			defer c.Close()
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+			io.Copy(c, rw)
+		}()
+	},
+}
+
+// head reads a head as it is: net/http hides some of Connection.
+func (c *lisClient) head(t testing.TB) (head string) {
+	t.Helper()
+	for !strings.HasSuffix(head, "\r\n\r\n") {
+		line, err := c.r.ReadString('\n')
+		require.NoError(t, err, "%q", head+line)
+		head += line
+	}
+	return head
+}
+
+// hndConnections are the values of the Connection fields of a head.
+func hndConnections(head string) (values []string) {
+	for line := range strings.SplitSeq(head, "\r\n") {
+		if value, ok := strings.CutPrefix(line, "Connection: "); ok {
+			values = append(values, value)
+		}
+	}
+	return values
+}
+
+// A WebSocket handler takes its connection over as on any server of net/http:
+// the 101 is its own, and every byte.
+func TestHandlerSockets(t *testing.T) {
+	printed := lisLog(t)
+	for name, socket := range hndSockets {
+		backend := listenTCP(t)
+		hndServe(t, backend, socket)
+		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: backend.Addr().String()})
+		for kind, h := range map[string]http.Handler{name: socket, "ReverseProxy to " + name: proxy} {
+			l := listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/socket" {
+					h.ServeHTTP(w, r)
+					return
+				}
+				hndReport(w, r)
+			})})
+			accepted := lisServe(t, l)
+			for _, way := range hndWays(t, l) {
+				t.Run(kind+" "+way.name, func(t *testing.T) {
+					glued := ""
+					if h != http.Handler(proxy) { // which drops what comes before the 101
+						glued = strings.Repeat(hndGet, 300)
+					}
+					c := way.dial(t)
+					c.send(t, hndSocket+glued)
+					head := c.head(t)
+					require.True(t, strings.HasPrefix(head, "HTTP/1.1 101 "), head)
+					require.Equal(t, []string{"Upgrade"}, hndConnections(head))
+					lisSkip(t, c.r, glued)
+					for range 3 {
+						c.send(t, hndGet)
+						lisSkip(t, c.r, hndGet)
+					}
+					// Close ends what is the listener's, and this no longer is.
+					require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
+					c.ended(t)
+				})
+			}
+			require.Empty(t, accepted)
+		}
+	}
+	require.Empty(t, printed.String(), "net/http complains of who touches an answer that was hijacked")
+}
+
+// What Handler has hijacked survives Close, and one that it hijacks while the
+// listener drains is told nothing about an end.
+func TestHandlerSocketsWhileEnding(t *testing.T) {
+	for name, socket := range hndSockets {
+		t.Run(name, func(t *testing.T) {
+			l := listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/socket" {
+					socket(w, r)
+					return
+				}
+				hndReport(w, r)
+			})})
+			lisServe(t, l)
+			var clients []*lisClient
+			for range 3 {
+				c := lisDial(t, l)
+				c.send(t, hndGet)
+				c.got(t)
+				clients = append(clients, c)
+			}
+			tunnel, _ := lisUpgraded(t, l, lisRequest()) // for which Shutdown waits
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			require.ErrorIs(t, l.Shutdown(ctx), context.Canceled)
+
+			clients[0].send(t, hndGet+hndGet)
+			require.Equal(t, hndGot, clients[0].refused(t, "GET").body, "an ordinary answer is the last one")
+			clients[1].send(t, lisRequest()+hndGet)
+			require.Equal(t, http.StatusServiceUnavailable, clients[1].refused(t, "GET").StatusCode)
+			c := clients[2]
+			c.send(t, hndSocket)
+			require.Equal(t, []string{"Upgrade"}, hndConnections(c.head(t)))
+			lisCarry(t, "a frame", c, c.r) // by now it is hijacked
+			require.NoError(t, tunnel.Close())
+			l.Close()
+			lisCarry(t, "another frame", c, c.r)
+		})
+	}
+}
+
+// Close ends the connections of Handler, and waits for none of them: not for
+// clients that do not take the last message of TLS, for each of which crypto/tls
+// would wait five seconds.
+func TestHandlerCloseDoesNotWait(t *testing.T) {
+	serverTLS, clientTLS := lisTLS(t)
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
+			n, entered := lisNewNet(), make(chan struct{})
+			l := listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: serverTLS, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/block" {
+					close(entered)
+					<-r.Context().Done()
+				}
+				hndReport(w, r)
+			})})
+			lisServe(t, l)
+			var clients []*lisClient
+			for range 8 {
+				c := n.dial(t)
+				if secure {
+					c = lisSecure(t, c, clientTLS)
+				}
+				require.Equal(t, hndGot, (<-c.ask(hndGet)).body)
+				clients = append(clients, c)
+			}
+			clients[0].send(t, "GET /block HTTP/1.1\r\nHost: h\r\n\r\n")
+			<-entered
+			closed := make(chan error, 1)
+			go func() { closed <- l.Close() }()
+			select {
+			case err := <-closed:
+				require.NoError(t, err)
+			case <-time.After(patience):
+				require.FailNow(t, "Close waits")
+			}
+			for _, c := range clients {
+				require.True(t, c.server.closed.Load())
+			}
+		})
+	}
+}
+
+// hndAnswers are answers to a request with Upgrade that do not take the
+// connection over, and their status. 0 is none.
+var hndAnswers = map[string]struct {
+	status int
+	answer http.HandlerFunc
+}{
+	"nothing": {200, func(w http.ResponseWriter, r *http.Request) {}},
+	"Write":   {200, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "no") }},
+	"large":   {200, func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 100_000)) }},
+	"Copy": {200, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, struct{ io.Reader }{strings.NewReader(strings.Repeat("no", 1000))})
+	}},
+	"Copy of nothing": {200, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, struct{ io.Reader }{strings.NewReader("")}) }},
+	"Flush":           {200, func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); io.WriteString(w, "no") }},
+	"Flush by ResponseController": {200, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		io.WriteString(w, "no")
+	}},
+	"a length": {200, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		io.WriteString(w, "no")
+	}},
+	"404": {404, http.NotFound},
+	"204": {204, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }},
+	"304": {304, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(304) }},
+	"426": {426, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		w.WriteHeader(426)
+		w.(http.Flusher).Flush()
+	}},
+	"keep-alive": {200, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "keep-alive")
+		w.Header().Set("Keep-Alive", "timeout=60")
+		io.WriteString(w, "no")
+	}},
+	"changes its mind": {404, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(404)
+		w.Header().Set("Connection", "keep-alive")
+		w.WriteHeader(200)
+	}},
+	"an interim answer first": {200, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		io.WriteString(w, "no")
+	}},
+	"a 101 that nobody takes": {0, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		w.WriteHeader(101)
+	}},
+	"an abort": {0, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
+}
+
+// hndAsking are requests with Upgrade that are Handler's.
+var hndAsking = map[string]string{
+	"websocket":  "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+	"h2c":        "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+	"anything":   "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x!~/7\r\n\r\n",
+	"nothing":    "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade:\r\n\r\n",
+	"not listed": "GET /up HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
+	"old":        "GET /up HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
+	"a body":     "POST /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nhello",
+	"chunks":     "POST /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	"HEAD":       "HEAD /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+	"OPTIONS *":  "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+}
+
+// A proxy that has seen Upgrade may hand on whatever follows without looking
+// at it. So what follows a request with Upgrade is never taken for a request,
+// unless the answer is a 101.
+func TestHandlerLastAnswer(t *testing.T) {
+	lisLog(t) // net/http prints what it thinks of a second WriteHeader
+	for name, tt := range hndAnswers {
+		t.Run(name, func(t *testing.T) {
+			second := make(chan string, 9)
+			l := listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Header["Upgrade"] != nil:
+					tt.answer(w, r)
+				case r.URL.Path == "/second":
+					second <- r.RemoteAddr
+				default:
+					hndReport(w, r)
+				}
+			})})
+			accepted := lisServe(t, l)
+			ways := hndWays(t, l)
+			for asking, request := range hndAsking {
+				for _, way := range ways {
+					what := fmt.Sprintf("%s, %s", asking, way.name)
+					c := way.dial(t)
+					c.send(t, request+"GET /second HTTP/1.1\r\nHost: h\r\n\r\n"+lisRequest())
+					if tt.status == 0 {
+						c.ended(t)
+					} else {
+						if strings.HasPrefix(name, "an interim") {
+							require.Equal(t, http.StatusEarlyHints, c.answer("GET").StatusCode)
+						}
+						a := c.refused(t, request)
+						require.Equal(t, tt.status, a.StatusCode, what)
+						head, _, _ := strings.Cut(a.raw, "\r\n\r\n")
+						want := []string{"close"}
+						if tt.status == 426 {
+							want = []string{"close", "Upgrade"} // RFC 9110 §7.8
+						}
+						require.Equal(t, want, hndConnections(head), what)
+					}
+					require.Empty(t, second, what)
+					require.Empty(t, accepted, what)
+				}
+			}
+		})
+	}
+}

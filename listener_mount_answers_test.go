@@ -1,0 +1,226 @@
+package preflight_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// hndHiding hides what a ResponseWriter can do beyond the interface, as many a
+// middleware does.
+type hndHiding struct{ http.ResponseWriter }
+
+// hndWrapping does so too, but lets itself be unwrapped.
+type hndWrapping struct{ hndHiding }
+
+func (w hndWrapping) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// hndLines are the lines of a head in order, which must have a Date of now.
+func hndLines(t testing.TB, raw string) []string {
+	t.Helper()
+	head, _, _ := strings.Cut(raw, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	slices.Sort(lines[1:])
+	i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "Date: ") })
+	require.Positive(t, i, raw)
+	_, err := time.Parse(http.TimeFormat, lines[i][len("Date: "):])
+	require.NoError(t, err)
+	return slices.Delete(lines, i, i+1)
+}
+
+// Every refusal, field by field. Behind each of them another request is glued,
+// which nobody may answer.
+func TestMountRefusals(t *testing.T) {
+	mount := func(l *preflight.PreflightListener) http.Handler { return l }
+	closed := new(preflight.PreflightListener)
+	require.NoError(t, closed.Close())
+	draining := new(preflight.PreflightListener)
+	require.NoError(t, draining.Shutdown(context.Background()))
+	const upgrade = "Connection: Upgrade"
+	for _, tt := range []struct {
+		name    string
+		h       http.Handler
+		request string
+		status  string
+		fields  []string // beyond those that every refusal has
+		text    string   // in the body
+	}{
+		{"ordinary", mount(&preflight.PreflightListener{}), hndGet, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
+		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "has no Upgrade field"},
+		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, ""},
+		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "nginx: proxy_http_version 1.1"},
+		{"WebSocket", mount(&preflight.PreflightListener{}), hndSocket, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "names no protocol that is served here"},
+		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), hndSocket, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp"}, "names no protocol"},
+		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp"}, "Upgrade without"},
+		{"method", mount(&preflight.PreflightListener{}), hndBroken[0].request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
+		{"Authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, errLisOther }}), lisRequest(), "403 Forbidden", nil, "not authorized"},
+		{"closed", closed, lisRequest(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"closed, ordinary", closed, hndGet, "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"after Shutdown", draining, lisRequest(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"misconfigured", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), lisRequest(), "500 Internal Server Error", nil, "misconfigured"},
+		{"misconfigured, with Handler", mount(&preflight.PreflightListener{MaxPending: -1, Handler: hndReport}), hndGet, "500 Internal Server Error", nil, "misconfigured"},
+		{"hidden", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			new(preflight.PreflightListener).ServeHTTP(hndHiding{w}, r)
+		}), lisRequest(), "500 Internal Server Error", nil, "does a middleware hide http.Hijacker?"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := listenTCP(t)
+			hndServe(t, n, tt.h)
+			a := lisRefused(t, n, tt.request+lisRequest())
+			if !strings.HasPrefix(tt.request, "HEAD ") {
+				require.Equal(t, strconv.Itoa(len(a.body)), a.Header.Get("Content-Length"))
+				require.Contains(t, a.body, tt.text)
+			} else {
+				require.True(t, strings.HasSuffix(a.raw, "\r\n\r\n"), a.raw)
+			}
+			version := strings.TrimSuffix(tt.request[strings.Index(tt.request, "HTTP/1."):][:8], " ")
+			want := append([]string{
+				"Cache-Control: no-store",
+				"Content-Length: " + a.Header.Get("Content-Length"),
+				"Content-Type: text/plain; charset=utf-8",
+				"X-Content-Type-Options: nosniff",
+			}, tt.fields...)
+			if i := slices.Index(want, upgrade+"!"); i >= 0 {
+				want[i] = "Connection: close, Upgrade" // it has been written by us, not by net/http
+			} else {
+				want = append(want, "Connection: close")
+			}
+			slices.Sort(want)
+			require.Equal(t, append([]string{version + " " + tt.status}, want...), hndLines(t, a.raw))
+		})
+	}
+}
+
+// A mounted listener says the same as one that accepts by itself.
+func TestMountRefusesLikeAccept(t *testing.T) {
+	l, n := listen(t, &preflight.PreflightListener{}), listenTCP(t)
+	lisServe(t, l)
+	hndServe(t, n, l)
+	for _, request := range []string{
+		hndGet, hndSocket, "GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	} {
+		own, mounted := lisRefused(t, l, request), lisRefused(t, n, request)
+		require.Equal(t, own.StatusCode, mounted.StatusCode)
+		require.Equal(t, own.body, mounted.body)
+		for _, a := range []lisAnswer{own, mounted} {
+			a.Header.Set("Date", "")
+			a.Header.Set("Connection", strings.Join(hndConnections(a.raw), ", "))
+		}
+		require.Equal(t, own.Header, mounted.Header)
+	}
+}
+
+// Middlewares that can be unwrapped are no obstacle.
+func TestMountBehindMiddleware(t *testing.T) {
+	for _, handler := range []bool{false, true} {
+		l := new(preflight.PreflightListener)
+		if handler {
+			l.Handler = hndSockets["Hijack, then write"]
+		}
+		accepted := lisServe(t, l)
+		n := listenTCP(t)
+		hndServe(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			l.ServeHTTP(hndWrapping{hndHiding{hndWrapping{hndHiding{w}}}}, r)
+		}))
+		c, _ := lisUpgraded(t, n, lisRequest())
+		lisTalk(t, c, hndNext(t, accepted))
+		if handler {
+			c, _ := lisUpgraded(t, n, hndSocket)
+			lisCarry(t, "a frame", c, c.r)
+		}
+	}
+}
+
+// A listener that cannot be served says so to the one who can mend it.
+func TestMountMisconfigured(t *testing.T) {
+	l := &preflight.PreflightListener{MaxHeaderBytes: -1}
+	n := listenTCP(t)
+	hndServe(t, n, l)
+	a := lisRefused(t, n, lisRequest())
+	require.Equal(t, http.StatusInternalServerError, a.StatusCode)
+	require.NotContains(t, a.body, "MaxHeaderBytes", "which is nobody else's business")
+	_, err := l.Accept()
+	require.ErrorContains(t, err, "PreflightListener.MaxHeaderBytes is negative")
+}
+
+// A listener can have both: connections of its own, and those of a server.
+func TestMountBesideAListener(t *testing.T) {
+	inner := listenTCP(t)
+	l := listen(t, &preflight.PreflightListener{Listener: inner})
+	require.Equal(t, inner.Addr(), l.Addr())
+	accepted := lisServe(t, l)
+	n := listenTCP(t)
+	hndMounted(t, n, l)
+	for range 3 {
+		for _, at := range []net.Listener{l, n} {
+			c, _ := lisUpgraded(t, at, hndUpgrade)
+			lisTalk(t, c, hndNext(t, accepted))
+		}
+	}
+	plain := lisDial(t, l)
+	plain.send(t, "hello\n")
+	lisSkip(t, hndNext(t, accepted), "hello\n")
+
+	tunnel, _ := lisUpgraded(t, n, hndUpgrade)
+	conn := hndNext(t, accepted)
+	require.NoError(t, l.Close())
+	require.Equal(t, http.StatusServiceUnavailable, lisRefused(t, n, hndUpgrade).StatusCode)
+	lisTalk(t, tunnel, conn)
+	c := lisDial(t, n)
+	c.send(t, hndGet)
+	c.got(t)
+	_, err := net.Dial("tcp", inner.Addr().String())
+	require.Error(t, err)
+}
+
+// The bound of a head is the listener's, not only the server's, whose own may
+// be much larger. net/http may be late with it, but not by more than 8 KiB: 4
+// that it allows for itself, and 4 of its buffer.
+func TestMountMaxHeaderBytes(t *testing.T) {
+	for _, mounted := range []bool{false, true} {
+		for _, later := range []bool{false, true} {
+			for _, size := range []int{1000, 10_300, 60_000} {
+				t.Run(fmt.Sprintf("%d bytes, mounted %t, later %t", size, mounted, later), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n, l := lisNewNet(), &preflight.PreflightListener{MaxHeaderBytes: 1000, Handler: hndReport}
+						if mounted {
+							hndServe(t, n, l)
+						} else {
+							l.Listener = n
+						}
+						accepted := lisServe(t, l)
+						c := n.dial(t)
+						if later {
+							require.Equal(t, hndGot, (<-c.ask(hndGet)).body)
+						}
+						head := lisRequest("X: ")
+						head = lisRequest("X: " + strings.Repeat("x", size-len(head)))
+						go io.WriteString(c, head)
+						a := c.answer("GET")
+						require.NoError(t, a.err)
+						if size == 1000 {
+							require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
+							lisTalk(t, c, lisNext(t, accepted))
+							return
+						}
+						require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.StatusCode)
+						c.ended(t)
+						require.Empty(t, accepted)
+					})
+				})
+			}
+		}
+	}
+}
