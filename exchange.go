@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -92,10 +91,10 @@ func (x *exchange) cutOff() {
 // application, until the returned function is called. A TLS layer sets a write
 // deadline of its own for its last message.
 func (x *exchange) finishBy(t time.Time) (stop func() bool) {
-	if _, layered := x.conn.(*tls.Conn); x.doBy(t) == nil && !layered {
+	c := x.conn
+	if _, layered := c.(interface{ NetConn() net.Conn }); x.doBy(t) == nil && !layered {
 		return func() bool { return true }
 	}
-	c := x.conn
 	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
 }
 
@@ -111,6 +110,15 @@ func closeBottom(c net.Conn) {
 		}
 		c = layer.NetConn()
 	}
+}
+
+// abandon closes c without a last message of TLS, for which crypto/tls would
+// wait up to five seconds.
+func abandon(c net.Conn) error {
+	if _, layered := c.(interface{ NetConn() net.Conn }); layered {
+		closeBottom(c)
+	}
+	return c.Close() // also a layer has something to give up
 }
 
 // evict ends a handshake that waits for bytes, and reports whether it did.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -124,7 +125,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		l.handshakeOf(requestOf(r, ctx), x, len(head))
 		return
 	}
-	defer c.Close()
+	defer abandon(c)
 	why := "too many handshakes are under way"
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining
@@ -160,14 +161,17 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 // An httpConn is a connection that the server of Handler serves.
 type httpConn struct {
 	*Conn
-	open context.Context // of the listener; as long as it is not hijacked
+	open  context.Context // of the listener
+	state atomic.Int32    // an http.ConnState
 }
 
-// Close does not wait once the listener is closed: a TLS layer would, for its
-// last message to be sent.
+// Close sends no last message of TLS where nobody would miss it: when net/http
+// ends what is idle, or everything, it does so one after the other, with its
+// lock held.
 func (c *httpConn) Close() error {
-	if c.open.Err() != nil {
-		closeBottom(c.conn)
+	state := http.ConnState(c.state.Load())
+	if state == http.StateIdle || c.open.Err() != nil && state != http.StateHijacked {
+		return abandon(c.Conn)
 	}
 	return c.Conn.Close()
 }
@@ -185,9 +189,7 @@ func (l *PreflightListener) newServer() *http.Server {
 		// connection although the request has Upgrade.
 		DisableGeneralOptionsHandler: true,
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateHijacked {
-				c.(*httpConn).open = context.Background()
-			}
+			c.(*httpConn).state.Store(int32(state))
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, httpConnKey{}, c)
@@ -301,7 +303,7 @@ func (f *feed) Addr() net.Addr { return f.addr }
 func (l *PreflightListener) handOver(c *Conn) {
 	l.serving.Do(func() { go l.server.Serve(l.feed) })
 	select {
-	case l.feed.conns <- &httpConn{c, l.ctx}:
+	case l.feed.conns <- &httpConn{Conn: c, open: l.ctx}:
 	case <-l.feed.done:
 		c.Close()
 	}

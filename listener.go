@@ -292,7 +292,7 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 	if l.err != nil {
 		return nil, l.err
 	}
-	if l.isGone() {
+	if isClosed(l.gone) {
 		return nil, net.ErrClosed
 	}
 	if l.Listener != nil {
@@ -303,7 +303,7 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 		if d.err == nil {
 			return d.conn, nil
 		}
-		if !l.isGone() {
+		if !isClosed(l.gone) {
 			return nil, d.err
 		}
 	case <-l.gone:
@@ -345,15 +345,6 @@ func (l *PreflightListener) Close() error {
 		l.cutOff()
 	}
 	return l.closeInner()
-}
-
-func (l *PreflightListener) isGone() bool {
-	select {
-	case <-l.gone:
-		return true
-	default:
-		return false
-	}
 }
 
 // cutOff ends what has not been delivered.
@@ -409,15 +400,15 @@ func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	l.signalRoom()
 	defer l.endShutdown()
 	err := l.closeInner()
-	select {
-	case <-l.quiet:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if l.server != nil {
-		if err := l.server.Shutdown(ctx); err != nil {
-			return err
+	if !isClosed(l.quiet) { // which counts, also where ctx has ended
+		select {
+		case <-l.quiet:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
+	}
+	if l.server != nil && l.server.Shutdown(ctx) != nil {
+		return context.Cause(ctx)
 	}
 	l.cancel()
 	return err
@@ -429,7 +420,7 @@ func (l *PreflightListener) endShutdown() {
 	l.shutdowns--
 	last := l.shutdowns == 0
 	l.mu.Unlock()
-	if last && l.isGone() {
+	if last && isClosed(l.gone) {
 		l.cutOff()
 	}
 }

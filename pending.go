@@ -179,9 +179,7 @@ func (l *PreflightListener) release(x *exchange) {
 		log.Printf("preflight: panic in a handshake: %v\n%s", panicked, debug.Stack())
 	}
 	if x.base != nil {
-		// Not x.conn: a TLS layer would wait for its last message to be sent,
-		// and what there was to say has been said.
-		x.base.Close()
+		abandon(x.base) // what there was to say has been said
 	}
 	l.mu.Lock()
 	l.pending.leave(x)
@@ -252,6 +250,7 @@ func (l *PreflightListener) await(x *exchange) {
 	l.pending.enter(x)
 	l.mu.Unlock()
 	x.await()
+	l.signalRoom() // who waits may now wait for this one
 }
 
 // signalRoom wakes one that waits in admit. Each that has waited wakes the next,
@@ -292,9 +291,16 @@ func (l *PreflightListener) tellEnd() {
 
 // closeOnce closes c if it is not; the caller holds a lock.
 func closeOnce(c chan struct{}) {
+	if !isClosed(c) {
+		close(c)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:
+		return true
 	default:
-		close(c)
+		return false
 	}
 }

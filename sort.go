@@ -183,15 +183,14 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	switch {
 	case verdict == wire.HTTP:
 		return true, false
-	case verdict == wire.Plain:
-		return false, true
-	case verdict == wire.Doubt:
-	case s.broken == nil:
-		return false, false
-	default:
+	case s.broken != nil: // perhaps on a layer below
 		s.err = x.unread(s.broken, verdict, p)
+	case verdict == wire.More:
+		return false, false
 	}
-	s.watch = &watch{sniffer: s.sniffer} // which goes on where the sniffer has come to
+	if verdict != wire.Plain {
+		s.watch = &watch{sniffer: s.sniffer} // which goes on where the sniffer has come to
+	}
 	return false, true
 }
 
