@@ -252,11 +252,10 @@ func (x *exchange) secure(config *tls.Config) error {
 	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x}
 	x.buf = x.buf[:0]
 	tc := tls.Server(below, config)
-	err := tc.HandshakeContext(ctx)
-	below.x = nil
-	if err != nil {
-		return err
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return err // below may yet be closed, by the end of ctx
 	}
+	below.x = nil
 	x.mu.Lock()
 	x.conn = tc
 	x.mu.Unlock()
@@ -275,6 +274,14 @@ func (c *awaitedConn) Read(b []byte) (int, error) {
 		defer c.x.settle()
 	}
 	return c.Conn.Read(b)
+}
+
+// Close is called by the TLS layer too, when the time of its handshake is over.
+func (c *awaitedConn) Close() error {
+	if c.x != nil {
+		return abandon(c.Conn)
+	}
+	return c.Conn.Close()
 }
 
 // speaksOther reports whether c is a TLS connection on which client and server
