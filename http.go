@@ -115,12 +115,13 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		buf = append(buf, rest...)
 	}
 	var remote net.Addr
+	var unknown bool
 	if ours, ok := c.(*httpConn); ok {
 		buf = append(buf, ours.drop()...)
-		c, remote = ours.conn, ours.remote
+		c, remote, unknown = ours.conn, ours.remote, ours.unknown
 	}
 	x := newExchange(c)
-	x.buf, x.remote = buf, remote
+	x.buf, x.remote, x.unknown = buf, remote, unknown
 	if l.admit(ctx, x) {
 		l.handshakeOf(requestOf(r, ctx), x, len(head))
 		return
@@ -161,8 +162,9 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 // An httpConn is a connection that the server of Handler serves.
 type httpConn struct {
 	*Conn
-	open  context.Context // of the listener
-	state atomic.Int32    // an http.ConnState
+	unknown bool            // a proxy does not tell who the client is
+	open    context.Context // of the listener
+	state   atomic.Int32    // an http.ConnState
 }
 
 // Close sends no last message of TLS where nobody would miss it: when net/http
@@ -300,10 +302,10 @@ func (f *feed) Close() error {
 func (f *feed) Addr() net.Addr { return f.addr }
 
 // handOver gives a connection with an ordinary request to the server of Handler.
-func (l *PreflightListener) handOver(c *Conn) {
+func (l *PreflightListener) handOver(c *Conn, unknown bool) {
 	l.serving.Do(func() { go l.server.Serve(l.feed) })
 	select {
-	case l.feed.conns <- &httpConn{Conn: c, open: l.ctx}:
+	case l.feed.conns <- &httpConn{Conn: c, unknown: unknown, open: l.ctx}:
 	case <-l.feed.done:
 		c.Close()
 	}

@@ -222,6 +222,7 @@ func (l *PreflightListener) prepare() {
 			tls:         l.TLSConfig,
 			handler:     l.Handler != nil,
 			draining:    &l.draining,
+			goesOn:      l.goesOn,
 		}
 		if l.Protocols == nil {
 			l.policy.protocols = zeroPolicy.protocols

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,4 +216,42 @@ func TestListenerAuthorizeSeesTLS(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.NotNil(t, lisNext(t, accepted).Request().TLS)
+}
+
+// A protocol that was agreed on in the layer below is what the client speaks,
+// whoever is trusted: what looks like HTTP, or like a PROXY header, is its own.
+func TestListenerOverTLSALPN(t *testing.T) {
+	server, client := lisTLS(t)
+	server.NextProtos = []string{"amps", "http/1.1"}
+	const header = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+	for _, tt := range []struct {
+		name    string
+		trusted []netip.Prefix
+	}{
+		{"nobody is trusted", nil},
+		{"the peer is trusted", kndTrust("127.0.0.1/32")},
+		{"another is trusted", kndTrust("192.0.2.7/32")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := listen(t, &preflight.PreflightListener{Listener: tls.NewListener(listenTCP(t), server), TrustedProxies: tt.trusted})
+			accepted := lisServe(t, l)
+			for _, sent := range []string{"GET / HTTP/1.1\r\nHost: h\r\n\r\n", lisRequest(), header + lisRequest(), header} {
+				config := client.Clone()
+				config.NextProtos = []string{"amps"}
+				c := lisSecure(t, lisDial(t, l), config)
+				c.send(t, sent)
+				conn := lisNext(t, accepted)
+				require.Nil(t, conn.Request())
+				require.Equal(t, c.LocalAddr().String(), conn.RemoteAddr().String())
+				lisSkip(t, conn, sent)
+				lisTalk(t, c, conn)
+			}
+			config := client.Clone()
+			config.NextProtos = []string{"http/1.1"}
+			c := lisSecure(t, lisDial(t, l), config)
+			c.send(t, lisRequest())
+			require.Equal(t, 101, c.answer("GET").StatusCode)
+			lisTalk(t, c, lisNext(t, accepted))
+		})
+	}
 }

@@ -101,15 +101,24 @@ func (l *PreflightListener) bound(x *exchange) bool {
 //go:noinline
 func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error) {
 	x.settle()
-	if n > 0 && x.evicted { // its bytes came after all; it goes on, and has made no room
-		x.evicted = false
-		l.mu.Lock()
-		l.pending.evicting = false
-		l.mu.Unlock()
-		l.signalRoom()
+	if n > 0 {
+		l.goesOn(x)
 	}
 	h, err := x.sorted(&l.policy, n, watch, err, nil)
 	l.handOn(x, h, err)
+}
+
+// goesOn is told of a handshake that has settled and has work before it. If it was
+// evicted, its bytes came after all, and it makes no room.
+func (l *PreflightListener) goesOn(x *exchange) {
+	if !x.evicted {
+		return
+	}
+	x.evicted = false
+	l.mu.Lock()
+	l.pending.evicting = false
+	l.mu.Unlock()
+	l.signalRoom()
 }
 
 // handshakeOf is handshake for a connection on which net/http has read req,
@@ -149,7 +158,7 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 		return
 	}
 	if h.ordinary {
-		l.handOver(conn)
+		l.handOver(conn, x.unknown)
 		return
 	}
 	l.opened()

@@ -38,8 +38,9 @@ type policy struct {
 	maxHeader   int
 	tls         *tls.Config // for clients that speak TLS first, and in tunnels of tokenTLS
 	proxies     proxies
-	handler     bool         // ordinary requests are served, not refused
-	draining    *atomic.Bool // nothing new is let in; nil: never
+	handler     bool            // ordinary requests are served, not refused
+	draining    *atomic.Bool    // nothing new is let in; nil: never
+	goesOn      func(*exchange) // before work in the midst of sorting; nil: nobody cares
 }
 
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }

@@ -156,6 +156,9 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 		return true, nil
 	case m == wire.Yes && n <= len(x.buf):
 		s.limit = p.maxHeader
+		if x.settle(); p.goesOn != nil {
+			p.goesOn(x)
+		}
 		if err := x.secure(p.tls); err != nil {
 			return false, &stageError{stageTLS, err}
 		}

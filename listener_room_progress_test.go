@@ -1,0 +1,287 @@
+package preflight_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// revMount serves l, mounted on a server of package net/http, from n.
+func revMount(t testing.TB, n *lisNet, l http.Handler) {
+	t.Helper()
+	s, done := &http.Server{Handler: l}, make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Serve(n)
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+}
+
+// revConn is the server's end of a connection, which takes its time: to close,
+// and to hand out what its second Read has already read, as a busy scheduler may.
+type revConn struct {
+	*lisConn
+	close, second time.Duration
+	reads         *atomic.Int32
+}
+
+func (c revConn) Close() error {
+	time.Sleep(c.close)
+	return c.lisConn.Close()
+}
+
+func (c revConn) Read(b []byte) (int, error) {
+	n, err := c.lisConn.Read(b)
+	if err == nil && c.reads.Add(1) == 2 {
+		time.Sleep(c.second)
+	}
+	return n, err
+}
+
+// revDial puts a revConn into the backlog of n.
+func revDial(t testing.TB, n *lisNet, closes, second time.Duration) *lisClient {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	c := &lisClient{Conn: ours, r: bufio.NewReader(ours), server: &lisConn{Conn: theirs}}
+	n.backlog <- revConn{c.server, closes, second, new(atomic.Int32)}
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return c
+}
+
+// Two clients that wait for room while two others may go: both get it, although
+// the first place takes its time to become free, and is the only one that does.
+func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		mounts int  // of the two, those that come by ServeHTTP; the acceptor can wait for one alone
+		silent bool // the old ones are, and are handed on
+	}{
+		{name: "the acceptor and ServeHTTP", mounts: 1},
+		{name: "ServeHTTP twice", mounts: 2},
+		{name: "the acceptor and ServeHTTP, silent clients", mounts: 1, silent: true},
+		{name: "ServeHTTP twice, silent clients", mounts: 2, silent: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const busy = 300 * time.Millisecond
+				direct, mounted := lisNewNet(), lisNewNet()
+				var asked atomic.Int32
+				hold := make(chan struct{})
+				release := sync.OnceFunc(func() { close(hold) })
+				defer release()
+				l := listen(t, &preflight.PreflightListener{
+					Listener: direct, MaxPending: 2, HandshakeTimeout: time.Hour, AllowPlain: true,
+					Authorize: func(*http.Request) (http.Header, error) {
+						asked.Add(1)
+						<-hold // so that no other place becomes free
+						return nil, nil
+					},
+				})
+				accepted := lisServe(t, l)
+				revMount(t, mounted, l)
+				start := time.Now()
+				var old []*lisClient
+				for range 2 {
+					c := revDial(t, direct, busy, 0)
+					if !tt.silent {
+						c.send(t, "GET / HTTP/1.1\r\n")
+					}
+					old = append(old, c)
+					synctest.Wait()
+				}
+				var answers []<-chan lisAnswer
+				for i := range 2 {
+					n := direct
+					if i < tt.mounts {
+						n = mounted
+					}
+					answers = append(answers, n.dial(t).ask(lisRequest()))
+				}
+				time.Sleep(time.Second + 2*busy)
+				synctest.Wait()
+				require.EqualValues(t, 2, asked.Load(), "one for each of the old ones, which go one after the other")
+				require.Equal(t, time.Second+2*busy, time.Since(start))
+				if tt.silent {
+					require.Len(t, accepted, 2)
+					for range old {
+						(<-accepted).Close()
+					}
+				}
+				for _, c := range old {
+					c.ended(t)
+				}
+				release()
+				for _, a := range answers {
+					require.Equal(t, 101, (<-a).StatusCode)
+				}
+			})
+		})
+	}
+}
+
+// A client that was to go, and whose bytes have come after all, goes on. Where
+// that takes time it makes no room, and the next one has to go in its place.
+func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
+	server, client := kndPipeTLS(t)
+	hello := string(kndHello(t, client))
+	const takes = 10 * time.Minute
+	slowly := server.Clone()
+	slowly.Certificates = nil
+	slowly.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		time.Sleep(takes)
+		return &server.Certificates[0], nil
+	}
+	for _, tt := range []struct {
+		name, sent, last string
+		config           *tls.Config
+		ok               bool // it is served in the end
+	}{
+		{name: "into Authorize", sent: "GET ", last: lisRequest("Block: " + takes.String())[4:], ok: true},
+		{name: "behind a PROXY header, into Authorize", sent: "PROXY ", last: "TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + lisRequest("Block: "+takes.String()), ok: true},
+		{name: "into GetCertificate", sent: hello[:10], last: hello[10:], config: slowly},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := lisNewNet()
+				l := listen(t, &preflight.PreflightListener{
+					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: lisBlocked,
+					TLSConfig: tt.config, TrustedProxies: kndTrust("192.0.2.1/32"),
+				})
+				accepted := lisServe(t, l)
+				start := time.Now()
+				old := revDial(t, n, 0, time.Second)
+				old.send(t, tt.sent)
+				synctest.Wait()
+				stuck := n.dial(t)
+				stuck.send(t, "GET / HTTP/1.1\r\n")
+				time.Sleep(2 * time.Second)
+				var oldAnswer <-chan lisAnswer
+				if tt.ok {
+					oldAnswer = old.ask(tt.last)
+				} else {
+					go func() {
+						io.WriteString(old, tt.last)
+						io.Copy(io.Discard, old.r)
+					}()
+				}
+				synctest.Wait() // now it has read all of it, and does not know yet
+				next := n.dial(t)
+				answer := next.ask(lisRequest())
+				stuck.ended(t)
+				require.Equal(t, 101, (<-answer).StatusCode)
+				require.Equal(t, 3*time.Second, time.Since(start), "as soon as the old one goes on")
+				lisTalk(t, next, <-accepted)
+				require.Empty(t, oldAnswer)
+
+				// Nor is it in the way of the next.
+				stuck = n.dial(t)
+				stuck.send(t, "GET / HTTP/1.1\r\n")
+				time.Sleep(time.Second)
+				next = n.dial(t)
+				require.Equal(t, 101, (<-next.ask(lisRequest())).StatusCode)
+				stuck.ended(t)
+				lisTalk(t, next, <-accepted)
+				require.Equal(t, 4*time.Second, time.Since(start))
+				if tt.ok {
+					require.Equal(t, 101, (<-oldAnswer).StatusCode)
+					require.Equal(t, 3*time.Second+takes, time.Since(start))
+					conn := <-accepted
+					time.Sleep(2 * time.Hour) // no deadline is left over
+					lisTalk(t, old, conn)
+					return
+				}
+				time.Sleep(3*time.Second + takes - time.Since(start))
+				synctest.Wait()
+				require.True(t, old.server.closed.Load(), "it reads no more, and TLS needs more")
+			})
+		})
+	}
+}
+
+// Nobody goes for the time that GetCertificate takes, and it saves nobody else.
+func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
+	server, client := kndPipeTLS(t)
+	for _, callback := range []string{"GetCertificate", "GetConfigForClient"} {
+		for _, tcps := range []bool{false, true} {
+			name := callback
+			if tcps {
+				name += " in the tunnel"
+			}
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := lisNewNet()
+					config := server.Clone()
+					takes := func(in string) {
+						if in == callback {
+							time.Sleep(time.Minute)
+						}
+					}
+					config.Certificates = nil
+					config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+						takes("GetCertificate")
+						return &server.Certificates[0], nil
+					}
+					config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+						takes("GetConfigForClient")
+						return nil, nil
+					}
+					l := listen(t, &preflight.PreflightListener{
+						Listener: n, TLSConfig: config, MaxPending: 3, HandshakeTimeout: time.Hour,
+					})
+					accepted := lisServe(t, l)
+					start := time.Now()
+					good := n.dial(t)
+					if tcps {
+						require.Equal(t, 101, (<-good.ask(kndRequestTCPS)).StatusCode)
+					}
+					tc := tls.Client(good.Conn, client)
+					shaken := make(chan error, 1)
+					go func() { shaken <- tc.Handshake() }()
+					synctest.Wait()
+					stuck := make([]*lisClient, 3)
+					for i := range 2 { // of those that stall beside it, the second came later
+						stuck[i] = n.dial(t)
+						stuck[i].send(t, "GET / HTTP/1.1\r\n")
+						synctest.Wait()
+					}
+					for i := range 2 {
+						next := n.dial(t)
+						require.Equal(t, 101, (<-next.ask(lisRequest())).StatusCode)
+						require.Equal(t, time.Second, time.Since(start))
+						stuck[i].ended(t)
+						require.False(t, stuck[i+1] != nil && stuck[i+1].server.closed.Load(), "one for one")
+						lisTalk(t, next, <-accepted)
+						stuck[2] = n.dial(t)
+						stuck[2].send(t, "GET / HTTP/1.1\r\n")
+					}
+					require.Empty(t, shaken)
+
+					require.NoError(t, <-shaken)
+					require.Equal(t, time.Minute, time.Since(start))
+					over := &lisClient{Conn: tc, r: bufio.NewReader(tc)}
+					if !tcps {
+						require.Equal(t, 101, (<-over.ask(lisRequest())).StatusCode)
+					}
+					conn := <-accepted
+					time.Sleep(2 * time.Hour)
+					lisTalk(t, over, conn)
+					go io.Copy(io.Discard, tc) // the end of TLS is a message too
+					require.NoError(t, conn.Close())
+				})
+			})
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package preflight_test
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// However small MaxHeaderBytes is, the layers below a head are recognised for
+// what they are: a ClientHello is not held to it, and a PROXY header that is
+// longer ends its connection. It is never handed on as bytes of the client's.
+func TestSmallMaxHeaderBytes(t *testing.T) {
+	server, client := kndTLS(t)
+	hello := string(kndHello(t, client))
+	v1, v2, local := string(kndProxy(t, 1, kndSource)), string(kndProxy(t, 2, kndSource)), kndV2(0x20, 0, 0, "")
+	for _, most := range []int{1, 2, 5, 6, 15, 16, 17, 28, 42, 107} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			l := listen(t, &preflight.PreflightListener{
+				MaxHeaderBytes: most, TLSConfig: server, TrustedProxies: kndTrust("127.0.0.0/8"), HandshakeTimeout: time.Hour,
+			})
+			accepted := lisServe(t, l)
+			for name, header := range map[string]string{"nothing": "", "v1": v1, "v2": v2, "LOCAL": local} {
+				t.Run(name, func(t *testing.T) {
+					fits := len(header) <= most
+					peer := func(c net.Conn) string {
+						if name == "nothing" || name == "LOCAL" {
+							return c.LocalAddr().String()
+						}
+						return kndSource.String()
+					}
+
+					// Behind the header there are a plain client, and one in TLS.
+					c := lisDial(t, l)
+					c.send(t, header+"\x00plain")
+					if !fits {
+						require.Empty(t, kndClosed(t, c.r))
+						c = lisDial(t, l)
+						c.send(t, header+hello)
+						require.Empty(t, kndClosed(t, c.r))
+						return
+					}
+					conn := lisNext(t, accepted)
+					require.Equal(t, peer(c), conn.RemoteAddr().String())
+					lisSkip(t, conn, "\x00plain")
+
+					c = lisDial(t, l)
+					remote := peer(c)
+					c.send(t, header)
+					c = lisSecure(t, c, client)
+					c.send(t, "\x00secret")
+					conn = lisNext(t, accepted)
+					require.Equal(t, remote, conn.RemoteAddr().String())
+					lisSkip(t, conn, "\x00secret")
+					lisTalk(t, c, conn)
+				})
+			}
+			// What begins like one of them and is none.
+			for _, sent := range []string{"PROXX ", "\r\n\r\n\x00\r\nQUIT!", "\x16\x03\x01\x00\x05\x02"} {
+				c := lisDial(t, l)
+				c.send(t, sent)
+				require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
+				conn := lisNext(t, accepted)
+				require.Equal(t, c.LocalAddr().String(), conn.RemoteAddr().String())
+				lisSkip(t, conn, sent)
+			}
+			if most < 107 {
+				// Nor does the room for recognising them make heads any longer.
+				if most >= 5 { // of which a path is known to be one
+					tooLong := 414
+					if most > len("GET /t HTTP/1.1\r") {
+						tooLong = 431
+					}
+					require.Equal(t, tooLong, lisRefused(t, l, lisRequest()).StatusCode)
+				}
+				require.Empty(t, accepted)
+				return
+			}
+			c, _ := lisUpgraded(t, l, lisRequest())
+			lisTalk(t, c, lisNext(t, accepted))
+		})
+	}
+}
