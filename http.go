@@ -110,7 +110,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 
 	head := headOf(r)
 	buf := head
-	if buffered != nil { // by a middleware of little use, but no panic
+	if buffered != nil && buffered.Reader != nil { // else a middleware's that does little
 		rest, _ := buffered.Peek(buffered.Reader.Buffered())
 		buf = append(buf, rest...)
 	}

@@ -142,7 +142,8 @@ type PreflightListener struct {
 	//
 	// A PROXY header that is malformed ends the connection; a field that is, is
 	// answered 400. For the further contents of PROXY headers (TLVs), wrap
-	// Listener with that of github.com/pires/go-proxyproto instead.
+	// Listener with that of github.com/pires/go-proxyproto instead; where its
+	// header tells no client, the connection has the proxy's address.
 	TrustedProxies []netip.Prefix
 
 	// ClientAddrHeader is the one field that the TrustedProxies maintain: ""

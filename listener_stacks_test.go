@@ -123,7 +123,8 @@ func TestListenerRandomStacks(t *testing.T) {
 			ordinary = rng.IntN(4)
 			for i := range ordinary {
 				body := rng.IntN(3000)
-				fmt.Fprintf(&said, "POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", i, body, strings.Repeat("b", body))
+				fmt.Fprintf(&said, "POST /%d HTTP/1.1\r\nHost: h\r\nX-Fill: %s\r\nContent-Length: %d\r\n\r\n%s",
+					i, strings.Repeat("x", rng.IntN(2)*rng.IntN(10_000)), body, strings.Repeat("b", body))
 			}
 			// What a client claims is believed where the peer is the proxy.
 			claim := "203.0.113.66"
