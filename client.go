@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -37,58 +38,82 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 	}
 	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.header)
 	sent := len(b)
-	if _, err := x.conn.Write(b); err != nil {
-		err = &stageError{"write the upgrade request", err}
-		// A proxy may refuse a head that it has not read to its end (400,
-		// 431): then the answer, if it arrived, is the better error.
-		var refusal *StatusError
-		defer x.finishBy(x.soon())()
-		if _, _, answer := x.response(); errors.As(answer, &refusal) {
-			err = refusal
-		}
-		return heads{}, err
-	}
-	r, n, err := x.response()
+	r, n, err := x.ask(b, stageUpgrade)
 	if err != nil {
 		return heads{}, err
 	}
-	if err := r.Switched(u.protocol); err != nil {
-		return heads{}, x.refused(r, n, err.Rule)
+	if r.Status != http.StatusSwitchingProtocols {
+		return heads{}, x.refused(r, n)
+	}
+	if broken := r.Switched(u.protocol); broken != nil {
+		e := x.refusal(r, n)
+		e.cause = broken.Rule
+		return heads{}, e
 	}
 	b = append(b, x.buf[:n]...)
 	x.buf = x.buf[n:]
 	return heads{b[:sent:sent], b[sent:]}, nil
 }
 
-// response reads until it has a 101, whose head are the first n bytes of x.buf.
-func (x *exchange) response() (r wire.Response, n int, err error) {
-	const stage = "wait for the 101"
+// The stages of what is asked of a peer, for errors, and what to do if it
+// speaks TLS.
+type stage struct{ write, wait, read, tls string }
+
+var (
+	stageUpgrade = &stage{
+		"write the upgrade request", "wait for the 101", "read the answer",
+		"set TLSConfig, or write tcps:// in a URL",
+	}
+	stageConnect = &stage{
+		"write CONNECT to the forward proxy", "wait for the forward proxy's answer to CONNECT", "read the forward proxy's answer to CONNECT",
+		"write https:// in the URL that Proxy returns",
+	}
+)
+
+// ask sends a request and returns the final answer, a 101 included, whose head
+// are the first n bytes of x.buf.
+func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err error) {
+	if _, err := x.conn.Write(request); err != nil {
+		// A proxy may refuse a head that it has not read to its end (400,
+		// 431): then the answer, if it arrived, is the better error.
+		defer x.finishBy(x.soon())()
+		if r, n, unread := x.response(at); unread == nil && r.Status >= 300 {
+			return r, n, nil
+		}
+		return r, 0, &stageError{at.write, err}
+	}
+	return x.response(at)
+}
+
+// response reads until there is a final answer.
+func (x *exchange) response(at *stage) (r wire.Response, n int, err error) {
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(); err != nil {
+		if n, err = x.responseHead(at); err != nil {
+			stage := at.wait
+			if len(x.buf) > 0 {
+				stage = at.read
+			}
 			return r, 0, &stageError{stage, err}
 		}
 		var broken *wire.Error
 		if r, broken = wire.ParseResponse(x.buf[:n]); broken != nil {
-			return r, 0, &stageError{stage, fmt.Errorf("the answer is malformed: %w", broken)}
+			return r, 0, &stageError{at.read, fmt.Errorf("the answer is malformed: %w", broken)}
 		}
-		if r.Status == http.StatusSwitchingProtocols {
+		if r.Status == http.StatusSwitchingProtocols || r.Status >= 200 {
 			return r, n, nil
-		}
-		if r.Status >= 200 {
-			return r, 0, x.refused(r, n, "")
 		}
 		// Interim answers may come unasked (RFC 9110 §15.2) and have no body.
 		x.buf = x.buf[n:]
 		x.consumed += int32(n)
 	}
-	return r, 0, &stageError{stage, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
+	return r, 0, &stageError{at.read, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
 
 // responseHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) responseHead() (int, error) {
+func (x *exchange) responseHead(at *stage) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
-			return 0, fmt.Errorf("the answer is not HTTP/1.x, it begins with %q", x.buf[:min(len(x.buf), 32)])
+			return 0, notHTTP(x.buf, at)
 		}
 		if n := wire.ResponseEnd(x.buf, scanned); n > 0 {
 			return n, nil
@@ -97,28 +122,45 @@ func (x *exchange) responseHead() (int, error) {
 		if int(x.consumed)+len(x.buf) >= maxAnswer {
 			return 0, fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswer)
 		}
-		if err := x.read(maxAnswer); err == io.EOF {
+		switch err := x.read(maxAnswer); {
+		case err == io.EOF:
 			return 0, errIncomplete
-		} else if err != nil {
+		case errors.Is(err, syscall.ECONNRESET):
+			return 0, fmt.Errorf("the connection was reset before the answer, so the proxy or the server behind it is unavailable: %w", err)
+		case err != nil:
 			return 0, err
 		}
 	}
 }
 
-// refused makes the error of an answer that is not the 101 asked for; its head
-// are the first n bytes of x.buf. why is "" where the status says it.
-func (x *exchange) refused(r wire.Response, n int, why string) error {
-	e := &StatusError{
-		StatusCode: r.Status,
-		Status:     statusLine(r),
-		Header:     newHeader(x.buf[:n]),
-		cause:      why,
+// notHTTP is the error of an answer that is not HTTP/1.x. TLS servers answer
+// plain HTTP with an alert, and Apache's mod_proxy_wstunnel with a page that has
+// no status line when the server is down.
+func notHTTP(b []byte, at *stage) error {
+	why := "something else listens there, or a proxy on the way failed without a proper answer"
+	const alert = "\x15\x03" // RFC 8446 §5.1
+	if bytes.HasPrefix(b, []byte(alert)) {
+		why = "the port speaks TLS; " + at.tls
 	}
-	if why == "" {
-		e.cause = likelyCause(r.Status)
-		e.Body = x.body()
+	b = b[:min(len(b), 32)]
+	if bytes.HasPrefix(b, []byte("GET ")) {
+		// An echo of our request, whose query may hold a secret.
+		b, _, _ = bytes.Cut(b, []byte("?"))
 	}
+	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b, why)
+}
+
+// refused makes the error of a final answer that is not the one asked for.
+func (x *exchange) refused(r wire.Response, n int) *StatusError {
+	e := x.refusal(r, n)
+	e.Body = x.body()
+	e.cause = likelyCause(e)
 	return e
+}
+
+// refusal is the error of the answer whose head are the first n bytes of x.buf.
+func (x *exchange) refusal(r wire.Response, n int) *StatusError {
+	return &StatusError{StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n])}
 }
 
 // body reads what there is of a refusal's body. Its framing is left to
@@ -140,27 +182,4 @@ func (x *exchange) soon() time.Time {
 		return t
 	}
 	return earlier(x.deadline, t)
-}
-
-// likelyCause names the setting that is most often behind a status.
-func likelyCause(status int) string {
-	switch {
-	case status < 300 || status == http.StatusUpgradeRequired:
-		return "the server saw no upgrade, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; others in the README), or the path leads to something else"
-	case status < 400:
-		return "redirects are not followed; dial what Location names"
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return "the credentials in Header do not open this path (Envoy also answers 403 without `upgrade_configs`)"
-	case status == http.StatusProxyAuthRequired:
-		return "a proxy wants credentials"
-	case status == http.StatusNotFound:
-		return "no route for this path on the proxy or the server; check Path"
-	case status == http.StatusBadRequest, status == http.StatusRequestURITooLong, status == http.StatusRequestHeaderFieldsTooLarge:
-		return "the head of the request is malformed or larger than a proxy allows (7 KiB pass everywhere)"
-	case status == http.StatusTooManyRequests:
-		return "too many connections; try again later"
-	case status >= 500:
-		return "the server behind the proxy is unavailable; try again later"
-	}
-	return "the upgrade was refused"
 }

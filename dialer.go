@@ -3,14 +3,11 @@ package preflight
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,22 +27,55 @@ type ContextDialer interface {
 //	d := &preflight.PreflightDialer{Path: "/client/amps/json"}
 //	conn, err := d.DialContext(ctx, "tcp", "edge.example:80")
 //
+// What it does in turn, each step but the first and the upgrade only if it is
+// asked for:
+//
+//	NetDialer -> forward proxy (Proxy) -> TLS (TLSConfig) -> upgrade -> TLS inside (TunnelTLSConfig)
+//
 // A bad configuration is an error before anything is dialed. Fields must not
 // be changed while a method runs; methods are safe for concurrent use.
+//
+// gRPC, and whatever else takes a DialContext function, gives up its own use of
+// the environment's proxies (HTTPS_PROXY) with a dialer of yours: set Proxy to
+// [net/http.ProxyFromEnvironment] to have it again. It also sets TCP_USER_TIMEOUT
+// on a bare *net.TCPConn alone: set it with the Control function of a
+// [net.Dialer] in NetDialer. With gRPC's dns resolver the address is an IP
+// address: set Host, or use its passthrough resolver.
 type PreflightDialer struct {
 	// NetDialer opens the connection to the proxy; nil means a zero
-	// [net.Dialer]. It is closed if the handshake fails.
+	// [net.Dialer]. It is closed if the handshake fails. A connection without
+	// deadlines, such as a channel of an SSH connection, is closed when the
+	// context or HandshakeTimeout ends.
 	NetDialer ContextDialer
 
-	// TLSConfig, if it is set, makes the connection to the proxy a TLS
+	// Proxy chooses the forward (outbound) proxy by which the address is
+	// reached, as that of [net/http.Transport] does; nil, or a nil URL, means
+	// none. [net/http.ProxyFromEnvironment] fits. Its argument is a request
+	// with the dialed address, the scheme https with TLSConfig, else http, and
+	// the context of the dial. The schemes are http and https (CONNECT), and
+	// socks5 and socks5h, which both leave the resolution of names to the
+	// proxy. Userinfo in the URL becomes its credentials. TLS to an https proxy
+	// is that of TLSConfig, its roots, client certificates and callbacks
+	// included, under the name of the proxy; where it needs settings of its
+	// own, use an http URL and a NetDialer that dials TLS. Unix sockets are
+	// dialed directly.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// TLSConfig, if it is set, makes the connection to the reverse proxy a TLS
 	// connection. ServerName is taken from the address if it is empty. Only
 	// http/1.1 is offered by ALPN, because HTTP/2 has no Upgrade (RFC 9113
 	// §8.6): a NextProtos without http/1.1 is an error. The Config is not
 	// modified.
 	TLSConfig *tls.Config
 
-	// Protocol is the upgrade token; "" means "tcp". Squid compares it with
-	// regard to case.
+	// TunnelTLSConfig, if it is set, makes the tunnel a TLS connection after the
+	// 101, end to end through whatever terminates TLS on the way. ServerName is
+	// taken from Host, or the address, if it is empty. The Config is not
+	// modified.
+	TunnelTLSConfig *tls.Config
+
+	// Protocol is the upgrade token; "" means "tcp", or "tcps" with
+	// TunnelTLSConfig. Squid compares it with regard to case.
 	Protocol string
 
 	// Host is the Host field of the request, a name or an address with or
@@ -60,15 +90,25 @@ type PreflightDialer struct {
 
 	// Header holds further fields of the request, sent in the order of their
 	// names. Host, Connection, Upgrade, Content-Length, Transfer-Encoding,
-	// Trailer, Expect and Proxy-Authorization are errors here. The whole head
-	// should stay below 7 KiB, which every proxy lets pass. A proxy may send
-	// the request more than once: a credential that is good for one use fails.
+	// Trailer and Expect are errors here. Proxy-Authorization is sent to the
+	// forward proxy alone, with the CONNECT, in place of the credentials of its
+	// URL, and is an error without Proxy. The whole head should stay below 7 KiB, which every
+	// proxy lets pass. A proxy may send the request more than once: a
+	// credential that is good for one use fails.
 	Header http.Header
 
-	// HandshakeTimeout bounds the handshake, TLS included, from the moment
-	// NetDialer has returned. 0 means 10 seconds; negative means that the
-	// context alone bounds it. Dialing is bounded by the context and by
-	// NetDialer's own timeout.
+	// GetHeader returns fields that replace those of the same name in Header,
+	// for credentials that expire. It is called for each attempt with the
+	// context of the dial. refused is nil, but after a 401 or 407 of the first
+	// attempt: then it is that refusal, with the challenge, and the dial is
+	// tried once more on a new connection. An error ends the dial. It is called
+	// concurrently, and must not return a Header that it changes later.
+	GetHeader func(ctx context.Context, refused *StatusError) (http.Header, error)
+
+	// HandshakeTimeout bounds an attempt from the moment NetDialer has
+	// returned: forward proxy, TLS, upgrade and TLS inside the tunnel. 0 means
+	// 10 seconds; negative means that the context alone bounds it. Dialing is
+	// bounded by the context and by NetDialer's own timeout.
 	HandshakeTimeout time.Duration
 }
 
@@ -81,12 +121,48 @@ func (d *PreflightDialer) Dial(network, address string) (net.Conn, error) {
 // connection, if any, is always a [*Conn]. Once successfully connected, any
 // expiration of ctx does not affect the connection.
 //
-// An error of NetDialer is returned unchanged. A refusal is a [*StatusError].
-// Any other failure of the handshake is a [*net.OpError] with Op "preflight": if
-// ctx ended, it wraps the cause of that ([context.Cause]); if HandshakeTimeout
-// expired, it wraps [os.ErrDeadlineExceeded], and Timeout reports true.
+// An error of NetDialer is returned unchanged, or in a [*net.OpError] with Op
+// "proxyconnect" if it was the forward proxy that was dialed. A refusal is a
+// [*StatusError]. Any other failure of the handshake is a [*net.OpError] with Op
+// "preflight" that names the stage: if ctx ended, it wraps the cause of that
+// ([context.Cause]); if HandshakeTimeout expired, it wraps
+// [os.ErrDeadlineExceeded], and Timeout reports true.
 func (d *PreflightDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	u := upgrade{target: d.Path, host: d.Host, protocol: d.Protocol, header: d.Header}
+	r, err := d.road(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
+	conn, refused, err := d.dial(ctx, r, nil)
+	if refused != nil {
+		conn, _, err = d.dial(ctx, r, refused)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// again is an error of the handshake if fresh fields may help against it. A
+// refusal that NetDialer or GetHeader has met is none of this dial.
+func (d *PreflightDialer) again(err error) *StatusError {
+	refused, ok := err.(*StatusError)
+	if d.GetHeader != nil && ok && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusProxyAuthRequired) {
+		return refused
+	}
+	return nil
+}
+
+// A road is where a dial leads, and by which layers.
+type road struct {
+	network, address string
+	upgrade          upgrade // without its header
+	tls, tunnelTLS   *tls.Config
+}
+
+// road resolves the configuration; the caller's fields stay as they are.
+func (d *PreflightDialer) road(network, address string) (r road, err error) {
+	r = road{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.Host, protocol: d.Protocol}}
+	u := &r.upgrade
 	if u.target == "" {
 		u.target = "/"
 	}
@@ -95,24 +171,100 @@ func (d *PreflightDialer) DialContext(ctx context.Context, network, address stri
 	}
 	if u.protocol == "" {
 		u.protocol = defaultToken
+		if d.TunnelTLSConfig != nil {
+			u.protocol = tokenTLS
+		}
 	}
 	if err := u.check(); err != nil {
-		return nil, fmt.Errorf("preflight: %w", err)
+		return r, err
 	}
-	config, err := d.tlsConfig(network, address)
+	if d.TLSConfig != nil {
+		if r.tls, err = tlsConfig(d.TLSConfig, serverName(network, address)); err != nil {
+			return r, fmt.Errorf("TLSConfig: %w", err)
+		}
+	}
+	if d.TunnelTLSConfig != nil {
+		r.tunnelTLS = d.TunnelTLSConfig.Clone()
+		name := serverName(network, address)
+		if d.Host != "" {
+			name = hostName(d.Host)
+		}
+		if err := nameServer(r.tunnelTLS, name); err != nil {
+			return r, fmt.Errorf("TunnelTLSConfig: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// dial makes one attempt; refused is the end of the one before. again is that of
+// this one, if another is worth while.
+func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError) (conn *Conn, again *StatusError, err error) {
+	header, credentials, err := d.header(ctx, refused)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := d.netDialer().DialContext(ctx, network, address)
+	r.upgrade.header = header
+	proxy, err := d.forwardProxy(ctx, &r, credentials)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	conn, err := d.handshake(ctx, c, &u, config)
+	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
-		c.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return conn, nil
+	defer func() { // also where a callback of TLS panics
+		if conn == nil {
+			abandon(c)
+		}
+	}()
+	conn, err = d.handshake(ctx, c, &r, proxy)
+	return conn, d.again(err), err
+}
+
+// connect opens the transport.
+func (d *PreflightDialer) connect(ctx context.Context, r *road, proxy *forwardProxy) (net.Conn, error) {
+	if proxy == nil {
+		return d.netDialer().DialContext(ctx, r.network, r.address)
+	}
+	c, err := d.netDialer().DialContext(ctx, "tcp", proxy.address)
+	if err != nil {
+		return nil, &net.OpError{Op: "proxyconnect", Net: "tcp", Err: err} // as net/http has it
+	}
+	return c, nil
+}
+
+// header is that of an attempt, and what of it is for the forward proxy alone.
+func (d *PreflightDialer) header(ctx context.Context, refused *StatusError) (h http.Header, credentials []string, err error) {
+	h = d.Header
+	if d.GetHeader != nil {
+		fresh, err := d.GetHeader(ctx, refused)
+		if err != nil {
+			return nil, nil, fmt.Errorf("preflight: GetHeader: %w", err)
+		}
+		h = replaced(h, fresh)
+	}
+	for name, values := range h {
+		if !strings.EqualFold(name, proxyAuthorization) {
+			continue
+		}
+		if d.Proxy == nil {
+			return nil, nil, errors.New("preflight: the header field Proxy-Authorization is for a forward proxy, and Proxy is not set")
+		}
+		if len(values) != 1 || len(credentials) > 0 {
+			return nil, nil, errors.New("preflight: the header field Proxy-Authorization has more than one value, or none")
+		}
+		credentials = values
+	}
+	if credentials != nil {
+		if err := checkHeader(http.Header{proxyAuthorization: credentials}, nil); err != nil {
+			return nil, nil, fmt.Errorf("preflight: %w", err)
+		}
+		h = without(h, proxyAuthorization)
+	}
+	if err := checkHeader(h, reserved); err != nil {
+		return nil, nil, fmt.Errorf("preflight: %w", err)
+	}
+	return h, credentials, nil
 }
 
 // DialURL dials what rawURL names, see [ParseURL]. With http_preflight=true it
@@ -157,20 +309,41 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 
 // dialPlain dials without an upgrade.
 func (d *PreflightDialer) dialPlain(ctx context.Context, t *Target) (net.Conn, error) {
-	c, err := d.NetDialer.DialContext(ctx, "tcp", t.Address)
-	if err != nil || !t.TLS {
-		return c, err
+	r := road{network: "tcp", address: t.Address, upgrade: upgrade{target: t.Path, host: t.Address}}
+	if t.TLS {
+		r.tls = d.TLSConfig.Clone()
+		if err := nameServer(r.tls, serverName(r.network, t.Address)); err != nil {
+			return nil, fmt.Errorf("preflight: TLSConfig: %w", err)
+		}
 	}
-	config := d.TLSConfig.Clone()
-	if config.ServerName == "" {
-		config.ServerName = serverName("tcp", t.Address)
+	c, refused, err := d.dialLayers(ctx, r, nil)
+	if refused != nil {
+		c, _, err = d.dialLayers(ctx, r, refused)
 	}
-	tc, err := handshakeTLS(ctx, c, config, d.deadline())
+	return c, err
+}
+
+// dialLayers is dial without an upgrade.
+func (d *PreflightDialer) dialLayers(ctx context.Context, r road, refused *StatusError) (conn net.Conn, again *StatusError, err error) {
+	_, credentials, err := d.header(ctx, refused)
 	if err != nil {
-		c.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return tc, nil
+	proxy, err := d.forwardProxy(ctx, &r, credentials)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := d.connect(ctx, &r, proxy)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if conn == nil {
+			abandon(c)
+		}
+	}()
+	conn, err = r.layers(ctx, c, proxy, d.deadline())
+	return conn, d.again(err), err
 }
 
 func withBasic(h http.Header, user *url.Userinfo) (http.Header, error) {
@@ -180,54 +353,47 @@ func withBasic(h http.Header, user *url.Userinfo) (http.Header, error) {
 		}
 	}
 	password, _ := user.Password()
-	if strings.Contains(user.Username(), ":") {
-		return nil, errors.New("the user name holds a colon, which Basic credentials cannot: RFC 7617 §2")
+	credentials, err := basic(user.Username(), password)
+	if err != nil {
+		return nil, err
 	}
 	if h = h.Clone(); h == nil {
 		h = make(http.Header)
 	}
-	h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	h.Set("Authorization", credentials)
 	return h, nil
 }
 
 // handshake goes from the dialed connection to the tunnel.
-func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, u *upgrade, config *tls.Config) (*Conn, error) {
+func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *road, proxy *forwardProxy) (*Conn, error) {
 	deadline := d.deadline()
-	if config == nil {
-		return u.do(ctx, c, deadline)
-	}
-	tc, err := handshakeTLS(ctx, c, config, deadline)
+	c, err := r.layers(ctx, c, proxy, deadline)
 	if err != nil {
 		return nil, err
 	}
-	return u.do(ctx, tc, deadline)
+	conn, err := r.upgrade.do(ctx, c, deadline)
+	if err != nil || r.tunnelTLS == nil {
+		return conn, err
+	}
+	inside, err := handshakeTLS(ctx, newConn(c, nil, heads{}, conn.drop(), nil), r.tunnelTLS, deadline, stageTunnelTLS)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(inside, nil, conn.heads, nil, nil), nil
 }
 
-const (
-	stageTLS = "TLS handshake"
-	alpnHTTP = "http/1.1" // RFC 7301 §6
-)
-
-// handshakeTLS bounds a TLS handshake by ctx and by deadline, which may be zero.
-func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time) (*tls.Conn, error) {
-	bounded := ctx
-	if !deadline.IsZero() {
-		var cancel context.CancelFunc
-		bounded, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
+// layers puts on c what lies below the upgrade: the forward proxy's tunnel and TLS.
+func (r *road) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, deadline time.Time) (net.Conn, error) {
+	if proxy != nil {
+		var err error
+		if c, err = proxy.connect(ctx, c, deadline); err != nil {
+			return nil, err
+		}
 	}
-	tc := tls.Client(c, config)
-	err := tc.HandshakeContext(bounded)
-	if err == nil {
-		return tc, nil
+	if r.tls == nil {
+		return c, nil
 	}
-	switch {
-	case ctx.Err() != nil:
-		err = context.Cause(ctx)
-	case bounded.Err() != nil:
-		err = os.ErrDeadlineExceeded // not the caller's context: it has not ended
-	}
-	return nil, opError("preflight", c, &stageError{stageTLS, err})
+	return handshakeTLS(ctx, c, r.tls, deadline, stageTLS)
 }
 
 // deadline is that of a handshake that begins now; zero if there is none.
@@ -248,36 +414,10 @@ func (d *PreflightDialer) netDialer() ContextDialer {
 	return d.NetDialer
 }
 
-// tlsConfig is the configuration for one connection; nil without TLS.
-func (d *PreflightDialer) tlsConfig(network, address string) (*tls.Config, error) {
-	if d.TLSConfig == nil {
-		return nil, nil
-	}
-	if offered := d.TLSConfig.NextProtos; len(offered) > 0 && !slices.Contains(offered, alpnHTTP) {
-		return nil, fmt.Errorf("preflight: TLSConfig.NextProtos %q lacks http/1.1; HTTP/2 has no Upgrade", offered)
-	}
-	config := d.TLSConfig.Clone()
-	config.NextProtos = []string{alpnHTTP}
-	if config.ServerName == "" {
-		config.ServerName = serverName(network, address)
-	}
-	if config.ServerName == "" && !config.InsecureSkipVerify {
-		return nil, errors.New("preflight: TLSConfig.ServerName is empty and the address has no host name to take it from")
-	}
-	return config, nil
-}
-
-// serverName is the host of an address, without port and zone.
-func serverName(network, address string) string {
-	if strings.HasPrefix(network, "unix") {
-		return ""
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return ""
-	}
-	host, _, _ = strings.Cut(host, "%")
-	return host
+// hostName is the name in a valid Host field.
+func hostName(host string) string {
+	u := url.URL{Host: host}
+	return u.Hostname()
 }
 
 // hostOf is the Host field for an address that package net can dial. What it

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
+const proxyAuthorization = "Proxy-Authorization"
+
 // reserved are the fields of the upgrade request that are not the user's to
 // set: the exchange owns them, or they would give the request a body.
 var reserved = []string{
@@ -21,7 +24,7 @@ var reserved = []string{
 	"Content-Length", "Transfer-Encoding", "Trailer", "Expect",
 	// It belongs to a forward proxy, and would hand the proxy's credentials
 	// to the next hop (RFC 9110 §11.7.2).
-	"Proxy-Authorization",
+	proxyAuthorization,
 }
 
 // hopFields are the fields that frame a message or belong to one connection
@@ -58,6 +61,30 @@ func checkHeader(h http.Header, forbidden []string) error {
 		}
 	}
 	return nil
+}
+
+// replaced is h with the fields of fresh in place of those of the same name.
+func replaced(h, fresh http.Header) http.Header {
+	merged := h
+	for name := range fresh {
+		merged = without(merged, name)
+	}
+	merged = maps.Clone(merged)
+	for name, values := range fresh {
+		merged[name] = values
+	}
+	return merged
+}
+
+// without is h without the fields called name, in whatever case.
+func without(h http.Header, name string) http.Header {
+	rest := make(http.Header, len(h))
+	for other, values := range h {
+		if !strings.EqualFold(other, name) {
+			rest[other] = values
+		}
+	}
+	return rest
 }
 
 // newHeader makes a Header of the fields of a parsed head.

@@ -1,16 +1,21 @@
 package preflight
 
 import (
+	"bytes"
+	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// A StatusError is an upgrade that was refused with an HTTP answer.
+// A StatusError is an upgrade, or a CONNECT to a forward proxy, that was refused
+// with an HTTP answer.
 //
-// The client's side returns it, wrapped, for any final answer that is not the
-// 101 asked for: use [errors.As]. [PreflightListener.Authorize] returns one to
-// choose the answer.
+// The client's side returns it for any final answer that is not the one asked
+// for: use [errors.As]. Redirects are not followed; Header has the Location.
+// [PreflightListener.Authorize] returns one to choose the answer.
 type StatusError struct {
 	// StatusCode is the status of the answer. Authorize may choose 300 to
 	// 599; anything else is answered 500.
@@ -26,24 +31,154 @@ type StatusError struct {
 	// read for a second at most; as sent by Authorize, all of it, and the
 	// text of the status if there is none. It is part of no error text.
 	Body []byte
+	// ForwardProxy tells that the forward proxy has refused the CONNECT. Else
+	// the answer came from the proxy that was dialed, or from behind it.
+	// Authorize's is ignored.
+	ForwardProxy bool
 
 	what  string // who answered or was answered
 	cause string // known, or likely
 }
 
+// Error names who answered what, and the likely cause: the setting, of this
+// library or of a proxy, that is most often behind such an answer. Of the answer
+// itself it holds the status, and of a Location the scheme and the host.
 func (e *StatusError) Error() string {
 	status := e.Status
 	if status == "" {
 		status = statusText(e.StatusCode, http.StatusText(e.StatusCode))
 	}
-	text := "preflight: " + e.what + status
+	const most = 128 // of a phrase that the peer chose
+	text := "preflight: " + e.what + strings.ToValidUTF8(status[:min(len(status), most)], "?")
 	if e.cause != "" {
 		text += ": " + e.cause
 	}
 	return text
 }
 
+// ErrorType is the status code, as OpenTelemetry's error.type has it.
+func (e *StatusError) ErrorType() string { return strconv.Itoa(e.StatusCode) }
+
+// Temporary reports whether the same request may be answered otherwise at
+// another time: 408, 425, 429, 500, 502, 503 and 504, which proxies answer when
+// the server behind them is unavailable or busy (lighttpd 500). Everything else
+// wants a change of the configuration or of the credentials first.
+func (e *StatusError) Temporary() bool {
+	switch e.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// RetryAfter is how long the answer asks to wait, from now, by its Retry-After
+// field: seconds or a date (RFC 9110 §10.2.3), 0 for a date that has passed. It
+// reports false if there is no such field, or a malformed one.
+func (e *StatusError) RetryAfter() (time.Duration, bool) {
+	values := e.Header.Values("Retry-After")
+	if len(values) != 1 {
+		return 0, false
+	}
+	value := strings.Trim(values[0], " \t")
+	if value != "" && strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || seconds > int64(math.MaxInt64/time.Second) {
+			return math.MaxInt64, true
+		}
+		return time.Duration(seconds) * time.Second, true
+	}
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	return max(time.Until(date), 0), true
+}
+
 // statusText is the code and the reason phrase, as [http.Response] has it.
 func statusText(code int, reason string) string {
 	return strings.TrimSuffix(strconv.Itoa(code)+" "+reason, " ")
+}
+
+// likelyCause names the setting that is most often behind an answer. The README
+// has a table of these.
+func likelyCause(e *StatusError) string {
+	if e.ForwardProxy {
+		return connectCause(e)
+	}
+	status := e.StatusCode
+	switch {
+	case status < 300 || status == http.StatusUpgradeRequired:
+		return "the server saw no upgrade, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; h2o, Traefik and cloud load balancers may pass websocket alone; others in the README), or the path leads to something else"
+	case status < 400:
+		return "redirects are not followed; dial what Location names" + location(e.Header)
+	case status == http.StatusUnauthorized:
+		return "the credentials in Header or GetHeader are missing, wrong or expired"
+	case status == http.StatusForbidden:
+		return "the credentials do not open this path, or a proxy forbids the upgrade (Envoy and Istio without `upgrade_configs: [{upgrade_type: tcp}]`)"
+	case status == http.StatusProxyAuthRequired:
+		return "a proxy wants credentials, but it is no forward proxy set by Proxy; it should answer 401"
+	case status == http.StatusNotFound:
+		return "no route for this path on the proxy or the server; check Path and Host"
+	case status == http.StatusBadRequest && speaksTLS(e.Body):
+		return "the port speaks TLS; " + stageUpgrade.tls
+	case status == http.StatusBadRequest:
+		return "a proxy takes the head for malformed or too large (7 KiB pass everywhere), or it knows no upgrade but websocket (Apache Traffic Server, some load balancers)"
+	case status == http.StatusRequestURITooLong, status == http.StatusRequestHeaderFieldsTooLarge:
+		return "the head of the request is larger than a proxy or the server allows (7 KiB pass everywhere); shorten Header or Path, or raise their limit"
+	case status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented:
+		return "a proxy or the server does not know upgrades on this path"
+	case status == http.StatusMisdirectedRequest:
+		return "the proxy serves another host on this address; check Host and TLSConfig.ServerName"
+	case status == http.StatusTooManyRequests:
+		return "too many connections or attempts; try again later"
+	case status == http.StatusBadGateway:
+		return "the server behind the proxy is unavailable: it is down, refuses connections, or has closed this one without an answer; try again later"
+	case status == http.StatusServiceUnavailable:
+		return "the server behind the proxy is unavailable: down, full or shutting down; try again later"
+	case status == http.StatusGatewayTimeout:
+		return "the server behind the proxy is unavailable, or did not answer in the proxy's time; try again later"
+	case status >= 500:
+		return "the proxy failed, or the server behind it is unavailable; try again later"
+	}
+	return "the upgrade was refused"
+}
+
+// connectCause is likelyCause of a forward proxy.
+func connectCause(e *StatusError) string {
+	switch status := e.StatusCode; {
+	case status == http.StatusBadRequest && speaksTLS(e.Body):
+		return "its port speaks TLS; " + stageConnect.tls
+	case status == http.StatusProxyAuthRequired, status == http.StatusUnauthorized:
+		return "it wants credentials, or others: put them into the URL that Proxy returns, or Proxy-Authorization into Header or GetHeader"
+	case status == http.StatusForbidden:
+		return "it does not allow CONNECT to this host and port (Squid: SSL_ports and http_access; tinyproxy: ConnectPort)"
+	case status == http.StatusBadRequest, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented, status == http.StatusNotFound:
+		return "it is no forward proxy, or knows no CONNECT"
+	case status == http.StatusTooManyRequests:
+		return "too many connections; try again later"
+	case status >= 500:
+		return "it cannot resolve or reach the host that was dialed"
+	}
+	return "it refused the CONNECT"
+}
+
+// location is what may be shown of a Location: the rest may hold secrets.
+func location(h http.Header) string {
+	u, err := url.Parse(h.Get("Location"))
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return ", " + (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()
+}
+
+// speaksTLS recognises how nginx, Apache and Go answer plain HTTP on a TLS port.
+func speaksTLS(body []byte) bool {
+	body = bytes.ToLower(body)
+	for _, phrase := range []string{"plain http", "http request to an https"} {
+		if bytes.Contains(body, []byte(phrase)) {
+			return true
+		}
+	}
+	return false
 }

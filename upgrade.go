@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -161,3 +162,9 @@ func (e *stageError) Unwrap() error { return e.err }
 
 // Timeout makes net.OpError, which looks no further than its Err, report one.
 func (e *stageError) Timeout() bool { return isTimeout(e.err) }
+
+// Temporary is for net.OpError too: an end without an answer is what a proxy, or
+// the server behind it, does that is unavailable for the moment.
+func (e *stageError) Temporary() bool {
+	return e.Timeout() || errors.Is(e.err, io.ErrUnexpectedEOF) || errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE)
+}

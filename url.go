@@ -254,7 +254,7 @@ func (d *targetDialer) DialContext(ctx context.Context, network, address string)
 		return nil, err
 	}
 	if err := d.apply(c); err != nil {
-		c.Close()
+		abandon(c)
 		return nil, err
 	}
 	return c, nil

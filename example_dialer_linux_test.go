@@ -1,0 +1,45 @@
+package preflight_test
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/preflight-go/preflight"
+)
+
+// gRPC finds a dead peer by TCP_USER_TIMEOUT, which it sets on a bare
+// *net.TCPConn alone. Below a tunnel it is set before the connection is made.
+func ExamplePreflightDialer_userTimeout() {
+	ln := &preflight.PreflightListener{Listener: listenLocal()}
+	defer ln.Close()
+	go greet(ln)
+
+	const tcpUserTimeout = 0x12 // unix.TCP_USER_TIMEOUT of golang.org/x/sys
+	timeout := 20 * time.Second
+	d := &preflight.PreflightDialer{NetDialer: &net.Dialer{
+		Control: func(_, _ string, c syscall.RawConn) (err error) {
+			return errors.Join(c.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(timeout.Milliseconds()))
+			}), err)
+		},
+	}}
+	conn, err := d.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+
+	socket, err := conn.(*preflight.Conn).NetConn().(*net.TCPConn).SyscallConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	socket.Control(func(fd uintptr) {
+		ms, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout)
+		fmt.Println(ms, "ms", err)
+	})
+	// Output: 20000 ms <nil>
+}

@@ -1,0 +1,225 @@
+package preflight
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"golang.org/x/net/proxy"
+)
+
+// A forwardProxy is the outbound proxy by which an address is reached.
+type forwardProxy struct {
+	address     string      // host:port of the proxy itself
+	target      string      // host:port of what it is to lead to
+	tls         *tls.Config // of an https proxy
+	credentials string      // the value of Proxy-Authorization; "" means none
+	socks       *proxy.Auth // of SOCKS5; nil means none
+	isSOCKS     bool
+}
+
+// forwardProxy asks Proxy by which way r goes; nil means directly. credentials
+// are the values of Proxy-Authorization among the fields.
+func (d *PreflightDialer) forwardProxy(ctx context.Context, r *road, credentials []string) (*forwardProxy, error) {
+	if d.Proxy == nil || strings.HasPrefix(r.network, "unix") {
+		return nil, nil
+	}
+	u, err := d.Proxy(r.request(ctx))
+	if err != nil {
+		return nil, &proxyError{err}
+	}
+	if u == nil {
+		return nil, nil
+	}
+	p, err := d.newForwardProxy(u)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: forward proxy: %w", err)
+	}
+	if p.target, err = authority(r.address); err != nil {
+		return nil, fmt.Errorf("preflight: forward proxy: %w", err)
+	}
+	if len(credentials) > 0 {
+		p.credentials = credentials[0]
+	}
+	return p, nil
+}
+
+// request is what Proxy decides by.
+func (r *road) request(ctx context.Context) *http.Request {
+	u := &url.URL{Scheme: "http", Host: hostOf("tcp", r.address)} // the one that the proxy would be asked for
+	if r.tls != nil {
+		u.Scheme = "https"
+	}
+	u.RawPath, u.RawQuery, _ = strings.Cut(r.upgrade.target, "?")
+	u.Path, _ = url.PathUnescape(u.RawPath) // which upgrade.check has seen
+	req := &http.Request{Method: http.MethodGet, URL: u, Host: r.upgrade.host, Header: make(http.Header)}
+	return req.WithContext(ctx)
+}
+
+// A proxyError is an error of the function Proxy. Its text is left out: that of
+// http.ProxyFromEnvironment repeats the proxy's URL with its password.
+type proxyError struct{ err error }
+
+func (e *proxyError) Error() string {
+	return "preflight: Proxy returned an error, which is left out here because it may hold a password (errors.Unwrap has it); is HTTP_PROXY or HTTPS_PROXY malformed?"
+}
+func (e *proxyError) Unwrap() error { return e.err }
+
+func (d *PreflightDialer) newForwardProxy(u *url.URL) (*forwardProxy, error) {
+	if u.Hostname() == "" {
+		return nil, errors.New("its URL has no host; the form is http://host:port")
+	}
+	p := new(forwardProxy)
+	port := u.Port()
+	switch u.Scheme {
+	case "http":
+		port = orElse(port, "80")
+	case "https":
+		port = orElse(port, "443")
+		config := d.TLSConfig
+		if config == nil {
+			config = new(tls.Config)
+		}
+		config = config.Clone()
+		config.ServerName = u.Hostname()
+		config.NextProtos = []string{alpnHTTP}
+		p.tls = config
+	case "socks5", "socks5h":
+		port = orElse(port, "1080")
+		p.isSOCKS = true
+	default:
+		return nil, fmt.Errorf("the scheme %q is unknown; http, https, socks5 and socks5h are known", u.Scheme)
+	}
+	p.address = net.JoinHostPort(u.Hostname(), port)
+	if _, err := authority(p.address); err != nil {
+		return nil, errors.New("the host or the port of its URL is not valid")
+	}
+	if u.User == nil {
+		return p, nil
+	}
+	password, _ := u.User.Password()
+	if p.isSOCKS {
+		p.socks = &proxy.Auth{User: u.User.Username(), Password: password}
+		return p, nil
+	}
+	var err error
+	p.credentials, err = basic(u.User.Username(), password)
+	return p, err
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// basic makes Basic credentials (RFC 7617 §2).
+func basic(user, password string) (string, error) {
+	if strings.Contains(user, ":") {
+		return "", errors.New("the user name holds a colon, which Basic credentials cannot: RFC 7617 §2")
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)), nil
+}
+
+// connect makes c, which leads to the proxy, lead to its target.
+func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Time) (net.Conn, error) {
+	if p.tls != nil {
+		var err error
+		if c, err = handshakeTLS(ctx, c, p.tls, deadline, stageProxyTLS); err != nil {
+			return nil, err
+		}
+	}
+	x := newExchange(c)
+	if err := x.begin(ctx, deadline); err != nil {
+		x.free()
+		return nil, opError("preflight", c, err)
+	}
+	var err error
+	if p.isSOCKS {
+		err = p.connectSOCKS(c)
+	} else {
+		err = x.connect(p.target, p.credentials)
+	}
+	err = x.end(err)
+	rest := bytes.Clone(x.buf)
+	x.free()
+	switch {
+	case err != nil:
+		return nil, failure(c, err, "the forward proxy %s answered ")
+	case len(rest) > 0:
+		return newConn(c, nil, heads{}, rest, nil), nil
+	}
+	return c, nil
+}
+
+// authority is address in the form that a proxy is asked for it: with a port in
+// numbers. It is no Host field that upgrade.check has seen.
+func authority(address string) (string, error) {
+	a := hostOf("tcp", address)
+	_, port, err := net.SplitHostPort(a)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || !wire.ValidHost(a) {
+		address = address[strings.LastIndex(address, "@")+1:] // before it stands a password
+		return "", fmt.Errorf("the address %q is not a host and a port", address)
+	}
+	return a, nil
+}
+
+// connect asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6); x.buf then holds
+// what followed its answer.
+func (x *exchange) connect(authority, credentials string) error {
+	header := http.Header{"Host": {authority}}
+	if credentials != "" {
+		header[proxyAuthorization] = []string{credentials}
+	}
+	r, n, err := x.ask(wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1", header), stageConnect)
+	if err != nil {
+		return err
+	}
+	if r.Status < 200 || r.Status > 299 {
+		e := x.refusal(r, n)
+		e.ForwardProxy = true
+		e.Body = x.body()
+		e.cause = likelyCause(e)
+		return e
+	}
+	x.buf = x.buf[n:] // a Content-Length or Transfer-Encoding means nothing here
+	return nil
+}
+
+// connectSOCKS asks a SOCKS5 proxy (RFC 1928) over c. The exchange bounds it in
+// time, so there is no context for it to watch.
+func (p *forwardProxy) connectSOCKS(c net.Conn) error {
+	d, err := proxy.SOCKS5("tcp", p.address, p.socks, dialed{c})
+	if err == nil {
+		_, err = d.Dial("tcp", p.target)
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = errIncomplete
+	case err == nil:
+		return nil
+	}
+	return &stageError{"SOCKS5 with the forward proxy", err}
+}
+
+// dialed is a dialer that has already dialed.
+type dialed struct{ c net.Conn }
+
+func (d dialed) Dial(string, string) (net.Conn, error) { return d.c, nil }
+
+func (d dialed) DialContext(context.Context, string, string) (net.Conn, error) { return d.c, nil }
