@@ -11,12 +11,16 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# need COMMAND PACKAGE installs a Debian package if its command is missing.
+# need COMMAND PACKAGE installs a Debian package if its command is missing. Its
+# service is not started: the tests run their own servers.
 need() {
   command -v "$1" >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "apt-get install $2"
+    local policy=/usr/sbin/policy-rc.d mine=
+    [ -e "$policy" ] || { mine=yes && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
     (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2") >/dev/null || true
+    [ -z "$mine" ] || rm -f "$policy"
     hash -r
   fi
   command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
@@ -27,6 +31,11 @@ command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https:/
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
 need haproxy haproxy
+need squid squid
+need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
+need redis-server redis-server
+need mariadbd mariadb-server-core # the package mariadb-server adds the service
+need my_print_defaults mariadb-client-core # mariadb-install-db uses it
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

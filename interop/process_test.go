@@ -61,7 +61,8 @@ func launch(t *testing.T, dir string, ports int, binary string, configure func(a
 			return addresses
 		}
 		// Between our look and its start a port can be lost to another process.
-		if !strings.Contains(strings.ToLower(log), "address already in use") {
+		log = strings.ToLower(log)
+		if !strings.Contains(log, "address already in use") && !strings.Contains(log, "could not create listening sockets") {
 			t.Fatalf("%s did not start", binary)
 		}
 	}
