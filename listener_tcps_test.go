@@ -287,18 +287,23 @@ func TestTCPSEvictionLeavesWhatWasDelivered(t *testing.T) {
 	})
 }
 
-// The dialer's part is the application's TLS, for now; both together are one
-// connection through a proxy that sees neither.
+// Both ends are one connection through a proxy that sees neither.
 func TestTCPSWithDialer(t *testing.T) {
 	server, client := kndTLS(t)
+	client.ServerName = "example.com"
 	l := listen(t, &preflight.PreflightListener{TLSConfig: server, Protocols: []string{"tcps"}, RequireUpgrade: true})
 	accepted := lisServe(t, l)
-	for _, d := range []*preflight.PreflightDialer{{Protocol: "tcps"}, {Protocol: "tcps", TLSConfig: client}} {
+	for _, d := range []*preflight.PreflightDialer{{TunnelTLSConfig: client}, {TunnelTLSConfig: client, TLSConfig: client}} {
 		c, err := d.DialContext(context.Background(), "tcp", l.Addr().String())
 		require.NoError(t, err)
 		defer c.Close()
-		tc := tls.Client(c, client)
-		require.NoError(t, tc.Handshake())
-		lisTalk(t, &lisClient{Conn: tc, r: bufio.NewReader(tc)}, lisNext(t, accepted))
+		lisTalk(t, &lisClient{Conn: c, r: bufio.NewReader(c)}, lisNext(t, accepted))
 	}
+	// The token alone leaves the TLS inside to the application.
+	c, err := (&preflight.PreflightDialer{Protocol: "tcps"}).DialContext(context.Background(), "tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	tc := tls.Client(c, client)
+	require.NoError(t, tc.Handshake())
+	lisTalk(t, &lisClient{Conn: tc, r: bufio.NewReader(tc)}, lisNext(t, accepted))
 }

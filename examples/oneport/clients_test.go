@@ -65,16 +65,7 @@ var dials = map[string]dial{
 		return (&preflight.PreflightDialer{Path: "/lines", TLSConfig: p.tls()}).DialContext(ctx, "tcp", p.address)
 	},
 	"tcps tunnel /lines": func(ctx context.Context, p *program) (net.Conn, error) {
-		c, err := (&preflight.PreflightDialer{Path: "/lines", Protocol: "tcps"}).DialContext(ctx, "tcp", p.address)
-		if err != nil {
-			return nil, err
-		}
-		secure := tls.Client(c, p.tls())
-		if err := secure.HandshakeContext(ctx); err != nil {
-			c.Close()
-			return nil, err
-		}
-		return secure, nil
+		return (&preflight.PreflightDialer{Path: "/lines", TunnelTLSConfig: p.tls()}).DialContext(ctx, "tcp", p.address)
 	},
 }
 
