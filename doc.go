@@ -30,7 +30,9 @@
 //
 //	conn, err := d.DialURL(ctx, "tcp://edge.example:80/client/amps/json?http_preflight=true")
 //
-// A refusal is a [*StatusError], whose text names the likely cause.
+// A refusal is a [*StatusError], whose text names the likely cause. On its way the
+// dialer goes through a forward proxy (Proxy), speaks TLS to the edge (TLSConfig)
+// and inside the tunnel (TunnelTLSConfig), where it is told to.
 //
 // # Server
 //
