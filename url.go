@@ -139,7 +139,8 @@ func escapedPath(u *url.URL) string {
 func validHostname(s string, bracketed bool) bool {
 	if bracketed {
 		a, err := netip.ParseAddr(s)
-		return err == nil && a.Is6()
+		// RFC 6874 §2: of a zone, what stands for itself in a URL.
+		return err == nil && a.Is6() && (a.Zone() == "" || wire.ValidHost(a.Zone()))
 	}
 	return wire.ValidHost(s) && !strings.Contains(s, ":")
 }
