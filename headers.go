@@ -3,6 +3,7 @@ package preflight
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -101,16 +102,16 @@ func newHeader(head []byte) http.Header {
 }
 
 // newRequest makes a Request of the head of an upgrade request that came from
-// remote on c. The strict parser has accepted it, and what that accepts net/http
+// remote on c, with the context ctx. The strict parser has accepted it, and what that accepts net/http
 // reads the same way.
-func newRequest(head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
+func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil {
 		return nil, err
 	}
 	r.RemoteAddr = addrString(remote)
 	r.TLS = tlsState(c)
-	return r, nil
+	return r.WithContext(ctx), nil
 }
 
 // tlsState is what [http.Request] wants to know of a TLS connection; nil if c is none.

@@ -175,6 +175,10 @@ type PreflightListener struct {
 	// HandshakeTimeout (503).
 	MaxPending int
 
+	// Telemetry shows the handshakes and the connections behind them; nil
+	// means that nobody looks.
+	Telemetry *Telemetry
+
 	init   sync.Once
 	policy policy
 	err    error // of the configuration
@@ -224,6 +228,7 @@ func (l *PreflightListener) prepare() {
 			handler:     l.Handler != nil,
 			draining:    &l.draining,
 			goesOn:      l.goesOn,
+			role:        l.Telemetry.serverSide(),
 		}
 		if l.Protocols == nil {
 			l.policy.protocols = zeroPolicy.protocols
