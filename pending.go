@@ -202,12 +202,15 @@ func (l *PreflightListener) release(x *exchange) {
 	l.mu.Lock()
 	l.pending.leave(x)
 	l.pending.count--
-	if x.evicted {
+	evicted := x.evicted
+	if evicted {
 		l.pending.evicting = false
-		l.policy.role.evicted()
 	}
 	l.tellEnd()
 	l.mu.Unlock()
+	if evicted {
+		l.policy.role.evicted()
+	}
 	l.signalRoom()
 	if panicked == nil {
 		x.free()
