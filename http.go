@@ -131,6 +131,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer abandon(c)
+	x.seen.arrive(ctx, []byte(r.Method), head)
 	why := "too many handshakes are under way"
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining

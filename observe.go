@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -179,12 +178,11 @@ func (o *observation) fail(err error) {
 	}
 	o.ended = true
 	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err))}
-	var refused *StatusError
-	switch {
-	case errors.As(err, &refused):
-		attributes[0] = kindKey.String(kindRefused)
+	refused, ok := err.(*StatusError) // not one that NetDialer has met
+	if ok {
 		attributes = append(attributes, semconv.HTTPResponseStatusCode(refused.StatusCode))
-	case err == errPlain, err == errClosing:
+	}
+	if ok || err == errPlain || err == errClosing {
 		attributes[0] = kindKey.String(kindRefused)
 	}
 	o.ensureSpan()
@@ -287,7 +285,8 @@ func (c *carrier) Set(name, value string) {
 		return
 	}
 	for own := range c.user {
-		if strings.EqualFold(own, name) {
+		// A tracestate belongs to its traceparent (W3C Trace Context §3.3).
+		if strings.EqualFold(own, name) || strings.EqualFold(own, "traceparent") && strings.EqualFold(name, "tracestate") {
 			return
 		}
 	}
