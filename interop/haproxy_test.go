@@ -142,5 +142,5 @@ func startHAProxy(t *testing.T, backend string) string {
 		io.WriteString(c, "show info\n")
 		answer, _ := io.ReadAll(c)
 		return strings.Contains(string(answer), "Pid:")
-	})[0]
+	}).addresses[0]
 }
