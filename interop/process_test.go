@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,6 +138,18 @@ func run(t *testing.T, dir, binary string, args []string, ready func() bool) (pr
 		}
 	}
 	return cmd.Process, ""
+}
+
+// logged reports that a process which runs in dir has written text.
+func logged(t *testing.T, dir, text string) bool {
+	t.Helper()
+	outputs, err := filepath.Glob(filepath.Join(dir, "output-*.log"))
+	require.NoError(t, err)
+	return slices.ContainsFunc(outputs, func(file string) bool {
+		output, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return strings.Contains(string(output), text)
+	})
 }
 
 // freeAddresses finds ports that are free at the moment.

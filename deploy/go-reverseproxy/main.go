@@ -11,6 +11,7 @@ package main
 
 import (
 	"log"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -37,15 +38,18 @@ func main() {
 	mux := http.NewServeMux()
 	mux.Handle("/tunnel/", proxy)
 
-	server := func(address string) *http.Server {
-		return &http.Server{
-			Addr:    address,
-			Handler: mux,
-			// They bound requests. Nothing bounds a tunnel.
-			ReadHeaderTimeout: 10 * time.Second,
-			IdleTimeout:       2 * time.Minute,
-		}
+	// The timeouts bound requests. Nothing bounds a tunnel.
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	plain, secure := listen(":80"), listen(":443")
+	log.Printf("serving %s and %s", plain.Addr(), secure.Addr())
+	go func() { log.Fatal(server.Serve(plain)) }()
+	log.Fatal(server.ServeTLS(secure, "/etc/ssl/preflight/tls.crt", "/etc/ssl/preflight/tls.key"))
+}
+
+func listen(address string) net.Listener {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		log.Fatal(err)
 	}
-	go func() { log.Fatal(server(":80").ListenAndServe()) }()
-	log.Fatal(server(":443").ListenAndServeTLS("/etc/ssl/preflight/tls.crt", "/etc/ssl/preflight/tls.key"))
+	return l
 }
