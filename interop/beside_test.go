@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
@@ -142,4 +144,41 @@ func statuses(answers []*http.Response) string {
 		codes = append(codes, strconv.Itoa(answer.StatusCode))
 	}
 	return strings.Join(codes, " ")
+}
+
+// A tunnel is there for its client before the application accepts it, and what
+// the client writes waits for that.
+func TestNotYetAccepted(t *testing.T) {
+	overNginx(t, func(t *testing.T, frontOf func(backend string) front) {
+		l := &preflight.PreflightListener{Listener: listenTCP(t)}
+		t.Cleanup(func() { l.Close() })
+		f := frontOf(l.Addr().String())
+		// The first call of Accept begins the handshakes, which then go on.
+		first := make(chan net.Conn, 1)
+		go func() { first <- accept(t, l) }()
+		f.dial(t, "/tunnel/")
+		require.NotNil(t, <-first)
+
+		c := f.dial(t, "/tunnel/")
+		data := greeting(16 << 10)
+		_, err := c.Write(data)
+		require.NoError(t, err)
+		server := accept(t, l)
+		require.NotNil(t, server)
+		got := make([]byte, len(data))
+		_, err = io.ReadFull(server, got)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, got))
+	})
+}
+
+// accept returns the next connection, or nil.
+func accept(t *testing.T, l *preflight.PreflightListener) net.Conn {
+	timeout := time.AfterFunc(patience, func() { l.Close() })
+	defer timeout.Stop()
+	c, err := l.Accept()
+	if err != nil {
+		return nil
+	}
+	return bounded(t, c)
 }

@@ -9,10 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+const goReverseProxyFile = "go-reverseproxy/main.go"
+
 var goReverseProxy = proxy{
 	name:  "go-reverseproxy",
+	file:  goReverseProxyFile,
 	start: startGoReverseProxy,
 	outcomes: map[string]string{
+		"Front":         besideH2,
 		"HalfClose":     "yes",
 		"Misconfigured": none, // there is nothing to forget
 		"Idle":          none, // it has no timer
@@ -28,7 +32,7 @@ func startGoReverseProxy(t *testing.T, backend string, edits ...string) *running
 	roots := writeCertificate(t, dir)
 	binary := filepath.Join(dir, "go-reverseproxy")
 	d := launch(t, dir, 2, binary, func(addresses []string) (args []string) {
-		write(t, dir, "main.go", deployed(t, "go-reverseproxy/main.go", slices.Concat(edits, []string{
+		write(t, dir, "main.go", deployed(t, goReverseProxyFile, slices.Concat(edits, []string{
 			`":80"`, `"` + addresses[0] + `"`,
 			`":443"`, `"` + addresses[1] + `"`,
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),

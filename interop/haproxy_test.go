@@ -16,10 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+const (
+	haproxyFile   = "haproxy/haproxy.cfg"
+	haproxyV2File = "haproxy/haproxy-proxy-protocol.cfg"
+)
+
 var (
 	haproxy = proxy{
 		name:  "haproxy",
-		start: startHAProxy("haproxy.cfg"),
+		file:  haproxyFile,
+		start: startHAProxy(haproxyFile),
 		idle:  haproxyIdle,
 		outcomes: map[string]string{
 			"Down":          "503",
@@ -32,7 +38,8 @@ var (
 	}
 	haproxyV2 = proxy{
 		name:  "haproxy-proxy-v2",
-		start: startHAProxy("haproxy-proxy-protocol.cfg"),
+		file:  haproxyV2File,
+		start: startHAProxy(haproxyV2File),
 		idle:  haproxyIdle,
 		outcomes: map[string]string{
 			"Client":        "yes, with the port",
@@ -155,18 +162,18 @@ func TestHAProxySpoofed(t *testing.T) {
 // startHAProxyTold runs it with the field and the PROXY header, on all paths.
 func startHAProxyTold(t *testing.T, backend string) string {
 	t.Helper()
-	return startHAProxy("haproxy-proxy-protocol.cfg")(t, backend,
+	return startHAProxy(haproxyV2File)(t, backend,
 		"http-request return status 404 if !tunnel", "option forwardfor").plain.address
 }
 
-// startHAProxy runs HAProxy with one of its files.
+// startHAProxy runs HAProxy with a file of deploy/.
 func startHAProxy(file string) func(t *testing.T, backend string, edits ...string) *running {
 	return func(t *testing.T, backend string, edits ...string) *running {
 		t.Helper()
 		dir := t.TempDir()
 		roots := writeCertificate(t, dir)
 		configure := func(addresses []string, backend string) {
-			write(t, dir, "haproxy.cfg", deployed(t, "haproxy/"+file, slices.Concat(edits, []string{
+			write(t, dir, "haproxy.cfg", deployed(t, file, slices.Concat(edits, []string{
 				"bind :80", "bind " + addresses[0],
 				"bind :443", "bind " + addresses[1],
 				"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "tls.crt"),

@@ -34,15 +34,29 @@ func testFront(t *testing.T, x trial) string {
 		}
 		return echo(bounded(t, c), []byte("hello"))
 	}
+	var verification *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
-	require.ErrorAs(t, dial(&tls.Config{}), &authority)
+	untrusted := dial(&tls.Config{})
+	require.ErrorAs(t, untrusted, &verification)
+	require.ErrorAs(t, untrusted, &authority)
 	var hostname x509.HostnameError
 	require.ErrorAs(t, dial(&tls.Config{RootCAs: x.front.roots, ServerName: "other.example"}), &hostname)
 	require.Equal(t, "other.example", hostname.Host)
-	// With h2 there would be no tunnel: the dialer does not offer it.
-	require.NoError(t, dial(&tls.Config{RootCAs: x.front.roots, NextProtos: []string{"h2", "http/1.1"}}))
+
+	// With h2 there is no tunnel: the dialer does not offer it, whoever asks.
+	both := &tls.Config{RootCAs: x.front.roots, NextProtos: []string{"h2", "http/1.1"}}
+	require.NoError(t, dial(both))
+	c, err := tls.Dial("tcp", x.front.address, both)
+	require.NoError(t, err)
+	defer c.Close()
+	if c.ConnectionState().NegotiatedProtocol == "h2" {
+		return besideH2
+	}
 	return "yes"
 }
+
+// besideH2 is the outcome where the proxy would have chosen h2.
+const besideH2 = "yes, beside h2"
 
 // testDown ends the server, asks for a tunnel, and starts it again.
 func testDown(t *testing.T, x trial) string {

@@ -16,7 +16,7 @@ func testRefusals(t *testing.T, x trial) string {
 		require.Equal(t, want.StatusCode, got.StatusCode)
 		require.Equal(t, string(want.Body), string(got.Body))
 		for name, values := range want.Header {
-			require.Equal(t, values, got.Header[name], name)
+			require.Equal(t, strings.Join(values, ", "), strings.Join(got.Header[name], ", "), name)
 		}
 		asked, ok := got.RetryAfter()
 		require.Equal(t, want.Header.Get("Retry-After") != "", ok)

@@ -77,7 +77,7 @@ func (s *labServer) restart(t *testing.T) {
 // refusals are the answers below /tunnel/refuse/.
 var refusals = map[string]*preflight.StatusError{
 	"401": {StatusCode: 401, Header: http.Header{"Www-Authenticate": {`Bearer realm="amps"`}}, Body: []byte("the token has expired\n")},
-	"403": {StatusCode: 403, Header: http.Header{"X-Policy": {"7"}}, Body: []byte("not for you\n")},
+	"403": {StatusCode: 403, Header: http.Header{"X-Policy": {"7", "8"}}, Body: []byte("not for you\n")},
 	"404": {StatusCode: 404, Body: []byte("no such feed\n")},
 	"429": {StatusCode: 429, Header: http.Header{"Retry-After": {"30"}}, Body: []byte("too many of you\n")},
 	"503": {StatusCode: 503, Header: http.Header{"Retry-After": {"120"}}, Body: []byte("starting up\n")},

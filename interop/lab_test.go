@@ -28,8 +28,9 @@ import (
 // A proxy is a reverse proxy under test.
 type proxy struct {
 	name string
+	file string // of deploy/
 	// start runs it until the end of the test in front of the server at
-	// backend, with its file of deploy/ and edits of that, see deployed.
+	// backend, with that file and edits of it, see deployed.
 	start func(t *testing.T, backend string, edits ...string) *running
 	// idle are the edits by which it ends a silent tunnel after about a
 	// second, for testIdle.

@@ -12,6 +12,7 @@ import (
 
 var nginx = proxy{
 	name:  "nginx",
+	file:  nginxFile,
 	start: startNginx,
 	idle:  []string{nginxIdle, "proxy_read_timeout 1s;"},
 	mistakes: []mistake{
@@ -20,9 +21,11 @@ var nginx = proxy{
 		{[]string{nginxUpgrade, ""}, []string{nginxAdvice, "proxy_set_header Upgrade $http_upgrade"}},
 		{[]string{nginxConnection, ""}, []string{nginxAdvice, "Upgrade without `Connection: Upgrade`"}},
 	},
+	outcomes: map[string]string{"Front": besideH2},
 }
 
 const (
+	nginxFile       = "nginx/preflight.conf"
 	nginxVersion    = "proxy_http_version 1.1;"
 	nginxUpgrade    = "proxy_set_header Upgrade $http_upgrade;"
 	nginxConnection = "proxy_set_header Connection $connection_upgrade;"
@@ -35,7 +38,7 @@ func startNginx(t *testing.T, backend string, edits ...string) *running {
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
 	configure := func(addresses []string, backend string) {
-		write(t, dir, "preflight.conf", deployed(t, "nginx/preflight.conf", slices.Concat(edits, []string{
+		write(t, dir, "preflight.conf", deployed(t, nginxFile, slices.Concat(edits, []string{
 			"listen 80;", "listen " + addresses[0] + ";",
 			// A client that offers h2 gets it, and then there is no Upgrade.
 			"listen 443 ssl;", "listen " + addresses[1] + " ssl http2;",
