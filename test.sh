@@ -63,7 +63,7 @@ done
 
 for module in "${modules[@]}"; do
   say "module $module: go test -race"
-  (cd "$module" && go test -race -shuffle=on ./...)
+  (cd "$module" && go test -race -shuffle=on -timeout 20m ./...)
 done
 
 # The race detector allocates too, so budgets are counted without it.
