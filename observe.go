@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -154,11 +155,7 @@ func (o *observation) done(kind string) {
 	to, now := o.role.outcomes[kind], time.Now()
 	if o.span != nil {
 		if o.span.IsRecording() {
-			attributes := to.span
-			if o.address != "" {
-				attributes = append(attributes[:len(attributes):len(attributes)], serverOf(o.address)...)
-			}
-			o.span.SetAttributes(attributes...)
+			o.span.SetAttributes(o.withServer(to.span)...)
 		}
 		o.span.End()
 		o.past = o.span.SpanContext()
@@ -188,26 +185,27 @@ func (o *observation) fail(err error) {
 	o.ensureSpan()
 	if o.span.IsRecording() {
 		o.span.SetStatus(codes.Error, stageOf(err))
-		o.span.SetAttributes(spanAttributes(o.method, attributes[1:]...)...)
-		if o.address != "" {
-			o.span.SetAttributes(serverOf(o.address)...)
-		}
+		o.span.SetAttributes(o.withServer(spanAttributes(o.method, attributes[1:]...))...)
 	}
 	o.span.End()
 	o.role.handshakes.Record(o.ctx, time.Since(o.since).Seconds(), metric.WithAttributeSet(attribute.NewSet(attributes...)))
 }
 
-// serverOf describes what is dialed.
-func serverOf(address string) []attribute.KeyValue {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return []attribute.KeyValue{semconv.ServerAddress(address)}
+// withServer adds what is dialed, if anything is.
+func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.KeyValue {
+	if o.address == "" {
+		return attributes
+	}
+	attributes = slices.Clip(attributes) // which are those of others too
+	host, port, err := net.SplitHostPort(o.address)
+	if err != nil { // of a Unix socket
+		return append(attributes, semconv.ServerAddress(o.address))
 	}
 	n, err := strconv.Atoi(port)
 	if err != nil {
-		return []attribute.KeyValue{semconv.ServerAddress(host)}
+		return append(attributes, semconv.ServerAddress(host))
 	}
-	return []attribute.KeyValue{semconv.ServerAddress(host), semconv.ServerPort(n)}
+	return append(attributes, semconv.ServerAddress(host), semconv.ServerPort(n))
 }
 
 // newConn is newConn for the connection behind the handshake.
@@ -280,7 +278,7 @@ type carrier observation
 
 // Set appends a field line.
 func (c *carrier) Set(name, value string) {
-	if err := checkHeader(http.Header{name: {value}}, reserved); err != nil {
+	if err := checkField(name, []string{value}, reserved); err != nil {
 		otel.Handle(fmt.Errorf("preflight: the propagator of Telemetry: %w", err))
 		return
 	}

@@ -154,6 +154,9 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 		}
 	}
 	if err = x.end(err); err != nil {
+		if l.ctx.Err() != nil { // which looks like a timeout
+			err = l.ctx.Err()
+		}
 		x.seen.fail(err)
 		return
 	}
