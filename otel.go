@@ -136,7 +136,7 @@ func (t *Telemetry) prepare() {
 	t.server.tracer, t.server.propagator = tracer, propagator
 	var err error
 	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
-		metric.WithDescription("Handshakes ended at MaxPending to make room for others."))
+		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
 	report(err)
 }
 
