@@ -68,7 +68,7 @@ func (l *PreflightListener) asked(r *http.Request) bool {
 func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
 	if seen := l.policy.role.begin(); seen != nil {
 		seen.arrive(r.Context(), []byte(r.Method), headOf(r))
-		defer seen.fail(e)
+		defer seen.fail(r.Context(), e)
 	}
 	body := e.complete(&l.policy)
 	header := w.Header()

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -61,7 +62,7 @@ func (o *observation) dial(ctx context.Context, address string) context.Context 
 	if o == nil {
 		return ctx
 	}
-	o.address = address
+	o.address = address[strings.LastIndex(address, "@")+1:] // before it stands a password
 	return o.start(ctx, http.MethodGet)
 }
 
@@ -90,19 +91,16 @@ func (o *observation) request() (head []byte, ctx context.Context) {
 	return []byte(o.head), ctx
 }
 
-func (o *observation) start(ctx context.Context, method string, options ...trace.SpanStartOption) context.Context {
-	if options == nil {
-		options = o.role.span
-	}
+func (o *observation) start(ctx context.Context, method string) context.Context {
 	o.method = method
 	if method == otherMethod {
 		method = "HTTP" // as semconv names such a span
 	}
-	o.ctx, o.span = o.role.tracer.Start(ctx, method, options...)
+	o.ctx, o.span = o.role.tracer.Start(ctx, method, o.role.span...)
 	return o.ctx
 }
 
-// otherMethod stands for none, and for those that would make too many names.
+// otherMethod stands for those that would make too many names.
 const otherMethod = "_OTHER"
 
 // knownMethod is the method of a request as a span has it.
@@ -143,7 +141,7 @@ func (o *observation) panicked(v any) bool {
 // ensureSpan makes a span for a handshake that has come to no request.
 func (o *observation) ensureSpan() {
 	if o.span == nil {
-		o.start(o.ctx, otherMethod, append(o.role.span[:1:1], trace.WithTimestamp(o.since))...)
+		o.ctx, o.span = o.role.tracer.Start(o.ctx, "HTTP", append(o.role.span[:1:1], trace.WithTimestamp(o.since))...)
 	}
 }
 
@@ -168,12 +166,17 @@ func (o *observation) done(kind string) {
 	}
 }
 
-// fail ends a handshake that has not ended yet with err.
-func (o *observation) fail(err error) {
+// fail ends a handshake that has not ended yet with err. ctx bounded it: if it has
+// ended, that is the cause, whatever it looked like.
+func (o *observation) fail(ctx context.Context, err error) {
 	if o == nil || o.ended {
 		return
 	}
 	o.ended = true
+	stage := stageOf(err)
+	if _, refused := err.(*StatusError); !refused && ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err))}
 	refused, ok := err.(*StatusError) // not one that NetDialer has met
 	if ok {
@@ -182,10 +185,12 @@ func (o *observation) fail(err error) {
 	if ok || err == errPlain || err == errClosing {
 		attributes[0] = kindKey.String(kindRefused)
 	}
-	o.ensureSpan()
-	if o.span.IsRecording() {
-		o.span.SetStatus(codes.Error, stageOf(err))
-		o.span.SetAttributes(o.withServer(spanAttributes(o.method, attributes[1:]...))...)
+	if o.ensureSpan(); o.span.IsRecording() {
+		o.span.SetStatus(codes.Error, stage)
+		o.span.SetAttributes(o.withServer(attributes[1:])...)
+		if o.method != "" {
+			o.span.SetAttributes(semconv.HTTPRequestMethodKey.String(o.method))
+		}
 	}
 	o.span.End()
 	o.role.handshakes.Record(o.ctx, time.Since(o.since).Seconds(), metric.WithAttributeSet(attribute.NewSet(attributes...)))
@@ -285,6 +290,12 @@ func (c *carrier) Set(name, value string) {
 	for own := range c.user {
 		// A tracestate belongs to its traceparent (W3C Trace Context §3.3).
 		if strings.EqualFold(own, name) || strings.EqualFold(own, "traceparent") && strings.EqualFold(name, "tracestate") {
+			return
+		}
+	}
+	for line := range bytes.SplitSeq(c.lines, []byte("\r\n")) {
+		own, _, _ := bytes.Cut(line, []byte(":"))
+		if strings.EqualFold(string(own), name) { // of two propagators, the first
 			return
 		}
 	}

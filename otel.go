@@ -175,21 +175,16 @@ func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
 		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
 	}
 	return &outcome{
-		span:      spanAttributes(http.MethodGet, status...),
+		span: append([]attribute.KeyValue{
+			semconv.HTTPRequestMethodGet,
+			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
+		}, status...),
 		handshake: []metric.RecordOption{with(status...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},
 		received:  []metric.AddOption{with(semconv.NetworkIODirectionReceive)},
 		sent:      []metric.AddOption{with(semconv.NetworkIODirectionTransmit)},
 	}
-}
-
-func spanAttributes(method string, more ...attribute.KeyValue) []attribute.KeyValue {
-	return append([]attribute.KeyValue{
-		semconv.HTTPRequestMethodKey.String(method),
-		semconv.NetworkProtocolName("http"),
-		semconv.NetworkProtocolVersion("1.1"),
-	}, more...)
 }
 
 // report hands on an error of making a metric, which is none of a handshake.
@@ -251,9 +246,13 @@ func errorType(err error) string {
 		return "connection_reset"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "eof"
-	case strings.HasPrefix(stageOf(err), stageTLS):
-		return "tls"
 	case errors.As(err, &broken):
+		return "malformed"
+	}
+	switch stage := stageOf(err); {
+	case strings.HasPrefix(stage, stageTLS):
+		return "tls"
+	case stage == stageUpgrade.read, stage == stageConnect.read, stage == stagePROXY:
 		return "malformed"
 	}
 	return semconv.ErrorTypeOther.Value.AsString()

@@ -154,10 +154,10 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 		}
 	}
 	if err = x.end(err); err != nil {
-		if l.ctx.Err() != nil { // which looks like a timeout
-			err = l.ctx.Err()
+		if x.evicted { // on whatever layer
+			err = errEvicted
 		}
-		x.seen.fail(err)
+		x.seen.fail(l.ctx, err)
 		return
 	}
 	conn := h.conn(x.conn, x.remote, x.seen)
@@ -199,7 +199,7 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
-		x.seen.fail(errPanic)
+		x.seen.fail(l.ctx, errPanic)
 	}
 	l.policy.role.underWay(-1)
 	l.mu.Lock()

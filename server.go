@@ -260,7 +260,7 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	x.settle()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	_, err := x.conn.Write(b)
-	x.seen.fail(e)
+	x.seen.fail(x.ctx, e)
 	if err != nil {
 		return e
 	}

@@ -49,6 +49,7 @@ func answer(t *testing.T, text string) (address string) {
 func TestClientOutcome(t *testing.T) {
 	closed := listen(t)
 	closed.Close()
+	withCause, cancelCause := context.WithCancelCause(context.Background())
 	silent := listen(t)
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
@@ -70,6 +71,19 @@ func TestClientOutcome(t *testing.T) {
 			address: answer(t, "HTTP/1.1 101 Switching\r\n"+secret+" : x\r\n\r\n"),
 			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
 		},
+		"not HTTP": {
+			address: answer(t, "SSH-2.0-"+secret+"\r\n"),
+			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
+		},
+		"interim answers without an end": {
+			address: answer(t, strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 12)),
+			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
+		},
+		"a refusal of NetDialer's": {
+			dialer:  preflight.PreflightDialer{NetDialer: &preflight.PreflightDialer{}},
+			address: answer(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+			metric:  "error.type=403 preflight.kind=failed", status: "dial",
+		},
 		"eof": {
 			address: answer(t, ""),
 			metric:  "error.type=eof preflight.kind=failed", status: "wait for the 101", events: []string{"connect", "request_written"},
@@ -81,15 +95,23 @@ func TestClientOutcome(t *testing.T) {
 		},
 		"canceled": {
 			ctx: canceled, address: silent.Addr().String(),
-			metric: "error.type=canceled preflight.kind=failed",
+			metric: "error.type=canceled preflight.kind=failed", status: "dial",
+		},
+		"canceled with a cause": {
+			dialer: preflight.PreflightDialer{GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
+				cancelCause(errors.New(secret))
+				return nil, nil
+			}},
+			ctx: withCause, address: silent.Addr().String(),
+			metric: "error.type=canceled preflight.kind=failed", status: "dial",
 		},
 		"connection refused": {
 			address: closed.Addr().String(),
-			metric:  "error.type=connection_refused preflight.kind=failed",
+			metric:  "error.type=connection_refused preflight.kind=failed", status: "dial",
 		},
 		"dns": {
 			address: "nowhere.invalid:80",
-			metric:  "error.type=dns preflight.kind=failed",
+			metric:  "error.type=dns preflight.kind=failed", status: "dial",
 		},
 		"tls": {
 			dialer:  preflight.PreflightDialer{TLSConfig: &tls.Config{}},
@@ -130,6 +152,28 @@ func TestClientOutcome(t *testing.T) {
 			require.Contains(t, text(s.Attributes()), "server.address="+host+" server.port="+port)
 		})
 	}
+}
+
+// TestClientAddress: a password in an address, which is no place for one, is left out.
+func TestClientAddress(t *testing.T) {
+	e := newEye()
+	_, err := (&preflight.PreflightDialer{Telemetry: e.Telemetry, Host: "edge.example"}).Dial("tcp", "user:"+secret+"@127.0.0.1:1")
+	require.Error(t, err)
+	require.Contains(t, text(e.span(t).Attributes()), "server.address=127.0.0.1 server.port=1")
+	requireSecret(t, e)
+}
+
+// TestClientPanic: a panic on its way through a dial ends the attempt.
+func TestClientPanic(t *testing.T) {
+	e := newEye()
+	d := &preflight.PreflightDialer{Telemetry: e.Telemetry, GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
+		panic(secret)
+	}}
+	require.PanicsWithValue(t, secret, func() { d.Dial("tcp", "127.0.0.1:1") })
+	metrics := e.metrics(t)
+	require.Equal(t, int64(1), metrics["client.handshake.duration error.type=panic preflight.kind=failed"])
+	requireQuiet(t, metrics)
+	requireSecret(t, e)
 }
 
 // TestClientStages: by a forward proxy, over TLS and with TLS inside, and once
@@ -264,6 +308,13 @@ func TestClientPropagation(t *testing.T) {
 	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", traceOf(r.Context()).TraceID().String())
 	require.Equal(t, "1", baggage.FromContext(r.Context()).Member("a").Value())
 	require.Equal(t, "2", baggage.FromContext(r.Context()).Member("b").Value())
+
+	// Two that write the same field write it once.
+	double := newEye()
+	double.Propagator = propagation.NewCompositeTextMapPropagator(double.Propagator, propagation.TraceContext{})
+	r = dial(&preflight.PreflightDialer{Telemetry: double.Telemetry})
+	require.Len(t, r.Header.Values("Traceparent"), 1)
+	require.Equal(t, parent.TraceID(), traceOf(r.Context()).TraceID())
 
 	// A propagator that is at fault does no harm, and somebody hears of it.
 	var faults []error

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -66,21 +67,22 @@ func TestServerOutcome(t *testing.T) {
 			listener: &preflight.PreflightListener{MaxHeaderBytes: 200},
 			send:     request + "X: " + strings.Repeat(secret, 100), metric: refusedBy("431"), span: "HTTP",
 		},
+		"HTTP/1.0": {send: "GET / HTTP/1.0\r\n\r\n", metric: refusedBy("426"), span: "GET"},
+		"a malformed PROXY header": {
+			listener: &preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+			send:     "PROXY TCP4 " + secret + "\r\n", metric: "error.type=malformed preflight.kind=failed", span: "HTTP", status: "read the PROXY header",
+		},
 		"a plain connection is refused": {
 			listener: &preflight.PreflightListener{RequireUpgrade: true},
 			send:     "\x00" + secret, metric: "error.type=plain_refused preflight.kind=refused", span: "HTTP",
 		},
 		"TLS fails": {
-			listener: &preflight.PreflightListener{TLSConfig: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-				return nil, errors.New(secret)
-			}}},
-			send: clientHello(t), metric: "error.type=tls preflight.kind=failed", span: "HTTP", status: "TLS handshake",
+			listener: &preflight.PreflightListener{TLSConfig: noCertificate},
+			send:     clientHello(t), metric: "error.type=tls preflight.kind=failed", span: "HTTP", status: "TLS handshake",
 		},
 		"TLS stalls": {
-			listener: &preflight.PreflightListener{HandshakeTimeout: 50 * time.Millisecond, TLSConfig: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-				return nil, errors.New(secret)
-			}}},
-			send: clientHello(t)[:20], stay: true, metric: "error.type=timeout preflight.kind=failed", span: "HTTP", status: "TLS handshake",
+			listener: &preflight.PreflightListener{HandshakeTimeout: 50 * time.Millisecond, TLSConfig: noCertificate},
+			send:     clientHello(t)[:20], stay: true, metric: "error.type=timeout preflight.kind=failed", span: "HTTP", status: "TLS handshake",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,6 +126,7 @@ func TestServerOutcome(t *testing.T) {
 			}
 			require.Equal(t, codes.Error, s.Status().Code)
 			require.Equal(t, test.status, s.Status().Description)
+			require.NotContains(t, attributes, "network.protocol", "which is not known of what fails")
 		})
 	}
 }
@@ -240,6 +243,32 @@ func TestServerCutOff(t *testing.T) {
 	require.Equal(t, int64(2), metrics["server.connection.duration preflight.kind=upgraded"])
 	requireQuiet(t, metrics)
 }
+
+// TestServerEvictedLayers: also before there is a request.
+func TestServerEvictedLayers(t *testing.T) {
+	for name, first := range map[string]string{"TLS": clientHello(t)[:20], "PROXY header": "PROXY TCP4 192.0.2.1"} {
+		t.Run(name, func(t *testing.T) {
+			e := newEye()
+			l := &preflight.PreflightListener{
+				MaxPending: 1, Telemetry: e.Telemetry, TLSConfig: noCertificate,
+				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			}
+			address, stop := serve(t, l, func(c *preflight.Conn) { c.Close() })
+			_, err := io.WriteString(dialTCP(t, address), first)
+			require.NoError(t, err)
+			good, err := new(preflight.PreflightDialer).Dial("tcp", address)
+			require.NoError(t, err)
+			good.Close()
+			stop()
+			require.Equal(t, int64(1), e.metrics(t)["server.handshake.duration error.type=evicted preflight.kind=failed"])
+		})
+	}
+}
+
+// noCertificate fails every handshake, and nobody is to hear why.
+var noCertificate = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return nil, errors.New(secret)
+}}
 
 // TestServerEvictions: who makes room is counted, handed on as plain or closed.
 func TestServerEvictions(t *testing.T) {
