@@ -91,6 +91,13 @@ func (o *observation) request() (head []byte, ctx context.Context) {
 	return []byte(o.head), ctx
 }
 
+// forget gives up the head: there is a request.
+func (o *observation) forget() {
+	if o != nil {
+		o.head = ""
+	}
+}
+
 func (o *observation) start(ctx context.Context, method string) context.Context {
 	o.method = method
 	if method == otherMethod {
@@ -174,7 +181,7 @@ func (o *observation) fail(ctx context.Context, err error) {
 	}
 	o.ended = true
 	stage := stageOf(err)
-	if _, refused := err.(*StatusError); !refused && ctx.Err() != nil {
+	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil {
 		err = ctx.Err()
 	}
 	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err))}
@@ -295,7 +302,7 @@ func (c *carrier) Set(name, value string) {
 	}
 	for line := range bytes.SplitSeq(c.lines, []byte("\r\n")) {
 		own, _, _ := bytes.Cut(line, []byte(":"))
-		if strings.EqualFold(string(own), name) { // of two propagators, the first
+		if bytes.EqualFold(own, []byte(name)) { // of two propagators, the first
 			return
 		}
 	}

@@ -96,6 +96,7 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Con
 	conn := seen.newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
+		seen.forget()
 	}
 	return conn
 }

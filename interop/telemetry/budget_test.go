@@ -80,7 +80,7 @@ func serverCost(head string) func(*testing.T, *preflight.Telemetry) float64 {
 // clientCost counts the allocations of a dial.
 func clientCost(t *testing.T, telemetry *preflight.Telemetry) float64 {
 	c := &memoryConn{in: "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"}
-	d := &preflight.PreflightDialer{NetDialer: pipe{c}, Host: "edge.example", Telemetry: telemetry}
+	d := &preflight.PreflightDialer{NetDialer: pipe{c}, Host: "edge.example", Path: "/client/amps/json/with/a/long/path", Telemetry: telemetry}
 	return testing.AllocsPerRun(2000, func() {
 		c.read = 0
 		conn, err := d.Dial("tcp", "edge.example:80")

@@ -169,7 +169,9 @@ func TestClientPanic(t *testing.T) {
 	d := &preflight.PreflightDialer{Telemetry: e.Telemetry, GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
 		panic(secret)
 	}}
-	require.PanicsWithValue(t, secret, func() { d.Dial("tcp", "127.0.0.1:1") })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // which is not what ended it
+	require.PanicsWithValue(t, secret, func() { d.DialContext(ctx, "tcp", "127.0.0.1:1") })
 	metrics := e.metrics(t)
 	require.Equal(t, int64(1), metrics["client.handshake.duration error.type=panic preflight.kind=failed"])
 	requireQuiet(t, metrics)

@@ -111,7 +111,7 @@ func (e eye) span(t *testing.T) sdktrace.ReadOnlySpan {
 func text(attributes []attribute.KeyValue) string {
 	var all []string
 	for _, a := range attributes {
-		all = append(all, string(a.Key)+"="+a.Value.Emit())
+		all = append(all, string(a.Key)+"="+a.Value.String())
 	}
 	slices.Sort(all)
 	return strings.Join(all, " ")
