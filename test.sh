@@ -31,6 +31,7 @@ command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https:/
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
 need haproxy haproxy
+need varnishd varnish
 need squid squid
 need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server
