@@ -55,7 +55,8 @@ func matrix() string {
   the proxy ends both ("no").
 - The last rows name what a dial, or a tunnel, ends with: a status, an orderly end (EOF) or a reset.
 - "–": the proxy has no such thing: no TLS, no line that could be forgotten, no timer for silent tunnels,
-  no reload.
+  no reload. A forward proxy, by which the client gets out (CONNECT), knows no paths; for the server, the
+  client's address is that proxy's; and TLS through it is between the two ends.
 `)
 	return text.String()
 }
