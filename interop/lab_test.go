@@ -51,7 +51,10 @@ type mistake struct {
 }
 
 // proxies are the columns of MATRIX.md.
-var proxies = []proxy{nginx, haproxy, haproxyV2, varnish, squid, squidForward, tinyproxyForward, goReverseProxy}
+var proxies = []proxy{
+	nginx, haproxy, haproxyV2, apache, lighttpd, varnish, squid, goReverseProxy,
+	squidForward, tinyproxyForward,
+}
 
 // running is a proxy that has been started.
 type running struct {
