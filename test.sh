@@ -11,10 +11,12 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# need COMMAND PACKAGE installs a Debian package if its command is missing. Its
-# service is not started: the tests run their own servers.
+have() { command -v "$1" >/dev/null || [ -f "$1" ]; }
+
+# need COMMAND PACKAGE installs a Debian package if its command, or its file, is
+# missing. Its service is not started: the tests run their own servers.
 need() {
-  command -v "$1" >/dev/null && return
+  have "$1" && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "apt-get install $2"
     local policy=/usr/sbin/policy-rc.d mine=
@@ -23,7 +25,7 @@ need() {
     [ -z "$mine" ] || rm -f "$policy"
     hash -r
   fi
-  command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
+  have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -31,6 +33,9 @@ command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https:/
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
 need haproxy haproxy
+need apache2 apache2-bin # the package apache2 adds the service
+need lighttpd lighttpd
+need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
 need varnishd varnish
 need squid squid
 need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
