@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -30,7 +31,7 @@ type labServer struct {
 	certificate tls.Certificate
 	stop        func() error
 	gate        chan struct{} // what lets /tunnel/late begin to read
-	ends        chan string   // what /tunnel/half-close has read, and how /tunnel/idle has ended
+	ends        chan string   // what half-close has read, how idle has ended, what was behind a transfer
 	transfers   chan transfer // those of /tunnel/transfer
 }
 
@@ -117,7 +118,8 @@ func (s *labServer) handle(c *preflight.Conn) {
 		}
 	case "transfer":
 		s.transfers <- exchange(c, 1)
-		io.Copy(io.Discard, c) // who is done first must not end the tunnel
+		n, _ := io.Copy(io.Discard, c) // who is done first must not end the tunnel
+		s.ends <- fmt.Sprint(n, " bytes more")
 		return
 	case "reply":
 		data, _ := io.ReadAll(c)
