@@ -124,7 +124,9 @@ func squidFolder(t *testing.T) (dir string, roots *x509.CertPool) {
 func launchSquid(t *testing.T, dir string, ports int, configure func(addresses []string)) daemon {
 	t.Helper()
 	config, logFile, pidFile := filepath.Join(dir, "squid.conf"), filepath.Join(dir, "cache.log"), filepath.Join(dir, "squid.pid")
+	var own []string
 	return launch(t, dir, ports, findBinary(t, "squid"), func(addresses []string) (args []string) {
+		own = addresses
 		os.Remove(logFile) // that of the attempt before
 		render(t, "squid.conf.tmpl", config, map[string]any{"Dir": dir, "Root": os.Geteuid() == 0})
 		configure(addresses)
@@ -139,6 +141,17 @@ func launchSquid(t *testing.T, dir string, ports int, configure func(addresses [
 			}
 			return false
 		}
-		return bytes.Count(log, []byte("Accepting ")) == ports
+		// It says so when it has bound its ports, and listens a moment later.
+		return bytes.Count(log, []byte("Accepting ")) == ports && !slices.ContainsFunc(own, refuses)
 	})
+}
+
+// refuses reports that nobody listens at address.
+func refuses(address string) bool {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return true
+	}
+	c.Close()
+	return false
 }
