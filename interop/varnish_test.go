@@ -52,12 +52,15 @@ func startVarnish(t *testing.T, backend string, edits ...string) *running {
 		command, _, _ = strings.Cut(command, "\n")
 		return strings.Fields(command)
 	}
+	var own string
 	d := launch(t, dir, 1, findBinary(t, "varnishd"), func(addresses []string) []string {
+		own = addresses[0]
 		// In the foreground, with its files in the folder of the test, which no
 		// other user may enter (-j).
 		return append([]string{"-j", "none", "-F", "-n", dir}, configure("first.vcl", addresses[0], backend)...)
 	}, func() bool {
-		return logged(t, dir, "said Child starts") // once the port is its own
+		// The port is its own then, and it listens a moment later.
+		return logged(t, dir, "said Child starts") && !refuses(own)
 	})
 	return &running{
 		plain: front{address: d.addresses[0]},
