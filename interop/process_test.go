@@ -44,12 +44,17 @@ func write(t *testing.T, dir, file, text string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 }
 
-// findBinary finds a proxy. That it is missing must not pass for a success.
+// findBinary finds a program. That it is missing must not pass for a success.
 func findBinary(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil { // Debian keeps servers out of the PATH of users
 		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil { // and PostgreSQL's programs out of everybody's
+		if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(found) > 0 {
+			path, err = found[0], nil
+		}
 	}
 	if err != nil {
 		t.Fatalf("%v: apt-get install %s", err, name)
@@ -71,6 +76,22 @@ func render(t *testing.T, name, file string, data any) {
 type daemon struct {
 	addresses []string
 	process   *os.Process
+	again     func() *os.Process // runs it once more, unless it ends at once
+}
+
+// restart ends the process, and runs it at the same addresses once they are free:
+// an outgoing connection may have been given one of the ports meanwhile.
+func (d *daemon) restart(t *testing.T) {
+	t.Helper()
+	require.NoError(t, d.process.Signal(syscall.SIGTERM))
+	until(t, "the process ends", func() bool { return d.process.Signal(syscall.Signal(0)) == os.ErrProcessDone })
+	until(t, "it runs again", func() bool {
+		process := d.again()
+		if process != nil {
+			d.process = process
+		}
+		return process != nil
+	})
 }
 
 // launch runs a proxy until the end of the test. configure prepares it for them and returns its arguments;
@@ -81,9 +102,13 @@ func launch(t *testing.T, dir string, ports int, binary string, configure func(a
 	const attempts = 5
 	for range attempts {
 		addresses := freeAddresses(t, ports)
-		process, log := run(t, dir, binary, configure(addresses), ready)
+		args := configure(addresses)
+		process, log := run(t, dir, binary, args, ready)
 		if process != nil {
-			return daemon{addresses, process}
+			return daemon{addresses, process, func() *os.Process {
+				process, _ := run(t, dir, binary, args, func() bool { return accepts("tcp", addresses[0]) })
+				return process
+			}}
 		}
 		// Between our look and its start a port can be lost to another process.
 		log = strings.ToLower(log)
@@ -138,6 +163,16 @@ func run(t *testing.T, dir, binary string, args []string, ready func() bool) (pr
 		}
 	}
 	return cmd.Process, ""
+}
+
+// accepts reports that somebody listens at address.
+func accepts(network, address string) bool {
+	c, err := net.Dial(network, address)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // logged reports that a process which runs in dir has written text.

@@ -18,81 +18,66 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
 )
 
-// An app is an application that knows nothing of preflight. Its server takes
-// any listener, its client any dialer: these are the lines that change.
-type app struct {
-	name  string
-	serve func(t *testing.T, l net.Listener)
-	use   func(t *testing.T, dial dialFunc, address string)
-	http  bool // clients of its own are refused on the port: they speak HTTP
+// runGo runs a server and its clients by each route. Those of old are refused on
+// the port of a server that speaks HTTP.
+func runGo(t *testing.T, serve func(t *testing.T, l net.Listener), use func(t *testing.T, dial dialFunc), old bool) {
+	l, to := listen(t)
+	serve(t, l)
+	all := tunnels(t, to)
+	if old {
+		all = append(all, direct(to))
+	}
+	for _, r := range all {
+		t.Run(r.name, func(t *testing.T) { use(t, r.DialContext) })
+	}
 }
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-var apps = []app{
-	{name: "HTTP", serve: serveHTTP, use: useHTTP, http: true},
-	{name: "Lines", serve: serveLines, use: useLines},
-	{name: "RPC", serve: serveRPC, use: useRPC},
-}
+func testHTTP(t *testing.T) { runGo(t, serveHTTP, useHTTP, false) }
 
-// TestProxyApps runs each application through nginx, and its clients of old
-// straight on the same port.
-func TestProxyApps(t *testing.T) {
-	overNginx(t, func(t *testing.T, frontOf func(backend string) front) {
-		for _, a := range apps {
-			t.Run(a.name, func(t *testing.T) {
-				l := &preflight.PreflightListener{Listener: listenTCP(t)}
-				a.serve(t, l)
-				f := frontOf(l.Addr().String())
-				a.use(t, f.dialer().DialContext, f.address)
-				if !a.http {
-					a.use(t, new(net.Dialer).DialContext, l.Addr().String())
-				}
-			})
-		}
-	})
-}
+func testLines(t *testing.T) { runGo(t, serveLines, useLines, true) }
 
-// serveHTTP answers with the checksum of what is posted.
+func testRPC(t *testing.T) { runGo(t, serveRPC, useRPC, true) }
+
+// serveHTTP answers with the checksum of what is posted, and says on which of its
+// connections.
 func serveHTTP(t *testing.T, l net.Listener) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /sum", func(w http.ResponseWriter, r *http.Request) {
-		sum := sha256.New()
-		io.Copy(sum, r.Body)
-		w.Write(sum.Sum(nil))
-	})
+	type number struct{}
 	var conns atomic.Int32
-	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, conns.Load())
-	})
-	server := &http.Server{Handler: mux, ConnState: func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			conns.Add(1)
-		}
-	}}
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			sum := sha256.New()
+			io.Copy(sum, r.Body)
+			w.Header().Set("X-Conn", fmt.Sprint(r.Context().Value(number{})))
+			w.Write(sum.Sum(nil))
+		}),
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, number{}, conns.Add(1))
+		},
+	}
 	background(t, func() { server.Serve(l) }, server.Close)
 }
 
-func useHTTP(t *testing.T, dial dialFunc, address string) {
+func useHTTP(t *testing.T, dial dialFunc) {
 	transport := &http.Transport{DialContext: dial}
 	client := &http.Client{Transport: transport, Timeout: patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	const requests = 10
+	conns := make(map[string]bool)
 	for i := range requests {
 		data := make([]byte, 1<<20)
 		rand.NewChaCha8([32]byte{byte(i)}).Read(data)
 		want := sha256.Sum256(data)
-		answer, err := client.Post("http://"+address+"/sum", "", bytes.NewReader(data))
+		answer, err := client.Post("http://app.example/sum", "", bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Equal(t, want[:], readAll(t, answer))
+		conns[answer.Header.Get("X-Conn")] = true
 	}
-	answer, err := client.Get("http://" + address + "/conns")
-	require.NoError(t, err)
-	require.Equal(t, "1", string(readAll(t, answer)), "all requests go through one tunnel")
+	require.Len(t, conns, 1, "all requests go through one tunnel")
 }
 
 func readAll(t *testing.T, answer *http.Response) []byte {
@@ -146,12 +131,12 @@ func serveLines(t *testing.T, l net.Listener) {
 }
 
 // useLines lets several clients talk at once. The server ends each conversation.
-func useLines(t *testing.T, dial dialFunc, address string) {
+func useLines(t *testing.T, dial dialFunc) {
 	const clients, lines = 10, 50
 	errs := make([]error, clients)
 	var all sync.WaitGroup
 	for i := range clients {
-		c, err := dial(t.Context(), "tcp", address)
+		c, err := dial(t.Context(), "tcp", "app.example:80")
 		require.NoError(t, err)
 		bounded(t, c)
 		all.Go(func() {
@@ -209,8 +194,8 @@ func serveRPC(t *testing.T, l net.Listener) {
 	background(t, func() { server.Accept(l) }, l.Close)
 }
 
-func useRPC(t *testing.T, dial dialFunc, address string) {
-	c, err := dial(t.Context(), "tcp", address)
+func useRPC(t *testing.T, dial dialFunc) {
+	c, err := dial(t.Context(), "tcp", "app.example:80")
 	require.NoError(t, err)
 	client := rpc.NewClient(bounded(t, c))
 	defer client.Close()
