@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
 // budgetConn is a connection in memory, which costs nothing: it reads in, then
@@ -138,7 +141,7 @@ func TestBudgetClient(t *testing.T) {
 				c := &budgetConn{in: budgetAnswer}
 				budgetCheck(t, 4+of.cost, func() {
 					c.read = 0
-					if _, err := u.do(of.ctx, c, time.Now().Add(defaultTimeout)); err != nil {
+					if _, _, err := u.do(of.ctx, c, time.Now().Add(defaultTimeout), nil); err != nil {
 						t.Error(err)
 					}
 				})
@@ -183,3 +186,70 @@ func TestBudgetAfterwards(t *testing.T) {
 		}))
 	})
 }
+
+// TestBudgetTelemetry: what looking costs a handshake, where nobody looks.
+func TestBudgetTelemetry(t *testing.T) {
+	noop := &Telemetry{
+		TracerProvider: tracenoop.NewTracerProvider(),
+		MeterProvider:  metricnoop.NewMeterProvider(),
+		Propagator:     propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
+	}
+	allocations := func(t *testing.T, telemetry *Telemetry, do func(*Telemetry)) float64 {
+		t.Helper()
+		return testing.AllocsPerRun(budgetRuns, func() { do(telemetry) })
+	}
+	for name, do := range map[string]func(*Telemetry){
+		"server": budgetServe(t),
+		"client": budgetDial(t),
+	} {
+		t.Run(name, func(t *testing.T) {
+			off := allocations(t, nil, do)
+			on := allocations(t, noop, do)
+			t.Logf("%v allocations, %v with providers that do nothing", off, on)
+			require.LessOrEqual(t, on-off, 1.0)
+		})
+	}
+}
+
+// budgetServe is a handshake by a listener, and what comes after it.
+func budgetServe(t *testing.T) func(*Telemetry) {
+	c := &budgetConn{in: budgetRequest}
+	l := new(PreflightListener)
+	l.prepare()
+	t.Cleanup(func() { l.Close() })
+	return func(telemetry *Telemetry) {
+		c.read, c.written = 0, 0
+		l.policy.role = telemetry.serverSide()
+		x := newExchange(c)
+		x.seen = l.policy.role.begin()
+		if x.begin(context.Background(), time.Now().Add(defaultTimeout)) != nil {
+			t.Error("begin failed")
+		}
+		h, err := x.serve(&l.policy, nil)
+		if x.end(err) != nil || c.written == 0 {
+			t.Error("the exchange failed")
+		}
+		conn := h.conn(c, nil, x.seen)
+		x.seen.done(h.kind())
+		x.free()
+		conn.Close()
+	}
+}
+
+// budgetDial is a dial, and what comes after it.
+func budgetDial(t *testing.T) func(*Telemetry) {
+	c := &budgetConn{in: budgetAnswer}
+	return func(telemetry *Telemetry) {
+		c.read = 0
+		d := PreflightDialer{NetDialer: budgetDialer{c}, Host: "edge.example", Telemetry: telemetry}
+		conn, err := d.Dial("tcp", "edge.example:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+}
+
+type budgetDialer struct{ c net.Conn }
+
+func (d budgetDialer) DialContext(context.Context, string, string) (net.Conn, error) { return d.c, nil }

@@ -36,7 +36,9 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.header)
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol)
+	b = x.seen.inject(b, u.header)
+	b = wire.AppendFields(b, u.header)
 	sent := len(b)
 	r, n, err := x.ask(b, stageUpgrade)
 	if err != nil {
@@ -50,6 +52,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		e.cause = broken.Rule
 		return heads{}, e
 	}
+	x.seen.event(eventUpgraded)
 	b = append(b, x.buf[:n]...)
 	x.buf = x.buf[n:]
 	return heads{b[:sent:sent], b[sent:]}, nil
@@ -82,6 +85,7 @@ func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err e
 		}
 		return r, 0, &stageError{at.write, err}
 	}
+	x.seen.event(eventWritten)
 	return x.response(at)
 }
 
@@ -122,7 +126,12 @@ func (x *exchange) responseHead(at *stage) (int, error) {
 		if int(x.consumed)+len(x.buf) >= maxAnswer {
 			return 0, fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswer)
 		}
-		switch err := x.read(maxAnswer); {
+		first := len(x.buf)+int(x.consumed) == 0
+		err := x.read(maxAnswer)
+		if first && err == nil {
+			x.seen.event(eventFirstByte)
+		}
+		switch {
 		case err == io.EOF:
 			return 0, errIncomplete
 		case errors.Is(err, syscall.ECONNRESET):

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +27,9 @@ import (
 // writing is safe at any time and reading once Conn has been read.
 type Conn struct {
 	conn    net.Conn
-	remote  net.Addr // the client's; nil: that of conn
-	onClose func()   // called once
+	remote  *net.TCPAddr // the client's; nil: that of conn
+	onClose func()       // called once
+	seen    *observation
 
 	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
@@ -61,10 +63,15 @@ type heads struct{ request, answer []byte }
 
 // newConn takes ownership of heads, rest and watch. remote is nil where the
 // client's address is that of c.
-func newConn(c net.Conn, remote net.Addr, heads heads, rest []byte, watch *watch) *Conn {
-	conn := &Conn{conn: c, remote: remote, heads: heads, watch: watch}
-	conn.keep(rest)
+func newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+	conn := new(Conn)
+	conn.init(c, remote, heads, rest, watch)
 	return conn
+}
+
+func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) {
+	c.conn, c.remote, c.heads, c.watch = conn, remote, heads, watch
+	c.keep(rest)
 }
 
 // Request is the upgrade request: on the server's side the very one that
@@ -72,10 +79,17 @@ func newConn(c net.Conn, remote net.Addr, heads heads, rest []byte, watch *watch
 // found here; on the client's side the one that was sent. It is nil for a
 // plain connection. Callers must not modify it.
 func (c *Conn) Request() *http.Request {
-	if r := c.req.Load(); r != nil || c.heads.request == nil {
+	if r := c.req.Load(); r != nil {
 		return r
 	}
-	r, err := newRequest(c.heads.request, c.conn, c.RemoteAddr())
+	head, ctx := c.heads.request, context.Background()
+	if head == nil && c.seen != nil {
+		head, ctx = c.seen.request()
+	}
+	if len(head) == 0 {
+		return nil
+	}
+	r, err := newRequest(ctx, head, c.conn, c.RemoteAddr())
 	if err != nil {
 		return nil
 	}
@@ -111,9 +125,18 @@ func (c *Conn) NetConn() net.Conn { return c.conn }
 // plain connection whose first line, arriving late, turns out to be that of an
 // HTTP request is closed, and the end of the line is not returned.
 func (c *Conn) Read(b []byte) (int, error) {
-	if !c.young.Load() {
-		return c.conn.Read(b)
+	var n int
+	var err error
+	if c.young.Load() {
+		n, err = c.readYoung(b)
+	} else {
+		n, err = c.conn.Read(b)
 	}
+	c.seen.read(int64(n))
+	return n, err
+}
+
+func (c *Conn) readYoung(b []byte) (int, error) {
 	if n, err, ok := c.readRest(b); ok {
 		return n, err
 	}
@@ -198,7 +221,11 @@ func (c *Conn) drop() []byte {
 }
 
 // Write writes to the connection.
-func (c *Conn) Write(b []byte) (int, error) { return c.conn.Write(b) }
+func (c *Conn) Write(b []byte) (int, error) {
+	n, err := c.conn.Write(b)
+	c.seen.wrote(int64(n))
+	return n, err
+}
 
 // WriteTo writes to w what arrived with the handshake, then everything that
 // can be read until EOF. Between TCP connections the kernel moves the bytes
@@ -207,6 +234,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	if c.young.Load() {
 		n, err := c.writeRest(w)
+		c.seen.read(int64(n))
 		written = int64(n)
 		if err != nil {
 			return written, err
@@ -226,6 +254,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	n, err := io.Copy(w, c.conn)
+	c.seen.read(n)
 	return written + n, err
 }
 
@@ -271,7 +300,11 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 // ReadFrom writes everything that can be read from r to the connection.
 // Between TCP connections the kernel moves the bytes (splice) as it does
 // without a Conn.
-func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.conn, r) }
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(c.conn, r)
+	c.seen.wrote(n)
+	return n, err
+}
 
 // Close closes the connection. What arrived with the handshake and has not
 // been read is dropped.
@@ -282,6 +315,7 @@ func (c *Conn) Close() error {
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()
+	c.seen.close()
 	if onClose != nil {
 		onClose()
 	}

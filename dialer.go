@@ -110,6 +110,11 @@ type PreflightDialer struct {
 	// 10 seconds; negative means that the context alone bounds it. Dialing is
 	// bounded by the context and by NetDialer's own timeout.
 	HandshakeTimeout time.Duration
+
+	// Telemetry shows the attempts and the connections behind them, but those
+	// of DialURL without an upgrade; nil means that nobody looks. The contexts
+	// given to NetDialer, Proxy and GetHeader carry the span of the attempt.
+	Telemetry *Telemetry
 }
 
 // Dial is DialContext with the background context.
@@ -157,6 +162,7 @@ type road struct {
 	network, address string
 	upgrade          upgrade // without its header
 	tls, tunnelTLS   *tls.Config
+	seen             *observation // of one attempt
 }
 
 // road resolves the configuration; the caller's fields stay as they are.
@@ -199,6 +205,21 @@ func (d *PreflightDialer) road(network, address string) (r road, err error) {
 // dial makes one attempt; refused is the end of the one before. again is that of
 // this one, if another is worth while.
 func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError) (conn *Conn, again *StatusError, err error) {
+	side := d.Telemetry.clientSide()
+	r.seen = side.begin()
+	ctx = r.seen.dial(ctx, r.address)
+	side.underWay(1)
+	defer func() {
+		side.underWay(-1)
+		switch {
+		case conn != nil:
+			r.seen.done(kindUpgraded)
+		case err != nil:
+			r.seen.fail(ctx, err)
+		default:
+			r.seen.fail(ctx, errPanic)
+		}
+	}()
 	header, credentials, err := d.header(ctx, refused)
 	if err != nil {
 		return nil, nil, err
@@ -210,6 +231,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 	}
 	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
+		r.seen.fail(ctx, &stageError{"dial", err}) // be it a refusal: it is not ours
 		return nil, nil, err
 	}
 	defer func() { // also where a callback of TLS panics
@@ -217,6 +239,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 			abandon(c)
 		}
 	}()
+	r.seen.event(eventConnect)
 	conn, err = d.handshake(ctx, c, &r, proxy)
 	return conn, d.again(err), err
 }
@@ -371,15 +394,18 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *road, pr
 	if err != nil {
 		return nil, err
 	}
-	conn, err := r.upgrade.do(ctx, c, deadline)
-	if err != nil || r.tunnelTLS == nil {
-		return conn, err
-	}
-	inside, err := handshakeTLS(ctx, newConn(c, nil, heads{}, conn.drop(), nil), r.tunnelTLS, deadline, stageTunnelTLS)
+	h, rest, err := r.upgrade.do(ctx, c, deadline, r.seen)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(inside, nil, conn.heads, nil, nil), nil
+	if r.tunnelTLS != nil {
+		if c, err = handshakeTLS(ctx, newConn(c, nil, heads{}, rest, nil), r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
+			return nil, err
+		}
+		r.seen.event(eventTunnelTLS)
+		rest = nil
+	}
+	return r.seen.newConn(c, nil, h, rest, nil), nil
 }
 
 // layers puts on c what lies below the upgrade: the forward proxy's tunnel and TLS.
@@ -389,11 +415,16 @@ func (r *road) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, dead
 		if c, err = proxy.connect(ctx, c, deadline); err != nil {
 			return nil, err
 		}
+		r.seen.event(eventProxy)
 	}
-	if r.tls == nil {
-		return c, nil
+	if r.tls != nil {
+		var err error
+		if c, err = handshakeTLS(ctx, c, r.tls, deadline, stageTLS); err != nil {
+			return nil, err
+		}
+		r.seen.event(eventTLS)
 	}
-	return handshakeTLS(ctx, c, r.tls, deadline, stageTLS)
+	return c, nil
 }
 
 // deadline is that of a handshake that begins now; zero if there is none.

@@ -21,10 +21,11 @@ const (
 // An exchange is one handshake in either role: the connection, what has been
 // read from it, and what bounds it in time. Exchanges are pooled.
 type exchange struct {
-	conn   net.Conn // the uppermost layer so far
-	base   net.Conn // the lowest, that of the caller
-	remote net.Addr // the client's, where it is not that of conn
-	buf    []byte   // read and not yet consumed
+	conn   net.Conn     // the uppermost layer so far
+	base   net.Conn     // the lowest, that of the caller
+	remote *net.TCPAddr // the client's, where it is not that of conn
+	buf    []byte       // read and not yet consumed
+	seen   *observation
 
 	ctx      context.Context
 	deadline time.Time   // of the whole handshake beside that of ctx; zero: none

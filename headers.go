@@ -3,6 +3,7 @@ package preflight
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -46,18 +47,26 @@ func checkHeader(h http.Header, forbidden []string) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("the header field name %q is not a token", name)
+		if err := checkField(name, h[name], forbidden); err != nil {
+			return err
 		}
-		for _, f := range forbidden {
-			if strings.EqualFold(name, f) {
-				return fmt.Errorf("the header field %s may not be set here", f)
-			}
+	}
+	return nil
+}
+
+// checkField is checkHeader for one field.
+func checkField(name string, values, forbidden []string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("the header field name %q is not a token", name)
+	}
+	for _, f := range forbidden {
+		if strings.EqualFold(name, f) {
+			return fmt.Errorf("the header field %s may not be set here", f)
 		}
-		for _, value := range h[name] {
-			if !httpguts.ValidHeaderFieldValue(value) {
-				return fmt.Errorf("the value of header field %s holds a control character", name)
-			}
+	}
+	for _, value := range values {
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return fmt.Errorf("the value of header field %s holds a control character", name)
 		}
 	}
 	return nil
@@ -101,16 +110,16 @@ func newHeader(head []byte) http.Header {
 }
 
 // newRequest makes a Request of the head of an upgrade request that came from
-// remote on c. The strict parser has accepted it, and what that accepts net/http
+// remote on c, with the context ctx. The strict parser has accepted it, and what that accepts net/http
 // reads the same way.
-func newRequest(head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
+func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil {
 		return nil, err
 	}
 	r.RemoteAddr = addrString(remote)
 	r.TLS = tlsState(c)
-	return r, nil
+	return r.WithContext(ctx), nil
 }
 
 // tlsState is what [http.Request] wants to know of a TLS connection; nil if c is none.

@@ -66,6 +66,10 @@ func (l *PreflightListener) asked(r *http.Request) bool {
 
 // respond answers by way of net/http.
 func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
+	if seen := l.policy.role.begin(); seen != nil {
+		seen.arrive(r.Context(), []byte(r.Method), headOf(r))
+		defer seen.fail(r.Context(), e)
+	}
 	body := e.complete(&l.policy)
 	header := w.Header()
 	for name, values := range e.Header {
@@ -114,19 +118,20 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		rest, _ := buffered.Peek(buffered.Reader.Buffered())
 		buf = append(buf, rest...)
 	}
-	var remote net.Addr
+	var remote *net.TCPAddr
 	var unknown bool
 	if ours, ok := c.(*httpConn); ok {
 		buf = append(buf, ours.drop()...)
 		c, remote, unknown = ours.conn, ours.remote, ours.unknown
 	}
 	x := newExchange(c)
-	x.buf, x.remote, x.unknown = buf, remote, unknown
+	x.buf, x.remote, x.unknown, x.seen = buf, remote, unknown, l.policy.role.begin()
 	if l.admit(ctx, x) {
 		l.handshakeOf(requestOf(r, ctx), x, len(head))
 		return
 	}
 	defer abandon(c)
+	x.seen.arrive(ctx, []byte(r.Method), head)
 	why := "too many handshakes are under way"
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining

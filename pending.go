@@ -59,6 +59,7 @@ func (l *PreflightListener) acceptAll() {
 			continue
 		}
 		x := newExchange(c)
+		x.seen = l.policy.role.begin()
 		x.await()
 		if !l.admit(l.ctx, x) {
 			c.Close()
@@ -139,7 +140,11 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	if err == nil && h.secure {
 		if h.req == nil { // while the layer is on top over which it came
-			h.req, _ = newRequest(h.heads.request, x.conn, x.addr())
+			head := h.heads.request
+			if head == nil {
+				head, _ = x.seen.request()
+			}
+			h.req, _ = newRequest(context.WithoutCancel(x.ctx), head, x.conn, x.addr())
 		}
 		x.consume(len(x.buf) - len(h.rest))
 		h.rest = nil
@@ -148,10 +153,15 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 			err = &stageError{"TLS handshake in the tunnel", err}
 		}
 	}
-	if x.end(err) != nil {
+	if err = x.end(err); err != nil {
+		if x.evicted { // on whatever layer
+			err = errEvicted
+		}
+		x.seen.fail(l.ctx, err)
 		return
 	}
-	conn := h.conn(x.conn, x.remote)
+	conn := h.conn(x.conn, x.remote, x.seen)
+	x.seen.done(h.kind())
 	x.base = nil
 	if !l.detach(x) { // Close may have cut it off in its last moment
 		conn.Close()
@@ -184,20 +194,26 @@ func (l *PreflightListener) detach(x *exchange) bool {
 // alone, as it does in net/http.
 func (l *PreflightListener) release(x *exchange) {
 	panicked := recover()
-	if panicked != nil {
+	if panicked != nil && !x.seen.panicked(panicked) {
 		log.Printf("preflight: panic in a handshake: %v\n%s", panicked, debug.Stack())
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
+		x.seen.fail(l.ctx, errPanic)
 	}
+	l.policy.role.underWay(-1)
 	l.mu.Lock()
 	l.pending.leave(x)
 	l.pending.count--
-	if x.evicted {
+	evicted := x.evicted
+	if evicted {
 		l.pending.evicting = false
 	}
 	l.tellEnd()
 	l.mu.Unlock()
+	if evicted {
+		l.policy.role.evicted()
+	}
 	l.signalRoom()
 	if panicked == nil {
 		x.free()
@@ -219,6 +235,7 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 			l.pending.enter(x)
 			l.mu.Unlock()
 			l.signalRoom()
+			l.policy.role.underWay(1)
 			return true
 		}
 		wait := l.makeRoom()

@@ -41,6 +41,7 @@ type policy struct {
 	handler     bool            // ordinary requests are served, not refused
 	draining    *atomic.Bool    // nothing new is let in; nil: never
 	goesOn      func(*exchange) // before work in the midst of sorting; nil: nobody cares
+	role        *role
 }
 
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
@@ -77,8 +78,22 @@ type handover struct {
 	secure   bool          // TLS is yet to begin inside the tunnel
 }
 
-func (h *handover) conn(c net.Conn, remote net.Addr) *Conn {
-	conn := newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
+// kind is what the handshake has come to.
+func (h *handover) kind() string {
+	switch {
+	case h.ordinary:
+		return kindHTTP
+	case h.heads.answer != nil:
+		return kindUpgraded
+	}
+	return kindPlain
+}
+
+func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Conn {
+	if h.ordinary {
+		seen = nil // what Handler does with the connection is not ours to show
+	}
+	conn := seen.newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
 	}
@@ -126,6 +141,7 @@ func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (hand
 		}
 		broken = ordinary(&request)
 	}
+	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
 	if broken != nil {
 		return handover{}, x.refuseHead(broken, p)
 	}
@@ -146,13 +162,14 @@ func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (hand
 			return handover{}, x.refuse(refusal, p)
 		}
 	} else if req != nil {
+		*req = *req.WithContext(x.ctx)
 		outlive(req)
 	}
 	h.heads.answer = p.answers[protocol]
 	if len(header) > 0 {
 		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
 	}
-	if req == nil {
+	if req == nil && x.seen == nil {
 		h.heads.request = append(dst, head...)
 	}
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
@@ -181,7 +198,9 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 	if err != nil {
 		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error()}
 	}
-	x.remote = client
+	if client, ok := client.(*net.TCPAddr); ok { // else the peer itself
+		x.remote = client
+	}
 	return nil
 }
 
@@ -240,7 +259,9 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	}
 	x.settle()
 	defer x.finishBy(time.Now().Add(drainTime))()
-	if _, err := x.conn.Write(b); err != nil {
+	_, err := x.conn.Write(b)
+	x.seen.fail(x.ctx, e)
+	if err != nil {
 		return e
 	}
 	if c, ok := x.conn.(interface{ CloseWrite() error }); ok {
@@ -296,14 +317,14 @@ func isHopField(name string) bool {
 func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
 	if req == nil {
 		var err error
-		if req, err = newRequest(head, x.conn, x.addr()); err != nil {
+		if req, err = newRequest(x.ctx, head, x.conn, x.addr()); err != nil {
 			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 		}
 	}
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
 	defer cancel()
 	*req = *req.WithContext(ctx)
-	header, err := p.callAuthorize(req)
+	header, err := x.callAuthorize(p, req)
 	outlive(req)
 
 	var chosen *StatusError
@@ -334,12 +355,14 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 // the end of the handshake.
 func outlive(req *http.Request) { *req = *req.WithContext(context.WithoutCancel(req.Context())) }
 
-var errPanic = errors.New("panic in Authorize")
+var errPanic = errors.New("panic in a function of the application")
 
-func (p *policy) callAuthorize(req *http.Request) (header http.Header, err error) {
+func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Header, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
+			if !x.seen.panicked(v) {
+				log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
+			}
 			err = errPanic
 		}
 	}()

@@ -41,10 +41,11 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	conn, err := u.do(ctx, c, time.Now().Add(defaultTimeout))
+	h, rest, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
 	if err != nil {
 		return nil, err
 	}
+	conn := newConn(c, nil, h, rest, nil)
 	conn.req.Store(req)
 	return conn, nil
 }
@@ -69,7 +70,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 		x.free()
 		return nil, failure(c, ended, "refused %s with ")
 	}
-	conn := h.conn(c, nil)
+	conn := h.conn(c, nil, nil)
 	x.free()
 	return conn, nil
 }
@@ -124,21 +125,23 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 	return u, u.check()
 }
 
-// do performs the client's part on c until deadline, which may be zero.
-func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time) (*Conn, error) {
+// do performs the client's part on c until deadline, which may be zero. rest is what
+// has arrived behind the answer.
+func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, seen *observation) (h heads, rest []byte, err error) {
 	x := newExchange(c)
+	x.seen = seen
 	if err := x.begin(ctx, deadline); err != nil {
 		x.free()
-		return nil, opError("preflight", c, err)
+		return h, nil, opError("preflight", c, err)
 	}
-	heads, err := x.request(u)
+	h, err = x.request(u)
 	err = x.end(err)
-	rest := bytes.Clone(x.buf)
+	rest = bytes.Clone(x.buf)
 	x.free()
 	if err != nil {
-		return nil, failure(c, err, "%s answered ")
+		return h, nil, failure(c, err, "%s answered ")
 	}
-	return newConn(c, nil, heads, rest, nil), nil
+	return h, rest, nil
 }
 
 // failure is the error of a handshake with the peer of c; what says how a

@@ -36,7 +36,7 @@ var apps = []struct {
 }
 
 // appProxies are what the applications run through.
-var appProxies = []proxy{nginx}
+var appProxies = []proxy{nginx, envoy}
 
 // TestApp runs each application by each route:
 //

@@ -51,7 +51,7 @@ type mistake struct {
 }
 
 // proxies are the columns of MATRIX.md.
-var proxies = []proxy{nginx, haproxy, haproxyV2, goReverseProxy}
+var proxies = []proxy{nginx, haproxy, haproxyV2, envoy, goReverseProxy}
 
 // running is a proxy that has been started.
 type running struct {

@@ -44,20 +44,22 @@ func write(t *testing.T, dir, file, text string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 }
 
-// findBinary finds a program. That it is missing must not pass for a success.
+// findBinary finds a program: that of test.sh's own before any that is installed,
+// for its version. That it is missing must not pass for a success.
 func findBinary(t *testing.T, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil { // Debian keeps servers out of the PATH of users
-		path, err = exec.LookPath("/usr/sbin/" + name)
-	}
-	if err != nil { // and PostgreSQL's programs out of everybody's
-		if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(found) > 0 {
-			path, err = found[0], nil
+	// Debian keeps servers out of the PATH of users, and those of PostgreSQL
+	// out of everybody's.
+	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	var path string
+	err := exec.ErrNotFound
+	for _, in := range append([]string{"../.build/venv/bin", "", "/usr/sbin"}, postgres...) {
+		if err != nil {
+			path, err = exec.LookPath(filepath.Join(in, name))
 		}
 	}
 	if err != nil {
-		t.Fatalf("%v: apt-get install %s", err, name)
+		t.Fatalf("%v: ./test.sh installs %s", err, name)
 	}
 	return path
 }

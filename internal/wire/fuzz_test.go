@@ -195,7 +195,7 @@ func FuzzRequest(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			fields.Del(name)
 		}
-		again := wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)

@@ -117,7 +117,9 @@ func TestNoAllocations(t *testing.T) {
 			}
 		},
 		"write": func() {
-			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp", header)
+			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp")
+			buf = wire.AppendField(buf, "traceparent", "00-01-02-01")
+			buf = wire.AppendFields(buf, header)
 			buf = wire.AppendSwitching(buf[:0], "tcp", header)
 			buf = wire.AppendSwitching(buf[:0], "tcp", nil)
 			buf = wire.AppendRefusal(buf[:0], 426, "Upgrade Required", header, 10)

@@ -7,23 +7,23 @@ import (
 
 // AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2),
 // then the one token: HAProxy, Apache, Caddy and Go's ReverseProxy break when
-// two are offered and one is chosen. The caller has validated everything.
-func AppendRequest(b []byte, target, host, protocol string, header map[string][]string) []byte {
+// two are offered and one is chosen. The caller has validated everything, and
+// goes on with AppendField and AppendFields.
+func AppendRequest(b []byte, target, host, protocol string) []byte {
 	b = append(b, "GET "...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, host...)
 	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: "...)
 	b = append(b, protocol...)
-	b = append(b, "\r\n"...)
-	return appendHeader(b, header)
+	return append(b, "\r\n"...)
 }
 
 // AppendHead appends a head with startLine, which has no line end.
 func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
 	b = append(b, startLine...)
 	b = append(b, "\r\n"...)
-	return appendHeader(b, header)
+	return AppendFields(b, header)
 }
 
 // AppendSwitching appends the 101. It carries both fields always, because
@@ -33,7 +33,7 @@ func AppendSwitching(b []byte, protocol string, header map[string][]string) []by
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
 	b = append(b, protocol...)
 	b = append(b, "\r\nConnection: Upgrade\r\n"...)
-	return appendHeader(b, header)
+	return AppendFields(b, header)
 }
 
 // AppendRefusal appends an answer that ends the connection. It always carries
@@ -53,12 +53,12 @@ func AppendRefusal(b []byte, status int, reason string, header map[string][]stri
 		b = strconv.AppendInt(b, int64(length), 10)
 	}
 	b = append(b, "\r\n"...)
-	return appendHeader(b, header)
+	return AppendFields(b, header)
 }
 
-// appendHeader appends field lines in the order of their names, so that the
+// AppendFields appends field lines in the order of their names, so that the
 // same configuration always makes the same bytes, and the empty line.
-func appendHeader(b []byte, header map[string][]string) []byte {
+func AppendFields(b []byte, header map[string][]string) []byte {
 	names := make([]string, 0, 16)
 	for name := range header {
 		names = append(names, name)
@@ -66,11 +66,16 @@ func appendHeader(b []byte, header map[string][]string) []byte {
 	slices.Sort(names)
 	for _, name := range names {
 		for _, value := range header[name] {
-			b = append(b, name...)
-			b = append(b, ": "...)
-			b = append(b, value...)
-			b = append(b, "\r\n"...)
+			b = AppendField(b, name, value)
 		}
 	}
+	return append(b, "\r\n"...)
+}
+
+// AppendField appends one field line.
+func AppendField(b []byte, name, value string) []byte {
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
 	return append(b, "\r\n"...)
 }

@@ -20,15 +20,15 @@ func TestAppendRequest(t *testing.T) {
 			"X-Empty: \r\n"+
 			"x-lower: x\r\n"+
 			"\r\n",
-		string(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp", map[string][]string{
+		string(wire.AppendFields(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp"), map[string][]string{
 			"x-lower":       {"x"},
 			"X-Dup":         {"2", "1"},
 			"X-None":        {},
 			"X-Empty":       {""},
 			"Authorization": {"Bearer t0ken"},
 		})))
-	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\n\r\n",
-		string(wire.AppendRequest(nil, "/", "h", "x/1", nil)))
+	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\na: b\r\n\r\n",
+		string(wire.AppendFields(wire.AppendField(wire.AppendRequest(nil, "/", "h", "x/1"), "a", "b"), nil)))
 }
 
 func TestAppendSwitching(t *testing.T) {

@@ -1,0 +1,259 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Telemetry makes the handshakes of a [PreflightDialer] or a [PreflightListener]
+// visible by OpenTelemetry. A nil *Telemetry is off and costs nothing; the zero
+// value uses the global providers. One Telemetry may serve any number of dialers
+// and listeners. It must not be copied or changed after its first use.
+//
+// A dial makes one client span for each attempt, with events for its stages, and
+// sends its context with the upgrade request. On the listener's side one server
+// span continues that trace for each handshake that ends in a tunnel, a refusal or
+// a failure; plain connections and requests for Handler have none. The Context
+// of [Conn.Request] carries it, so that an application can go on with the trace.
+// Spans are named after the method. They and the metrics, which the README
+// lists, never hold a header value, a path or the text of an error.
+type Telemetry struct {
+	// TracerProvider makes the spans; nil means that of [otel.GetTracerProvider].
+	TracerProvider trace.TracerProvider
+
+	// MeterProvider makes the metrics; nil means that of [otel.GetMeterProvider].
+	MeterProvider metric.MeterProvider
+
+	// Propagator writes the trace context into the upgrade request, where it
+	// replaces no field that the user has set, and reads it there; nil means that
+	// of [otel.GetTextMapPropagator]. Whatever it writes, baggage included, adds to
+	// the head, which should stay below 7 KiB.
+	Propagator propagation.TextMapPropagator
+
+	once           sync.Once
+	client, server role
+}
+
+const scope = "github.com/preflight-go/preflight"
+
+// The kinds of a connection: what became of its handshake.
+const (
+	kindUpgraded = "upgraded"
+	kindPlain    = "plain"
+	kindHTTP     = "http"    // it is Handler's
+	kindRefused  = "refused" // by an HTTP answer, or a plain connection without a word
+	kindFailed   = "failed"
+)
+
+const kindKey = attribute.Key("preflight.kind")
+
+// The events of a client span: a stage is done.
+const (
+	eventConnect   = "preflight.connect"
+	eventProxy     = "preflight.proxy_connect"
+	eventTLS       = "preflight.tls"
+	eventWritten   = "preflight.request_written"
+	eventFirstByte = "preflight.first_byte"
+	eventUpgraded  = "preflight.upgraded"
+	eventTunnelTLS = "preflight.tunnel_tls"
+)
+
+// A role is what the telemetry of one side needs, made once: options and
+// attributes that are made for each handshake cost more than the handshake. A nil
+// *role is off.
+type role struct {
+	tracer     trace.Tracer
+	propagator propagation.TextMapPropagator
+	span       []trace.SpanStartOption
+
+	handshakes metric.Float64Histogram // durations
+	pending    metric.Int64UpDownCounter
+	active     metric.Int64UpDownCounter
+	lifetimes  metric.Float64Histogram
+	io         metric.Int64Counter
+	evictions  metric.Int64Counter // of the listener
+
+	outcomes map[string]*outcome // by kind
+}
+
+// An outcome is a good end of a handshake, as it is recorded.
+type outcome struct {
+	span           []attribute.KeyValue
+	handshake      []metric.RecordOption
+	lifetime       []metric.RecordOption
+	active         []metric.AddOption
+	received, sent []metric.AddOption
+}
+
+// clientSide is the role of a dialer; nil if t is.
+func (t *Telemetry) clientSide() *role {
+	if t == nil {
+		return nil
+	}
+	t.once.Do(t.prepare)
+	return &t.client
+}
+
+// serverSide is the role of a listener; nil if t is.
+func (t *Telemetry) serverSide() *role {
+	if t == nil {
+		return nil
+	}
+	t.once.Do(t.prepare)
+	return &t.server
+}
+
+func (t *Telemetry) prepare() {
+	tracers, meters, propagator := t.TracerProvider, t.MeterProvider, t.Propagator
+	if tracers == nil {
+		tracers = otel.GetTracerProvider()
+	}
+	if meters == nil {
+		meters = otel.GetMeterProvider()
+	}
+	if propagator == nil {
+		propagator = otel.GetTextMapPropagator()
+	}
+	tracer := tracers.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))
+	meter := meters.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	t.client.prepare("client", trace.SpanKindClient, meter)
+	t.server.prepare("server", trace.SpanKindServer, meter)
+	t.client.tracer, t.client.propagator = tracer, propagator
+	t.server.tracer, t.server.propagator = tracer, propagator
+	var err error
+	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
+		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
+	report(err)
+}
+
+func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
+	r.span = []trace.SpanStartOption{trace.WithSpanKind(kind)}
+	name := func(metric string) string { return "preflight." + side + "." + metric }
+	var err error
+	r.handshakes, err = meter.Float64Histogram(name("handshake.duration"), metric.WithUnit("s"),
+		metric.WithDescription("Duration of handshakes."),
+		// Those that semconv has for http.server.request.duration.
+		metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10))
+	report(err)
+	r.pending, err = meter.Int64UpDownCounter(name("handshake.pending"), metric.WithUnit("{handshake}"),
+		metric.WithDescription("Handshakes under way."))
+	report(err)
+	r.active, err = meter.Int64UpDownCounter(name("connection.active"), metric.WithUnit("{connection}"),
+		metric.WithDescription("Connections that are open behind their handshakes."))
+	report(err)
+	r.lifetimes, err = meter.Float64Histogram(name("connection.duration"), metric.WithUnit("s"),
+		metric.WithDescription("Time from the end of the handshake until the connection is closed."),
+		// Proxies close what is idle at 30 s, 60 s and 15 min.
+		metric.WithExplicitBucketBoundaries(0.1, 1, 10, 29, 31, 59, 61, 300, 890, 910, 3600, 21600, 86400))
+	report(err)
+	r.io, err = meter.Int64Counter(name("connection.io"), metric.WithUnit("By"),
+		metric.WithDescription("Bytes of the application, recorded when the connection is closed."))
+	report(err)
+	r.outcomes = map[string]*outcome{
+		kindUpgraded: newOutcome(kindUpgraded, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
+		kindPlain:    newOutcome(kindPlain),
+		kindHTTP:     newOutcome(kindHTTP),
+	}
+}
+
+func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
+	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
+		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
+	}
+	return &outcome{
+		span: append([]attribute.KeyValue{
+			semconv.HTTPRequestMethodGet,
+			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
+		}, status...),
+		handshake: []metric.RecordOption{with(status...)},
+		lifetime:  []metric.RecordOption{with()},
+		active:    []metric.AddOption{with()},
+		received:  []metric.AddOption{with(semconv.NetworkIODirectionReceive)},
+		sent:      []metric.AddOption{with(semconv.NetworkIODirectionTransmit)},
+	}
+}
+
+// report hands on an error of making a metric, which is none of a handshake.
+func report(err error) {
+	if err != nil {
+		otel.Handle(err)
+	}
+}
+
+// underWay counts n more handshakes under way.
+func (r *role) underWay(n int64) {
+	if r != nil {
+		r.pending.Add(context.Background(), n)
+	}
+}
+
+// evicted counts a handshake that was ended to make room.
+func (r *role) evicted() {
+	if r != nil {
+		r.evictions.Add(context.Background(), 1)
+	}
+}
+
+// stageOf is what a handshake was doing when it failed.
+func stageOf(err error) string {
+	var at *stageError
+	if errors.As(err, &at) {
+		return at.stage
+	}
+	return ""
+}
+
+// errorType is the error.type of a handshake that failed: few and fixed, so that
+// they can be an attribute of metrics.
+func errorType(err error) string {
+	var refused *StatusError
+	var dns *net.DNSError
+	var broken *wire.Error
+	switch {
+	case errors.As(err, &refused):
+		return refused.ErrorType()
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case isTimeout(err):
+		return "timeout"
+	case err == errPlain:
+		return "plain_refused"
+	case err == errEvicted:
+		return "evicted"
+	case err == errClosing:
+		return "closing"
+	case errors.Is(err, errPanic):
+		return "panic"
+	case errors.As(err, &dns):
+		return "dns"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection_refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "connection_reset"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "eof"
+	case errors.As(err, &broken):
+		return "malformed"
+	}
+	switch stage := stageOf(err); {
+	case strings.HasPrefix(stage, stageTLS):
+		return "tls"
+	case stage == stageUpgrade.read, stage == stageConnect.read, stage == stagePROXY:
+		return "malformed"
+	}
+	return semconv.ErrorTypeOther.Value.AsString()
+}
