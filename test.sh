@@ -11,10 +11,13 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
+# have COMMAND: Debian keeps the programs of PostgreSQL out of the PATH.
+have() { command -v "$1" /usr/lib/postgresql/*/bin/"$1" >/dev/null; }
+
 # need COMMAND PACKAGE installs a Debian package if its command is missing. Its
 # service is not started: the tests run their own servers.
 need() {
-  command -v "$1" >/dev/null && return
+  have "$1" && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "apt-get install $2"
     local policy=/usr/sbin/policy-rc.d mine=
@@ -23,7 +26,7 @@ need() {
     [ -z "$mine" ] || rm -f "$policy"
     hash -r
   fi
-  command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
+  have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -36,6 +39,10 @@ need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
 need my_print_defaults mariadb-client-core # mariadb-install-db uses it
+need initdb postgresql
+need nats-server nats-server
+need mosquitto mosquitto
+need sshd openssh-server
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -51,13 +52,13 @@ func startPostgres(t *testing.T) (address string) {
 	writeCertificate(t, dir)
 	write(t, dir, "password", "secret\n")
 	data, as := filepath.Join(dir, "data"), asNobody(t, dir)
-	initdb := append(as, findBinary(t, "initdb"), "-D", data, "-U", "jane", "-A", "scram-sha-256",
-		"--pwfile="+filepath.Join(dir, "password"), "-E", "UTF8", "--no-locale", "--no-sync")
+	initdb := slices.Concat(as, []string{findBinary(t, "initdb"), "-D", data, "-U", "jane", "-A", "scram-sha-256",
+		"--pwfile=" + filepath.Join(dir, "password"), "-E", "UTF8", "--no-locale", "--no-sync"})
 	prepare(t, initdb[0], initdb[1:]...)
-	postgres := append(as, findBinary(t, "postgres"), "-D", data, "-h", "127.0.0.1", "-k", "", "-F",
-		"-c", "ssl=on", "-c", "ssl_cert_file="+filepath.Join(dir, "cert.pem"), "-c", "ssl_key_file="+filepath.Join(dir, "key.pem"))
+	postgres := slices.Concat(as, []string{findBinary(t, "postgres"), "-D", data, "-h", "127.0.0.1", "-k", "", "-F",
+		"-c", "ssl=on", "-c", "ssl_cert_file=" + filepath.Join(dir, "cert.pem"), "-c", "ssl_key_file=" + filepath.Join(dir, "key.pem")})
 	return launch(t, dir, 1, postgres[0], func(addresses []string) (args []string) {
-		return append(postgres[1:], "-p", outPort(addresses[0]))
+		return slices.Concat(postgres[1:], []string{"-p", outPort(addresses[0])})
 	}, func() bool { return logged(t, dir, "ready to accept connections") }).addresses[0]
 }
 

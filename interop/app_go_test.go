@@ -3,7 +3,6 @@ package interop
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,59 +14,47 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
+	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
 )
 
-// runGo runs a server and its clients by each route. Those of old are refused on
-// the port of a server that speaks HTTP.
-func runGo(t *testing.T, serve func(t *testing.T, l net.Listener), use func(t *testing.T, dial dialFunc), old bool) {
+// runGo runs a server and its clients by each route.
+func runGo(t *testing.T, serve func(t *testing.T, l *preflight.PreflightListener), use func(t *testing.T, r route)) {
 	l, to := listen(t)
 	serve(t, l)
-	all := tunnels(t, to)
-	if old {
-		all = append(all, direct(to))
-	}
-	for _, r := range all {
-		t.Run(r.name, func(t *testing.T) { use(t, r.DialContext) })
+	for _, r := range routes(t, to) {
+		t.Run(r.name, func(t *testing.T) { use(t, r) })
 	}
 }
 
-type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+func testHTTP(t *testing.T) { runGo(t, serveHTTP, useHTTP) }
 
-func testHTTP(t *testing.T) { runGo(t, serveHTTP, useHTTP, false) }
+func testLines(t *testing.T) { runGo(t, serveLines, useLines) }
 
-func testLines(t *testing.T) { runGo(t, serveLines, useLines, true) }
+func testRPC(t *testing.T) { runGo(t, serveRPC, useRPC) }
 
-func testRPC(t *testing.T) { runGo(t, serveRPC, useRPC, true) }
-
-// serveHTTP answers with the checksum of what is posted, and says on which of its
-// connections.
-func serveHTTP(t *testing.T, l net.Listener) {
-	type number struct{}
-	var conns atomic.Int32
-	server := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			sum := sha256.New()
-			io.Copy(sum, r.Body)
-			w.Header().Set("X-Conn", fmt.Sprint(r.Context().Value(number{})))
-			w.Write(sum.Sum(nil))
-		}),
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, number{}, conns.Add(1))
-		},
-	}
+// serveHTTP answers with the checksum of what is posted, and says on which
+// connection it came. To the listener, clients of old are ordinary HTTP.
+func serveHTTP(t *testing.T, l *preflight.PreflightListener) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sum := sha256.New()
+		io.Copy(sum, r.Body)
+		w.Header().Set("X-Connection", r.RemoteAddr)
+		w.Write(sum.Sum(nil))
+	})
+	l.Handler = handler
+	server := &http.Server{Handler: handler}
 	background(t, func() { server.Serve(l) }, server.Close)
 }
 
-func useHTTP(t *testing.T, dial dialFunc) {
-	transport := &http.Transport{DialContext: dial}
+func useHTTP(t *testing.T, r route) {
+	transport := &http.Transport{DialContext: r.DialContext}
 	client := &http.Client{Transport: transport, Timeout: patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	const requests = 10
-	conns := make(map[string]bool)
+	connections := make(map[string]bool)
 	for i := range requests {
 		data := make([]byte, 1<<20)
 		rand.NewChaCha8([32]byte{byte(i)}).Read(data)
@@ -75,9 +62,9 @@ func useHTTP(t *testing.T, dial dialFunc) {
 		answer, err := client.Post("http://app.example/sum", "", bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Equal(t, want[:], readAll(t, answer))
-		conns[answer.Header.Get("X-Conn")] = true
+		connections[answer.Header.Get("X-Connection")] = true
 	}
-	require.Len(t, conns, 1, "all requests go through one tunnel")
+	require.Len(t, connections, 1, "all requests go through one tunnel")
 }
 
 func readAll(t *testing.T, answer *http.Response) []byte {
@@ -114,7 +101,7 @@ func (s *lineServer) seen() []string {
 	return slices.Clone(s.lines)
 }
 
-func serveLines(t *testing.T, l net.Listener) {
+func serveLines(t *testing.T, l *preflight.PreflightListener) {
 	var server lineServer
 	background(t, func() {
 		for {
@@ -131,12 +118,12 @@ func serveLines(t *testing.T, l net.Listener) {
 }
 
 // useLines lets several clients talk at once. The server ends each conversation.
-func useLines(t *testing.T, dial dialFunc) {
+func useLines(t *testing.T, r route) {
 	const clients, lines = 10, 50
 	errs := make([]error, clients)
 	var all sync.WaitGroup
 	for i := range clients {
-		c, err := dial(t.Context(), "tcp", "app.example:80")
+		c, err := r.DialContext(t.Context(), "tcp", "app.example:80")
 		require.NoError(t, err)
 		bounded(t, c)
 		all.Go(func() {
@@ -188,14 +175,14 @@ func (Arith) Divide(args Args, reply *int) error {
 	return nil
 }
 
-func serveRPC(t *testing.T, l net.Listener) {
+func serveRPC(t *testing.T, l *preflight.PreflightListener) {
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(Arith{}))
 	background(t, func() { server.Accept(l) }, l.Close)
 }
 
-func useRPC(t *testing.T, dial dialFunc) {
-	c, err := dial(t.Context(), "tcp", "app.example:80")
+func useRPC(t *testing.T, r route) {
+	c, err := r.DialContext(t.Context(), "tcp", "app.example:80")
 	require.NoError(t, err)
 	client := rpc.NewClient(bounded(t, c))
 	defer client.Close()

@@ -148,8 +148,7 @@ func killMySQL(ctx context.Context, t *testing.T, admin *sql.DB) {
 		return ids
 	}
 	for _, id := range others() {
-		_, err := admin.ExecContext(ctx, "KILL ?", id)
-		require.NoError(t, err)
+		admin.ExecContext(ctx, "KILL ?", id) // it may be gone by now
 	}
 	until(t, "all others are gone", func() bool { return len(others()) == 0 })
 }

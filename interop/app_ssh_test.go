@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/pkg/sftp"
 	"github.com/stretchr/testify/require"
@@ -60,7 +60,7 @@ func sshConnect(t *testing.T, r route, config *ssh.ClientConfig) *ssh.Client {
 	t.Helper()
 	c, err := r.DialContext(t.Context(), "tcp", "ssh.example:22")
 	require.NoError(t, err)
-	bounded(t, c)
+	bounded(t, c).SetDeadline(time.Now().Add(5 * patience)) // for the files
 	conn, channels, requests, err := ssh.NewClientConn(c, "ssh.example:22", config)
 	require.NoError(t, err)
 	client := ssh.NewClient(conn, channels, requests)
@@ -86,9 +86,9 @@ func testSSHCommand(t *testing.T, client *ssh.Client) {
 	require.Equal(t, fmt.Sprintf("%x  -\n", sha256.Sum256(data)), string(output))
 }
 
-// file is what is copied.
 const fileSize = 64 << 20
 
+// fileContent is what is copied.
 func fileContent() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), fileSize) }
 
 func sumOf(t *testing.T, data io.Reader) []byte {
@@ -119,7 +119,7 @@ func testSFTP(t *testing.T, client *ssh.Client) {
 
 	file, err = c.Open(remote)
 	require.NoError(t, err)
-	var sum hash.Hash = sha256.New()
+	sum := sha256.New()
 	_, err = file.WriteTo(sum)
 	require.NoError(t, errors.Join(err, file.Close()))
 	require.Equal(t, want, sum.Sum(nil))

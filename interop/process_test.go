@@ -108,7 +108,9 @@ func launch(t *testing.T, dir string, ports int, binary string, configure func(a
 		process, log := run(t, dir, binary, args, ready)
 		if process != nil {
 			return daemon{addresses, process, func() *os.Process {
-				process, _ := run(t, dir, binary, args, func() bool { return accepts("tcp", addresses[0]) })
+				process, _ := run(t, dir, binary, args, func() bool {
+					return !slices.ContainsFunc(addresses, func(address string) bool { return !accepts("tcp", address) })
+				})
 				return process
 			}}
 		}
