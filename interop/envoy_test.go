@@ -47,13 +47,13 @@ func startEnvoy(t *testing.T, backend string, edits ...string) *running {
 			"- name: secure\n", "- name: secure\n      enable_reuse_port: false\n",
 		})...))
 	}
-	t.Cleanup(func() {
-		// Envoy leaves behind what the processes before and after a hot restart
-		// share.
+	// Envoy leaves behind what the processes before and after a hot restart share.
+	removeShared := func(t *testing.T) {
 		id, err := os.ReadFile(base)
 		require.NoError(t, err)
 		require.NoError(t, os.Remove("/dev/shm/envoy_shared_memory_"+string(id)+"0"))
-	})
+	}
+	t.Cleanup(func() { removeShared(t) })
 	binary := findBinary(t, "envoy")
 	args := []string{"-c", config, "--base-id-path", base}
 	d := launch(t, dir, 2, binary, func(addresses []string) []string {
@@ -73,6 +73,10 @@ func startEnvoy(t *testing.T, backend string, edits ...string) *running {
 			require.NoError(t, err)
 			process, log := run(t, t.TempDir(), binary, append(args, "--base-id", string(id), "--restart-epoch", "1"), func() bool { return true })
 			require.NotNil(t, process, log)
+		},
+		restart: func(t *testing.T) {
+			removeShared(t)
+			d.restart(t)
 		},
 	}
 }

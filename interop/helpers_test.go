@@ -17,9 +17,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// programs is a folder for what the tests build.
+var programs string
+
 // TestMain fails if a goroutine of the library or of a test outlives the tests.
 func TestMain(m *testing.M) {
+	var err error
+	if programs, err = os.MkdirTemp("", "preflight-interop-"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
+	os.RemoveAll(programs)
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Fprintln(os.Stderr, "goroutines left over:\n"+left)
 		code = 1

@@ -62,6 +62,9 @@ type running struct {
 	// reload has the proxy read its configuration anew, which then names
 	// another server, without a restart; for testReload.
 	reload func(backend string)
+	// restart ends it and runs it again at the same addresses; for the
+	// applications that run through it.
+	restart func(t *testing.T)
 }
 
 // A front is an address at which a proxy accepts clients.

@@ -66,5 +66,6 @@ func startNginx(t *testing.T, backend string, edits ...string) *running {
 			configure(d.addresses, backend)
 			require.NoError(t, d.process.Signal(syscall.SIGHUP))
 		},
+		restart: d.restart,
 	}
 }

@@ -44,16 +44,18 @@ func write(t *testing.T, dir, file, text string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 }
 
-// findBinary finds a proxy: that of test.sh's own before any that is installed,
+// findBinary finds a program: that of test.sh's own before any that is installed,
 // for its version. That it is missing must not pass for a success.
 func findBinary(t *testing.T, name string) string {
 	t.Helper()
+	// Debian keeps servers out of the PATH of users, and those of PostgreSQL
+	// out of everybody's.
+	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	var path string
 	err := exec.ErrNotFound
-	// Debian keeps servers out of the PATH of users.
-	for _, in := range []string{"../.build/venv/bin/", "", "/usr/sbin/"} {
+	for _, in := range append([]string{"../.build/venv/bin", "", "/usr/sbin"}, postgres...) {
 		if err != nil {
-			path, err = exec.LookPath(in + name)
+			path, err = exec.LookPath(filepath.Join(in, name))
 		}
 	}
 	if err != nil {
@@ -76,6 +78,22 @@ func render(t *testing.T, name, file string, data any) {
 type daemon struct {
 	addresses []string
 	process   *os.Process
+	again     func() *os.Process // runs it once more, unless it ends at once
+}
+
+// restart ends the process, and runs it at the same addresses once they are free:
+// an outgoing connection may have been given one of the ports meanwhile.
+func (d *daemon) restart(t *testing.T) {
+	t.Helper()
+	require.NoError(t, d.process.Signal(syscall.SIGTERM))
+	until(t, "the process ends", func() bool { return d.process.Signal(syscall.Signal(0)) == os.ErrProcessDone })
+	until(t, "it runs again", func() bool {
+		process := d.again()
+		if process != nil {
+			d.process = process
+		}
+		return process != nil
+	})
 }
 
 // launch runs a proxy until the end of the test. configure prepares it for them and returns its arguments;
@@ -86,9 +104,15 @@ func launch(t *testing.T, dir string, ports int, binary string, configure func(a
 	const attempts = 5
 	for range attempts {
 		addresses := freeAddresses(t, ports)
-		process, log := run(t, dir, binary, configure(addresses), ready)
+		args := configure(addresses)
+		process, log := run(t, dir, binary, args, ready)
 		if process != nil {
-			return daemon{addresses, process}
+			return daemon{addresses, process, func() *os.Process {
+				process, _ := run(t, dir, binary, args, func() bool {
+					return !slices.ContainsFunc(addresses, func(address string) bool { return !accepts("tcp", address) })
+				})
+				return process
+			}}
 		}
 		// Between our look and its start a port can be lost to another process.
 		log = strings.ToLower(log)
@@ -143,6 +167,16 @@ func run(t *testing.T, dir, binary string, args []string, ready func() bool) (pr
 		}
 	}
 	return cmd.Process, ""
+}
+
+// accepts reports that somebody listens at address.
+func accepts(network, address string) bool {
+	c, err := net.Dial(network, address)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // logged reports that a process which runs in dir has written text.

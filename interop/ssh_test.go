@@ -3,8 +3,6 @@ package interop
 import (
 	"bufio"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -25,19 +23,25 @@ import (
 // outSSH is a client of a jump host that runs until the end of the test.
 func outSSH(t *testing.T) *ssh.Client {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	l := listenTCP(t)
+	key := serveSSH(t, l)
+	client, err := ssh.Dial("tcp", l.Addr().String(), &ssh.ClientConfig{
+		User: "jane", HostKeyCallback: ssh.FixedHostKey(key), Timeout: patience,
+	})
 	require.NoError(t, err)
-	signer, err := ssh.NewSignerFromKey(key)
-	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// serveSSH runs a jump host until the end of the test, and returns its key. Its
+// clients must have ended by then.
+func serveSSH(t *testing.T, l net.Listener) ssh.PublicKey {
+	t.Helper()
+	signer := writeSSHKey(t, t.TempDir(), "host")
 	config := &ssh.ServerConfig{NoClientAuth: true}
 	config.AddHostKey(signer)
-	l := listenTCP(t)
 	var host sync.WaitGroup
-	host.Go(func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
+	serve := func(c net.Conn) {
 		defer c.Close()
 		_, channels, requests, err := ssh.NewServerConn(c, config)
 		if err != nil {
@@ -47,16 +51,21 @@ func outSSH(t *testing.T) *ssh.Client {
 		for channel := range channels {
 			host.Go(func() { outForwardChannel(channel) })
 		}
+	}
+	host.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			host.Go(func() { serve(c) })
+		}
 	})
-	client, err := ssh.Dial("tcp", l.Addr().String(), &ssh.ClientConfig{
-		User: "jane", HostKeyCallback: ssh.FixedHostKey(signer.PublicKey()), Timeout: patience,
-	})
-	require.NoError(t, err)
 	t.Cleanup(func() {
-		client.Close()
+		l.Close()
 		host.Wait()
 	})
-	return client
+	return signer.PublicKey()
 }
 
 // outForwardChannel is what a jump host does with a channel.

@@ -37,7 +37,7 @@ func startTraefik(t *testing.T, backend string, edits ...string) *running {
 	}
 	var r running
 	launch(t, dir, 2, findBinary(t, "traefik"), func(addresses []string) (args []string) {
-		r = running{front{address: addresses[0]}, front{address: addresses[1], roots: roots}, route}
+		r = running{plain: front{address: addresses[0]}, tls: front{address: addresses[1], roots: roots}, reload: route}
 		write(t, dir, "traefik.yml", deployed(t, traefikFile,
 			`":80"`, addresses[0],
 			`":443"`, addresses[1],

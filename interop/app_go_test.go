@@ -3,7 +3,6 @@ package interop
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,84 +14,57 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
 )
 
-// An app is an application that knows nothing of preflight. Its server takes
-// any listener, its client any dialer: these are the lines that change.
-type app struct {
-	name  string
-	serve func(t *testing.T, l net.Listener)
-	use   func(t *testing.T, dial dialFunc, address string)
-	http  bool // clients of its own are refused on the port: they speak HTTP
+// runGo runs a server and its clients by each route.
+func runGo(t *testing.T, serve func(t *testing.T, l *preflight.PreflightListener), use func(t *testing.T, r route)) {
+	l, to := listen(t)
+	serve(t, l)
+	for _, r := range routes(t, to) {
+		t.Run(r.name, func(t *testing.T) { use(t, r) })
+	}
 }
 
-type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+func testHTTP(t *testing.T) { runGo(t, serveHTTP, useHTTP) }
 
-var apps = []app{
-	{name: "HTTP", serve: serveHTTP, use: useHTTP, http: true},
-	{name: "Lines", serve: serveLines, use: useLines},
-	{name: "RPC", serve: serveRPC, use: useRPC},
-}
+func testLines(t *testing.T) { runGo(t, serveLines, useLines) }
 
-// TestProxyApps runs each application through nginx, and its clients of old
-// straight on the same port.
-func TestProxyApps(t *testing.T) {
-	overNginx(t, func(t *testing.T, frontOf func(backend string) front) {
-		for _, a := range apps {
-			t.Run(a.name, func(t *testing.T) {
-				l := &preflight.PreflightListener{Listener: listenTCP(t)}
-				a.serve(t, l)
-				f := frontOf(l.Addr().String())
-				a.use(t, f.dialer().DialContext, f.address)
-				if !a.http {
-					a.use(t, new(net.Dialer).DialContext, l.Addr().String())
-				}
-			})
-		}
-	})
-}
+func testRPC(t *testing.T) { runGo(t, serveRPC, useRPC) }
 
-// serveHTTP answers with the checksum of what is posted.
-func serveHTTP(t *testing.T, l net.Listener) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /sum", func(w http.ResponseWriter, r *http.Request) {
+// serveHTTP answers with the checksum of what is posted, and says on which
+// connection it came. To the listener, clients of old are ordinary HTTP.
+func serveHTTP(t *testing.T, l *preflight.PreflightListener) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sum := sha256.New()
 		io.Copy(sum, r.Body)
+		w.Header().Set("X-Connection", r.RemoteAddr)
 		w.Write(sum.Sum(nil))
 	})
-	var conns atomic.Int32
-	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, conns.Load())
-	})
-	server := &http.Server{Handler: mux, ConnState: func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			conns.Add(1)
-		}
-	}}
+	l.Handler = handler
+	server := &http.Server{Handler: handler}
 	background(t, func() { server.Serve(l) }, server.Close)
 }
 
-func useHTTP(t *testing.T, dial dialFunc, address string) {
-	transport := &http.Transport{DialContext: dial}
+func useHTTP(t *testing.T, r route) {
+	transport := &http.Transport{DialContext: r.DialContext}
 	client := &http.Client{Transport: transport, Timeout: patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	const requests = 10
+	connections := make(map[string]bool)
 	for i := range requests {
 		data := make([]byte, 1<<20)
 		rand.NewChaCha8([32]byte{byte(i)}).Read(data)
 		want := sha256.Sum256(data)
-		answer, err := client.Post("http://"+address+"/sum", "", bytes.NewReader(data))
+		answer, err := client.Post("http://app.example/sum", "", bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Equal(t, want[:], readAll(t, answer))
+		connections[answer.Header.Get("X-Connection")] = true
 	}
-	answer, err := client.Get("http://" + address + "/conns")
-	require.NoError(t, err)
-	require.Equal(t, "1", string(readAll(t, answer)), "all requests go through one tunnel")
+	require.Len(t, connections, 1, "all requests go through one tunnel")
 }
 
 func readAll(t *testing.T, answer *http.Response) []byte {
@@ -129,7 +101,7 @@ func (s *lineServer) seen() []string {
 	return slices.Clone(s.lines)
 }
 
-func serveLines(t *testing.T, l net.Listener) {
+func serveLines(t *testing.T, l *preflight.PreflightListener) {
 	var server lineServer
 	background(t, func() {
 		for {
@@ -146,12 +118,12 @@ func serveLines(t *testing.T, l net.Listener) {
 }
 
 // useLines lets several clients talk at once. The server ends each conversation.
-func useLines(t *testing.T, dial dialFunc, address string) {
+func useLines(t *testing.T, r route) {
 	const clients, lines = 10, 50
 	errs := make([]error, clients)
 	var all sync.WaitGroup
 	for i := range clients {
-		c, err := dial(t.Context(), "tcp", address)
+		c, err := r.DialContext(t.Context(), "tcp", "app.example:80")
 		require.NoError(t, err)
 		bounded(t, c)
 		all.Go(func() {
@@ -203,14 +175,14 @@ func (Arith) Divide(args Args, reply *int) error {
 	return nil
 }
 
-func serveRPC(t *testing.T, l net.Listener) {
+func serveRPC(t *testing.T, l *preflight.PreflightListener) {
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(Arith{}))
 	background(t, func() { server.Accept(l) }, l.Close)
 }
 
-func useRPC(t *testing.T, dial dialFunc, address string) {
-	c, err := dial(t.Context(), "tcp", address)
+func useRPC(t *testing.T, r route) {
+	c, err := r.DialContext(t.Context(), "tcp", "app.example:80")
 	require.NoError(t, err)
 	client := rpc.NewClient(bounded(t, c))
 	defer client.Close()

@@ -1,0 +1,150 @@
+// Relay stands before a TCP server that is not written in Go, or that cannot be
+// changed, and lets clients reach it through an HTTP reverse proxy. Clients that
+// come by preflight and plain ones share its port; what they send goes to the
+// server, and what the server sends goes to them, without a change:
+//
+//	go run ./examples/relay -listen :9432 -to 127.0.0.1:5432
+//
+// A server that speaks first, as MySQL, NATS and SMTP do, wants -plain-after
+// 200ms, so that its plain clients need not wait; one that has no plain clients
+// wants -require-upgrade. With -cert and -key, TLS is accepted as well, outside
+// and inside the tunnel.
+//
+// On Ctrl-C or SIGTERM it takes nobody new, and ends when the last connection
+// has, or after -grace: a relay cannot tell the clients of a protocol that it
+// does not know to go. A second signal ends it at once.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/preflight-go/preflight"
+)
+
+type config struct {
+	listen         string        // address of the relay
+	to             string        // address of the server
+	plainAfter     time.Duration // see preflight.PreflightListener
+	requireUpgrade bool          // see preflight.PreflightListener
+	cert, key      string        // files; "": no TLS
+	grace          time.Duration // for everybody to finish in the end
+}
+
+func main() {
+	cfg, err := parseFlags(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		os.Exit(2) // parseFlags has said why
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
+	if err := run(ctx, cfg, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "relay:", err)
+		os.Exit(1)
+	}
+}
+
+func parseFlags(args []string) (config, error) {
+	var cfg config
+	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
+	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9000", "`address` for tunnels and plain clients")
+	flags.StringVar(&cfg.to, "to", "", "`address` of the server, must be given")
+	flags.DurationVar(&cfg.plainAfter, "plain-after", 0, "hand a silent client to a server that speaks first after this `time` (200ms to 1s)")
+	flags.BoolVar(&cfg.requireUpgrade, "require-upgrade", false, "refuse plain clients")
+	flags.StringVar(&cfg.cert, "cert", "", "`file` of the certificate for TLS")
+	flags.StringVar(&cfg.key, "key", "", "`file` of its key")
+	flags.DurationVar(&cfg.grace, "grace", 10*time.Second, "`time` for open connections to end by themselves at the end")
+	if err := flags.Parse(args); err != nil {
+		return cfg, err
+	}
+	if cfg.to == "" {
+		err := errors.New("-to is missing: where is the server?")
+		fmt.Fprintln(flags.Output(), err)
+		flags.Usage()
+		return cfg, err
+	}
+	return cfg, nil
+}
+
+// run relays until ctx ends, and returns nil if everybody could finish. What
+// goes wrong with one connection is written to out.
+func run(ctx context.Context, cfg config, out io.Writer) error {
+	var tlsConfig *tls.Config
+	if cfg.cert != "" || cfg.key != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.cert, cfg.key)
+		if err != nil {
+			return err
+		}
+		tlsConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
+	}
+	ln, err := net.Listen("tcp", cfg.listen)
+	if err != nil {
+		return err
+	}
+	r := &relay{to: cfg.to, log: log.New(out, "", log.LstdFlags)}
+	var cut context.CancelFunc
+	r.open, cut = context.WithCancel(context.Background())
+	listener := &preflight.PreflightListener{
+		Listener:       ln,
+		TLSConfig:      tlsConfig,
+		PlainAfter:     cfg.plainAfter,
+		RequireUpgrade: cfg.requireUpgrade,
+	}
+	defer r.relaying.Wait()
+	defer cut()
+	defer listener.Close()
+	accepted := make(chan error, 1)
+	r.relaying.Go(func() { accepted <- r.acceptAll(listener) })
+	fmt.Fprintf(out, "Listening on %s, relaying to %s\n", ln.Addr(), cfg.to)
+
+	select {
+	case err := <-accepted:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.Background(), cfg.grace)
+	defer cancel()
+	if err := listener.Shutdown(grace); err != nil {
+		return fmt.Errorf("not everybody had finished after %v: %w", cfg.grace, err)
+	}
+	return nil
+}
+
+// A relay joins the clients that it accepts with a server.
+type relay struct {
+	to       string
+	log      *log.Logger
+	open     context.Context // once it ends, so do the connections
+	relaying sync.WaitGroup
+}
+
+func (r *relay) acceptAll(listener net.Listener) error {
+	for {
+		conn, err := listener.Accept()
+		switch {
+		case err == nil:
+			r.relaying.Go(func() { r.serve(conn.(*preflight.Conn)) })
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+			r.log.Print(err)
+			time.Sleep(100 * time.Millisecond) // some client will go
+		default:
+			return err
+		}
+	}
+}

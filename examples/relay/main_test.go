@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// everyWay runs the relay for each way, with more flags, and test with a client.
+func everyWay(t *testing.T, to string, test func(t *testing.T, c client), flags ...string) {
+	for _, w := range ways(t) {
+		t.Run(w.name, func(t *testing.T) {
+			p := start(t, append(append([]string{"-to", to}, w.flags...), flags...)...)
+			test(t, w.dial(t, p))
+		})
+	}
+}
+
+func TestTransfer(t *testing.T) {
+	everyWay(t, serve(t, echo), func(t *testing.T, c client) {
+		data := make([]byte, 4<<20)
+		rand.NewChaCha8([32]byte{}).Read(data)
+		sent := make(chan error, 1)
+		go func() {
+			_, err := c.Write(data)
+			sent <- err
+		}()
+		got := make([]byte, len(data))
+		_, err := io.ReadFull(c, got)
+		require.NoError(t, err)
+		require.NoError(t, receive(t, sent))
+		require.True(t, bytes.Equal(data, got))
+	})
+}
+
+func TestServerSpeaksFirst(t *testing.T) {
+	server := serve(t, func(c *net.TCPConn) {
+		io.WriteString(c, "220 ready\r\n")
+		io.Copy(c, c)
+	})
+	everyWay(t, server, func(t *testing.T, c client) {
+		line, err := bufio.NewReader(c).ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "220 ready\r\n", line)
+		hello(t, c)
+	}, "-plain-after", "50ms")
+}
+
+// The client ends its direction, and is answered.
+func TestClientHalfClose(t *testing.T) {
+	server := serve(t, func(c *net.TCPConn) {
+		question, _ := io.ReadAll(c)
+		io.WriteString(c, "answer to "+string(question))
+	})
+	everyWay(t, server, func(t *testing.T, c client) {
+		_, err := io.WriteString(c, "question\n")
+		require.NoError(t, err)
+		require.NoError(t, c.CloseWrite())
+		answer, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "answer to question\n", string(answer))
+	})
+}
+
+// The server ends its direction, and goes on to listen.
+func TestServerHalfClose(t *testing.T) {
+	heard := make(chan string, 1)
+	server := serve(t, func(c *net.TCPConn) {
+		io.Copy(io.Discard, io.LimitReader(c, int64(len("hello\n"))))
+		io.WriteString(c, "bye")
+		c.CloseWrite()
+		rest, _ := io.ReadAll(c)
+		heard <- string(rest)
+	})
+	everyWay(t, server, func(t *testing.T, c client) {
+		_, err := io.WriteString(c, "hello\n")
+		require.NoError(t, err)
+		all, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "bye", string(all))
+		_, err = io.WriteString(c, "one thing more")
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.Equal(t, "one thing more", receive(t, heard))
+	})
+}
+
+// The server says why, and resets the connection: its last words arrive, and the
+// client is not left alone with a connection that is dead.
+func TestServerReset(t *testing.T) {
+	server := serve(t, func(c *net.TCPConn) {
+		io.Copy(io.Discard, io.LimitReader(c, int64(len("hello\n"))))
+		io.WriteString(c, "too many connections")
+		c.SetLinger(0)
+	})
+	everyWay(t, server, func(t *testing.T, c client) {
+		_, err := io.WriteString(c, "hello\n")
+		require.NoError(t, err)
+		all, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "too many connections", string(all))
+	})
+}
+
+// The client resets the connection, and the server, which would talk for ever,
+// learns of it.
+func TestClientReset(t *testing.T) {
+	ended := make(chan error, 1)
+	server := serve(t, func(c *net.TCPConn) {
+		var err error
+		for err == nil {
+			_, err = c.Write(make([]byte, 1<<10))
+		}
+		ended <- err
+	})
+	for _, w := range ways(t)[:2] { // those of which TCP is not hidden by TLS
+		t.Run(w.name, func(t *testing.T) {
+			c := w.dial(t, start(t, "-to", server, "-plain-after", "50ms"))
+			_, err := io.ReadFull(c, make([]byte, 1<<10))
+			require.NoError(t, err)
+			var tcp net.Conn = c
+			if tunnel, ok := c.(*preflight.Conn); ok {
+				tcp = tunnel.NetConn()
+			}
+			require.NoError(t, tcp.(*net.TCPConn).SetLinger(0))
+			require.NoError(t, tcp.Close())
+			require.NotErrorIs(t, receive(t, ended), context.DeadlineExceeded)
+		})
+	}
+}
+
+func TestServerDown(t *testing.T) {
+	const nobody = "127.0.0.1:1" // privileged: nobody listens there by chance
+	p := start(t, "-to", nobody)
+	c := ways(t)[1].dial(t, p)
+	rest, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Empty(t, rest)
+	line := receive(t, p.lines)
+	require.Contains(t, line, c.LocalAddr().String())
+	require.Contains(t, line, nobody)
+	require.Contains(t, line, "connection refused")
+}
+
+func TestRequireUpgrade(t *testing.T) {
+	p := start(t, "-to", serve(t, echo), "-require-upgrade")
+	hello(t, ways(t)[1].dial(t, p))
+	c := ways(t)[0].dial(t, p)
+	_, err := io.WriteString(c, "hello\n")
+	require.NoError(t, err)
+	rest, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Empty(t, rest)
+}
+
+// Whoever is there goes on to the end; nobody new comes in.
+func TestCtrlC(t *testing.T) {
+	p := start(t, "-to", serve(t, echo), "-grace", limit.String())
+	plain, tunnel := ways(t)[0].dial(t, p), ways(t)[1].dial(t, p)
+	hello(t, plain)
+	hello(t, tunnel)
+	p.ctrlC()
+	refused(t, p.address)
+	hello(t, plain)
+	require.NoError(t, plain.Close())
+	hello(t, tunnel)
+	require.Empty(t, p.ended)
+	require.NoError(t, tunnel.Close())
+	require.NoError(t, receive(t, p.ended))
+}
+
+// Nobody can keep the program from its end.
+func TestCtrlCIgnored(t *testing.T) {
+	for _, w := range ways(t) {
+		t.Run(w.name, func(t *testing.T) {
+			p := start(t, append([]string{"-to", serve(t, echo), "-grace", "50ms"}, w.flags...)...)
+			c := w.dial(t, p)
+			hello(t, c)
+			p.ctrlC()
+			err := receive(t, p.ended)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorContains(t, err, "not everybody had finished after 50ms")
+			rest, err := io.ReadAll(c)
+			require.NoError(t, err)
+			require.Empty(t, rest)
+		})
+	}
+}
+
+func TestAddressInUse(t *testing.T) {
+	p := start(t, "-to", "127.0.0.1:1")
+	require.ErrorIs(t, run(t.Context(), config{listen: p.address}, io.Discard), syscall.EADDRINUSE)
+}
+
+func TestNoCertificate(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "cert.pem")
+	require.ErrorContains(t, run(t.Context(), config{listen: "127.0.0.1:0", cert: missing}, io.Discard), missing)
+}
+
+func TestFlags(t *testing.T) {
+	cfg, err := parseFlags([]string{"-to", "127.0.0.1:5432"})
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:9000", cfg.listen)
+	_, err = parseFlags(nil)
+	require.ErrorContains(t, err, "-to")
+}
