@@ -109,7 +109,7 @@ func likelyCause(e *StatusError) string {
 	status := e.StatusCode
 	switch {
 	case status < 300 || status == http.StatusUpgradeRequired:
-		return "the server saw no upgrade, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; h2o, Traefik and cloud load balancers may pass websocket alone; others in the README), or the path leads to something else"
+		return "the server saw no upgrade, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; h2o and cloud load balancers may pass websocket alone; others in the README), or the path leads to something else"
 	case status < 400:
 		return "redirects are not followed; dial what Location names" + location(e.Header)
 	case status == http.StatusUnauthorized:
@@ -133,7 +133,7 @@ func likelyCause(e *StatusError) string {
 	case status == http.StatusTooManyRequests:
 		return "too many connections or attempts; try again later"
 	case status == http.StatusBadGateway:
-		return "the server behind the proxy is unavailable: it is down, refuses connections, or has closed this one without an answer; try again later"
+		return "the server behind the proxy is unavailable: it is down, refuses connections, or has closed this one without an answer, as one does that gets a PROXY header it does not expect (TrustedProxies); try again later"
 	case status == http.StatusServiceUnavailable:
 		return "the server behind the proxy is unavailable: down, full or shutting down; try again later"
 	case status == http.StatusGatewayTimeout:
