@@ -187,6 +187,20 @@ func hello(t *testing.T, c net.Conn) {
 	require.Equal(t, "hello\n", string(got))
 }
 
+// reset ends the TCP connection below c without a word.
+func reset(t *testing.T, c net.Conn) {
+	t.Helper()
+	for {
+		above, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = above.NetConn()
+	}
+	require.NoError(t, c.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, c.Close())
+}
+
 // refused returns when nobody listens at address any more.
 func refused(t *testing.T, address string) {
 	t.Helper()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"time"
@@ -29,16 +28,15 @@ func (r *relay) serve(client *preflight.Conn) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		forward(server, client)
+		r.forward(server, client)
 	}()
-	forward(client, server)
+	r.forward(client, server)
 	<-ended
 }
 
-// An end is one end of a connection whose directions can be ended one by one.
+// An end is one end of a connection, whose directions can end one by one.
 type end interface {
 	net.Conn
-	CloseRead() error
 	CloseWrite() error
 }
 
@@ -48,15 +46,14 @@ type end interface {
 // The end of one direction is handed on and leaves the other alone: a client may
 // have said all it has to say, and still wait for the answer. That of a reset is
 // handed on as an orderly one, as proxies do it.
-func forward(to, from end) {
+func (r *relay) forward(to, from end) {
 	_, err := io.Copy(to, from)
 	to.CloseWrite()
 	if err != nil {
-		// One of the two is gone, so the other direction has to end, too; but
-		// not before it has delivered what is here already, which may be the
-		// server's reason. TLS cannot do that.
-		if errors.Is(to.CloseRead(), errors.ErrUnsupported) {
-			to.Close()
-		}
+		// One of the two is gone, and the other direction must end as well;
+		// but not at once, since it may still have the server's reason to
+		// deliver. CloseRead would do that without a time, but leave a client
+		// that is sending stuck: Linux then opens its window no more.
+		to.SetReadDeadline(time.Now().Add(r.linger))
 	}
 }

@@ -39,6 +39,7 @@ type config struct {
 	plainAfter     time.Duration // see preflight.PreflightListener
 	requireUpgrade bool          // see preflight.PreflightListener
 	cert, key      string        // files; "": no TLS
+	linger         time.Duration // for what one end has left when the other is gone
 	grace          time.Duration // for everybody to finish in the end
 }
 
@@ -67,6 +68,7 @@ func parseFlags(args []string) (config, error) {
 	flags.BoolVar(&cfg.requireUpgrade, "require-upgrade", false, "refuse plain clients")
 	flags.StringVar(&cfg.cert, "cert", "", "`file` of the certificate for TLS")
 	flags.StringVar(&cfg.key, "key", "", "`file` of its key")
+	flags.DurationVar(&cfg.linger, "linger", 5*time.Second, "`time` to deliver what one end has left to say when the other is gone")
 	flags.DurationVar(&cfg.grace, "grace", 10*time.Second, "`time` for open connections to end by themselves at the end")
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
@@ -95,7 +97,7 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := &relay{to: cfg.to, log: log.New(out, "", log.LstdFlags)}
+	r := &relay{to: cfg.to, linger: cfg.linger, log: log.New(out, "", log.LstdFlags)}
 	var cut context.CancelFunc
 	r.open, cut = context.WithCancel(context.Background())
 	listener := &preflight.PreflightListener{
@@ -127,6 +129,7 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 // A relay joins the clients that it accepts with a server.
 type relay struct {
 	to       string
+	linger   time.Duration
 	log      *log.Logger
 	open     context.Context // once it ends, so do the connections
 	relaying sync.WaitGroup
