@@ -461,16 +461,20 @@ func hostOf(network, address string) string {
 	if err != nil {
 		return address
 	}
+	name, number := host, port
 	// A zone means nothing to another machine (RFC 6874 §1), and package net
 	// dials the local system where there is no host.
-	if host, _, _ = strings.Cut(host, "%"); host == "" {
-		host = "localhost"
+	if name, _, _ = strings.Cut(name, "%"); name == "" {
+		name = "localhost"
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		// Package net knows services by name, a Host field does not.
 		if n, err := net.LookupPort("tcp", port); err == nil {
-			port = strconv.Itoa(n)
+			number = strconv.Itoa(n)
 		}
 	}
-	return net.JoinHostPort(host, port)
+	if name == host && number == port && address[0] != '[' {
+		return address // as it would be put together again
+	}
+	return net.JoinHostPort(name, number)
 }

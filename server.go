@@ -163,8 +163,7 @@ func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (hand
 			return handover{}, x.refuse(refusal, p)
 		}
 	} else if req != nil {
-		*req = *req.WithContext(x.ctx)
-		outlive(req)
+		outlive(x.ctx, req)
 	}
 	h.heads.answer = p.answers[protocol]
 	if len(header) > 0 {
@@ -326,7 +325,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	defer cancel()
 	*req = *req.WithContext(ctx)
 	header, err := x.callAuthorize(p, req)
-	outlive(req)
+	outlive(req.Context(), req)
 
 	var chosen *StatusError
 	switch {
@@ -352,9 +351,14 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
 }
 
-// outlive frees the context of a request, which lives as long as its Conn, from
-// the end of the handshake.
-func outlive(req *http.Request) { *req = *req.WithContext(context.WithoutCancel(req.Context())) }
+// outlive gives a request, which lives as long as its Conn, a context that the
+// end of the handshake does not end. Inlined, it would have each handshake copy its
+// stack to a larger one, for the requests in it.
+//
+//go:noinline
+func outlive(ctx context.Context, req *http.Request) {
+	*req = *req.WithContext(context.WithoutCancel(ctx))
+}
 
 var errPanic = errors.New("panic in a function of the application")
 

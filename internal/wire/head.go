@@ -32,6 +32,7 @@ const (
 	ctl   = 1 << iota // never in a head: controls except HTAB, CR, LF (RFC 9110 §5.5)
 	token             // tchar (RFC 9110 §5.6.2)
 	host              // unreserved / sub-delims (RFC 3986 §2.2, §2.3)
+	eol               // CR, LF
 )
 
 var class = func() (t [256]byte) {
@@ -39,6 +40,9 @@ var class = func() (t [256]byte) {
 		alnum := '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 		if c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
 			t[c] |= ctl
+		}
+		if c == '\r' || c == '\n' {
+			t[c] |= eol
 		}
 		if alnum || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0 {
 			t[c] |= token

@@ -22,19 +22,22 @@ type Request struct {
 // take a bare LF, and parties that differ on it can be played against each
 // other); controls are refused wherever they stand (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
-	for i := from; i < len(b); i++ {
+	for i := max(from-1, 0); i < len(b); i++ { // the last one may have been a CR
 		c := b[i]
-		if c == '\n' {
-			if i == 0 || b[i-1] != '\r' {
-				return 0, bad(i, "a line ends with a bare LF: RFC 9112 §2.2")
+		if class[c]&(ctl|eol) == 0 {
+			continue
+		}
+		switch {
+		case c == '\r':
+			if i+1 < len(b) && b[i+1] != '\n' {
+				return 0, bad(i, "a bare CR: RFC 9112 §2.2")
 			}
-			if i >= 3 && b[i-2] == '\n' {
-				return i + 1, nil
-			}
-		} else if i > 0 && b[i-1] == '\r' {
-			return 0, bad(i-1, "a bare CR: RFC 9112 §2.2")
-		} else if class[c]&ctl != 0 {
+		case c != '\n':
 			return 0, bad(i, "a control character: RFC 9110 §5.5")
+		case i == 0 || b[i-1] != '\r':
+			return 0, bad(i, "a line ends with a bare LF: RFC 9112 §2.2")
+		case i >= 3 && b[i-2] == '\n':
+			return i + 1, nil
 		}
 	}
 	return 0, nil

@@ -44,7 +44,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 	line := trim(head[:pos])
 	// HTTP-version SP status-code [SP reason-phrase] (RFC 9112 §4). The SP
 	// before an empty reason is often missing: nginx hands on `HTTP/1.1 101`.
-	if len(line) < len("HTTP/1.1 200") || NotHTTP(line) || !digits(line[7:8]) ||
+	if len(line) < len("HTTP/1.1 200") || NotHTTP(head) || !digits(line[7:8]) ||
 		line[8] != ' ' || !digits(line[9:12]) || line[9] == '0' || len(line) > 12 && line[12] != ' ' {
 		return r, bad(0, "the status line is not `HTTP/1.x SP code SP reason`: RFC 9112 §4")
 	}
