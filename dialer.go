@@ -215,9 +215,9 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 		case conn != nil:
 			r.seen.done(kindUpgraded)
 		case err != nil:
-			r.seen.fail(err)
+			r.seen.fail(ctx, err)
 		default:
-			r.seen.fail(errPanic)
+			r.seen.fail(ctx, errPanic)
 		}
 	}()
 	header, credentials, err := d.header(ctx, refused)
@@ -231,6 +231,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 	}
 	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
+		r.seen.fail(ctx, &stageError{"dial", err}) // be it a refusal: it is not ours
 		return nil, nil, err
 	}
 	defer func() { // also where a callback of TLS panics

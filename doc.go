@@ -66,6 +66,11 @@
 // caller's goroutine (client) or on one that ends before Accept returns the
 // connection (server); the library leaves no goroutine behind a connection.
 //
+// # Telemetry
+//
+// [Telemetry] makes handshakes and tunnels visible by OpenTelemetry, on both sides.
+// The Context of [Conn.Request] continues the client's trace on the server.
+//
 // # Limits
 //
 // A tunnel is as good as the proxies on its way. They end one that is silent

@@ -47,18 +47,26 @@ func checkHeader(h http.Header, forbidden []string) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("the header field name %q is not a token", name)
+		if err := checkField(name, h[name], forbidden); err != nil {
+			return err
 		}
-		for _, f := range forbidden {
-			if strings.EqualFold(name, f) {
-				return fmt.Errorf("the header field %s may not be set here", f)
-			}
+	}
+	return nil
+}
+
+// checkField is checkHeader for one field.
+func checkField(name string, values, forbidden []string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("the header field name %q is not a token", name)
+	}
+	for _, f := range forbidden {
+		if strings.EqualFold(name, f) {
+			return fmt.Errorf("the header field %s may not be set here", f)
 		}
-		for _, value := range h[name] {
-			if !httpguts.ValidHeaderFieldValue(value) {
-				return fmt.Errorf("the value of header field %s holds a control character", name)
-			}
+	}
+	for _, value := range values {
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return fmt.Errorf("the value of header field %s holds a control character", name)
 		}
 	}
 	return nil

@@ -68,7 +68,7 @@ func (l *PreflightListener) asked(r *http.Request) bool {
 func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
 	if seen := l.policy.role.begin(); seen != nil {
 		seen.arrive(r.Context(), []byte(r.Method), headOf(r))
-		defer seen.fail(e)
+		defer seen.fail(r.Context(), e)
 	}
 	body := e.complete(&l.policy)
 	header := w.Header()
@@ -131,6 +131,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer abandon(c)
+	x.seen.arrive(ctx, []byte(r.Method), head)
 	why := "too many handshakes are under way"
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining

@@ -72,8 +72,8 @@ type PreflightListener struct {
 	// Authorize vets an upgrade request, if it is set, before the 101 is
 	// sent. The fields that it returns join the 101; they may not be
 	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal; any
-	// other error is a 403 whose text stays here. A panic, and an answer that
-	// cannot be sent, is a 500.
+	// other error is a 403 whose text stays here. A panic, which is recorded by
+	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
 	//
 	// RemoteAddr of the request is the client's, as Conn.RemoteAddr. The
 	// Context ends with the handshake. To hand something on to the

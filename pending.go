@@ -154,7 +154,10 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 		}
 	}
 	if err = x.end(err); err != nil {
-		x.seen.fail(err)
+		if x.evicted { // on whatever layer
+			err = errEvicted
+		}
+		x.seen.fail(l.ctx, err)
 		return
 	}
 	conn := h.conn(x.conn, x.remote, x.seen)
@@ -196,18 +199,21 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
-		x.seen.fail(errPanic)
+		x.seen.fail(l.ctx, errPanic)
 	}
 	l.policy.role.underWay(-1)
 	l.mu.Lock()
 	l.pending.leave(x)
 	l.pending.count--
-	if x.evicted {
+	evicted := x.evicted
+	if evicted {
 		l.pending.evicting = false
-		l.policy.role.evicted()
 	}
 	l.tellEnd()
 	l.mu.Unlock()
+	if evicted {
+		l.policy.role.evicted()
+	}
 	l.signalRoom()
 	if panicked == nil {
 		x.free()

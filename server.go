@@ -96,6 +96,7 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Con
 	conn := seen.newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
+		seen.forget()
 	}
 	return conn
 }
@@ -260,7 +261,7 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	x.settle()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	_, err := x.conn.Write(b)
-	x.seen.fail(e)
+	x.seen.fail(x.ctx, e)
 	if err != nil {
 		return e
 	}

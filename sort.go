@@ -118,9 +118,10 @@ func (x *exchange) handshakeBelow() error {
 	return nil
 }
 
+const stagePROXY = "read the PROXY header"
+
 // proxy consumes a header of the PROXY protocol, if there is one, and believes it.
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
-	const stage = "read the PROXY header"
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
 	if !p.proxies.any() || !p.proxies.trust(x.addr()) {
@@ -131,15 +132,15 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
 	case n < 0 || n > p.maxHeader:
-		return false, &stageError{stage, errors.New("it has no end, or is longer than MaxHeaderBytes")}
+		return false, &stageError{stagePROXY, errors.New("it has no end, or is longer than MaxHeaderBytes")}
 	case n > 0 && n <= len(x.buf):
 		if err := x.believe(x.buf[:n]); err != nil {
-			return false, &stageError{stage, err}
+			return false, &stageError{stagePROXY, err}
 		}
 		x.consume(n)
 		return true, nil
 	case s.broken != nil:
-		return false, &stageError{stage, s.broken}
+		return false, &stageError{stagePROXY, s.broken}
 	}
 	return false, nil
 }

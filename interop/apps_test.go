@@ -39,15 +39,15 @@ var apps = []app{
 	{name: "RPC", serve: serveRPC, use: useRPC},
 }
 
-// TestProxyApps runs each application through each proxy, and its clients of
-// old straight on the same port.
+// TestProxyApps runs each application through nginx, and its clients of old
+// straight on the same port.
 func TestProxyApps(t *testing.T) {
-	everyWay(t, func(t *testing.T, w way) {
+	overNginx(t, func(t *testing.T, frontOf func(backend string) front) {
 		for _, a := range apps {
 			t.Run(a.name, func(t *testing.T) {
 				l := &preflight.PreflightListener{Listener: listenTCP(t)}
 				a.serve(t, l)
-				f := w.to(t, l.Addr().String())
+				f := frontOf(l.Addr().String())
 				a.use(t, f.dialer().DialContext, f.address)
 				if !a.http {
 					a.use(t, new(net.Dialer).DialContext, l.Addr().String())

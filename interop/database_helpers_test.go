@@ -73,7 +73,8 @@ func outRoutes(t *testing.T, backend string) []outRoute {
 		// Clients of old that wait for the server's greeting.
 		PlainAfter: 50 * time.Millisecond,
 	}, backend)
-	plain, edge := startNginx(t, address)
+	nginx := startNginx(t, address)
+	plain, edge := nginx.plain, nginx.tls
 	dialer := func(f front, inside bool) *preflight.PreflightDialer {
 		d := f.dialer()
 		if inside {
@@ -121,7 +122,7 @@ func outStartMariaDB(t *testing.T) string {
 			"--no-defaults", "--datadir=" + data, "--socket=" + socket, "--pid-file=" + filepath.Join(dir, "pid"),
 			"--bind-address=127.0.0.1", "--port=" + outPort(addresses[0]), "--skip-name-resolve",
 			"--init-file=" + start, "--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M"}, user...)
-	}, func() bool { return outAnswers(socket) })[0]
+	}, func() bool { return outAnswers(socket) }).addresses[0]
 }
 
 func outStartRedis(t *testing.T) string {
@@ -133,7 +134,7 @@ func outStartRedis(t *testing.T) string {
 			"--bind", "127.0.0.1", "--port", outPort(addresses[0]), "--unixsocket", socket,
 			"--dir", dir, "--save", "", "--appendonly", "no", "--requirepass", "secret",
 		}
-	}, func() bool { return outAnswers(socket) })[0]
+	}, func() bool { return outAnswers(socket) }).addresses[0]
 }
 
 // outAnswers reports that a server listens on its own socket, which it opens

@@ -195,5 +195,5 @@ func startNginxKeepalive(t *testing.T, backend string) string {
 	}, func() bool {
 		pid, _ := os.ReadFile(filepath.Join(dir, "nginx.pid"))
 		return len(pid) > 0
-	})[0]
+	}).addresses[0]
 }

@@ -60,7 +60,7 @@ func outSquid(t *testing.T, scheme string, c outConfig) (u *url.URL, certificate
 		}
 	}
 	config := filepath.Join(dir, "squid.conf")
-	addresses := launch(t, dir, 1, findBinary(t, "squid"), func(addresses []string) (args []string) {
+	started := launch(t, dir, 1, findBinary(t, "squid"), func(addresses []string) (args []string) {
 		// Not that of the attempt before.
 		os.Remove(filepath.Join(dir, "cache.log"))
 		render(t, "squid.conf.tmpl", config, map[string]any{
@@ -77,7 +77,7 @@ func outSquid(t *testing.T, scheme string, c outConfig) (u *url.URL, certificate
 		log, _ := os.ReadFile(filepath.Join(dir, "cache.log"))
 		return strings.Contains(string(log), "Accepting HTTP")
 	})
-	return outURL(scheme, addresses[0], c), certificate
+	return outURL(scheme, started.addresses[0], c), certificate
 }
 
 func outStartTinyproxy(t *testing.T, c outConfig) *url.URL {
@@ -85,7 +85,7 @@ func outStartTinyproxy(t *testing.T, c outConfig) *url.URL {
 	require.Empty(t, c.outgoing)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "tinyproxy.conf")
-	addresses := launch(t, dir, 1, findBinary(t, "tinyproxy"), func(addresses []string) (args []string) {
+	started := launch(t, dir, 1, findBinary(t, "tinyproxy"), func(addresses []string) (args []string) {
 		render(t, "tinyproxy.conf.tmpl", config, map[string]any{
 			"Dir":      dir,
 			"Root":     os.Geteuid() == 0,
@@ -99,7 +99,7 @@ func outStartTinyproxy(t *testing.T, c outConfig) *url.URL {
 		pid, _ := os.ReadFile(filepath.Join(dir, "tinyproxy.pid"))
 		return len(pid) > 0
 	})
-	return outURL("http", addresses[0], c)
+	return outURL("http", started.addresses[0], c)
 }
 
 // outURL is that of a proxy, with the credentials that it wants.

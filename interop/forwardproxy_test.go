@@ -57,7 +57,8 @@ func TestForwardProxy(t *testing.T) {
 	for _, f := range outForwards {
 		t.Run(f.name, func(t *testing.T) {
 			server := outTold(t)
-			plain, tlsFront := startNginx(t, server)
+			nginx := startNginx(t, server)
+			plain, tlsFront := nginx.plain, nginx.tls
 			const nobody = "127.0.0.1:1" // privileged: nobody listens there by chance
 			open := outConfig{allowed: []string{outPort(plain.address), outPort(tlsFront.address), "1"}}
 			locked := open
@@ -166,7 +167,8 @@ func outBasic(user, password string) string {
 // The way to the forward proxy itself is TLS, with another certificate than that
 // of the edge, which is TLS inside of it.
 func TestForwardProxyTLS(t *testing.T) {
-	plain, edge := startNginx(t, outTold(t))
+	nginx := startNginx(t, outTold(t))
+	plain, edge := nginx.plain, nginx.tls
 	u, certificate := outSquid(t, "https", outConfig{allowed: []string{outPort(plain.address), outPort(edge.address)}, password: "secret"})
 	roots, both := x509.NewCertPool(), edge.roots.Clone()
 	require.True(t, roots.AppendCertsFromPEM(certificate))

@@ -26,17 +26,18 @@ func TestGRPCRefused(t *testing.T) {
 		Listener: listenTCP(t),
 		Authorize: func(r *http.Request) (http.Header, error) {
 			switch r.URL.Path {
-			case "/401":
+			case "/tunnel/401":
 				return nil, &preflight.StatusError{StatusCode: http.StatusUnauthorized, Body: []byte("a body, which may be a secret")}
-			case "/503":
+			case "/tunnel/503":
 				return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"7"}}}
 			}
 			return nil, nil
 		},
 	}
 	grpcServe(t, "the server", l)
-	f, _ := startNginx(t, l.Addr().String())
-	down, _ := startNginx(t, "127.0.0.1:1") // privileged: nobody listens there by chance
+	f := startNginx(t, l.Addr().String()).plain
+	down := startNginx(t, "127.0.0.1:1").plain // privileged: nobody listens there by chance
+	stripped := startNginx(t, l.Addr().String(), nginxVersion, "").plain
 	for _, test := range []struct {
 		name      string
 		at        front
@@ -48,7 +49,7 @@ func TestGRPCRefused(t *testing.T) {
 		{"401", f, "/tunnel/401", http.StatusUnauthorized,
 			[]string{"answered 401 Unauthorized", "the credentials in Header or GetHeader are missing, wrong or expired"}, true},
 		{"404", f, "/elsewhere", http.StatusNotFound, []string{"answered 404 Not Found", "check Path and Host"}, true},
-		{"426", f, "/no-version/", http.StatusUpgradeRequired,
+		{"426", stripped, "/tunnel/", http.StatusUpgradeRequired,
 			[]string{"answered 426 Upgrade Required", "nginx wants `proxy_http_version 1.1`"}, true},
 		{"502", down, "/tunnel/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "the server behind the proxy is unavailable"}, false},
 		{"503", f, "/tunnel/503", http.StatusServiceUnavailable,

@@ -56,7 +56,8 @@ func TestGRPCUserTimeout(t *testing.T) {
 	const fromGRPC, fromControl = 4 * time.Second, 7 * time.Second
 	l := &preflight.PreflightListener{Listener: listenTCP(t)}
 	grpcServe(t, "the server", l)
-	plain, edge := startNginx(t, l.Addr().String())
+	nginx := startNginx(t, l.Addr().String())
+	plain, edge := nginx.plain, nginx.tls
 	control := &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		if err := c.Control(func(fd uintptr) {

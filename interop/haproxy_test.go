@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,11 +16,49 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+const (
+	haproxyFile   = "haproxy/haproxy.cfg"
+	haproxyV2File = "haproxy/haproxy-proxy-protocol.cfg"
+)
+
+var (
+	haproxy = proxy{
+		name:  "haproxy",
+		file:  haproxyFile,
+		start: startHAProxy(haproxyFile),
+		idle:  haproxyIdle,
+		outcomes: map[string]string{
+			"Down":          "503",
+			"HalfClose":     "the client's alone",
+			"Idle":          "EOF, reset at the server",
+			"Misconfigured": none,
+			// It takes the upgrade out of a request with a body.
+			"OrdinaryHTTP": "426 426 426 426 426",
+		},
+	}
+	haproxyV2 = proxy{
+		name:  "haproxy-proxy-v2",
+		file:  haproxyV2File,
+		start: startHAProxy(haproxyV2File),
+		idle:  haproxyIdle,
+		outcomes: map[string]string{
+			"Client":        "yes, with the port",
+			"Down":          "503",
+			"HalfClose":     "the client's alone",
+			"Idle":          "EOF, reset at the server",
+			"Misconfigured": none,
+			// It takes the upgrade out of a request with a body.
+			"OrdinaryHTTP": "426 426 426 426 426",
+		},
+	}
+	haproxyIdle = []string{"timeout tunnel 1h", "timeout tunnel 1s"}
+)
+
 // HAProxy tells the client's address twice: by the PROXY protocol and, if
 // there is another proxy in front, by X-Forwarded-For.
 func TestHAProxy(t *testing.T) {
 	backend := serveTold(t, "127.0.0.1/32", "127.0.0.2/32")
-	address := startHAProxy(t, backend)
+	address := startHAProxyTold(t, backend)
 
 	t.Run("Client", func(t *testing.T) {
 		s := source{"127.0.0.3", []string{"198.51.100.66, 127.0.0.2"}}
@@ -73,7 +113,7 @@ func TestHAProxy(t *testing.T) {
 // HAProxy that begins like HAProxy.
 func TestHAProxySpoofed(t *testing.T) {
 	backend := serveTold(t, "127.0.0.1/32", "127.0.0.2/32")
-	address := startHAProxy(t, backend)
+	address := startHAProxyTold(t, backend)
 	const (
 		v1      = "PROXY TCP4 198.51.100.66 127.0.0.1 4711 80\r\n"
 		v2      = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x42\x7f\x00\x00\x01\x12\x67\x00\x50"
@@ -119,28 +159,62 @@ func TestHAProxySpoofed(t *testing.T) {
 	}
 }
 
-func startHAProxy(t *testing.T, backend string) string {
+// startHAProxyTold runs it with the field and the PROXY header, on all paths.
+func startHAProxyTold(t *testing.T, backend string) string {
 	t.Helper()
-	dir := t.TempDir()
-	config, socket := filepath.Join(dir, "haproxy.cfg"), filepath.Join(dir, "s")
-	return launch(t, dir, 1, findBinary(t, "haproxy"), func(addresses []string) (args []string) {
-		render(t, "haproxy.cfg.tmpl", config, map[string]any{
-			"Socket":  socket,
-			"Listen":  addresses[0],
-			"Backend": backend,
-		})
-		return []string{"-db", "-f", config}
-	}, func() bool {
-		// It answers here once all its ports are its own. To connect to them
-		// would prove less: someone else may have taken them.
-		c, err := net.DialTimeout("unix", socket, time.Second)
-		if err != nil {
-			return false
+	return startHAProxy(haproxyV2File)(t, backend,
+		"http-request return status 404 if !tunnel", "option forwardfor").plain.address
+}
+
+// startHAProxy runs HAProxy with a file of deploy/.
+func startHAProxy(file string) func(t *testing.T, backend string, edits ...string) *running {
+	return func(t *testing.T, backend string, edits ...string) *running {
+		t.Helper()
+		dir := t.TempDir()
+		roots := writeCertificate(t, dir)
+		configure := func(addresses []string, backend string) {
+			write(t, dir, "haproxy.cfg", deployed(t, file, slices.Concat(edits, []string{
+				"bind :80", "bind " + addresses[0],
+				"bind :443", "bind " + addresses[1],
+				"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "tls.crt"),
+				"127.0.0.1:9000", backend,
+			})...))
 		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, "show info\n")
-		answer, _ := io.ReadAll(c)
-		return strings.Contains(string(answer), "Pid:")
-	})[0]
+		for from, to := range map[string]string{"cert.pem": "tls.crt", "key.pem": "tls.key"} {
+			require.NoError(t, os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)))
+		}
+		socket := filepath.Join(dir, "s")
+		d := launch(t, dir, 2, findBinary(t, "haproxy"), func(addresses []string) (args []string) {
+			configure(addresses, backend)
+			// In the foreground, with a master process that can be told to
+			// reload, and to which one can talk.
+			return []string{"-W", "-db", "-S", socket, "-f", filepath.Join(dir, "haproxy.cfg")}
+		}, func() bool {
+			// There is a worker once all ports are HAProxy's own. To connect to
+			// them would prove less: someone else may have taken them.
+			return strings.Contains(haproxyTold(socket, "@1 show info"), "Pid:")
+		})
+		return &running{
+			plain: front{address: d.addresses[0]},
+			tls:   front{address: d.addresses[1], roots: roots},
+			reload: func(backend string) {
+				configure(d.addresses, backend)
+				haproxyTold(socket, "reload")
+			},
+		}
+	}
+}
+
+// haproxyTold gives a command to the master process at socket, and returns the
+// answer: nothing, if it does not listen yet.
+func haproxyTold(socket, command string) string {
+	c, err := net.DialTimeout("unix", socket, time.Second)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Second))
+	io.WriteString(c, command+"\n")
+	answer, _ := io.ReadAll(c)
+	return string(answer)
 }

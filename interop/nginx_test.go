@@ -3,34 +3,54 @@ package interop
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 var nginx = proxy{
 	name:  "nginx",
+	file:  nginxFile,
 	start: startNginx,
-	down:  502,
-	faulty: map[string]string{
-		"/bare/":          "proxy_http_version 1.1",
-		"/no-version/":    "HTTP/1.0 has no upgrade",
-		"/no-upgrade/":    "proxy_set_header Upgrade $http_upgrade",
-		"/no-connection/": "Upgrade without `Connection: Upgrade`",
+	idle:  []string{nginxIdle, "proxy_read_timeout 1s;"},
+	mistakes: []mistake{
+		{[]string{nginxVersion, "", nginxUpgrade, "", nginxConnection, ""}, []string{nginxAdvice, "proxy_http_version 1.1"}},
+		{[]string{nginxVersion, ""}, []string{nginxAdvice, "HTTP/1.0 has no upgrade"}},
+		{[]string{nginxUpgrade, ""}, []string{nginxAdvice, "proxy_set_header Upgrade $http_upgrade"}},
+		{[]string{nginxConnection, ""}, []string{nginxAdvice, "Upgrade without `Connection: Upgrade`"}},
 	},
-	captured: "/captured/",
-	advice:   "nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection",
+	outcomes: map[string]string{"Front": besideH2},
 }
 
-func startNginx(t *testing.T, backend string) (plain, tls front) {
+const (
+	nginxFile       = "nginx/preflight.conf"
+	nginxVersion    = "proxy_http_version 1.1;"
+	nginxUpgrade    = "proxy_set_header Upgrade $http_upgrade;"
+	nginxConnection = "proxy_set_header Connection $connection_upgrade;"
+	nginxIdle       = "proxy_read_timeout 1h;"
+	nginxAdvice     = "nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection"
+)
+
+func startNginx(t *testing.T, backend string, edits ...string) *running {
+	t.Helper()
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
+	configure := func(addresses []string, backend string) {
+		write(t, dir, "preflight.conf", deployed(t, nginxFile, slices.Concat(edits, []string{
+			"listen 80;", "listen " + addresses[0] + ";",
+			// A client that offers h2 gets it, and then there is no Upgrade.
+			"listen 443 ssl;", "listen " + addresses[1] + " ssl http2;",
+			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
+			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
+			"127.0.0.1:9000", backend,
+		})...))
+	}
 	config := filepath.Join(dir, "nginx.conf")
-	addresses := launch(t, dir, 2, findBinary(t, "nginx"), func(addresses []string) (args []string) {
-		render(t, "nginx.conf.tmpl", config, map[string]any{
-			"Root":    os.Geteuid() == 0,
-			"Plain":   addresses[0],
-			"TLS":     addresses[1],
-			"Backend": backend,
-		})
+	d := launch(t, dir, 2, findBinary(t, "nginx"), func(addresses []string) (args []string) {
+		render(t, "nginx.conf.tmpl", config, map[string]any{"Root": os.Geteuid() == 0})
+		configure(addresses, backend)
 		// -e: what nginx has to say before it has read its configuration.
 		return []string{"-p", dir, "-c", config, "-e", "stderr"}
 	}, func() bool {
@@ -39,5 +59,12 @@ func startNginx(t *testing.T, backend string) (plain, tls front) {
 		pid, _ := os.ReadFile(filepath.Join(dir, "nginx.pid"))
 		return len(pid) > 0
 	})
-	return front{address: addresses[0]}, front{address: addresses[1], roots: roots}
+	return &running{
+		plain: front{address: d.addresses[0]},
+		tls:   front{address: d.addresses[1], roots: roots},
+		reload: func(backend string) {
+			configure(d.addresses, backend)
+			require.NoError(t, d.process.Signal(syscall.SIGHUP))
+		},
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +24,25 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+// deployed is a file of deploy/, the one that a user copies, with the strings
+// that a test must have otherwise: old ones, each followed by its new one. That
+// each occurs keeps the file and the test together.
+func deployed(t *testing.T, file string, edits ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "deploy", file))
+	require.NoError(t, err)
+	for i := 0; i < len(edits); i += 2 {
+		require.Contains(t, string(text), edits[i], file)
+	}
+	return strings.NewReplacer(edits...).Replace(string(text))
+}
+
+// write makes a file of a test's folder.
+func write(t *testing.T, dir, file, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
+}
 
 // findBinary finds a proxy. That it is missing must not pass for a success.
 func findBinary(t *testing.T, name string) string {
@@ -47,18 +67,23 @@ func render(t *testing.T, name, file string, data any) {
 	require.NoError(t, os.WriteFile(file, text.Bytes(), 0o600))
 }
 
-// launch runs a proxy until the end of the test, and returns the addresses at
-// which it listens. configure prepares it for them and returns its arguments;
+// A daemon is a process that serves its addresses.
+type daemon struct {
+	addresses []string
+	process   *os.Process
+}
+
+// launch runs a proxy until the end of the test. configure prepares it for them and returns its arguments;
 // ready reports that the addresses are its own. What it writes to stdout and
 // stderr is shown if the test fails.
-func launch(t *testing.T, dir string, ports int, binary string, configure func(addresses []string) (args []string), ready func() bool) []string {
+func launch(t *testing.T, dir string, ports int, binary string, configure func(addresses []string) (args []string), ready func() bool) daemon {
 	t.Helper()
 	const attempts = 5
 	for range attempts {
 		addresses := freeAddresses(t, ports)
-		log, ok := run(t, dir, binary, configure(addresses), ready)
-		if ok {
-			return addresses
+		process, log := run(t, dir, binary, configure(addresses), ready)
+		if process != nil {
+			return daemon{addresses, process}
 		}
 		// Between our look and its start a port can be lost to another process.
 		log = strings.ToLower(log)
@@ -67,12 +92,12 @@ func launch(t *testing.T, dir string, ports int, binary string, configure func(a
 		}
 	}
 	t.Fatalf("%s found its ports taken %d times", binary, attempts)
-	return nil
+	return daemon{}
 }
 
 // run starts a process in the foreground and waits until it is ready. If it
-// ends before, it is not ok, and the log says why.
-func run(t *testing.T, dir, binary string, args []string, ready func() bool) (log string, ok bool) {
+// ends before, there is none, and the log says why.
+func run(t *testing.T, dir, binary string, args []string, ready func() bool) (process *os.Process, log string) {
 	t.Helper()
 	output, err := os.CreateTemp(dir, "output-*.log")
 	require.NoError(t, err)
@@ -107,12 +132,24 @@ func run(t *testing.T, dir, binary string, args []string, ready func() bool) (lo
 		select {
 		case <-poll.C:
 		case <-ended:
-			return readLog(), false
+			return nil, readLog()
 		case <-timeout:
 			t.Fatalf("%s is not ready", binary)
 		}
 	}
-	return "", true
+	return cmd.Process, ""
+}
+
+// logged reports that a process which runs in dir has written text.
+func logged(t *testing.T, dir, text string) bool {
+	t.Helper()
+	outputs, err := filepath.Glob(filepath.Join(dir, "output-*.log"))
+	require.NoError(t, err)
+	return slices.ContainsFunc(outputs, func(file string) bool {
+		output, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return strings.Contains(string(output), text)
+	})
 }
 
 // freeAddresses finds ports that are free at the moment.

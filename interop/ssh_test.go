@@ -96,7 +96,8 @@ func outForwardChannel(c ssh.NewChannel) {
 // The edge is reached by a jump host: the NetDialer is an SSH client. Its
 // connections have no deadlines.
 func TestSSHJumpHost(t *testing.T) {
-	plain, edge := startNginx(t, serveEcho(t))
+	nginx := startNginx(t, serveEcho(t))
+	plain, edge := nginx.plain, nginx.tls
 	jump := outSSH(t)
 	for name, f := range map[string]front{"plain": plain, "tls": edge} {
 		t.Run(name, func(t *testing.T) {

@@ -236,7 +236,7 @@ func outStartEdge(t *testing.T, backend string) front {
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
 	config := filepath.Join(dir, "nginx.conf")
-	addresses := launch(t, dir, 1, findBinary(t, "nginx"), func(addresses []string) (args []string) {
+	started := launch(t, dir, 1, findBinary(t, "nginx"), func(addresses []string) (args []string) {
 		render(t, "nginx-edge.conf.tmpl", config, map[string]any{
 			"Root":    os.Geteuid() == 0,
 			"Listen":  addresses[0],
@@ -249,5 +249,5 @@ func outStartEdge(t *testing.T, backend string) front {
 		pid, _ := os.ReadFile(filepath.Join(dir, "nginx.pid"))
 		return len(pid) > 0
 	})
-	return front{address: addresses[0], roots: roots}
+	return front{address: started.addresses[0], roots: roots}
 }

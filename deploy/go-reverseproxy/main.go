@@ -1,0 +1,55 @@
+// Command go-reverseproxy is a reverse proxy in front of a PreflightListener,
+// made of net/http/httputil. To be copied into a proxy of your own.
+//
+// Change the certificate, the address of the listener (127.0.0.1:9000) and the
+// path that leads to it (/tunnel/). The listener then wants:
+//
+//	RequireUpgrade:   true, // ReverseProxy connects before it has a request to send
+//	TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where the proxy connects from
+//	ClientAddrHeader: "X-Forwarded-For",
+package main
+
+import (
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"time"
+)
+
+func main() {
+	listener := &url.URL{Scheme: "http", Host: "127.0.0.1:9000"}
+	// The upgrade needs no setting: ReverseProxy passes it, and never ends a
+	// tunnel that is silent.
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			// The path arrives as it was sent. To take /tunnel off, wrap the
+			// proxy in http.StripPrefix.
+			r.SetURL(listener)
+			// SetURL has put the listener's address into its place.
+			r.Out.Host = r.In.Host
+			// The client's address, in place of what the client has sent.
+			// Behind another proxy, copy r.In.Header["X-Forwarded-For"] to
+			// r.Out.Header first: it is then appended to that.
+			r.SetXForwarded()
+		},
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/tunnel/", proxy)
+
+	// The timeouts bound requests. Nothing bounds a tunnel.
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	plain, secure := listen(":80"), listen(":443")
+	log.Printf("serving %s and %s", plain.Addr(), secure.Addr())
+	go func() { log.Fatal(server.Serve(plain)) }()
+	log.Fatal(server.ServeTLS(secure, "/etc/ssl/preflight/tls.crt", "/etc/ssl/preflight/tls.key"))
+}
+
+func listen(address string) net.Listener {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return l
+}

@@ -1,0 +1,350 @@
+package preflight
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// begin begins a handshake; nil if nobody looks.
+func (r *role) begin() *observation {
+	if r == nil {
+		return nil
+	}
+	return &observation{role: r, since: time.Now(), base: context.Background(), ctx: context.Background()}
+}
+
+// An observation is a handshake, and the connection behind it, in the eyes of
+// telemetry. A nil *observation is that of nobody who looks.
+type observation struct {
+	role    *role
+	since   time.Time         // the handshake began, or the connection behind it
+	base    context.Context   // what the request came with
+	ctx     context.Context   // and the span, as long as the handshake lasts
+	span    trace.Span        // nil: not begun, or ended
+	past    trace.SpanContext // of a span that has ended; the span itself is large
+	method  string            // of the request; "": none has come
+	address string            // what is dialed; on the client's side
+	outcome *outcome          // nil: the handshake has not ended, or not well
+	ended   bool
+
+	// What the propagator reads, which Conn.Request needs too, or what it
+	// writes, and beside which fields.
+	head  string
+	lines []byte
+	user  http.Header
+
+	received, sent atomic.Int64 // and not recorded
+	closed         atomic.Bool
+
+	conn Conn // the one behind the handshake; here it costs no allocation of its own
+}
+
+// dial begins the span of an attempt to dial address, which is in the context
+// it returns.
+func (o *observation) dial(ctx context.Context, address string) context.Context {
+	if o == nil {
+		return ctx
+	}
+	o.address = address[strings.LastIndex(address, "@")+1:] // before it stands a password
+	return o.start(ctx, http.MethodGet)
+}
+
+// arrive begins the span of an upgrade request, which is in the context it
+// returns. A span that is already there is the parent: that of an HTTP server on
+// which the listener is mounted.
+func (o *observation) arrive(ctx context.Context, method, head []byte) context.Context {
+	if o == nil {
+		return ctx
+	}
+	o.head = string(head)
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		ctx = o.role.propagator.Extract(ctx, (*carrier)(o))
+	}
+	o.base = ctx
+	return o.start(ctx, knownMethod(method))
+}
+
+// request is the head of the request, and its context for the time after the
+// handshake. There is no head on a plain connection.
+func (o *observation) request() (head []byte, ctx context.Context) {
+	ctx = context.WithoutCancel(o.base)
+	if o.past.IsValid() {
+		ctx = trace.ContextWithSpanContext(ctx, o.past)
+	}
+	return []byte(o.head), ctx
+}
+
+// forget gives up the head: there is a request.
+func (o *observation) forget() {
+	if o != nil {
+		o.head = ""
+	}
+}
+
+func (o *observation) start(ctx context.Context, method string) context.Context {
+	o.method = method
+	if method == otherMethod {
+		method = "HTTP" // as semconv names such a span
+	}
+	o.ctx, o.span = o.role.tracer.Start(ctx, method, o.role.span...)
+	return o.ctx
+}
+
+// otherMethod stands for those that would make too many names.
+const otherMethod = "_OTHER"
+
+// knownMethod is the method of a request as a span has it.
+func knownMethod(method []byte) string {
+	for _, known := range [...]string{
+		http.MethodGet, http.MethodPost, http.MethodHead, http.MethodPut, http.MethodPatch,
+		http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace,
+	} {
+		if string(method) == known {
+			return known
+		}
+	}
+	return otherMethod
+}
+
+// event adds an event to the span.
+func (o *observation) event(name string) {
+	if o != nil && o.span.IsRecording() {
+		o.span.AddEvent(name)
+	}
+}
+
+// panicked records a panic of the application's code. It reports false if
+// nobody will see it. The value is left out, which may hold a secret.
+func (o *observation) panicked(v any) bool {
+	if o == nil || o.ended {
+		return false
+	}
+	o.ensureSpan()
+	if !o.span.IsRecording() {
+		return false
+	}
+	o.span.AddEvent("exception", trace.WithAttributes(
+		semconv.ExceptionType(fmt.Sprintf("%T", v)), semconv.ExceptionStacktrace(string(debug.Stack()))))
+	return true
+}
+
+// ensureSpan makes a span for a handshake that has come to no request.
+func (o *observation) ensureSpan() {
+	if o.span == nil {
+		o.ctx, o.span = o.role.tracer.Start(o.ctx, "HTTP", append(o.role.span[:1:1], trace.WithTimestamp(o.since))...)
+	}
+}
+
+// done ends a handshake well.
+func (o *observation) done(kind string) {
+	if o == nil {
+		return
+	}
+	to, now := o.role.outcomes[kind], time.Now()
+	if o.span != nil {
+		if o.span.IsRecording() {
+			o.span.SetAttributes(o.withServer(to.span)...)
+		}
+		o.span.End()
+		o.past = o.span.SpanContext()
+	}
+	o.role.handshakes.Record(o.ctx, now.Sub(o.since).Seconds(), to.handshake...)
+	o.ended, o.outcome, o.since = true, to, now
+	o.ctx, o.span = nil, nil
+	if kind != kindHTTP {
+		o.role.active.Add(o.base, 1, to.active...)
+	}
+}
+
+// fail ends a handshake that has not ended yet with err. ctx bounded it: if it has
+// ended, that is the cause, whatever it looked like.
+func (o *observation) fail(ctx context.Context, err error) {
+	if o == nil || o.ended {
+		return
+	}
+	o.ended = true
+	stage := stageOf(err)
+	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err))}
+	refused, ok := err.(*StatusError) // not one that NetDialer has met
+	if ok {
+		attributes = append(attributes, semconv.HTTPResponseStatusCode(refused.StatusCode))
+	}
+	if ok || err == errPlain || err == errClosing {
+		attributes[0] = kindKey.String(kindRefused)
+	}
+	if o.ensureSpan(); o.span.IsRecording() {
+		o.span.SetStatus(codes.Error, stage)
+		o.span.SetAttributes(o.withServer(attributes[1:])...)
+		if o.method != "" {
+			o.span.SetAttributes(semconv.HTTPRequestMethodKey.String(o.method))
+		}
+	}
+	o.span.End()
+	o.role.handshakes.Record(o.ctx, time.Since(o.since).Seconds(), metric.WithAttributeSet(attribute.NewSet(attributes...)))
+}
+
+// withServer adds what is dialed, if anything is.
+func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.KeyValue {
+	if o.address == "" {
+		return attributes
+	}
+	attributes = slices.Clip(attributes) // which are those of others too
+	host, port, err := net.SplitHostPort(o.address)
+	if err != nil { // of a Unix socket
+		return append(attributes, semconv.ServerAddress(o.address))
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return append(attributes, semconv.ServerAddress(host))
+	}
+	return append(attributes, semconv.ServerAddress(host), semconv.ServerPort(n))
+}
+
+// newConn is newConn for the connection behind the handshake.
+func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+	if o == nil {
+		return newConn(c, remote, heads, rest, watch)
+	}
+	o.conn.init(c, remote, heads, rest, watch)
+	o.conn.seen = o
+	return &o.conn
+}
+
+// read counts n bytes that the application has read.
+func (o *observation) read(n int64) {
+	if o != nil {
+		o.count(&o.received, n)
+	}
+}
+
+// wrote counts n bytes that it has written.
+func (o *observation) wrote(n int64) {
+	if o != nil {
+		o.count(&o.sent, n)
+	}
+}
+
+// count leaves the record to close, but what a copy in the kernel reports when
+// the connection has been closed under it.
+func (o *observation) count(sum *atomic.Int64, n int64) {
+	sum.Add(n)
+	if o.closed.Load() {
+		o.recordIO()
+	}
+}
+
+func (o *observation) recordIO() {
+	if n := o.received.Swap(0); n > 0 {
+		o.role.io.Add(o.base, n, o.outcome.received...)
+	}
+	if n := o.sent.Swap(0); n > 0 {
+		o.role.io.Add(o.base, n, o.outcome.sent...)
+	}
+}
+
+// close ends the connection.
+func (o *observation) close() {
+	if o == nil || o.closed.Swap(true) {
+		return
+	}
+	o.role.active.Add(o.base, -1, o.outcome.active...)
+	o.role.lifetimes.Record(o.base, time.Since(o.since).Seconds(), o.outcome.lifetime...)
+	o.recordIO()
+}
+
+// inject appends the trace context to the fields of a request. user are the fields that
+// the user has set.
+func (o *observation) inject(b []byte, user http.Header) []byte {
+	if o == nil {
+		return b
+	}
+	o.lines, o.user = b, user
+	o.role.propagator.Inject(o.ctx, (*carrier)(o))
+	b = o.lines
+	o.lines, o.user = nil, nil
+	return b
+}
+
+// A carrier is where the trace context comes from, or goes to.
+type carrier observation
+
+// Set appends a field line.
+func (c *carrier) Set(name, value string) {
+	if err := checkField(name, []string{value}, reserved); err != nil {
+		otel.Handle(fmt.Errorf("preflight: the propagator of Telemetry: %w", err))
+		return
+	}
+	for own := range c.user {
+		// A tracestate belongs to its traceparent (W3C Trace Context §3.3).
+		if strings.EqualFold(own, name) || strings.EqualFold(own, "traceparent") && strings.EqualFold(name, "tracestate") {
+			return
+		}
+	}
+	for line := range bytes.SplitSeq(c.lines, []byte("\r\n")) {
+		own, _, _ := bytes.Cut(line, []byte(":"))
+		if bytes.EqualFold(own, []byte(name)) { // of two propagators, the first
+			return
+		}
+	}
+	c.lines = wire.AppendField(c.lines, name, value)
+}
+
+// Get is the value of a field, the first of several.
+func (c *carrier) Get(name string) string {
+	for own, value := range c.fields {
+		if strings.EqualFold(own, name) {
+			return value
+		}
+	}
+	return ""
+}
+
+// Values are all of them, as propagation.ValuesGetter has it: baggage may come
+// in several lines.
+func (c *carrier) Values(name string) (values []string) {
+	for own, value := range c.fields {
+		if strings.EqualFold(own, name) {
+			values = append(values, value)
+		}
+	}
+	return values
+}
+
+// Keys are the names of the fields.
+func (c *carrier) Keys() (names []string) {
+	for name := range c.fields {
+		names = append(names, name)
+	}
+	return names
+}
+
+// fields walks over the fields of the head, which the strict parser has accepted.
+func (c *carrier) fields(yield func(name, value string) bool) {
+	_, fields, _ := strings.Cut(c.head, "\r\n")
+	for line := range strings.SplitSeq(fields, "\r\n") {
+		name, value, ok := strings.Cut(line, ":")
+		if ok && !yield(name, strings.Trim(value, " \t")) {
+			return
+		}
+	}
+}
