@@ -5,16 +5,16 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-modules=(. examples interop)
+modules=(. bench examples interop)
 tools=.build # not kept in git
 missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# need COMMAND PACKAGE installs a Debian package if its command is missing. Its
-# service is not started: the tests run their own servers.
+# need COMMAND PACKAGE installs a Debian package if its command, or its file, is
+# missing. Its service is not started: the tests run their own servers.
 need() {
-  command -v "$1" >/dev/null && return
+  have "$1" && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "apt-get install $2"
     local policy=/usr/sbin/policy-rc.d mine=
@@ -23,14 +23,18 @@ need() {
     [ -z "$mine" ] || rm -f "$policy"
     hash -r
   fi
-  command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2)")
+  have "$1" || missing+=("$1 (apt-get install $2)")
 }
+
+have() { command -v "$1" >/dev/null || [ -e "$1" ]; }
 
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
+need /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
 need haproxy haproxy
+need strace strace
 need squid squid
 need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server

@@ -55,7 +55,7 @@ func (r *results) list() []budget {
 		within("handshake, 64 dialers: time / bare TCP", 1.20, many.ratio(ours, bareTCP, elapsed)),
 		within("handshake, 1 dialer: time / net/http Hijack", 0.90, one.ratio(ours, byHand, elapsed)),
 		within("handshake, 64 dialers: time / net/http Hijack", 0.90, many.ratio(ours, byHand, elapsed)),
-		within("server exchange in memory: time / http.ReadRequest and reply", 0.20,
+		within("server exchange in memory, with its Conn: time / http.ReadRequest and reply", 0.20,
 			memory.ratio("server exchange: preflight.Server", "server exchange: http.ReadRequest and a prepared 101", elapsed)),
 		count("one connection in use: allocations for each message of 64 bytes, both sides", 0, steady.median(ours, echoAllocs)),
 		most("idle connection: RSS / bare TCP, beside one copy of the head", 1.15, beside(r.section(keyIdle), bareTCP)),

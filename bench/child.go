@@ -138,11 +138,6 @@ func (c *client) carryOut(o order) (a answer, err error) {
 			}
 			return conn, err
 		})
-	case "release":
-		for _, conn := range c.held {
-			conn.Close()
-		}
-		c.held = nil
 	case "bulk":
 		err = sendBulk(c.held[0], o.Bytes)
 	case "echo":

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -69,7 +70,8 @@ func field(file, name string) string {
 
 // raiseFiles makes room for all connections, or does with fewer and says so.
 func (b *bench) raiseFiles() (notes []string) {
-	want := uint64(1000 + max(b.idle, b.stuck, b.growth[len(b.growth)-1]))
+	const others = 200 // descriptors of the runtime, and of good clients
+	want := uint64(others + max(b.idle, b.stuck, b.growth[len(b.growth)-1]))
 	limit := syscall.Rlimit{Cur: want, Max: want}
 	var now syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
@@ -84,7 +86,7 @@ func (b *bench) raiseFiles() (notes []string) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return []string{err.Error()}
 	}
-	most := int(now.Max) - 1000
+	most := int(now.Max) - others
 	fit := func(n *int) {
 		if *n > most {
 			notes = append(notes, fmt.Sprintf("%d connections were to be held, of which RLIMIT_NOFILE (%d) allows %d.", *n, now.Max, most))
@@ -93,10 +95,10 @@ func (b *bench) raiseFiles() (notes []string) {
 	}
 	fit(&b.idle)
 	fit(&b.stuck)
-	steps := append([]int(nil), b.growth...) // the variable's own are left alone
+	steps := slices.Clone(b.growth) // which are also others'
 	for i := range steps {
 		fit(&steps[i])
 	}
-	b.growth = steps
+	b.growth = slices.Compact(steps)
 	return notes
 }

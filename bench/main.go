@@ -73,14 +73,14 @@ type effort struct {
 
 var (
 	full = effort{
-		repetitions: 15, one: 400, many: 800, feats: 20000,
-		few: 7, bulk: 256 << 20, echoes: 4000, traced: 200,
+		repetitions: 25, one: 400, many: 800, feats: 20000,
+		few: 9, bulk: 256 << 20, echoes: 4000, traced: 200,
 		idle: 10000, stuck: 10000, growth: []int{100, 1000, 10000, 30000},
 	}
 	little = effort{
 		repetitions: 3, one: 100, many: 300, feats: 2000,
 		few: 2, bulk: 64 << 20, echoes: 1000, traced: 25,
-		idle: 1000, stuck: 1000, growth: []int{100, 1000, 2000},
+		idle: 500, stuck: 500, growth: []int{100, 500, 1000},
 	}
 )
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 )
 
@@ -79,12 +78,6 @@ func (l *load) addMemory(s *samples, row string) error {
 	s.add(row, heapInUse, float64(u.Heap-l.usage.Heap)/n)
 	s.add(row, stackUsed, float64(u.Stack-l.usage.Stack)/n)
 	return nil
-}
-
-func (l *load) release() error {
-	_, err := l.client.do(order{Op: "release"})
-	l.held = 0
-	return errors.Join(err, l.server.until(func(files int) bool { return files <= l.files }))
 }
 
 // loaded calls f with a load of processes that end with it.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -296,10 +295,6 @@ func dialTLS(s *site) (dialFunc, error) {
 	}
 	d := &tls.Dialer{NetDialer: s.net, Config: &tls.Config{RootCAs: roots}}
 	return func(ctx context.Context, address string) (net.Conn, error) {
-		c, err := d.DialContext(ctx, "tcp", address)
-		if err != nil {
-			return nil, errors.Join(errors.New("TLS"), err)
-		}
-		return c, nil
+		return d.DialContext(ctx, "tcp", address)
 	}, nil
 }

@@ -110,7 +110,7 @@ func repeated(s string, n int) []string {
 
 const introduction = `# Results
 
-Written by ` + "`go run -tags heavy ./bench`" + `, which measures everything in one run, side by side.
+Written by ` + "`go run%s ./bench`" + `, which measures everything in one run, side by side.
 
 Client and server of every row are processes of their own, so that CPU (rusage), allocations
 and bytes are those of one side. The rows take turns, beginning with another one in each repetition.
@@ -138,7 +138,11 @@ const noise = `## What is noise, and what is not measured
 
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, introduction+"\n", len(memoryRequest))
+	tags := ""
+	if len(heavyPeers) > 0 {
+		tags = " -tags heavy"
+	}
+	fmt.Fprintf(&b, introduction+"\n", tags, len(memoryRequest))
 	for _, line := range r.machine {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
