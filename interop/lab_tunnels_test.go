@@ -161,7 +161,8 @@ func testClientFirst(t *testing.T, x trial) string {
 func testTransfer(t *testing.T, x trial) string {
 	c := x.front.dial(t, "/tunnel/transfer")
 	atClient := exchange(c, 2)
-	require.NoError(t, errors.Join(atClient.err, c.Close()))
+	// Before the client closes: lighttpd drops then what it has not handed on.
+	require.NoError(t, atClient.err)
 	atServer := awaited(t, x.server.transfers)
 	require.NoError(t, atServer.err)
 	require.Equal(t, atClient.sent, atServer.received, "client to server")

@@ -25,7 +25,7 @@ func TestMatrix(t *testing.T) {
 	}
 	want, err := os.ReadFile("MATRIX.md")
 	require.NoError(t, err)
-	require.Equal(t, string(want), got, "run `go test -run TestMatrix -update .` if the change is meant")
+	require.Equal(t, string(want), got, "run `go test -run TestMatrix . -update` if the change is meant")
 }
 
 func matrix() string {
@@ -34,7 +34,7 @@ func matrix() string {
 		"Each proxy runs with the file of `deploy/` that stands at the head of its column, in plain text and,\n"+
 		"where it has that, over TLS. `go test -race -run TestProxy ./interop` requires every outcome,\n"+
 		"`go test -race -run 'Proxy/nginx/tls/Transfer' ./interop` one of them; this file is generated from\n"+
-		"what the tests require (`go test -run TestMatrix -update ./interop`).\n\n| |")
+		"what the tests require (`go test -run TestMatrix ./interop -update`).\n\n| |")
 	for _, p := range proxies {
 		fmt.Fprintf(text, " [%s](../deploy/%s) |", p.name, p.file)
 	}
@@ -55,7 +55,8 @@ func matrix() string {
   the proxy ends both ("no").
 - The last rows name what a dial, or a tunnel, ends with: a status, an orderly end (EOF) or a reset.
 - "–": the proxy has no such thing: no TLS, no line that could be forgotten, no timer for silent tunnels,
-  no reload.
+  no reload. A forward proxy, by which the client gets out (CONNECT), knows no paths; for the server, the
+  client's address is that proxy's; and TLS through it is between the two ends.
 `)
 	return text.String()
 }

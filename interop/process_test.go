@@ -44,15 +44,20 @@ func write(t *testing.T, dir, file, text string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 }
 
-// findBinary finds a proxy. That it is missing must not pass for a success.
+// findBinary finds a proxy: that of test.sh's own before any that is installed,
+// for its version. That it is missing must not pass for a success.
 func findBinary(t *testing.T, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil { // Debian keeps servers out of the PATH of users
-		path, err = exec.LookPath("/usr/sbin/" + name)
+	var path string
+	err := exec.ErrNotFound
+	// Debian keeps servers out of the PATH of users.
+	for _, in := range []string{"../.build/venv/bin/", "", "/usr/sbin/"} {
+		if err != nil {
+			path, err = exec.LookPath(in + name)
+		}
 	}
 	if err != nil {
-		t.Fatalf("%v: apt-get install %s", err, name)
+		t.Fatalf("%v: ./test.sh installs %s", err, name)
 	}
 	return path
 }

@@ -1,0 +1,78 @@
+package interop
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var envoy = proxy{
+	name:  "envoy",
+	file:  envoyFile,
+	start: startEnvoy,
+	idle:  []string{"idle_timeout: 3600s", "idle_timeout: 1s"},
+	mistakes: []mistake{
+		{[]string{"- upgrade_type: tcp\n", ""}, []string{"upgrade_configs"}},
+	},
+	outcomes: map[string]string{
+		"Down":          "503",
+		"Misconfigured": "403",
+	},
+}
+
+const envoyFile = "envoy/envoy.yaml"
+
+func startEnvoy(t *testing.T, backend string, edits ...string) *running {
+	t.Helper()
+	dir := t.TempDir()
+	roots := writeCertificate(t, dir)
+	config, base := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "base-id")
+	configure := func(addresses []string, backend string) {
+		at := func(address string) string {
+			host, port, _ := strings.Cut(address, ":")
+			return "{ address: " + host + ", port_value: " + port + " }"
+		}
+		write(t, dir, "envoy.yaml", deployed(t, envoyFile, slices.Concat(edits, []string{
+			"{ address: 0.0.0.0, port_value: 80 }", at(addresses[0]),
+			"{ address: 0.0.0.0, port_value: 443 }", at(addresses[1]),
+			"{ address: 127.0.0.1, port_value: 9000 }", at(backend),
+			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
+			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
+			// Two of the lab must never have the same port.
+			"- name: plain\n", "- name: plain\n      enable_reuse_port: false\n",
+			"- name: secure\n", "- name: secure\n      enable_reuse_port: false\n",
+		})...))
+	}
+	t.Cleanup(func() {
+		// Envoy leaves behind what the processes before and after a hot restart
+		// share.
+		id, err := os.ReadFile(base)
+		require.NoError(t, err)
+		require.NoError(t, os.Remove("/dev/shm/envoy_shared_memory_"+string(id)+"0"))
+	})
+	binary := findBinary(t, "envoy")
+	args := []string{"-c", config, "--base-id-path", base}
+	d := launch(t, dir, 2, binary, func(addresses []string) []string {
+		configure(addresses, backend)
+		return append(args, "--use-dynamic-base-id")
+	}, func() bool {
+		return logged(t, dir, "starting main dispatch loop") // once both ports are its own
+	})
+	return &running{
+		plain: front{address: d.addresses[0]},
+		tls:   front{address: d.addresses[1], roots: roots},
+		reload: func(backend string) {
+			// Envoy reads its file once. To change it is to start a second process,
+			// which takes the ports over from the first.
+			configure(d.addresses, backend)
+			id, err := os.ReadFile(base)
+			require.NoError(t, err)
+			process, log := run(t, t.TempDir(), binary, append(args, "--base-id", string(id), "--restart-epoch", "1"), func() bool { return true })
+			require.NotNil(t, process, log)
+		},
+	}
+}

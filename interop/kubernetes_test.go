@@ -1,0 +1,187 @@
+package interop
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+)
+
+// The schemas of Kubernetes are in Go modules, of which no code is needed: they
+// are downloaded, and not required in go.mod.
+var (
+	// crds are the definitions of the custom resources.
+	crds = []kubernetesModule{
+		{"sigs.k8s.io/gateway-api@v1.6.1", "h1:mock6phZbI6rvZerwrVNk7hVNymQgHo+6sJ81Ia7ftY=", "config/crd/standard/*.yaml"},
+		{"github.com/envoyproxy/gateway@v1.9.1", "h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY=", "charts/gateway-helm/charts/crds/crds/generated/*.yaml"},
+		{"istio.io/api@v1.32.0", "h1:37mJvg9I0biYZAEQF+MATs4FNeCpXEIVO3LFpVb6iNM=", "kubernetes/customresourcedefinitions.gen.yaml"},
+	}
+	// builtins are what the API server publishes of its own, as OpenAPI.
+	builtins = []kubernetesModule{
+		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/api/v1.json"},
+		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/networking.k8s.io/v1.json"},
+	}
+)
+
+type kubernetesModule struct{ version, sum, files string }
+
+// TestKubernetes has the files of deploy/kubernetes agree with the schemas by
+// which an API server accepts them, without a field that these do not know.
+func TestKubernetes(t *testing.T) {
+	schemas := kubernetesSchemas(t)
+	files, err := filepath.Glob("../deploy/kubernetes/*.yaml")
+	require.NoError(t, err)
+	require.Len(t, files, 3)
+	for _, file := range files {
+		for kind, resource := range kubernetesResources(t, deployed(t, "kubernetes/"+filepath.Base(file))) {
+			require.Contains(t, schemas, kind)
+			require.NoError(t, schemas[kind].Validate(resource), "%s of %s", kind, file)
+		}
+	}
+
+	for _, mistake := range []struct{ file, kind, old, new, says string }{
+		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "ingressClassName:", "ingressClass:", "additional properties 'ingressClass' not allowed"},
+		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "            pathType: Prefix\n", "", "missing property 'pathType'"},
+		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", `"3600"`, "3600", "got number, want string"},
+		{"ingress-nginx.yaml", "v1 Service", "port: 9000", "port: tunnels", "got string, want integer"},
+		{"gateway-api.yaml", "gateway.networking.k8s.io/v1 HTTPRoute", "type: PathPrefix", "type: Prefix", "value must be one of"},
+		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "httpUpgrade:", "upgrade:", "additional properties 'upgrade' not allowed"},
+		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "streamIdleTimeout: 1h", "streamIdleTimeout: 1 hour", "does not match pattern"},
+		{"istio.yaml", "networking.istio.io/v1alpha3 EnvoyFilter", "operation: MERGE", "operation: merge", "value must be one of"},
+		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /tunnel/", "prefixed: /tunnel/", "additional properties 'prefixed' not allowed"},
+	} {
+		resources := kubernetesResources(t, deployed(t, "kubernetes/"+mistake.file, mistake.old, mistake.new))
+		require.ErrorContains(t, schemas[mistake.kind].Validate(resources[mistake.kind]), mistake.says)
+	}
+}
+
+// kubernetesResources are those of a file, by version and kind.
+func kubernetesResources(t *testing.T, text string) map[string]any {
+	t.Helper()
+	resources := make(map[string]any)
+	for document := range strings.SplitSeq(text, "\n---\n") {
+		var meta struct{ APIVersion, Kind string }
+		require.NoError(t, yaml.Unmarshal([]byte(document), &meta))
+		kind := meta.APIVersion + " " + meta.Kind
+		require.NotContains(t, resources, kind)
+		resources[kind] = parseYAML(t, []byte(document))
+	}
+	return resources
+}
+
+// kubernetesSchemas are the schemas of resources, by version and kind.
+func kubernetesSchemas(t *testing.T) map[string]*jsonschema.Schema {
+	t.Helper()
+	schemas := make(map[string]*jsonschema.Schema)
+	compiler := jsonschema.NewCompiler()
+	compiler.DefaultDraft(jsonschema.Draft4) // from which OpenAPI 3.0 has its own
+	add := func(kind string, document any, at string) {
+		name := "kubernetes:///" + strings.ReplaceAll(kind, " ", "/")
+		require.NoError(t, compiler.AddResource(name, document))
+		schema, err := compiler.Compile(name + at)
+		require.NoError(t, err)
+		schemas[kind] = schema
+	}
+	for _, file := range kubernetesFiles(t, crds) {
+		for document := range bytes.SplitSeq(file, []byte("\n---\n")) {
+			var crd struct {
+				Spec struct {
+					Group    string
+					Names    struct{ Kind string }
+					Versions []struct {
+						Name   string
+						Schema struct {
+							OpenAPIV3Schema map[string]any
+						}
+					}
+				}
+			}
+			require.NoError(t, yaml.Unmarshal(document, &crd))
+			for _, version := range crd.Spec.Versions {
+				schema := version.Schema.OpenAPIV3Schema
+				for _, every := range []string{"apiVersion", "kind", "metadata"} {
+					schema["properties"].(map[string]any)[every] = map[string]any{}
+				}
+				closeSchema(schema)
+				add(crd.Spec.Group+"/"+version.Name+" "+crd.Spec.Names.Kind, schema, "")
+			}
+		}
+	}
+	for _, file := range kubernetesFiles(t, builtins) {
+		document := parseYAML(t, file)
+		components := document.(map[string]any)["components"].(map[string]any)["schemas"].(map[string]any)
+		for _, schema := range components {
+			closeSchema(schema)
+		}
+		for kind, name := range map[string]string{
+			"v1 Service":                   "io.k8s.api.core.v1.Service",
+			"v1 ConfigMap":                 "io.k8s.api.core.v1.ConfigMap",
+			"networking.k8s.io/v1 Ingress": "io.k8s.api.networking.v1.Ingress",
+		} {
+			if components[name] != nil {
+				add(kind, document, "#/components/schemas/"+name)
+			}
+		}
+	}
+	return schemas
+}
+
+// closeSchema lets no field pass that a schema does not name. What stands below
+// allOf, anyOf, oneOf and not names but some of them.
+func closeSchema(schema any) {
+	s, ok := schema.(map[string]any)
+	if !ok {
+		return
+	}
+	if properties, ok := s["properties"].(map[string]any); ok {
+		for _, property := range properties {
+			closeSchema(property)
+		}
+		if s["additionalProperties"] == nil && s["x-kubernetes-preserve-unknown-fields"] == nil {
+			s["additionalProperties"] = false
+		}
+	}
+	closeSchema(s["additionalProperties"])
+	closeSchema(s["items"])
+}
+
+// kubernetesFiles are the files of modules that hold definitions.
+func kubernetesFiles(t *testing.T, modules []kubernetesModule) (files [][]byte) {
+	t.Helper()
+	for _, m := range modules {
+		c := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", m.version)
+		c.Dir = t.TempDir() // beside every module
+		output, err := c.Output()
+		require.NoError(t, err, "%s", output)
+		var module struct{ Dir, Sum string }
+		require.NoError(t, json.Unmarshal(output, &module))
+		require.Equal(t, m.sum, module.Sum)
+		names, err := fs.Glob(os.DirFS(module.Dir), m.files)
+		require.NoError(t, err)
+		require.NotEmpty(t, names)
+		for _, name := range names {
+			file, err := os.ReadFile(filepath.Join(module.Dir, name))
+			require.NoError(t, err)
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// parseYAML reads YAML, of which JSON is a part.
+func parseYAML(t *testing.T, text []byte) any {
+	t.Helper()
+	text, err := yaml.YAMLToJSONStrict(text)
+	require.NoError(t, err)
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	require.NoError(t, err)
+	return value
+}
