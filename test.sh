@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-modules=(. examples interop)
+modules=(. bench examples interop)
 tools=.build # not kept in git
 missing=()
 
@@ -47,7 +47,9 @@ PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
+need /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
 need haproxy haproxy
+need strace strace
 need apache2 apache2-bin # the package apache2 adds the service
 need lighttpd lighttpd
 need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl

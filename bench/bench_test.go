@@ -1,0 +1,103 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain also is what the measured processes run.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == childArg {
+		end(child(os.Args[2:]))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestEveryRow measures everything, with few repetitions. It judges no number:
+// with the race detector, on a busy machine, they say nothing.
+func TestEveryRow(t *testing.T) {
+	// With the race detector, each of the many processes would sleep for a second at its end.
+	t.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
+	r, err := run(t.Context(), little, t.Output())
+	require.NoError(t, err)
+	require.Empty(t, r.notes)
+	measured := make(map[string]bool)
+	for _, s := range r.sections {
+		measured[s.key] = true
+		require.NotEmpty(t, s.samples.rows, s.title)
+		for _, row := range s.samples.rows {
+			for _, c := range s.columns {
+				if !blank(row, c.head) {
+					require.NotContains(t, c.cell(s.samples, row), none, "%s: %s: %s", s.title, row, c.head)
+				}
+			}
+		}
+	}
+	for _, key := range []string{keyOne, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyRelay, keyIdle, keyStuck, keyGrowth} {
+		require.True(t, measured[key], key)
+	}
+	require.NotContains(t, r.budgets(), "not measured")
+
+	dir := t.TempDir()
+	require.NoError(t, r.write(dir))
+	report, err := os.ReadFile(filepath.Join(dir, "RESULTS.md"))
+	require.NoError(t, err)
+	for _, s := range r.sections {
+		require.Contains(t, string(report), s.title)
+	}
+	for _, name := range plots {
+		svg, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Contains(t, string(svg), "</svg>")
+	}
+}
+
+// blank tells the cells for which there is nothing to measure.
+func blank(row, head string) bool {
+	switch row {
+	case direct:
+		return head == "proxy CPU"
+	case blockedReader:
+		return strings.Contains(head, "rate") || strings.Contains(head, "stuck")
+	}
+	return false
+}
+
+func TestPairedRatio(t *testing.T) {
+	s := newSamples("base", "row")
+	for _, v := range []float64{10, 20, 400} { // the last repetition was disturbed
+		s.add("base", elapsed, v)
+		s.add("row", elapsed, 2*v)
+	}
+	require.Equal(t, spread{2, 0}, s.ratio("row", "base", elapsed))
+	require.Equal(t, 20.0, s.median("base", elapsed))
+	require.Equal(t, none, s.ratio("row", "base", rate).String())
+}
+
+func TestCallsThatSucceeded(t *testing.T) {
+	trace := &tracer{file: filepath.Join(t.TempDir(), "strace")}
+	require.NoError(t, os.WriteFile(trace.file, []byte(`% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 60.00    0.000600           3       200        50 read
+ 40.00    0.000400           4       100           write
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.001000           3       300        50 total
+`), 0o600))
+	calls, err := trace.calls()
+	require.NoError(t, err)
+	require.Equal(t, 150.0, calls["read"])
+	require.Equal(t, 100.0, calls["write"])
+}
+
+func TestBudgetVerdict(t *testing.T) {
+	require.True(t, budget{limit: 3, value: 3.04, count: true}.met())
+	require.False(t, budget{limit: 3, value: 3.6, count: true}.met())
+	require.False(t, budget{limit: 1.2, value: 1.21}.met())
+	require.True(t, budget{limit: 0.7, value: 0.9, floor: true}.met())
+	require.False(t, budget{limit: 0.7, value: 0.6, floor: true}.met())
+}

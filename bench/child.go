@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// childArg is the first argument of a child process.
+const childArg = "child"
+
+// A role carries out orders.
+type role func(order) (answer, error)
+
+// child plays a part in a process of its own, until the end of its input.
+func child(args []string) error {
+	s := newSite(args[0])
+	hello := answer{PID: os.Getpid()}
+	play, err := s.role(args[1:], &hello)
+	if err != nil {
+		hello.Error = err.Error()
+	}
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(hello); err != nil || hello.Error != "" {
+		return err
+	}
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var o order
+		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
+			return err
+		}
+		a, err := s.carryOut(o, play)
+		if err != nil {
+			a.Error = err.Error()
+		}
+		if err := out.Encode(a); err != nil {
+			return err
+		}
+	}
+	return in.Err()
+}
+
+func (s *site) role(args []string, hello *answer) (role, error) {
+	if args[0] == "memory" {
+		return inMemory, nil
+	}
+	p, err := peerNamed(args[1])
+	if err != nil {
+		return nil, err
+	}
+	switch args[0] {
+	case "server":
+		hello.Address, err = p.listen(s, application)
+		return nil, err
+	case "relay":
+		hello.Address, err = s.relay(p, args[2], args[3])
+		return nil, err
+	case "client":
+		dial, err := p.dialer(s)
+		c := &client{site: s, dial: dial}
+		return c.carryOut, err
+	}
+	return nil, fmt.Errorf("there is no role %q", args[0])
+}
+
+// carryOut measures what an order uses, or what has been used so far.
+func (s *site) carryOut(o order, play role) (a answer, err error) {
+	switch o.Op {
+	case "usage":
+		a.Used = used()
+		return a, nil
+	case "collect":
+		for range 2 { // the second empties the pools
+			runtime.GC()
+		}
+		debug.FreeOSMemory()
+		a.Used = used()
+		return a, nil
+	}
+	before := used()
+	start := time.Now()
+	a, err = play(o)
+	a.Elapsed = time.Since(start)
+	a.Used = used().since(before)
+	return a, err
+}
+
+// used is what this process has used so far.
+func used() usage {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		panic(err) // it fails for bad arguments alone: getrusage(2)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return usage{
+		CPU:    time.Duration(r.Utime.Nano() + r.Stime.Nano()),
+		Allocs: int64(m.Mallocs), Bytes: int64(m.TotalAlloc),
+		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse),
+	}
+}
+
+// A client is the role of those who dial.
+type client struct {
+	site *site
+	dial dialFunc
+	held []net.Conn
+}
+
+func (c *client) carryOut(o order) (a answer, err error) {
+	switch o.Op {
+	case "handshake":
+		a.Latency, err = c.handshakes(o)
+	case "hold":
+		err = c.hold(o, c.dial)
+	case "connect":
+		var conn net.Conn
+		if conn, err = c.dial(context.Background(), o.Address); err == nil {
+			c.held = append(c.held, conn)
+		}
+	case "stuck":
+		part := request(o.Address)[:stuckBytes]
+		err = c.hold(o, func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := c.site.net.DialContext(ctx, "tcp", address)
+			if err == nil {
+				_, err = conn.Write(part)
+			}
+			return conn, err
+		})
+	case "bulk":
+		err = sendBulk(c.held[0], o.Bytes)
+	case "echo":
+		err = sendEcho(c.held[0], o.N)
+	default:
+		err = fmt.Errorf("there is no order %q", o.Op)
+	}
+	return a, err
+}
+
+// stuckBytes is how much of its head a client sends that goes no further.
+const stuckBytes = 48
+
+// each calls f o.N times in o.Dialers goroutines, and returns the first error.
+func each(o order, f func(i int) error) error {
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	failed := make(chan error, o.Dialers)
+	for range o.Dialers {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < o.N; i = int(next.Add(1)) - 1 {
+				if err := f(i); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	close(failed)
+	return <-failed
+}
+
+// handshakes dials, shakes hands and closes, and returns the median latency.
+func (c *client) handshakes(o order) (time.Duration, error) {
+	took := make([]time.Duration, o.N)
+	err := each(o, func(i int) error {
+		start := time.Now()
+		conn, err := c.dial(context.Background(), o.Address)
+		if err != nil {
+			return err
+		}
+		took[i] = time.Since(start)
+		return conn.Close()
+	})
+	slices.Sort(took)
+	return took[o.N/2], err
+}
+
+// hold opens connections and keeps them.
+func (c *client) hold(o order, dial dialFunc) error {
+	c.site.spread.Store(true)
+	defer c.site.spread.Store(false)
+	conns := make([]net.Conn, o.N)
+	err := each(o, func(i int) (err error) {
+		conns[i], err = dial(context.Background(), o.Address)
+		return err
+	})
+	c.held = append(c.held, conns...)
+	return err
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// What is measured of handshakes.
+const (
+	elapsed      = "time"
+	latency      = "latency"
+	rate         = "rate"
+	serverCPU    = "server CPU"
+	clientCPU    = "client CPU"
+	serverAllocs = "server allocs"
+	serverBytes  = "server bytes"
+	clientAllocs = "client allocs"
+	clientBytes  = "client bytes"
+)
+
+// The keys of sections, by which budgets and plots find them.
+const (
+	keyOne  = "handshake-1"
+	keyMany = "handshake-64"
+)
+
+func (b *bench) handshakeOne(ctx context.Context) (*section, error) {
+	return b.handshakes(ctx, keyOne, "Handshake, one dialer", names(peers), order{Op: "handshake", N: b.one, Dialers: 1})
+}
+
+func (b *bench) handshakeMany(ctx context.Context) (*section, error) {
+	return b.handshakes(ctx, keyMany, "Handshake, 64 dialers at once", names(peers), order{Op: "handshake", N: b.many, Dialers: 64})
+}
+
+func micros(d time.Duration, n int) float64 { return float64(d) / float64(n) / 1e3 }
+
+func (b *bench) handshakes(ctx context.Context, key, title string, of []string, o order) (*section, error) {
+	s := &section{
+		key: key, title: title,
+		text: fmt.Sprintf("Dial, handshake, close: %d of them in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", o.N, b.repetitions),
+		columns: []column{
+			ratio("time, ratio", elapsed), median("per s", rate, "%.0f"), median("p50 µs", latency, "%.0f"),
+			median("server CPU", serverCPU, "%.0f"), ratio("ratio", serverCPU),
+			median("client CPU", clientCPU, "%.0f"), ratio("ratio", clientCPU),
+			median("server allocs", serverAllocs, "%.1f"), median("B", serverBytes, "%.0f"),
+			median("client allocs", clientAllocs, "%.1f"), median("B", clientBytes, "%.0f"),
+		},
+		samples: newSamples(of...),
+	}
+	return s, b.rotate(ctx, title, of, b.repetitions, func(p *pair, first bool) error {
+		if first { // what is made once is made now
+			if _, _, err := p.order(order{Op: o.Op, N: 2 * o.Dialers, Dialers: o.Dialers}); err != nil {
+				return err
+			}
+		}
+		client, server, err := p.order(o)
+		if err != nil {
+			return err
+		}
+		s.samples.handshake(p.peer, o.N, client, server)
+		return nil
+	})
+}
+
+// handshake adds what n of them took.
+func (s *samples) handshake(row string, n int, client answer, server usage) {
+	s.add(row, elapsed, micros(client.Elapsed, n))
+	s.add(row, rate, float64(n)/client.Elapsed.Seconds())
+	s.add(row, latency, micros(client.Latency, 1))
+	s.add(row, serverCPU, micros(server.CPU, n))
+	s.add(row, clientCPU, micros(client.Used.CPU, n))
+	s.add(row, serverAllocs, float64(server.Allocs)/float64(n))
+	s.add(row, serverBytes, float64(server.Bytes)/float64(n))
+	s.add(row, clientAllocs, float64(client.Used.Allocs)/float64(n))
+	s.add(row, clientBytes, float64(client.Used.Bytes)/float64(n))
+}
+
+// rotate starts the processes of some peers, and calls f for each of them in
+// each repetition, beginning with another one every time.
+func (b *bench) rotate(ctx context.Context, title string, of []string, repetitions int, f func(p *pair, first bool) error) error {
+	var pairs []*pair
+	defer func() {
+		for _, p := range pairs {
+			p.stop()
+		}
+	}()
+	for _, name := range of {
+		p, err := b.pair(ctx, name)
+		if err != nil {
+			return err
+		}
+		pairs = append(pairs, p)
+	}
+	return b.repeat(title, repetitions, len(pairs), func(i int, first bool) error { return f(pairs[i], first) })
+}
+
+// repeat calls f for 0 to n-1 in each repetition, rotated by one each time.
+func (b *bench) repeat(title string, repetitions, n int, f func(i int, first bool) error) error {
+	for rep := range repetitions {
+		fmt.Fprintf(b.progress, "%s: %d of %d\n", title, rep+1, repetitions)
+		for i := range n {
+			if err := f((i+rep)%n, rep == 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+// Bench measures preflight and its peers side by side, in one run on one machine,
+// and writes RESULTS.md and the plots beside it. It runs on Linux.
+//
+//	go run ./bench             # some minutes
+//	go run -tags heavy ./bench # with Xray-core and sing-box, as in RESULTS.md
+//	go run ./bench -quick      # every row with few repetitions, to stdout
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == childArg {
+		end(child(os.Args[2:]))
+		return
+	}
+	quick := flag.Bool("quick", false, "few repetitions; the report goes to stdout if there is no -out")
+	out := flag.String("out", "", "the directory of RESULTS.md and the plots; the default is that of this program in the repository")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	e := full
+	if *quick {
+		e = little
+	} else if *out == "" {
+		*out = home()
+	}
+	r, err := run(ctx, e, os.Stderr)
+	if err == nil && *out == "" {
+		_, err = io.WriteString(os.Stdout, r.markdown())
+	} else if err == nil {
+		err = r.write(*out)
+	}
+	end(err)
+}
+
+func end(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// home is where RESULTS.md is kept, seen from the root of the repository or from
+// there.
+func home() string {
+	if _, err := os.Stat(filepath.Join("bench", "RESULTS.md")); err == nil {
+		return "bench"
+	}
+	return "."
+}
+
+// An effort is how often, and how much, is measured.
+type effort struct {
+	repetitions int   // of handshakes, in memory, of telemetry
+	one, many   int   // handshakes of a repetition, with 1 and with 64 dialers
+	feats       int   // of each in memory
+	few         int   // repetitions of what takes longer
+	bulk        int64 // bytes
+	echoes      int
+	traced      int // handshakes under strace
+	idle, stuck int // connections
+	growth      []int
+}
+
+var (
+	full = effort{
+		repetitions: 25, one: 400, many: 800, feats: 20000,
+		few: 9, bulk: 256 << 20, echoes: 4000, traced: 200,
+		idle: 10000, stuck: 10000, growth: []int{100, 1000, 10000, 30000},
+	}
+	little = effort{
+		repetitions: 3, one: 100, many: 300, feats: 2000,
+		few: 2, bulk: 64 << 20, echoes: 1000, traced: 25,
+		idle: 500, stuck: 500, growth: []int{100, 500, 1000},
+	}
+)
+
+// A bench is a run.
+type bench struct {
+	effort
+	site     *site
+	progress io.Writer
+	traces   int // files of strace
+}
+
+// run measures everything.
+func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
+	dir, err := os.MkdirTemp("", "preflight-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{effort: e, site: newSite(dir), progress: progress}
+	if err := b.site.writeCertificate(); err != nil {
+		return nil, err
+	}
+	r := &results{machine: describeMachine()}
+	r.notes = b.raiseFiles()
+	start := time.Now()
+	for _, measure := range []func(context.Context) (*section, error){
+		b.handshakeOne, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
+		b.steady, b.relayed, b.idleConnections, b.stuckClients, b.growing,
+	} {
+		s, err := measure(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r.sections = append(r.sections, s)
+	}
+	r.took = time.Since(start)
+	return r, nil
+}

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/wire"
+	"github.com/soheilhy/cmux"
+)
+
+// A peer is one way to a connection: what stands between Accept or Dial and the
+// application.
+type peer struct {
+	name string
+	does string // for the reader of the report
+	// listen accepts at a free loopback address as long as the process lives, and
+	// calls handle for each connection that is past its handshake, in a
+	// goroutine of its own.
+	listen func(s *site, handle func(net.Conn)) (address string, err error)
+	// dialer makes a function that dials and shakes hands.
+	dialer func(s *site) (dialFunc, error)
+}
+
+type dialFunc func(ctx context.Context, address string) (net.Conn, error)
+
+// The names of peers by which others are judged.
+const (
+	bareTCP  = "bare TCP"
+	ours     = "preflight"
+	plain    = "preflight, plain client"
+	byHand   = "net/http Hijack + ReadResponse"
+	ourNoop  = "preflight, no-op telemetry"
+	ourSDK   = "preflight, OpenTelemetry SDK"
+	coderWS  = "coder/websocket NetConn"
+	goTLS    = "crypto/tls 1.3"
+	proxyHdr = "go-proxyproto v2"
+	cmuxHTTP = "cmux, by a header field"
+)
+
+// peers are those that shake hands; the first is what all are compared with.
+var peers = append([]*peer{
+	{bareTCP, "the same bytes both ways and no parsing: the floor", listenTCP, dialTCP},
+	{ours, "PreflightListener and PreflightDialer", listenPreflight(nil), dialPreflight(nil)},
+	{plain, "bare TCP clients on a PreflightListener, with the floor's bytes", listenPlain, dialOther},
+	{byHand, "what people write by hand: Request.Write and ReadResponse, Hijack", listenNetHTTP, dialNetHTTP},
+	{coderWS, "WebSocket as a net.Conn", listenCoder, dialCoder},
+	{"gorilla/websocket", "WebSocket, with a Read and Write of our own on its messages", listenGorilla, dialGorilla},
+	{proxyHdr, "the floor's bytes behind a PROXY header", listenProxyProto, dialProxyProto},
+	{cmuxHTTP, "the floor's bytes, sorted by the Upgrade field", listenCmux, dialTCP},
+	{goTLS, "TLS without resumption, and nothing else", listenTLS, dialTLS},
+}, heavyPeers...)
+
+// telemetryPeers are variants that are compared with ours.
+var telemetryPeers = []*peer{
+	{ourNoop, "the no-op providers of OpenTelemetry", listenPreflight(noopTelemetry), dialPreflight(noopTelemetry)},
+	{ourSDK, "its SDK: every span sampled and batched to nowhere, metrics", listenPreflight(sdkTelemetry), dialPreflight(sdkTelemetry)},
+}
+
+func names(of []*peer) []string {
+	var n []string
+	for _, p := range of {
+		n = append(n, p.name)
+	}
+	return n
+}
+
+func peerNamed(name string) (*peer, error) {
+	all := slices.Concat(peers, telemetryPeers)
+	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("there is no peer %q", name)
+	}
+	return all[i], nil
+}
+
+// What every client sends beside the upgrade itself, and where to.
+const target = "/amps/json"
+
+var fields = http.Header{
+	"Authorization": {"Bearer 0123456789abcdef"},
+	"User-Agent":    {"bench/1"},
+	"X-Request-Id":  {"7d444840-9dc0-11d1-b245-5ffdce74fad2"},
+}
+
+// request is what preflight sends to address, and switching is its answer.
+func request(address string) []byte {
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp"), fields)
+}
+
+var switching = wire.AppendSwitching(nil, "tcp", nil)
+
+// other is of the length of the request, and the beginning of a protocol that is not HTTP.
+func other(address string) []byte {
+	b := request(address)
+	b[0] = 0
+	return b
+}
+
+// heads are the buffers of those who do not parse.
+var heads = sync.Pool{New: func() any { return new([1 << 10]byte) }}
+
+// floorServer reads until the end of the head, for which it looks nowhere else
+// than at the end of what it has, and answers.
+func floorServer(c net.Conn) error {
+	b := heads.Get().(*[1 << 10]byte)
+	defer heads.Put(b)
+	for n := 0; !bytes.HasSuffix(b[:n], []byte("\r\n\r\n")); {
+		m, err := c.Read(b[n:])
+		if err != nil {
+			return err
+		}
+		n += m
+	}
+	_, err := c.Write(switching)
+	return err
+}
+
+// floorClient sends what has been prepared, and reads as many bytes as the
+// answer has.
+func floorClient(c net.Conn, request []byte) error {
+	if _, err := c.Write(request); err != nil {
+		return err
+	}
+	b := heads.Get().(*[1 << 10]byte)
+	defer heads.Put(b)
+	for n := 0; n < len(switching); {
+		m, err := c.Read(b[n:len(switching)])
+		if err != nil {
+			return err
+		}
+		n += m
+	}
+	return nil
+}
+
+// accept calls handle for each connection of l behind the exchange of the floor.
+func accept(l net.Listener, handle func(net.Conn)) {
+	acceptAll(l, func(c net.Conn) {
+		if floorServer(c) != nil {
+			c.Close()
+			return
+		}
+		handle(c)
+	})
+}
+
+func acceptAll(l net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err) // a rate that lacks connections would be no rate
+		}
+		go handle(c)
+	}
+}
+
+func listenLoopback() (net.Listener, error) { return net.Listen("tcp4", "127.0.0.1:0") }
+
+func listenTCP(_ *site, handle func(net.Conn)) (string, error) {
+	l, err := listenLoopback()
+	if err != nil {
+		return "", err
+	}
+	go accept(l, handle)
+	return l.Addr().String(), nil
+}
+
+// dialFloor dials and sends what prepare makes of the address, once for all dials.
+func dialFloor(s *site, prepare func(address string) []byte) dialFunc {
+	var prepared sync.Map
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		b, ok := prepared.Load(address)
+		if !ok {
+			b, _ = prepared.LoadOrStore(address, prepare(address))
+		}
+		c, err := s.net.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		if err := floorClient(c, b.([]byte)); err != nil {
+			c.Close()
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+func dialTCP(s *site) (dialFunc, error)   { return dialFloor(s, request), nil }
+func dialOther(s *site) (dialFunc, error) { return dialFloor(s, other), nil }
+
+// long is more than any measurement takes: no handshake that is stuck is to end.
+const long = time.Hour
+
+func preflightListener(telemetry func() *preflight.Telemetry) (*preflight.PreflightListener, error) {
+	l, err := listenLoopback()
+	if err != nil {
+		return nil, err
+	}
+	p := &preflight.PreflightListener{Listener: l, HandshakeTimeout: long, MaxPending: 1 << 20}
+	if telemetry != nil {
+		p.Telemetry = telemetry()
+	}
+	return p, nil
+}
+
+func listenPreflight(telemetry func() *preflight.Telemetry) func(*site, func(net.Conn)) (string, error) {
+	return func(_ *site, handle func(net.Conn)) (string, error) {
+		l, err := preflightListener(telemetry)
+		if err != nil {
+			return "", err
+		}
+		go acceptAll(l, handle)
+		return l.Addr().String(), nil
+	}
+}
+
+func listenPlain(_ *site, handle func(net.Conn)) (string, error) {
+	l, err := preflightListener(nil)
+	if err != nil {
+		return "", err
+	}
+	go accept(l, handle)
+	return l.Addr().String(), nil
+}
+
+func dialPreflight(telemetry func() *preflight.Telemetry) func(*site) (dialFunc, error) {
+	return func(s *site) (dialFunc, error) {
+		d := &preflight.PreflightDialer{NetDialer: s.net, Path: target, Header: fields}
+		if telemetry != nil {
+			d.Telemetry = telemetry()
+		}
+		return func(ctx context.Context, address string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", address)
+		}, nil
+	}
+}
+
+func listenProxyProto(_ *site, handle func(net.Conn)) (string, error) {
+	l, err := listenLoopback()
+	if err != nil {
+		return "", err
+	}
+	go accept(&proxyproto.Listener{Listener: l}, handle)
+	return l.Addr().String(), nil
+}
+
+func dialProxyProto(s *site) (dialFunc, error) {
+	from := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1024}
+	header, err := proxyproto.HeaderProxyFromAddrs(2, from, from).Format()
+	if err != nil {
+		return nil, err
+	}
+	return dialFloor(s, func(address string) []byte { return append(header, request(address)...) }), nil
+}
+
+func listenCmux(_ *site, handle func(net.Conn)) (string, error) {
+	l, err := listenLoopback()
+	if err != nil {
+		return "", err
+	}
+	m := cmux.New(l)
+	go accept(m.Match(cmux.HTTP1HeaderField("Upgrade", "tcp")), handle)
+	go func() { log.Fatal(m.Serve()) }()
+	return l.Addr().String(), nil
+}
+
+func listenTLS(s *site, handle func(net.Conn)) (string, error) {
+	l, err := listenLoopback()
+	if err != nil {
+		return "", err
+	}
+	certificate, err := s.certificate()
+	if err != nil {
+		return "", err
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
+	go acceptAll(tls.NewListener(l, config), handle)
+	return l.Addr().String(), nil
+}
+
+func dialTLS(s *site) (dialFunc, error) {
+	roots, err := s.roots()
+	if err != nil {
+		return nil, err
+	}
+	d := &tls.Dialer{NetDialer: s.net, Config: &tls.Config{RootCAs: roots}}
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", address)
+	}, nil
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An order is what a child process is told to do, by a line of JSON.
+type order struct {
+	Op      string
+	Address string
+	N       int
+	Dialers int
+	Bytes   int64
+}
+
+// An answer is a line of JSON too.
+type answer struct {
+	Error   string
+	Address string // of a server
+	PID     int
+	Elapsed time.Duration
+	Latency time.Duration // median
+	Used    usage
+}
+
+// usage is what a process has used, so far or for an order.
+type usage struct {
+	CPU           time.Duration
+	Allocs, Bytes int64
+	Heap, Stack   int64 // in use
+}
+
+// A process is a child, which ends with its standard input.
+type process struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
+	hello  answer
+}
+
+// patience ends what would hang. Nothing that is measured takes as long.
+const patience = 2 * time.Minute
+
+// start runs this program again in a role, under the command of wrap if there is
+// one, such as strace.
+func (b *bench) start(ctx context.Context, wrap []string, role ...string) (*process, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := append(append(wrap, exe, childArg, b.site.dir), role...)
+	p := &process{cmd: exec.CommandContext(ctx, args[0], args[1:]...)}
+	p.cmd.Stderr = os.Stderr
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.stdout = bufio.NewReader(out)
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if p.hello, err = p.answer(); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("%s: %w", strings.Join(role, " "), err)
+	}
+	return p, nil
+}
+
+func (p *process) do(o order) (answer, error) {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return answer{}, err
+	}
+	if _, err := p.stdin.Write(append(b, '\n')); err != nil {
+		return answer{}, err
+	}
+	return p.answer()
+}
+
+func (p *process) answer() (a answer, err error) {
+	// A child that hangs is ended, which ends its output.
+	defer time.AfterFunc(patience, func() { p.cmd.Process.Kill() }).Stop()
+	line, err := p.stdout.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &a)
+	}
+	if err == nil && a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	return a, err
+}
+
+func (p *process) stop() error {
+	p.stdin.Close()
+	defer time.AfterFunc(patience, func() { p.cmd.Process.Kill() }).Stop()
+	return p.cmd.Wait()
+}
+
+// A pair is the two processes of a peer.
+type pair struct {
+	peer           string
+	server, client *process
+}
+
+func (b *bench) pair(ctx context.Context, peer string) (p *pair, err error) {
+	p = &pair{peer: peer}
+	if p.server, err = b.start(ctx, nil, "server", peer); err != nil {
+		return nil, err
+	}
+	if p.client, err = b.start(ctx, nil, "client", peer); err != nil {
+		p.server.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *pair) stop() error { return errors.Join(p.client.stop(), p.server.stop()) }
+
+// order has the client do o with the server of the pair, waits until the server
+// is done with it too, and returns what each of them has used.
+func (p *pair) order(o order) (client answer, server usage, err error) {
+	if o.Address == "" {
+		o.Address = p.server.hello.Address
+	}
+	files, err := p.server.files()
+	if err != nil {
+		return client, server, err
+	}
+	before, err := p.server.do(order{Op: "usage"})
+	if err != nil {
+		return client, server, err
+	}
+	if client, err = p.client.do(o); err != nil {
+		return client, server, fmt.Errorf("%s: %s: %w", p.peer, o.Op, err)
+	}
+	if err = p.server.until(func(n int) bool { return n <= files }); err != nil {
+		return client, server, err
+	}
+	after, err := p.server.do(order{Op: "usage"})
+	return client, after.Used.since(before.Used), err
+}
+
+func (u usage) since(before usage) usage {
+	u.CPU -= before.CPU
+	u.Allocs -= before.Allocs
+	u.Bytes -= before.Bytes
+	u.Heap -= before.Heap
+	u.Stack -= before.Stack
+	return u
+}
+
+func (p *process) proc(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(p.hello.PID), name)
+}
+
+// files is the number of the process's open descriptors.
+func (p *process) files() (int, error) {
+	d, err := os.Open(p.proc("fd"))
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	return len(names), err
+}
+
+// until waits for a number of open descriptors.
+func (p *process) until(ok func(files int) bool) error {
+	poll := time.NewTicker(2 * time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-poll.C {
+		if n, err := p.files(); err != nil || ok(n) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: it has not the descriptors that it should have", strings.Join(p.cmd.Args, " "))
+}
+
+// hasRead waits until nothing is left in the receive buffers of the server's
+// connections.
+func (p *process) hasRead() error {
+	_, port, _ := strings.Cut(p.hello.Address, ":")
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	local := fmt.Sprintf(":%04X", number)
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-poll.C {
+		table, err := os.ReadFile("/proc/net/tcp") // proc_net_tcp(5)
+		if err != nil {
+			return err
+		}
+		if !unread(string(table), local) {
+			return nil
+		}
+	}
+	return errors.New("the server does not read what it is sent")
+}
+
+func unread(table, local string) bool {
+	const established = "01"
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if strings.HasSuffix(f[1], local) && f[3] == established && !strings.HasSuffix(f[4], ":00000000") {
+			return true
+		}
+	}
+	return false
+}
+
+// rss is the resident memory in bytes.
+func (p *process) rss() (int64, error) {
+	b, err := os.ReadFile(p.proc("statm"))
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(b)) // size resident ...
+	pages, err := strconv.ParseInt(f[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}

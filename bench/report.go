@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// results are what a run has measured.
+type results struct {
+	machine  []string
+	notes    []string // what could not be done as it should
+	sections []*section
+	took     time.Duration
+}
+
+// A section is a table of the report.
+type section struct {
+	key, title, text string
+	columns          []column
+	samples          *samples
+}
+
+// A column shows one quantity.
+type column struct {
+	head string
+	cell func(s *samples, row string) string
+}
+
+// none stands for what was not measured.
+const none = "–"
+
+func median(head, quantity, format string) column {
+	return column{head, func(s *samples, row string) string {
+		v := s.median(row, quantity)
+		if math.IsNaN(v) {
+			return none
+		}
+		return fmt.Sprintf(format, v)
+	}}
+}
+
+// ratio compares with the first row.
+func ratio(head, quantity string) column {
+	return column{head, func(s *samples, row string) string {
+		return s.ratio(row, s.rows[0], quantity).String()
+	}}
+}
+
+// spreadOf is for quantities that are ratios already.
+func spreadOf(head, quantity string) column {
+	return column{head, func(s *samples, row string) string {
+		return spreadAmong(s.values[row][quantity]).String()
+	}}
+}
+
+// section is one that was measured, or an empty one.
+func (r *results) section(key string) *samples {
+	for _, s := range r.sections {
+		if s.key == key {
+			return s.samples
+		}
+	}
+	return newSamples()
+}
+
+func (s *section) markdown() string {
+	t := table{heads: []string{""}}
+	for _, c := range s.columns {
+		t.heads = append(t.heads, c.head)
+	}
+	for _, row := range s.samples.rows {
+		cells := []string{row}
+		for _, c := range s.columns {
+			cells = append(cells, c.cell(s.samples, row))
+		}
+		t.rows = append(t.rows, cells)
+	}
+	return fmt.Sprintf("## %s\n\n%s\n\n%s", s.title, s.text, t.markdown())
+}
+
+// A table has numbers in all columns but the first.
+type table struct {
+	heads []string
+	rows  [][]string
+}
+
+func (t table) markdown() string {
+	var b strings.Builder
+	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	line(t.heads)
+	line(append([]string{"---"}, repeated("---:", len(t.heads)-1)...))
+	for _, row := range t.rows {
+		line(row)
+	}
+	return b.String()
+}
+
+func repeated(s string, n int) []string {
+	of := make([]string, n)
+	for i := range of {
+		of[i] = s
+	}
+	return of
+}
+
+const introduction = `# Results
+
+Written by ` + "`go run%s ./bench`" + `, which measures everything in one run, side by side.
+
+Client and server of every row are processes of their own, so that CPU (rusage), allocations
+and bytes are those of one side. The rows take turns, beginning with another one in each repetition.
+A ratio is the median of those to the first row in the same repetition, ± half their
+interquartile range in percent; everything else is a median over the repetitions. Connections go over the
+loopback interface and are reset when they are closed (SO_LINGER 0), so that none is left in
+TIME_WAIT. What is compared has the same head to send, of %d bytes, where its own protocol allows it.
+`
+
+const noise = `## What is noise, and what is not measured
+
+- **Times and CPU** depend on what else the machine does. The ± says how much within this
+  run; the difference between two rows whose ranges overlap is none. Where the ± of a row is above some 10 %%,
+  its third digit means nothing. Between runs, ratios differ by about as much.
+- **Allocations, bytes, calls and memory** are counts. They repeat to about 1 %%, RSS to some percent.
+- One machine is client, server and proxy at once, without a network: what a
+  handshake costs here in time is mostly the kernel's work and the scheduler's. With a real round
+  trip between them, everyone's handshake takes that, and the differences vanish.
+- The WebSocket rows and those of Xray-core and sing-box speak their own protocol, with fields of their
+  own. go-proxyproto, cmux and the plain client sort a connection, and the floor's bytes
+  are exchanged behind that; crypto/tls does its handshake and nothing else.
+- Not measured: TLS below or inside a tunnel, HTTP/2, other kernels and processors,
+  packet loss, more than %d connections, the kernel's memory, throughput of many connections at once.
+`
+
+func (r *results) markdown() string {
+	var b strings.Builder
+	tags := ""
+	if len(heavyPeers) > 0 {
+		tags = " -tags heavy"
+	}
+	fmt.Fprintf(&b, introduction+"\n", tags, len(memoryRequest))
+	for _, line := range r.machine {
+		fmt.Fprintf(&b, "- %s\n", line)
+	}
+	fmt.Fprintf(&b, "- It took %s\n", r.took.Round(time.Second))
+	for _, note := range r.notes {
+		fmt.Fprintf(&b, "- **%s**\n", note)
+	}
+	fmt.Fprintf(&b, "\n%s\n", r.budgets())
+	t := table{heads: []string{"row", "what it is"}}
+	for _, p := range peers {
+		t.rows = append(t.rows, []string{p.name, p.does})
+	}
+	fmt.Fprintf(&b, "## The rows\n\n%s\n", strings.Replace(t.markdown(), "---:", "---", 1))
+	for _, s := range r.sections {
+		fmt.Fprintf(&b, "%s\n", s.markdown())
+	}
+	fmt.Fprintf(&b, noise, r.most())
+	return b.String()
+}
+
+// most is the largest number of connections that were held at once.
+func (r *results) most() (n int) {
+	for _, row := range r.section(keyGrowth).rows {
+		_, number, _ := strings.Cut(row, ", ")
+		fmt.Sscan(number, &n)
+	}
+	return n
+}
+
+// write writes the report and the plots.
+func (r *results) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	err := os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(r.markdown()), 0o644)
+	return errors.Join(err, r.plot(dir))
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// The keys of the other sections.
+const (
+	keyMemory    = "memory"
+	keySyscalls  = "syscalls"
+	keyTelemetry = "telemetry"
+	keySteady    = "steady"
+)
+
+func (b *bench) telemetry(ctx context.Context) (*section, error) {
+	of := append([]string{ours}, names(telemetryPeers)...)
+	s, err := b.handshakes(ctx, keyTelemetry, "Telemetry", of, order{Op: "handshake", N: b.many, Dialers: 64})
+	s.text = "Handshakes as above, with 64 dialers: `Telemetry` nil, with the no-op providers, and with the SDK, which samples every span, batches them for an exporter that drops them, and aggregates all metrics. The client sends `traceparent`."
+	return s, err
+}
+
+// What is measured in memory.
+const (
+	allocs = "allocs"
+	bytesN = "bytes"
+)
+
+func (b *bench) inMemory(ctx context.Context) (*section, error) {
+	const title = "In memory"
+	s := &section{
+		key: keyMemory, title: title,
+		text: fmt.Sprintf("Parsing, and whole exchanges over a connection in memory, %d times in each of %d repetitions. Ratios are to the first of each kind.", b.feats, b.repetitions),
+		columns: []column{
+			{"time, ratio", func(s *samples, row string) string { return s.ratio(row, firstFeat(row), elapsed).String() }},
+			median("ns", elapsed, "%.0f"), median("allocs", allocs, "%.1f"), median("B", bytesN, "%.0f"),
+		},
+		samples: newSamples(),
+	}
+	for _, f := range feats {
+		s.samples.rows = append(s.samples.rows, f.String())
+	}
+	p, err := b.start(ctx, nil, "memory")
+	if err != nil {
+		return nil, err
+	}
+	defer p.stop()
+	return s, b.repeat(title, b.repetitions, len(feats), func(i int, first bool) error {
+		row := feats[i].String()
+		if first {
+			if _, err := p.do(order{Op: row, N: b.feats / 10}); err != nil {
+				return err
+			}
+		}
+		a, err := p.do(order{Op: row, N: b.feats})
+		if err != nil {
+			return err
+		}
+		s.samples.add(row, elapsed, float64(a.Elapsed)/float64(b.feats))
+		s.samples.add(row, allocs, float64(a.Used.Allocs)/float64(b.feats))
+		s.samples.add(row, bytesN, float64(a.Used.Bytes)/float64(b.feats))
+		return nil
+	})
+}
+
+// firstFeat is the row with which another of its group is compared.
+func firstFeat(row string) string {
+	for _, f := range feats {
+		if f.String() == row {
+			for _, first := range feats {
+				if first.group == f.group {
+					return first.String()
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// What is measured of connections in use.
+const (
+	throughput = "throughput"
+	bulkCPU    = "bulk CPU"
+	bulkAllocs = "bulk allocs"
+	echoTime   = "echo time"
+	echoCPU    = "echo CPU"
+	echoAllocs = "echo allocs"
+)
+
+const giB = 1 << 30
+
+func (b *bench) steady(ctx context.Context) (*section, error) {
+	const title = "One connection in use"
+	s := &section{
+		key: keySteady, title: title,
+		text: fmt.Sprintf("%d MiB in writes and reads of %d KiB, and %d messages of %d bytes that are sent back one by one, without the handshake; %d repetitions. CPU and allocations are those of both sides.",
+			b.bulk>>20, bulkChunk>>10, b.echoes, echoSize, b.few),
+		columns: []column{
+			ratio("bulk time, ratio", elapsed), median("MiB/s", throughput, "%.0f"), median("CPU s/GiB", bulkCPU, "%.2f"), median("allocs/GiB", bulkAllocs, "%.0f"),
+			ratio("echo time, ratio", echoTime), median("µs", echoTime, "%.1f"), median("CPU µs", echoCPU, "%.1f"), median("allocs", echoAllocs, "%.2f"),
+		},
+		samples: newSamples(names(peers)...),
+	}
+	return s, b.rotate(ctx, title, s.samples.rows, b.few, func(p *pair, first bool) error {
+		if first {
+			if _, err := p.client.do(order{Op: "connect", Address: p.server.hello.Address}); err != nil {
+				return err
+			}
+			if _, _, err := p.order(order{Op: "bulk", Bytes: b.bulk / 8}); err != nil {
+				return err
+			}
+			if _, _, err := p.order(order{Op: "echo", N: b.echoes / 8}); err != nil {
+				return err
+			}
+		}
+		client, server, err := p.order(order{Op: "bulk", Bytes: b.bulk})
+		if err != nil {
+			return err
+		}
+		gib := float64(b.bulk) / giB
+		s.samples.add(p.peer, elapsed, client.Elapsed.Seconds())
+		s.samples.add(p.peer, throughput, gib*1024/client.Elapsed.Seconds())
+		s.samples.add(p.peer, bulkCPU, (server.CPU+client.Used.CPU).Seconds()/gib)
+		s.samples.add(p.peer, bulkAllocs, float64(server.Allocs+client.Used.Allocs)/gib)
+		if client, server, err = p.order(order{Op: "echo", N: b.echoes}); err != nil {
+			return err
+		}
+		s.samples.add(p.peer, echoTime, micros(client.Elapsed, b.echoes))
+		s.samples.add(p.peer, echoCPU, micros(server.CPU+client.Used.CPU, b.echoes))
+		s.samples.add(p.peer, echoAllocs, float64(server.Allocs+client.Used.Allocs)/float64(b.echoes))
+		return nil
+	})
+}

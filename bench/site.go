@@ -1,0 +1,102 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A site is what a process has to work with.
+type site struct {
+	dir string      // of the certificate
+	net *net.Dialer // by which every peer dials
+
+	spread atomic.Bool // dial from many addresses: one has some 28 000 ports
+	dialed atomic.Int64
+}
+
+// perSource is how many connections are dialed from one address.
+const perSource = 8000
+
+func newSite(dir string) *site {
+	s := &site{dir: dir}
+	s.net = &net.Dialer{Control: s.control}
+	return s
+}
+
+// control prepares a socket. Where Close resets the connection, no TIME_WAIT is
+// left to use up the ports.
+func (s *site) control(_, _ string, raw syscall.RawConn) error {
+	var err error
+	controlErr := raw.Control(func(fd uintptr) {
+		err = syscall.SetsockoptLinger(int(fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+		if err == nil && s.spread.Load() {
+			source := byte(1 + s.dialed.Add(1)/perSource)
+			err = errors.Join(
+				// The port is chosen when the destination is known.
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+				unix.Bind(int(fd), &unix.SockaddrInet4{Addr: [4]byte{127, 1, 0, source}}))
+		}
+	})
+	return errors.Join(controlErr, err)
+}
+
+func (s *site) certFile() string { return filepath.Join(s.dir, "cert.pem") }
+func (s *site) keyFile() string  { return filepath.Join(s.dir, "key.pem") }
+
+func (s *site) certificate() (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(s.certFile(), s.keyFile())
+}
+
+func (s *site) roots() (*x509.CertPool, error) {
+	b, err := os.ReadFile(s.certFile())
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, errors.New("there is no certificate in " + s.certFile())
+	}
+	return roots, nil
+}
+
+// writeCertificate makes one for the loopback interface.
+func (s *site) writeCertificate() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "preflight bench"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(s.certFile(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(s.keyFile(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+}

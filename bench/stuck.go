@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+const keyStuck = "stuck"
+
+// What is measured of servers that have clients who are stuck.
+const (
+	rateAlone   = "rate alone"
+	rateFew     = "rate, few stuck"
+	rateMany    = "rate, many stuck"
+	ratioOfFew  = "ratio, few stuck"
+	ratioOfMany = "ratio, many stuck"
+)
+
+const (
+	fewStuck    = 200
+	goodDialers = 8
+	// blockedReader is the row of a server that only reads.
+	blockedReader = "bare TCP, blocked in Read"
+)
+
+// stuckPeers are those that read a head. TLS, PROXY headers and plain clients have
+// none, and the WebSocket libraries leave it to net/http.
+func stuckPeers() []string {
+	of := names(peers)
+	return slices.DeleteFunc(of, func(name string) bool {
+		return slices.Contains([]string{plain, coderWS, "gorilla/websocket", proxyHdr, goTLS}, name)
+	})
+}
+
+// stuckClients measures what clients cost that send part of their head and no
+// more, and what they do to the good ones.
+func (b *bench) stuckClients(ctx context.Context) (*section, error) {
+	const title = "Clients that are stuck"
+	repetitions := min(3, b.few)
+	s := &section{
+		key: keyStuck, title: title,
+		text: fmt.Sprintf("Clients that send %d bytes of their head and then nothing. Memory: bytes of the server process for each of %d of them, in terms of connections that are only read from. Rate: handshakes per second of good clients (%d dialers, %d of them), alone, beside %d and beside %d that are stuck; ratios are to the rate alone in the same repetition, of %d. Timeouts and limits on their number are set out of the way (MaxPending is 4096 and HandshakeTimeout 10 s by default).",
+			stuckBytes, b.stuck, goodDialers, b.many, min(fewStuck, b.stuck/2), b.stuck, repetitions),
+		columns: append(memoryColumns(), median("rate alone", rateAlone, "%.0f"), spreadOf("few stuck, ratio", ratioOfFew), spreadOf("many stuck, ratio", ratioOfMany)),
+		samples: newSamples(append([]string{blockedReader}, stuckPeers()...)...),
+	}
+	rows := s.samples.rows
+	return s, b.repeat(title, repetitions, len(rows), func(i int, _ bool) error {
+		if rows[i] == blockedReader {
+			return b.loaded(ctx, bareTCP, func(l *load) error {
+				if _, err := l.open("hold", b.stuck); err != nil {
+					return err
+				}
+				return l.addMemory(s.samples, rows[i])
+			})
+		}
+		return b.loaded(ctx, rows[i], func(l *load) error { return b.stick(l, s.samples) })
+	})
+}
+
+func (b *bench) stick(l *load, s *samples) error {
+	good := func() (float64, error) {
+		a, _, err := l.order(order{Op: "handshake", N: b.many, Dialers: goodDialers})
+		return float64(b.many) / a.Elapsed.Seconds(), err
+	}
+	if _, err := good(); err != nil { // the first ones are slower
+		return err
+	}
+	alone, err := good()
+	if err != nil {
+		return err
+	}
+	s.add(l.peer, rateAlone, alone)
+	few := min(fewStuck, b.stuck/2)
+	for _, step := range []struct {
+		more           int
+		rate, quantity string
+	}{
+		{few, rateFew, ratioOfFew},
+		{b.stuck - few, rateMany, ratioOfMany},
+	} {
+		if _, err := l.open("stuck", step.more); err != nil {
+			return err
+		}
+		r, err := good()
+		if err != nil {
+			return err
+		}
+		s.add(l.peer, step.rate, r)
+		s.add(l.peer, step.quantity, r/alone)
+	}
+	return l.addMemory(s, l.peer)
+}

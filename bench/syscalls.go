@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+func haveStrace() bool {
+	_, err := exec.LookPath("strace")
+	return err == nil
+}
+
+// A tracer has strace count the calls of a process.
+type tracer struct{ file, of string }
+
+func (b *bench) tracer(calls string) *tracer {
+	b.traces++
+	return &tracer{filepath.Join(b.site.dir, fmt.Sprintf("strace-%d", b.traces)), calls}
+}
+
+func (t *tracer) command() []string {
+	return []string{"strace", "-f", "-c", "-o", t.file, "-e", "trace=" + t.of}
+}
+
+// calls are those that succeeded, once the process has ended.
+func (t *tracer) calls() (map[string]float64, error) {
+	b, err := os.ReadFile(t.file)
+	if err != nil {
+		return nil, err
+	}
+	calls := make(map[string]float64)
+	for line := range strings.Lines(string(b)) {
+		// % time, seconds, usecs/call, calls, errors if there are any, syscall
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		n, err := strconv.Atoi(f[3])
+		if err != nil {
+			continue // the heading, and the line below it
+		}
+		if len(f) > 5 {
+			failed, err := strconv.Atoi(f[4])
+			if err != nil {
+				return nil, fmt.Errorf("strace wrote %q", line)
+			}
+			n -= failed
+		}
+		calls[f[len(f)-1]] = float64(n)
+	}
+	return calls, nil
+}
+
+// handshakeCalls are those of a connection, from socket or accept to close. What
+// waits for other goroutines or for readiness is none of a handshake.
+const handshakeCalls = "socket,connect,accept4,read,recvfrom,write,writev,sendto,setsockopt,getsockopt,getsockname,getpeername,epoll_ctl,shutdown,close"
+
+func (b *bench) syscalls(ctx context.Context) (*section, error) {
+	s := &section{
+		key: keySyscalls, title: "System calls of a handshake",
+		text: fmt.Sprintf("Those that succeeded, by strace, for one connection with one dialer: the difference between processes that do %d and %d of them. `all` is accept or connect, socket options and close too, and not what waits (futex, epoll_pwait). The application's last read, which finds the end, fails and does not count. One of the client's socket options is the measurement's own.",
+			b.traced, 2*b.traced),
+		columns: []column{
+			median("server read", "server read", "%.2f"), median("write", "server write", "%.2f"), median("all", "server all", "%.1f"),
+			median("client read", "client read", "%.2f"), median("write", "client write", "%.2f"), median("all", "client all", "%.1f"),
+		},
+		samples: newSamples(names(peers)...),
+	}
+	if !haveStrace() {
+		return s, nil
+	}
+	for _, peer := range s.samples.rows {
+		fmt.Fprintf(b.progress, "system calls: %s\n", peer)
+		server1, client1, err := b.trace(ctx, peer, b.traced)
+		if err != nil {
+			return nil, err
+		}
+		server2, client2, err := b.trace(ctx, peer, 2*b.traced)
+		if err != nil {
+			return nil, err
+		}
+		s.samples.addCalls(peer, "server", server1, server2, b.traced)
+		s.samples.addCalls(peer, "client", client1, client2, b.traced)
+	}
+	return s, nil
+}
+
+func (s *samples) addCalls(row, side string, before, after map[string]float64, n int) {
+	sum := func(names ...string) (per float64) {
+		for _, name := range names {
+			per += (after[name] - before[name]) / float64(n)
+		}
+		return per
+	}
+	s.add(row, side+" read", sum("read", "recvfrom"))
+	s.add(row, side+" write", sum("write", "writev", "sendto"))
+	s.add(row, side+" all", sum(strings.Split(handshakeCalls, ",")...))
+}
+
+// trace counts the calls of both sides for n handshakes, and what else the
+// processes do.
+func (b *bench) trace(ctx context.Context, peer string, n int) (server, client map[string]float64, err error) {
+	st, ct := b.tracer(handshakeCalls), b.tracer(handshakeCalls)
+	p := &pair{peer: peer}
+	if p.server, err = b.start(ctx, st.command(), "server", peer); err != nil {
+		return nil, nil, err
+	}
+	if p.client, err = b.start(ctx, ct.command(), "client", peer); err != nil {
+		p.server.stop()
+		return nil, nil, err
+	}
+	_, _, err = p.order(order{Op: "handshake", N: n, Dialers: 1})
+	if err = errors.Join(err, p.stop()); err != nil {
+		return nil, nil, err
+	}
+	server, err = st.calls()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err = ct.calls()
+	return server, client, err
+}
