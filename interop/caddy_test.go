@@ -37,17 +37,15 @@ func startCaddy(t *testing.T, backend string, edits ...string) *running {
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
 			"127.0.0.1:9000", backend,
-			// All that it keeps is in the folder of the test.
 			"disable_redirects", "disable_redirects\n" +
 				"default_bind 127.0.0.1\n" +
-				"admin unix/" + filepath.Join(dir, "s") + "\n" +
-				"storage file_system " + dir + "\n" +
-				"persist_config off",
+				"admin unix/" + filepath.Join(dir, "s"),
 		})...))
 	}
-	d := launch(t, dir, 2, binary, func(addresses []string) (args []string) {
+	d := launch(t, dir, 2, findBinary(t, "env"), func(addresses []string) (args []string) {
 		configure(addresses, backend)
-		return []string{"run", "--config", config}
+		// All that it keeps is in the folder of the test.
+		return []string{"XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, binary, "run", "--config", config}
 	}, func() bool {
 		return logged(t, dir, "serving initial configuration") // once both ports are its own
 	})
@@ -60,4 +58,12 @@ func startCaddy(t *testing.T, backend string, edits ...string) *running {
 			require.NoError(t, err, "%s", output)
 		},
 	}
+}
+
+// Without the line for it, a reload ends the tunnels that are open.
+func TestCaddyStreamCloseDelay(t *testing.T) {
+	x := trial{proxy: caddy, server: startLabServer(t), want: "EOF"}
+	x.running = startCaddy(t, x.server.address, "stream_close_delay 24h", "")
+	x.front = x.plain
+	require.Equal(t, x.want, testReload(t, x))
 }
