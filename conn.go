@@ -333,7 +333,9 @@ func (c *Conn) CloseWrite() error {
 }
 
 // CloseRead ends the direction from the peer and drops what arrived with the
-// handshake. It is an error wrapping [errors.ErrUnsupported] if the connection below cannot do that.
+// handshake. On Linux the peer does not hear of it: what it goes on to send is
+// taken until its window is full, and then blocks it. It is an error wrapping
+// [errors.ErrUnsupported] if the connection below cannot do that.
 func (c *Conn) CloseRead() error {
 	if h, ok := c.conn.(interface{ CloseRead() error }); ok {
 		c.drop()

@@ -162,8 +162,8 @@ func testTransfer(t *testing.T, x trial) string {
 	c := x.front.dial(t, "/tunnel/transfer")
 	atClient := exchange(c, 2)
 	require.NoError(t, atClient.err)
-	// The client closes when the server has everything: lighttpd would drop what
-	// it has not handed on by then.
+	// The client closes when the server has everything: lighttpd, and Envoy without
+	// TLS, would drop what they have not handed on by then.
 	atServer := awaited(t, x.server.transfers)
 	require.NoError(t, errors.Join(atServer.err, c.Close()))
 	require.Equal(t, "0 bytes more", awaited(t, x.server.ends))
