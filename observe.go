@@ -73,6 +73,11 @@ func (o *observation) arrive(ctx context.Context, method, head []byte) context.C
 	if o == nil {
 		return ctx
 	}
+	return o.arrived(ctx, method, head)
+}
+
+// arrived is arrive where somebody looks, with what that needs of the stack.
+func (o *observation) arrived(ctx context.Context, method, head []byte) context.Context {
 	o.head = string(head)
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		ctx = o.role.propagator.Extract(ctx, (*carrier)(o))

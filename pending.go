@@ -105,8 +105,9 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 	if n > 0 {
 		l.goesOn(x)
 	}
-	h, err := x.sorted(&l.policy, n, watch, err, nil)
-	l.handOn(x, h, err)
+	var h handover
+	err = x.sorted(&l.policy, n, watch, err, nil, &h)
+	l.handOn(x, &h, err)
 }
 
 // goesOn is told of a handshake that has settled and has work before it. If it was
@@ -132,26 +133,18 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 		return
 	}
 	x.ctx = req.Context()
-	h, err := x.answer(&l.policy, n, req, nil)
-	l.handOn(x, h, err)
+	var h handover
+	protocol, err := x.choose(&l.policy, x.buf[:n])
+	if err == nil {
+		err = x.answer(&l.policy, n, protocol, req, nil, &h)
+	}
+	l.handOn(x, &h, err)
 }
 
 // handOn completes the handshake and gives the connection to whom it belongs.
-func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
+func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 	if err == nil && h.secure {
-		if h.req == nil { // while the layer is on top over which it came
-			head := h.heads.request
-			if head == nil {
-				head, _ = x.seen.request()
-			}
-			h.req, _ = newRequest(context.WithoutCancel(x.ctx), head, x.conn, x.addr())
-		}
-		x.consume(len(x.buf) - len(h.rest))
-		h.rest = nil
-		l.await(x)
-		if err = x.secure(l.policy.tls); err != nil {
-			err = &stageError{"TLS handshake in the tunnel", err}
-		}
+		err = l.secureTunnel(x, h)
 	}
 	if err = x.end(err); err != nil {
 		if x.evicted { // on whatever layer
@@ -176,6 +169,24 @@ func (l *PreflightListener) handOn(x *exchange, h handover, err error) {
 	if !l.deliver(delivery{conn: conn}) {
 		conn.Close()
 	}
+}
+
+// secureTunnel begins TLS inside the tunnel.
+func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
+	if h.req == nil { // while the layer is on top over which it came
+		head := h.heads.request
+		if head == nil {
+			head, _ = x.seen.request()
+		}
+		h.req, _ = newRequest(context.WithoutCancel(x.ctx), head, x.conn, x.addr())
+	}
+	x.consume(len(x.buf) - len(h.rest))
+	h.rest = nil
+	l.await(x)
+	if err := x.secure(l.policy.tls); err != nil {
+		return &stageError{"TLS handshake in the tunnel", err}
+	}
+	return nil
 }
 
 // detach takes x from among those that Close and a new client may interrupt, so

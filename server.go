@@ -103,79 +103,108 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Con
 
 // serve plays the server's part: it finds out what the client speaks, and
 // answers what is HTTP. The head of an upgrade request is kept in dst.
-func (x *exchange) serve(p *policy, dst []byte) (handover, error) {
+func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 	n, watch, err := x.sort(p)
-	return x.sorted(p, n, watch, err, dst)
+	err = x.sorted(p, n, watch, err, dst, &h)
+	return h, err
 }
 
-// sorted goes on with the result of sort.
-func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte) (handover, error) {
+// sorted goes on with the result of sort. It fills in h, which is empty: returned
+// from call to call, it would have the stack of each handshake grow.
+func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
 	x.settle()
 	switch {
 	case err != nil:
-		return handover{}, err
+		return err
 	case n > 0:
-		return x.answer(p, n, nil, dst)
+		protocol, err := x.choose(p, x.buf[:n])
+		if err != nil {
+			return err
+		}
+		return x.answer(p, n, protocol, nil, dst, h)
 	case p.refusePlain:
-		return handover{}, errPlain
+		return errPlain
 	case p.isDraining():
-		return handover{}, errClosing
+		return errClosing
 	}
-	return handover{rest: x.buf, watch: watch}, nil
+	h.rest, h.watch = x.buf, watch
+	return nil
 }
 
-// answer answers the request whose head are the first n bytes of x.buf. req is
-// that request if net/http has read it; its Context is to survive then.
-func (x *exchange) answer(p *policy, n int, req *http.Request, dst []byte) (handover, error) {
-	head := x.buf[:n]
-	if n > p.maxHeader { // net/http lets a little more pass
-		return handover{}, x.refuseHead(tooLarge(head), p)
+// choose finds the protocol that a request asks for, and who its client is. There
+// is none in an ordinary request that is Handler's.
+func (x *exchange) choose(p *policy, head []byte) (protocol string, err error) {
+	if len(head) > p.maxHeader { // net/http lets a little more pass
+		return "", x.refuseHead(tooLarge(head), p)
 	}
-	request, broken := wire.ParseRequest(head)
-	if broken != nil {
-		return handover{}, x.refuseHead(broken, p)
+	var request wire.Request
+	if broken := request.Parse(head); broken != nil {
+		return "", x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)
 	if broken == nil && protocol == "" {
 		if p.handler {
-			return handover{rest: x.buf, ordinary: true}, nil
+			return "", nil
 		}
 		broken = ordinary(&request)
 	}
 	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
 	if broken != nil {
-		return handover{}, x.refuseHead(broken, p)
+		return "", x.refuseHead(broken, p)
 	}
 	if p.isDraining() {
-		return handover{}, x.refuse(unavailable(whyDraining), p)
+		return "", x.refuse(unavailable(whyDraining), p)
 	}
 	if broken := x.findClient(p, head); broken != nil {
-		return handover{}, x.refuseHead(broken, p)
+		return "", x.refuseHead(broken, p)
 	}
-	if req != nil {
-		req.RemoteAddr = addrString(x.addr())
+	return protocol, nil
+}
+
+// answer answers the request whose head are the first n bytes of x.buf, with what
+// choose has found. req is that request if net/http has read it; its Context is to
+// survive then.
+func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, dst []byte, h *handover) error {
+	if protocol == "" {
+		h.rest, h.ordinary = x.buf, true
+		return nil
 	}
-	h := handover{rest: x.buf[n:], req: req, secure: strings.EqualFold(protocol, tokenTLS)}
-	var header http.Header
-	if p.authorize != nil {
-		var refusal *StatusError
-		if h.req, header, refusal = x.authorize(p, head, req); refusal != nil {
-			return handover{}, x.refuse(refusal, p)
-		}
-	} else if req != nil {
-		outlive(x.ctx, req)
-	}
+	head := x.buf[:n]
 	h.heads.answer = p.answers[protocol]
-	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
+	if req != nil || p.authorize != nil {
+		if err := x.permit(p, head, protocol, req, h); err != nil {
+			return err
+		}
 	}
 	if req == nil && x.seen == nil {
 		h.heads.request = append(dst, head...)
 	}
+	h.rest, h.secure = x.buf[n:], strings.EqualFold(protocol, tokenTLS)
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
-		return handover{}, &stageError{"write the 101", err}
+		return &stageError{"write the 101", err}
 	}
-	return h, nil
+	return nil
+}
+
+// permit asks the application, if it wants to be asked. req is as for answer.
+func (x *exchange) permit(p *policy, head []byte, protocol string, req *http.Request, h *handover) error {
+	h.req = req
+	if req != nil {
+		req.RemoteAddr = addrString(x.addr())
+	}
+	if p.authorize == nil {
+		outlive(x.ctx, req)
+		return nil
+	}
+	req, header, refusal := x.authorize(p, head, req)
+	if refusal != nil {
+		return x.refuse(refusal, p)
+	}
+	h.req = req
+	if len(header) > 0 {
+		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
+	}
+	return nil
 }
 
 // findClient goes on from the peer to the client, as far as the proxies on the

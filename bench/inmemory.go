@@ -62,8 +62,8 @@ func parseRequest() error {
 	if broken != nil {
 		return broken
 	}
-	r, broken := wire.ParseRequest(memoryRequest[:n])
-	if broken != nil {
+	var r wire.Request
+	if broken := r.Parse(memoryRequest[:n]); broken != nil {
 		return broken
 	}
 	protocol, broken := r.Protocol(tcpOnly)

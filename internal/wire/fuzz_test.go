@@ -138,7 +138,8 @@ func FuzzRequest(f *testing.F) {
 		require.Equal(t, blank+4, n)
 
 		head := bytes.Clone(b[:n:n])
-		r, broken := wire.ParseRequest(head)
+		var r wire.Request
+		broken = r.Parse(head)
 		require.Equal(t, b[:n], head, "the head is only read")
 		if broken != nil {
 			require.Contains(t, []int{400, 505}, broken.Status)
@@ -199,7 +200,8 @@ func FuzzRequest(f *testing.F) {
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
-		r2, broken := wire.ParseRequest(again)
+		var r2 wire.Request
+		broken = r2.Parse(again)
 		require.Nil(t, broken)
 		require.Equal(t, string(r.Target), string(r2.Target))
 		require.Equal(t, string(r.Host), string(r2.Host))

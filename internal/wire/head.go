@@ -7,7 +7,9 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 )
 
@@ -32,7 +34,6 @@ const (
 	ctl   = 1 << iota // never in a head: controls except HTAB, CR, LF (RFC 9110 §5.5)
 	token             // tchar (RFC 9110 §5.6.2)
 	host              // unreserved / sub-delims (RFC 3986 §2.2, §2.3)
-	eol               // CR, LF
 )
 
 var class = func() (t [256]byte) {
@@ -40,9 +41,6 @@ var class = func() (t [256]byte) {
 		alnum := '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 		if c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
 			t[c] |= ctl
-		}
-		if c == '\r' || c == '\n' {
-			t[c] |= eol
 		}
 		if alnum || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0 {
 			t[c] |= token
@@ -53,6 +51,28 @@ var class = func() (t [256]byte) {
 	}
 	return t
 }()
+
+// nextControl is the index of the first control in b, HTAB, CR and LF among them;
+// len(b) without one. Nearly all bytes of a head are none: it is looked at in
+// words of eight.
+func nextControl(b []byte) int {
+	const ones = 0x01_01_01_01_01_01_01_01 // times a byte is a word of that byte
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		word := binary.LittleEndian.Uint64(b[i:])
+		// The high bit of each byte that is below SP, or is DEL. Such a byte may
+		// borrow from the next, and set its bit too: only the first counts.
+		del := word ^ 0x7f*ones
+		found := ((word-' '*ones)&^word | (del-ones)&^del) & (0x80 * ones)
+		if found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for i < len(b) && b[i] >= ' ' && b[i] != 0x7f {
+		i++
+	}
+	return i
+}
 
 func isToken(c byte) bool { return class[c]&token != 0 }
 
@@ -70,7 +90,7 @@ func validToken(b []byte) bool {
 func ValidProtocol(s string) bool { return validProtocol([]byte(s)) }
 
 func validProtocol(b []byte) bool {
-	name, version, versioned := bytes.Cut(b, []byte("/"))
+	name, version, versioned := cut(b, '/')
 	return validToken(name) && (!versioned || validToken(version))
 }
 
@@ -154,7 +174,7 @@ func Header(head []byte) func(yield func(name, value []byte) bool) {
 	return func(yield func(name, value []byte) bool) {
 		pos := lineEnd(head, 0)
 		for {
-			name, value, next, err := field(head, pos)
+			name, value, next, err := foldedField(head, pos)
 			if err != nil || next == pos || !yield(name, value) {
 				return
 			}
@@ -177,24 +197,42 @@ func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
 	for isToken(b[n]) {
 		n++
 	}
-	switch {
-	case n == pos && (b[n] == ' ' || b[n] == '\t'):
-		return nil, nil, 0, bad(n, "a field line begins with white space (obs-fold): RFC 9112 §5.2")
-	case n == pos && b[n] == ':':
-		return nil, nil, 0, bad(n, "a field has no name: RFC 9110 §5.1")
-	case b[n] == ' ' || b[n] == '\t':
-		return nil, nil, 0, bad(n, "white space before the colon of a field: RFC 9112 §5.1")
-	case b[n] == '\r' || b[n] == '\n':
-		return nil, nil, 0, bad(n, "a field line has no colon: RFC 9112 §5")
-	case b[n] != ':':
-		return nil, nil, 0, bad(n, "a field name is not a token: RFC 9110 §5.1")
+	if n == pos || b[n] != ':' {
+		return nil, nil, 0, badName(b, pos, n)
 	}
 	next = lineEnd(b, n)
-	for b[next] == ' ' || b[next] == '\t' {
-		next = lineEnd(b, next)
-	}
 	return b[pos:n], trim(b[n+1 : next]), next, nil
 }
+
+// badName says why the tokens b[pos:n] are not followed by the colon of a field.
+func badName(b []byte, pos, n int) *Error {
+	switch {
+	case n == pos && isBlank(b[n]):
+		return bad(n, "a field line begins with white space (obs-fold): RFC 9112 §5.2")
+	case n == pos && b[n] == ':':
+		return bad(n, "a field has no name: RFC 9110 §5.1")
+	case isBlank(b[n]):
+		return bad(n, "white space before the colon of a field: RFC 9112 §5.1")
+	case b[n] == '\r' || b[n] == '\n':
+		return bad(n, "a field line has no colon: RFC 9112 §5")
+	}
+	return bad(n, "a field name is not a token: RFC 9110 §5.1")
+}
+
+// foldedField is field for one that goes on over the lines that begin with white
+// space (obs-fold: RFC 9112 §5.2).
+func foldedField(b []byte, pos int) (name, value []byte, next int, err *Error) {
+	name, value, next, err = field(b, pos)
+	if err != nil || next == pos || !isBlank(b[next]) {
+		return name, value, next, err
+	}
+	for isBlank(b[next]) {
+		next = lineEnd(b, next)
+	}
+	return name, trim(b[pos+len(name)+1 : next]), next, nil
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 // lineEnd is the index behind the next LF; the head is known to end with one.
 func lineEnd(b []byte, pos int) int { return pos + bytes.IndexByte(b[pos:], '\n') + 1 }
@@ -210,19 +248,37 @@ func trim(b []byte) []byte {
 	return b
 }
 
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+func isSpace(c byte) bool { return isBlank(c) || c == '\r' || c == '\n' }
+
+// cut is [bytes.Cut] at one byte, with less of the stack.
+func cut(b []byte, c byte) (before, after []byte, found bool) {
+	if i := bytes.IndexByte(b, c); i >= 0 {
+		return b[:i], b[i+1:], true
+	}
+	return b, nil, false
+}
 
 // nextElement cuts the first non-empty element off a comma-separated list
 // (RFC 9110 §5.6.1: a recipient ignores empty elements). The element is empty
 // when the list is at its end.
 func nextElement(list []byte) (element, rest []byte) {
 	for len(list) > 0 {
-		element, list, _ = bytes.Cut(list, []byte(","))
+		element, list, _ = cut(list, ',')
 		if element = trim(element); len(element) > 0 {
 			return element, list
 		}
 	}
 	return nil, nil
+}
+
+// lists reports whether an element of a list is s, in any case.
+func lists(list []byte, s string) bool {
+	for e, rest := nextElement(list); e != nil; e, rest = nextElement(rest) {
+		if equalFold(e, s) {
+			return true
+		}
+	}
+	return false
 }
 
 // equalFold compares without regard to ASCII case, and to no other case:

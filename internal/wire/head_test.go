@@ -92,9 +92,9 @@ func TestNoAllocations(t *testing.T) {
 			if err != nil || n != len(request) {
 				panic("RequestEnd")
 			}
-			r, err := wire.ParseRequest(request[:n])
-			if err != nil || string(r.Host) != "edge.example" {
-				panic("ParseRequest")
+			var r wire.Request
+			if err := r.Parse(request[:n]); err != nil || string(r.Host) != "edge.example" {
+				panic("Parse")
 			}
 			if p, err := r.Protocol(tcp); err != nil || p != "tcp" {
 				panic("Protocol")

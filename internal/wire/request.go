@@ -2,7 +2,7 @@ package wire
 
 import "bytes"
 
-// Request is a request head that [ParseRequest] found in order. The slices
+// Request is a request head that [Request.Parse] found in order. The slices
 // point into the head.
 type Request struct {
 	Method, Target []byte
@@ -11,7 +11,9 @@ type Request struct {
 	Upgrade        bool   // an Upgrade field is present, whatever it says
 
 	head       []byte
-	connection bool // Connection lists upgrade
+	upgrade    []byte // the value of the first Upgrade field
+	others     int    // where to look for more of them; 0: nowhere
+	connection bool   // Connection lists upgrade
 	body       *Error
 	expect     *Error
 }
@@ -22,38 +24,43 @@ type Request struct {
 // take a bare LF, and parties that differ on it can be played against each
 // other); controls are refused wherever they stand (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
-	for i := max(from-1, 0); i < len(b); i++ { // the last one may have been a CR
-		c := b[i]
-		if class[c]&(ctl|eol) == 0 {
-			continue
+	for i := max(from-1, 0); ; i++ { // the last one may have been a CR
+		i += nextControl(b[i:])
+		if i == len(b) {
+			return 0, nil
 		}
-		switch {
-		case c == '\r':
-			if i+1 < len(b) && b[i+1] != '\n' {
-				return 0, bad(i, "a bare CR: RFC 9112 §2.2")
+		switch b[i] {
+		case '\t':
+		case '\r':
+			if i++; i == len(b) {
+				return 0, nil
 			}
-		case c != '\n':
+			if b[i] != '\n' {
+				return 0, bad(i-1, "a bare CR: RFC 9112 §2.2")
+			}
+			if i >= 2 && b[i-2] == '\n' {
+				return i + 1, nil
+			}
+		case '\n': // behind its CR only if it is the last byte looked at before
+			if i == 0 || b[i-1] != '\r' {
+				return 0, bad(i, "a line ends with a bare LF: RFC 9112 §2.2")
+			}
+		default:
 			return 0, bad(i, "a control character: RFC 9110 §5.5")
-		case i == 0 || b[i-1] != '\r':
-			return 0, bad(i, "a line ends with a bare LF: RFC 9112 §2.2")
-		case i >= 3 && b[i-2] == '\n':
-			return i + 1, nil
 		}
 	}
-	return 0, nil
 }
 
-// ParseRequest parses a head whose end [RequestEnd] has found.
-func ParseRequest(head []byte) (Request, *Error) {
-	r := Request{head: head}
+// Parse parses a head whose end [RequestEnd] has found. r must be zero; it is a
+// receiver, not a result, because a copy would take its room on the small stack of
+// a handshake.
+func (r *Request) Parse(head []byte) *Error {
+	r.head = head
 	pos, err := r.requestLine()
 	if err != nil {
-		return r, err
+		return err
 	}
-	if err := r.fields(pos); err != nil {
-		return r, err
-	}
-	return r, nil
+	return r.fields(pos)
 }
 
 // requestLine parses method SP request-target SP HTTP-version CRLF (RFC 9112 §3).
@@ -138,8 +145,8 @@ func (r *Request) fields(pos int) *Error {
 		if next == pos {
 			break
 		}
-		if i := bytes.IndexByte(r.head[pos:next], '\n'); i < next-pos-1 {
-			return bad(pos+i+1, "a field line begins with white space (obs-fold): RFC 9112 §5.2")
+		if isBlank(r.head[next]) {
+			return badName(r.head, next, next)
 		}
 		switch {
 		case equalFold(name, "host"):
@@ -160,7 +167,12 @@ func (r *Request) fields(pos int) *Error {
 				r.connection = r.connection || equalFold(e, "upgrade")
 			}
 		case equalFold(name, "upgrade"):
-			r.Upgrade = true
+			switch {
+			case !r.Upgrade:
+				r.Upgrade, r.upgrade = true, value
+			case r.others == 0:
+				r.others = pos
+			}
 			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
 				if !validProtocol(e) {
 					return bad(pos, "Upgrade is not a list of protocols: RFC 9110 §7.8")
@@ -227,25 +239,20 @@ func (r *Request) Protocol(protocols []string) (string, *Error) {
 }
 
 func (r *Request) choose(protocols []string) string {
-	if !r.Upgrade {
-		return ""
-	}
 	for _, p := range protocols {
+		if lists(r.upgrade, p) {
+			return p
+		}
 		// Not Header: its closure would be the one allocation of a request.
-		for pos := lineEnd(r.head, 0); ; {
+		for pos := r.others; pos > 0; {
 			name, value, next, _ := field(r.head, pos)
 			if next == pos {
 				break
 			}
+			if equalFold(name, "upgrade") && lists(value, p) {
+				return p
+			}
 			pos = next
-			if !equalFold(name, "upgrade") {
-				continue
-			}
-			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
-				if equalFold(e, p) {
-					return p
-				}
-			}
 		}
 	}
 	return ""

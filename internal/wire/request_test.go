@@ -23,7 +23,9 @@ func parseRequest(head string) (wire.Request, *wire.Error) {
 	if n == 0 {
 		panic("not a whole head: " + head)
 	}
-	return wire.ParseRequest(bytes.Clone([]byte(head)[:n:n]))
+	var r wire.Request
+	err = r.Parse(bytes.Clone([]byte(head)[:n:n]))
+	return r, err
 }
 
 func TestRequestEnd(t *testing.T) {
@@ -48,6 +50,27 @@ func TestRequestEnd(t *testing.T) {
 				require.Equal(t, len(head), n, "from %d", i)
 			})
 		})
+	}
+}
+
+// TestRequestEndFindsEveryControl has each byte stand at each place among others
+// that differ from a control by little.
+func TestRequestEndFindsEveryControl(t *testing.T) {
+	for _, filler := range []byte{' ', '~', 0x80, 0xff} {
+		for offset := range 24 {
+			for c := range 256 {
+				head := bytes.Repeat([]byte{filler}, 40)
+				head[offset] = byte(c)
+				n, err := wire.RequestEnd(head, 0)
+				require.Zero(t, n)
+				if c >= ' ' && c != 0x7f || c == '\t' {
+					require.Nil(t, err, "%#x between %#x", c, filler)
+					continue
+				}
+				require.NotNil(t, err, "%#x between %#x", c, filler)
+				require.Equal(t, offset, err.Offset, "%#x between %#x", c, filler)
+			}
+		}
 	}
 }
 
@@ -122,7 +145,8 @@ func TestParseRequest(t *testing.T) {
 // TestParseRequestPointsIntoTheHead because a copy would cost an allocation.
 func TestParseRequestPointsIntoTheHead(t *testing.T) {
 	head := []byte(normalRequest)
-	r, err := wire.ParseRequest(head)
+	var r wire.Request
+	err := r.Parse(head)
 	require.Nil(t, err)
 	require.Same(t, &head[0], &r.Method[0])
 	require.Same(t, &head[4], &r.Target[0])

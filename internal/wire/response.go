@@ -55,7 +55,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 		return r, bad(0, "a control character in the reason phrase: RFC 9112 §4")
 	}
 	for {
-		name, value, next, err := field(head, pos)
+		name, value, next, err := foldedField(head, pos)
 		if err != nil {
 			return r, err
 		}
@@ -74,9 +74,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 				r.protocols++
 			}
 		case equalFold(name, "connection"):
-			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
-				r.connection = r.connection || equalFold(e, "upgrade")
-			}
+			r.connection = r.connection || lists(value, "upgrade")
 		}
 		pos = next
 	}

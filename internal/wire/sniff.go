@@ -21,7 +21,7 @@ const (
 // Sniffer decides whether a connection begins with an HTTP/1.x request line
 // (RFC 9112 §3), at the first byte that settles it. The zero value is ready.
 //
-// It is laxer than [ParseRequest] on purpose, because the body of whatever it
+// It is laxer than [Request.Parse] on purpose, because the body of whatever it
 // takes for plain reaches the application as data. A target may hold any byte
 // above SP: nginx passes a client's raw bytes >= 0x80 on. And where the second
 // word is a path, a line that ends with ` HTTP/1.x` is HTTP whatever stands
@@ -59,15 +59,39 @@ func (s *Sniffer) Next(b []byte) Verdict {
 
 // Feed looks at the bytes that follow those it has seen.
 func (s *Sniffer) Feed(b []byte) Verdict {
-	for _, c := range b {
-		if v := s.feed(c); v == HTTP || v == Plain {
+	for len(b) > 0 {
+		n := s.unremarkable(b)
+		if s.n, b = s.n+n, b[n:]; len(b) == 0 {
+			break
+		}
+		if v := s.feed(b[0]); v == HTTP || v == Plain {
 			return v
 		}
+		b = b[1:]
 	}
 	if s.state == inDoubt {
 		return Doubt
 	}
 	return More
+}
+
+// unremarkable is how many of the next bytes do no more than go on in this state.
+func (s *Sniffer) unremarkable(b []byte) (n int) {
+	switch s.state {
+	case inMethod:
+		for n < len(b) && isToken(b[n]) {
+			n++
+		}
+	case inTarget:
+		for s.n > 0 && n < len(b) && b[n] > ' ' {
+			n++
+		}
+	case inVersion:
+		for n < len(b) && s.n+n < len(version)-1 && b[n] == version[s.n+n] {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Sniffer) feed(c byte) Verdict {
