@@ -40,12 +40,20 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 	for _, f := range feats {
 		s.samples.rows = append(s.samples.rows, f.String())
 	}
+	s.samples.rows = append(s.samples.rows, exchangeOurs, exchangeByHand)
+	program, err := b.buildExchange(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p, err := b.start(ctx, nil, "memory")
 	if err != nil {
 		return nil, err
 	}
 	defer p.stop()
-	return s, b.repeat(title, b.repetitions, len(feats), func(i int, first bool) error {
+	return s, b.repeat(title, b.repetitions, len(feats)+1, func(i int, first bool) error {
+		if i == len(feats) {
+			return b.exchange(ctx, program, s.samples)
+		}
 		row := feats[i].String()
 		if first {
 			if _, err := p.do(order{Op: row, N: b.feats / 10}); err != nil {
@@ -65,6 +73,9 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 
 // firstFeat is the row with which another of its group is compared.
 func firstFeat(row string) string {
+	if row == exchangeOurs || row == exchangeByHand {
+		return exchangeOurs
+	}
 	for _, f := range feats {
 		if f.String() == row {
 			for _, first := range feats {
