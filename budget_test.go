@@ -102,7 +102,7 @@ func TestBudgetServerExchange(t *testing.T) {
 // a fifth of it.
 func BenchmarkServerExchange(b *testing.B) {
 	c := &budgetConn{in: budgetRequest}
-	answer := zeroPolicy.answers[defaultToken]
+	answer := zeroPolicy.answers[0]
 	b.Run("preflight", func(b *testing.B) {
 		dst := make([]byte, 0, 1<<10)
 		for b.Loop() {
@@ -205,7 +205,7 @@ func TestBudgetStack(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(c, budgetRequest)
 		require.NoError(t, err)
-		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[defaultToken])))
+		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[0])))
 		require.NoError(t, err)
 		return c
 	}

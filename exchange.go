@@ -147,6 +147,9 @@ func (x *exchange) await() {
 // settle ends the time in which the handshake can be evicted. One that was, and
 // whose bytes came after all, goes on: it only reads no more.
 func (x *exchange) settle() {
+	if !x.waiting { // which the handshake alone changes
+		return
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.waiting = false

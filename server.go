@@ -30,8 +30,8 @@ const (
 
 // A policy is how a server decides. It does not change.
 type policy struct {
-	protocols   []string          // in order of preference
-	answers     map[string][]byte // the 101 of each, as it is without further fields
+	protocols   []string // in order of preference
+	answers     [][]byte // the 101 of each, as it is without further fields
 	authorize   func(*http.Request) (http.Header, error)
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
@@ -53,12 +53,11 @@ var zeroPolicy = policy{
 }
 
 // answers makes the 101 of each protocol once, for all connections to share.
-func answers(protocols ...string) map[string][]byte {
-	m := make(map[string][]byte, len(protocols))
+func answers(protocols ...string) (all [][]byte) {
 	for _, p := range protocols {
-		m[p] = wire.AppendSwitching(nil, p, nil)
+		all = append(all, wire.AppendSwitching(nil, p, nil))
 	}
-	return m
+	return all
 }
 
 var (
@@ -170,7 +169,7 @@ func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, 
 		return nil
 	}
 	head := x.buf[:n]
-	h.heads.answer = p.answers[protocol]
+	h.heads.answer = p.answers[slices.Index(p.protocols, protocol)]
 	if req != nil || p.authorize != nil {
 		if err := x.permit(p, head, protocol, req, h); err != nil {
 			return err

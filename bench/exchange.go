@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/tools/benchmark/parse"
 )
@@ -33,9 +34,8 @@ func (b *bench) buildExchange(ctx context.Context) (program string, err error) {
 
 // exchange adds one repetition of it.
 func (b *bench) exchange(ctx context.Context, program string, s *samples) error {
-	// One processor: what it is called is then the name alone.
 	run := exec.CommandContext(ctx, program, "-test.run=^$", "-test.bench=^BenchmarkServerExchange$",
-		"-test.cpu=1", "-test.benchmem", fmt.Sprintf("-test.benchtime=%dx", b.feats))
+		"-test.benchmem", fmt.Sprintf("-test.benchtime=%dx", b.feats))
 	run.Stderr = os.Stderr
 	output, err := run.Output()
 	if err != nil {
@@ -46,6 +46,9 @@ func (b *bench) exchange(ctx context.Context, program string, s *samples) error 
 		return err
 	}
 	for name, row := range exchangeRows {
+		if n := runtime.GOMAXPROCS(0); n > 1 { // which a benchmark has in its name then
+			name = fmt.Sprintf("%s-%d", name, n)
+		}
 		if len(set[name]) != 1 {
 			return fmt.Errorf("there is no %s in: %s", name, output)
 		}

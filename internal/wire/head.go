@@ -90,8 +90,10 @@ func validToken(b []byte) bool {
 func ValidProtocol(s string) bool { return validProtocol([]byte(s)) }
 
 func validProtocol(b []byte) bool {
-	name, version, versioned := cut(b, '/')
-	return validToken(name) && (!versioned || validToken(version))
+	if i := bytes.IndexByte(b, '/'); i >= 0 {
+		return validToken(b[:i]) && validToken(b[i+1:])
+	}
+	return validToken(b)
 }
 
 // ValidHost reports whether s is a valid Host field of a request for an http
@@ -250,20 +252,16 @@ func trim(b []byte) []byte {
 
 func isSpace(c byte) bool { return isBlank(c) || c == '\r' || c == '\n' }
 
-// cut is [bytes.Cut] at one byte, with less of the stack.
-func cut(b []byte, c byte) (before, after []byte, found bool) {
-	if i := bytes.IndexByte(b, c); i >= 0 {
-		return b[:i], b[i+1:], true
-	}
-	return b, nil, false
-}
-
 // nextElement cuts the first non-empty element off a comma-separated list
 // (RFC 9110 §5.6.1: a recipient ignores empty elements). The element is empty
 // when the list is at its end.
 func nextElement(list []byte) (element, rest []byte) {
 	for len(list) > 0 {
-		element, list, _ = cut(list, ',')
+		if i := bytes.IndexByte(list, ','); i >= 0 {
+			element, list = list[:i], list[i+1:]
+		} else {
+			element, list = list, nil
+		}
 		if element = trim(element); len(element) > 0 {
 			return element, list
 		}
