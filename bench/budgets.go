@@ -17,7 +17,7 @@ type budget struct {
 
 func (b budget) met() bool {
 	if b.count {
-		return math.Round(b.value) <= b.limit
+		return b.value <= b.limit+0.1
 	}
 	if b.floor {
 		return b.value >= b.limit
@@ -96,5 +96,5 @@ func (r *results) budgets() string {
 		}
 		t.rows = append(t.rows, []string{b.what, fmt.Sprintf("%s %.4g", sign, b.limit), value, verdict})
 	}
-	return "## The budgets\n\nA median that is within the limit passes; the ± says how sure that is. Those that are counts alone are\ntests of the library (`go test -run Budget .`).\n\n" + t.markdown()
+	return "## The budgets\n\nA median that is within the limit passes; the ± says how sure that is. Those that are counts alone are\ntests of the library.\n\n" + t.markdown()
 }

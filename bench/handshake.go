@@ -48,7 +48,7 @@ func (b *bench) handshakes(ctx context.Context, key, title string, of []string, 
 		},
 		samples: newSamples(of...),
 	}
-	return s, b.rotate(ctx, title, of, b.repetitions, func(p *pair, first bool) error {
+	return s, b.rotate(ctx, title, of, b.pair, b.repetitions, func(p *pair, first bool) error {
 		if first { // what is made once is made now
 			if _, _, err := p.order(order{Op: o.Op, N: 2 * o.Dialers, Dialers: o.Dialers}); err != nil {
 				return err
@@ -78,7 +78,7 @@ func (s *samples) handshake(row string, n int, client answer, server usage) {
 
 // rotate starts the processes of some peers, and calls f for each of them in
 // each repetition, beginning with another one every time.
-func (b *bench) rotate(ctx context.Context, title string, of []string, repetitions int, f func(p *pair, first bool) error) error {
+func (b *bench) rotate(ctx context.Context, title string, of []string, start func(context.Context, string) (*pair, error), repetitions int, f func(p *pair, first bool) error) error {
 	var pairs []*pair
 	defer func() {
 		for _, p := range pairs {
@@ -86,7 +86,7 @@ func (b *bench) rotate(ctx context.Context, title string, of []string, repetitio
 		}
 	}()
 	for _, name := range of {
-		p, err := b.pair(ctx, name)
+		p, err := start(ctx, name)
 		if err != nil {
 			return err
 		}

@@ -169,7 +169,7 @@ func serveByHand() error {
 	return err
 }
 
-// newMemoryRequest is what a caller of either makes.
+// newMemoryRequest is what a caller of Client makes.
 func newMemoryRequest() (*http.Request, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://"+memoryAddress+target, nil)
 	if err == nil {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -25,7 +26,7 @@ func main() {
 	quick := flag.Bool("quick", false, "few repetitions; the report goes to stdout if there is no -out")
 	out := flag.String("out", "", "the directory of RESULTS.md and the plots; the default is that of this program in the repository")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	e := full
 	if *quick {
@@ -90,6 +91,7 @@ type bench struct {
 	site     *site
 	progress io.Writer
 	traces   int // files of strace
+	unpinned bool
 }
 
 // run measures everything.
@@ -111,10 +113,16 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 		b.steady, b.relayed, b.idleConnections, b.stuckClients, b.growing,
 	} {
 		s, err := measure(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx) // of which err is a symptom
+		}
 		if err != nil {
 			return nil, err
 		}
 		r.sections = append(r.sections, s)
+	}
+	if b.unpinned {
+		r.notes = append(r.notes, "Without taskset, or with one processor, the processes that send messages back and forth were not pinned: their times say nothing.")
 	}
 	r.took = time.Since(start)
 	return r, nil

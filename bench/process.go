@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -116,12 +117,31 @@ type pair struct {
 	server, client *process
 }
 
-func (b *bench) pair(ctx context.Context, peer string) (p *pair, err error) {
+func (b *bench) pair(ctx context.Context, peer string) (*pair, error) {
+	return b.pairUnder(ctx, peer, nil, nil)
+}
+
+// pinnedPair has each process on a processor of its own. Left to the kernel, one
+// message there and back takes three times as long in one minute as in the next.
+func (b *bench) pinnedPair(ctx context.Context, peer string) (*pair, error) {
+	return b.pairUnder(ctx, peer, b.onProcessor(0), b.onProcessor(1))
+}
+
+// onProcessor is the command under which a process runs on one processor alone.
+func (b *bench) onProcessor(n int) []string {
+	if _, err := exec.LookPath("taskset"); err != nil || n >= runtime.NumCPU() {
+		b.unpinned = true
+		return nil
+	}
+	return []string{"taskset", "-c", strconv.Itoa(n)}
+}
+
+func (b *bench) pairUnder(ctx context.Context, peer string, server, client []string) (p *pair, err error) {
 	p = &pair{peer: peer}
-	if p.server, err = b.start(ctx, nil, "server", peer); err != nil {
+	if p.server, err = b.start(ctx, server, "server", peer); err != nil {
 		return nil, err
 	}
-	if p.client, err = b.start(ctx, nil, "client", peer); err != nil {
+	if p.client, err = b.start(ctx, client, "client", peer); err != nil {
 		p.server.stop()
 		return nil, err
 	}

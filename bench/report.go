@@ -112,7 +112,7 @@ const introduction = `# Results
 
 Written by ` + "`go run%s ./bench`" + `, which measures everything in one run, side by side.
 
-Client and server of every row are processes of their own, so that CPU (rusage), allocations
+Where there are a client and a server, they are processes of their own, so that CPU (rusage), allocations
 and bytes are those of one side. The rows take turns, beginning with another one in each repetition.
 A ratio is the median of those to the first row in the same repetition, ± half their
 interquartile range in percent; everything else is a median over the repetitions. Connections go over the

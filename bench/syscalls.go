@@ -1,13 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -16,7 +16,8 @@ func haveStrace() bool {
 	return err == nil
 }
 
-// A tracer has strace count the calls of a process.
+// A tracer has strace show the calls of a process, each with what its descriptors
+// are (-y): the runtime reads and writes for its own ends too.
 type tracer struct{ file, of string }
 
 func (b *bench) tracer(calls string) *tracer {
@@ -25,36 +26,35 @@ func (b *bench) tracer(calls string) *tracer {
 }
 
 func (t *tracer) command() []string {
-	return []string{"strace", "-f", "-c", "-o", t.file, "-e", "trace=" + t.of}
+	return []string{"strace", "-f", "-y", "-s", "0", "-o", t.file, "-e", "trace=" + t.of}
 }
 
-// calls are those that succeeded, once the process has ended.
+// calls are those on sockets that succeeded, once the process has ended.
 func (t *tracer) calls() (map[string]float64, error) {
-	b, err := os.ReadFile(t.file)
+	f, err := os.Open(t.file)
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
 	calls := make(map[string]float64)
-	for line := range strings.Lines(string(b)) {
-		// % time, seconds, usecs/call, calls, errors if there are any, syscall
-		f := strings.Fields(line)
-		if len(f) < 5 {
+	begun := make(map[string]string) // by thread, where another came between
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		thread, call, _ := strings.Cut(lines.Text(), " ")
+		call = strings.TrimSpace(call)
+		if start, ok := strings.CutSuffix(call, "<unfinished ...>"); ok {
+			begun[thread] = start
 			continue
 		}
-		n, err := strconv.Atoi(f[3])
-		if err != nil {
-			continue // the heading, and the line below it
+		if _, rest, ok := strings.Cut(call, " resumed>"); ok {
+			call = begun[thread] + rest
 		}
-		if len(f) > 5 {
-			failed, err := strconv.Atoi(f[4])
-			if err != nil {
-				return nil, fmt.Errorf("strace wrote %q", line)
-			}
-			n -= failed
+		name, _, ok := strings.Cut(call, "(")
+		if ok && strings.Contains(call, "<socket:[") && !strings.Contains(call, " = -1 ") {
+			calls[name]++
 		}
-		calls[f[len(f)-1]] = float64(n)
 	}
-	return calls, nil
+	return calls, lines.Err()
 }
 
 // handshakeCalls are those of a connection, from socket or accept to close. What
@@ -64,7 +64,7 @@ const handshakeCalls = "socket,connect,accept4,read,recvfrom,write,writev,sendto
 func (b *bench) syscalls(ctx context.Context) (*section, error) {
 	s := &section{
 		key: keySyscalls, title: "System calls of a handshake",
-		text: fmt.Sprintf("Those that succeeded, by strace, for one connection with one dialer: the difference between processes that do %d and %d of them. `all` is accept or connect, socket options and close too, and not what waits (futex, epoll_pwait). The application's last read, which finds the end, fails and does not count. One of the client's socket options is the measurement's own.",
+		text: fmt.Sprintf("Those on sockets that succeeded, by strace, for one connection with one dialer: the difference between processes that do %d and %d of them. `all` is accept or connect, socket options, epoll_ctl and close too, and not what waits (futex, epoll_pwait). The application's last read, which finds the end, fails and does not count. One of the client's socket options is the measurement's own.",
 			b.traced, 2*b.traced),
 		columns: []column{
 			median("server read", "server read", "%.2f"), median("write", "server write", "%.2f"), median("all", "server all", "%.1f"),
