@@ -53,7 +53,7 @@ func outRefused(t *testing.T, d *preflight.PreflightDialer, address string) *pre
 	return e
 }
 
-func TestForwardProxy(t *testing.T) {
+func TestConnect(t *testing.T) {
 	for _, f := range outForwards {
 		t.Run(f.name, func(t *testing.T) {
 			server := outTold(t)
@@ -166,7 +166,7 @@ func outBasic(user, password string) string {
 
 // The way to the forward proxy itself is TLS, with another certificate than that
 // of the edge, which is TLS inside of it.
-func TestForwardProxyTLS(t *testing.T) {
+func TestConnectTLS(t *testing.T) {
 	nginx := startNginx(t, outTold(t))
 	plain, edge := nginx.plain, nginx.tls
 	u, certificate := outSquid(t, "https", outConfig{allowed: []string{outPort(plain.address), outPort(edge.address)}, password: "secret"})

@@ -56,7 +56,7 @@ var (
 
 // HAProxy tells the client's address twice: by the PROXY protocol and, if
 // there is another proxy in front, by X-Forwarded-For.
-func TestHAProxy(t *testing.T) {
+func TestPROXYHeader(t *testing.T) {
 	backend := serveTold(t, "127.0.0.1/32", "127.0.0.2/32")
 	address := startHAProxyTold(t, backend)
 
@@ -111,7 +111,7 @@ func TestHAProxy(t *testing.T) {
 
 // A client that is nobody's proxy is believed nothing, and neither is one behind
 // HAProxy that begins like HAProxy.
-func TestHAProxySpoofed(t *testing.T) {
+func TestPROXYHeaderSpoofed(t *testing.T) {
 	backend := serveTold(t, "127.0.0.1/32", "127.0.0.2/32")
 	address := startHAProxyTold(t, backend)
 	const (

@@ -52,10 +52,10 @@ func matrix() string {
 	}
 	fmt.Fprint(text, `
 - Half-close: when one end of a tunnel ends its direction, what the other then sends arrives ("yes"), or
-  the proxy ends both ("no").
+  the proxy ends both ("no"); lighttpd at times does neither.
 - The last rows name what a dial, or a tunnel, ends with: a status, an orderly end (EOF) or a reset.
 - "–": the proxy has no such thing: no TLS, no line that could be forgotten, no timer for silent tunnels,
-  no reload. A forward proxy, by which the client gets out (CONNECT), knows no paths; for the server, the
+  no reload that could leave them alone. A forward proxy, by which the client gets out (CONNECT), knows no paths; for the server, the
   client's address is that proxy's; and TLS through it is between the two ends.
 `)
 	return text.String()

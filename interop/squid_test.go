@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"crypto/x509"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
 )
 
@@ -154,4 +156,20 @@ func refuses(address string) bool {
 	}
 	c.Close()
 	return false
+}
+
+// When the server resets a tunnel in which it has said nothing, Squid takes that for
+// an answer that has failed, and writes one of its own into the tunnel.
+func TestSquidReset(t *testing.T) {
+	squid := startSquid(t, serve(t, &preflight.PreflightListener{}, func(c *preflight.Conn) {
+		c.Read(make([]byte, 1))
+		c.NetConn().(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}))
+	c := squid.plain.dial(t, "/tunnel/")
+	_, err := c.Write([]byte("x"))
+	require.NoError(t, err)
+	page, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Regexp(t, "^HTTP/1.1 500 ", string(page))
 }
