@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -37,21 +36,14 @@ var hopFields = []string{
 
 // checkHeader reports the first field of h, in the order of names, that may
 // not be sent. It never repeats a value, which may be a secret.
-func checkHeader(h http.Header, forbidden []string) error {
-	if len(h) == 0 {
-		return nil
-	}
-	names := make([]string, 0, 16)
-	for name := range h {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := checkField(name, h[name], forbidden); err != nil {
-			return err
+func checkHeader(h http.Header, forbidden []string) (err error) {
+	var first string
+	for name, values := range h {
+		if e := checkField(name, values, forbidden); e != nil && (err == nil || name < first) {
+			first, err = name, e
 		}
 	}
-	return nil
+	return err
 }
 
 // checkField is checkHeader for one field.

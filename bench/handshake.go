@@ -21,24 +21,49 @@ const (
 
 // The keys of sections, by which budgets and plots find them.
 const (
-	keyOne  = "handshake-1"
-	keyMany = "handshake-64"
+	keyOne   = "handshake-1"
+	keyLoose = "handshake-1-loose"
+	keyMany  = "handshake-64"
 )
 
+// A handshaking is a section of handshakes.
+type handshaking struct {
+	key, title, text string
+	of               []string // peers
+	start            func(context.Context, string) (*pair, error)
+	repetitions      int
+	n, dialers       int // of a repetition
+}
+
 func (b *bench) handshakeOne(ctx context.Context) (*section, error) {
-	return b.handshakes(ctx, keyOne, "Handshake, one dialer", names(peers), order{Op: "handshake", N: b.one, Dialers: 1})
+	return b.handshakes(ctx, handshaking{
+		key: keyOne, title: "Handshake, one dialer", text: " " + pinned,
+		of: names(peers), start: b.pinnedPair, repetitions: b.repetitions, n: b.one, dialers: 1,
+	})
+}
+
+// handshakeLoose leaves it to the kernel where both sides run, as most who try this do.
+func (b *bench) handshakeLoose(ctx context.Context) (*section, error) {
+	return b.handshakes(ctx, handshaking{
+		key: keyLoose, title: "Handshake, one dialer, not pinned",
+		text: " The kernel is free to put both sides where it likes, and the one waits for a processor while threads of the other look for work: four times as many repetitions make up for that.",
+		of:   []string{bareTCP, ours, plain, byHand}, start: b.pair, repetitions: 4 * b.repetitions, n: b.one, dialers: 1,
+	})
 }
 
 func (b *bench) handshakeMany(ctx context.Context) (*section, error) {
-	return b.handshakes(ctx, keyMany, "Handshake, 64 dialers at once", names(peers), order{Op: "handshake", N: b.many, Dialers: 64})
+	return b.handshakes(ctx, handshaking{
+		key: keyMany, title: "Handshake, 64 dialers at once",
+		of: names(peers), start: b.pair, repetitions: b.repetitions, n: b.many, dialers: 64,
+	})
 }
 
 func micros(d time.Duration, n int) float64 { return float64(d) / float64(n) / 1e3 }
 
-func (b *bench) handshakes(ctx context.Context, key, title string, of []string, o order) (*section, error) {
+func (b *bench) handshakes(ctx context.Context, of handshaking) (*section, error) {
 	s := &section{
-		key: key, title: title,
-		text: fmt.Sprintf("Dial, handshake, close: %d of them in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", o.N, b.repetitions),
+		key: of.key, title: of.title,
+		text: fmt.Sprintf("Dial, handshake, close: %d of them in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", of.n, of.repetitions) + of.text,
 		columns: []column{
 			ratio("time, ratio", elapsed), median("per s", rate, "%.0f"), median("p50 µs", latency, "%.0f"),
 			median("server CPU", serverCPU, "%.0f"), ratio("ratio", serverCPU),
@@ -46,19 +71,19 @@ func (b *bench) handshakes(ctx context.Context, key, title string, of []string, 
 			median("server allocs", serverAllocs, "%.1f"), median("B", serverBytes, "%.0f"),
 			median("client allocs", clientAllocs, "%.1f"), median("B", clientBytes, "%.0f"),
 		},
-		samples: newSamples(of...),
+		samples: newSamples(of.of...),
 	}
-	return s, b.rotate(ctx, title, of, b.pair, b.repetitions, func(p *pair, first bool) error {
+	return s, b.rotate(ctx, of.title, of.of, of.start, of.repetitions, func(p *pair, first bool) error {
 		if first { // what is made once is made now
-			if _, _, err := p.order(order{Op: o.Op, N: 2 * o.Dialers, Dialers: o.Dialers}); err != nil {
+			if _, _, err := p.order(order{Op: "handshake", N: 2 * of.dialers, Dialers: of.dialers}); err != nil {
 				return err
 			}
 		}
-		client, server, err := p.order(o)
+		client, server, err := p.order(order{Op: "handshake", N: of.n, Dialers: of.dialers})
 		if err != nil {
 			return err
 		}
-		s.samples.handshake(p.peer, o.N, client, server)
+		s.samples.handshake(p.peer, of.n, client, server)
 		return nil
 	})
 }

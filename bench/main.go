@@ -109,7 +109,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 	r.notes = b.raiseFiles()
 	start := time.Now()
 	for _, measure := range []func(context.Context) (*section, error){
-		b.handshakeOne, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
+		b.handshakeOne, b.handshakeLoose, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
 		b.steady, b.relayed, b.idleConnections, b.stuckClients, b.growing,
 	} {
 		s, err := measure(ctx)
@@ -122,7 +122,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 		r.sections = append(r.sections, s)
 	}
 	if b.unpinned {
-		r.notes = append(r.notes, "Without taskset, or with one processor, the processes that send messages back and forth were not pinned: their times say nothing.")
+		r.notes = append(r.notes, "Without taskset, or with one processor, no process was pinned: the times of one dialer, and of messages back and forth, say nothing.")
 	}
 	r.took = time.Since(start)
 	return r, nil

@@ -121,8 +121,12 @@ func (b *bench) pair(ctx context.Context, peer string) (*pair, error) {
 	return b.pairUnder(ctx, peer, nil, nil)
 }
 
-// pinnedPair has each process on a processor of its own. Left to the kernel, one
-// message there and back takes three times as long in one minute as in the next.
+// pinned says so of pairs that are.
+const pinned = "Each side has one processor for itself (taskset)."
+
+// pinnedPair has each process on a processor of its own, as if it were a machine of
+// its own. Left to the kernel, one message there and back takes three times as
+// long in one minute as in the next.
 func (b *bench) pinnedPair(ctx context.Context, peer string) (*pair, error) {
 	return b.pairUnder(ctx, peer, b.onProcessor(0), b.onProcessor(1))
 }

@@ -126,10 +126,10 @@ const noise = `## What is noise, and what is not measured
   run; the difference between two rows whose ranges overlap is none. Where the ± of a row is above some 10 %%,
   its third digit means nothing. Between runs, ratios differ by about as much.
 - **Allocations, bytes, calls and memory** are counts. They repeat to about 1 %%, RSS to some percent.
-- With one dialer nothing overlaps. What preflight adds to a connection then is mostly two goroutines to
-  wake, one for the handshake and the one in Accept, and what that takes depends on whether
-  a processor sleeps. This ratio differs more between runs than within one: ten on the machine of the committed
-  results gave 1.11 to 1.30 with a mean of 1.21, around the budget of 1.20.
+- With one dialer nothing overlaps: each microsecond of either side is one of the handshake, and so is what a
+  thread takes to wake up. Where both sides are not pinned, their threads also get into each other's way, which differs
+  from minute to minute: on the machine of the committed results, eight runs of 100 repetitions gave 1.17 to 1.20,
+  shorter ones 1.11 to 1.30. A third of what is added there is the client's part.
 - One machine is client, server and proxy at once, without a network: what a
   handshake costs here in time is mostly the kernel's work and the scheduler's. With a real round
   trip between them, everyone's handshake takes that, and the differences vanish.

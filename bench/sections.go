@@ -15,9 +15,11 @@ const (
 
 func (b *bench) telemetry(ctx context.Context) (*section, error) {
 	of := append([]string{ours}, names(telemetryPeers)...)
-	s, err := b.handshakes(ctx, keyTelemetry, "Telemetry", of, order{Op: "handshake", N: b.many, Dialers: 64})
-	s.text = "Handshakes as above, with 64 dialers: `Telemetry` nil, with the no-op providers, and with the SDK, which samples every span, batches them for an exporter that drops them, and aggregates all metrics. With the SDK there is a span to tell the server of: its client sends `traceparent` too, 70 bytes."
-	return s, err
+	return b.handshakes(ctx, handshaking{
+		key: keyTelemetry, title: "Telemetry",
+		text: " `Telemetry` is nil, with the no-op providers, and with the SDK, which samples every span, batches them for an exporter that drops them, and aggregates all metrics. With the SDK there is a span to tell the server of: its client sends `traceparent` too, 70 bytes.",
+		of:   of, start: b.pair, repetitions: b.repetitions, n: b.many, dialers: 64,
+	})
 }
 
 // What is measured in memory.
@@ -30,7 +32,7 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 	const title = "In memory"
 	s := &section{
 		key: keyMemory, title: title,
-		text: fmt.Sprintf("Parsing, and whole exchanges over a connection in memory, %d times in each of %d repetitions. Ratios are to the first of each kind. The last kind are two benchmarks of the library's own, one after the other, with a head of 176 bytes: what `preflight.Server` does, before it makes a Conn of it.", b.feats, b.repetitions),
+		text: fmt.Sprintf("Parsing, and whole exchanges over a connection in memory, %d times in each of %d repetitions. Ratios are to the first of each kind. The last kind are two benchmarks of the library's own, one after the other, with a head of 176 bytes, both bounded by a deadline: what `preflight.Server` does, before it makes a Conn of it.", b.feats, b.repetitions),
 		columns: []column{
 			{"time, ratio", func(s *samples, row string) string { return s.ratio(row, firstFeat(row), elapsed).String() }},
 			median("ns", elapsed, "%.0f"), median("allocs", allocs, "%.1f"), median("B", bytesN, "%.0f"),
@@ -104,8 +106,8 @@ func (b *bench) steady(ctx context.Context) (*section, error) {
 	const title = "One connection in use"
 	s := &section{
 		key: keySteady, title: title,
-		text: fmt.Sprintf("%d MiB in writes and reads of %d KiB, and %d messages of %d bytes that are sent back one by one, without the handshake; %d repetitions. CPU and allocations are those of both sides. Each side has one processor for itself (taskset).",
-			b.bulk>>20, bulkChunk>>10, b.echoes, echoSize, b.few),
+		text: fmt.Sprintf("%d MiB in writes and reads of %d KiB, and %d messages of %d bytes that are sent back one by one, without the handshake; %d repetitions. CPU and allocations are those of both sides. %s",
+			b.bulk>>20, bulkChunk>>10, b.echoes, echoSize, b.few, pinned),
 		columns: []column{
 			ratio("bulk time, ratio", elapsed), median("MiB/s", throughput, "%.0f"), median("CPU s/GiB", bulkCPU, "%.2f"), median("allocs/GiB", bulkAllocs, "%.0f"),
 			ratio("echo time, ratio", echoTime), median("µs", echoTime, "%.1f"), median("CPU µs", echoCPU, "%.1f"), median("allocs", echoAllocs, "%.2f"),

@@ -290,7 +290,7 @@ func hasPrefixFold(b []byte, s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if lower(b[i]) != lower(s[i]) {
+		if b[i] != s[i] && lower(b[i]) != lower(s[i]) {
 			return false
 		}
 	}
