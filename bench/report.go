@@ -128,7 +128,7 @@ const noise = `## What is noise, and what is not measured
 - **Allocations, bytes, calls and memory** are counts. They repeat to about 1 %%, RSS to some percent.
 - With one dialer nothing overlaps: each microsecond of either side is one of the handshake, and so is what a
   thread takes to wake up. Where both sides are not pinned, their threads also get into each other's way, which differs
-  from minute to minute: on the machine of the committed results, eight runs of 100 repetitions gave 1.17 to 1.20,
+  from minute to minute: on the machine of the committed results, a dozen runs of 100 repetitions gave 1.15 to 1.20,
   shorter ones 1.11 to 1.30. A third of what is added there is the client's part.
 - One machine is client, server and proxy at once, without a network: what a
   handshake costs here in time is mostly the kernel's work and the scheduler's. With a real round
