@@ -12,6 +12,7 @@ import (
 
 // results are what a run has measured.
 type results struct {
+	quick    bool
 	machine  []string
 	notes    []string // what could not be done as it should
 	sections []*section
@@ -110,7 +111,7 @@ func repeated(s string, n int) []string {
 
 const introduction = `# Results
 
-Written by ` + "`go run%s ./bench`" + `, which measures everything in one run, side by side.
+Written by ` + "`go run%s ./bench%s`" + `, which measures everything in one run, side by side.
 
 Where there are a client and a server, they are processes of their own, so that CPU (rusage), allocations
 and bytes are those of one side. The rows take turns, beginning with another one in each repetition.
@@ -142,11 +143,17 @@ const noise = `## What is noise, and what is not measured
 
 func (r *results) markdown() string {
 	var b strings.Builder
-	tags := ""
+	tags, flags := "", ""
 	if len(heavyPeers) > 0 {
 		tags = " -tags heavy"
 	}
-	fmt.Fprintf(&b, introduction+"\n", tags, len(memoryRequest))
+	if r.quick {
+		flags = " -quick"
+	}
+	fmt.Fprintf(&b, introduction+"\n", tags, flags, len(memoryRequest))
+	if r.quick {
+		b.WriteString("**With -quick there are so few repetitions and connections that times and memory, and the verdicts on them, say\nlittle: it shows that everything can be measured.**\n\n")
+	}
 	for _, line := range r.machine {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
