@@ -146,6 +146,16 @@ func TestDialerBadConfiguration(t *testing.T) {
 			upgradeNoSecret(t, err)
 		})
 	}
+	t.Run("several fields, of which the first is named", func(t *testing.T) {
+		d := preflight.PreflightDialer{NetDialer: dialNever(t), Header: http.Header{
+			"A": {"s3cr3t"}, "B": {"s3cr3t\x00"}, "C": {"s3cr3t\x00"}, "Expect": {"s3cr3t"}, "X Y": {"s3cr3t"},
+		}}
+		for range 50 { // maps have no order
+			_, err := d.Dial("tcp", "edge.example:80")
+			require.ErrorContains(t, err, "field B ")
+			upgradeNoSecret(t, err)
+		}
+	})
 	t.Run("address that is no host", func(t *testing.T) {
 		d := preflight.PreflightDialer{NetDialer: dialNever(t)}
 		for _, address := range []string{"passthrough:///x", "", "a b:80"} {
