@@ -17,7 +17,7 @@ func (b *bench) telemetry(ctx context.Context) (*section, error) {
 	of := append([]string{ours}, names(telemetryPeers)...)
 	return b.handshakes(ctx, handshaking{
 		key: keyTelemetry, title: "Telemetry",
-		text: " `Telemetry` is nil, with the no-op providers, and with the SDK, which samples every span, batches them for an exporter that drops them, and aggregates all metrics. With the SDK there is a span to tell the server of: its client sends `traceparent` too, 70 bytes.",
+		text: " `Telemetry` is nil in the first row, and has the no-op providers, and the SDK, in the others. The SDK samples every span, batches them for an exporter that drops them, and aggregates all metrics. With the SDK there is a span to tell the server of: its client sends `traceparent` too, 70 bytes.",
 		of:   of, start: b.pair, repetitions: b.repetitions, n: b.many, dialers: 64,
 	})
 }
