@@ -76,12 +76,16 @@ func (r *Request) requestLine() (int, *Error) {
 		return 0, bad(method+1, "the request line is not `method SP target SP version`: RFC 9112 §3")
 	}
 	r.Method, r.Target = line[:method], line[method+1:target]
-	version := line[target+1:]
-	if len(version) != 8 || !bytes.HasPrefix(version, []byte("HTTP/1.")) || !digits(version[7:]) {
+	v := line[target+1:]
+	if len(v) != 8 || !bytes.HasPrefix(v, []byte("HTTP/")) || !digits(v[5:6]) || v[6] != '.' || !digits(v[7:]) {
 		return 0, bad(target+1, "the version is not HTTP/1.x: RFC 9112 §2.3")
 	}
-	if r.Minor = version[7] - '0'; r.Minor > 1 {
-		return 0, &Error{505, target + 8, "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6"}
+	const unsupported = "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6"
+	if v[5] != '1' {
+		return 0, &Error{505, target + 6, unsupported}
+	}
+	if r.Minor = v[7] - '0'; r.Minor > 1 {
+		return 0, &Error{505, target + 8, unsupported}
 	}
 	if i := badTarget(r.Target); i >= 0 {
 		return 0, bad(method+1+i, "the target holds a byte that must be percent-encoded: RFC 9112 §3.2")
