@@ -391,9 +391,12 @@ func (l *PreflightListener) closeInner() error {
 // has returned has been closed by [Conn.Close], and Handler has served its
 // requests (what it has hijacked is its own). It closes none of them: the
 // application tells its peers to go, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do; both call Close, which then leaves the rest to
-// Shutdown. A connection that is closed through [Conn.NetConn] is not seen, and
-// a client that is silent takes until its HandshakeTimeout: give ctx more.
+// http.Server.Shutdown do. Both call Close. Close leaves the rest to a Shutdown
+// that has begun, but cuts off every handshake if none has. So begin Shutdown,
+// wait until the server's Serve has returned, and then stop the server; the
+// examples show that. A connection that is closed through [Conn.NetConn] is not
+// seen. A silent client delays Shutdown by up to HandshakeTimeout: give ctx a
+// longer deadline.
 //
 // It returns nil when all of that is done, or the cause of the end of ctx; what is left then
 // goes on as before, and Close ends what belongs to the listener.
