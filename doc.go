@@ -43,8 +43,10 @@
 // Clients that connect without HTTP keep working on the same port: every
 // connection that does not begin with an HTTP/1.x request line is handed on
 // untouched. What does begin with one is upgraded, served by Handler or refused,
-// and never reaches the application. Where plain clients have no business on the
-// port, set RequireUpgrade. TLSConfig adds TLS on the same port, TrustedProxies
+// and never reaches the application. So an HTTP server, whose plain clients do begin
+// with one, sets Handler. Where the server speaks first, plain clients wait for
+// HandshakeTimeout unless PlainAfter is set. Where plain clients have no business on
+// the port, set RequireUpgrade. TLSConfig adds TLS on the same port, TrustedProxies
 // the client's address behind proxies, and ServeHTTP mounts the listener on an
 // HTTP server that is already there.
 //
