@@ -25,6 +25,11 @@ vcl 4.1;
 backend preflight {
     .host = "127.0.0.1";
     .port = "9000";
+    # Varnish makes no health checks without a probe. If the listener has a
+    # Handler, it can ask for a page of it:
+    #.probe = { .url = "/healthz"; }
+    # A listener without a Handler answers every page with 426:
+    #.probe = { .url = "/"; .expected_response = 426; }
 }
 
 # Varnish itself has put the client's address behind X-Forwarded-For by now: the
