@@ -16,10 +16,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// idleTimeout is how long a connection may wait for its next ordinary request:
-// longer than the 60 s for which nginx keeps one, so that it is not we who
-// close it just when a request is on its way.
-const idleTimeout = 2 * time.Minute
+// defaultIdleTimeout is longer than the 600 s for which Google's load balancers
+// keep a connection, so that it is not the server that closes it just when a
+// request is on its way.
+const defaultIdleTimeout = 11 * time.Minute
 
 // ServeHTTP takes upgrade requests from a server of package net/http, on which
 // the listener is mounted like any handler:
@@ -190,7 +190,7 @@ func (l *PreflightListener) newServer() *http.Server {
 	return &http.Server{
 		Handler:           http.HandlerFunc(l.serveOwn),
 		ReadHeaderTimeout: l.handshakeTimeout(),
-		IdleTimeout:       idleTimeout,
+		IdleTimeout:       l.idleTimeout(),
 		MaxHeaderBytes:    l.policy.maxHeader,
 		// Else net/http would answer OPTIONS * itself, and keep the
 		// connection although the request has Upgrade.

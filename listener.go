@@ -111,7 +111,7 @@ type PreflightListener struct {
 	// Handler serves the ordinary HTTP requests on the port: health checks,
 	// administration, WebSocket. nil means that they are answered 426. It is
 	// called as a handler of [http.Server] is, whose timeouts are
-	// HandshakeTimeout for a head and 2 minutes between requests, with a
+	// HandshakeTimeout for a head and IdleTimeout between requests, with a
 	// RemoteAddr that is the peer's, or that of its PROXY header. A connection
 	// may send ordinary requests first and an upgrade request later; a request
 	// with Upgrade that is not answered 101 ends its connection. Connections
@@ -120,6 +120,14 @@ type PreflightListener struct {
 	// An upgrade request behind another one is parsed by package net/http, see
 	// ServeHTTP.
 	Handler http.Handler
+
+	// IdleTimeout is how long a connection may wait for its next ordinary
+	// request, for Handler. 0 means 11 minutes, which is more than the 10
+	// minutes of Google's load balancers; negative means no limit. It should be
+	// longer than the time for which the proxy keeps an idle connection:
+	// otherwise the listener may close one just when the proxy sends a request
+	// on it, which the client sees as a 502.
+	IdleTimeout time.Duration
 
 	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
 	// beside those that do not, and inside tunnels whose request asks for it by
@@ -284,6 +292,13 @@ func (l *PreflightListener) handshakeTimeout() time.Duration {
 		return defaultTimeout
 	}
 	return l.HandshakeTimeout
+}
+
+func (l *PreflightListener) idleTimeout() time.Duration {
+	if l.IdleTimeout == 0 {
+		return defaultIdleTimeout
+	}
+	return l.IdleTimeout
 }
 
 func (l *PreflightListener) maxPending() int {
