@@ -90,8 +90,9 @@ type PreflightListener struct {
 	// use. Authorize is called concurrently.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// RequireUpgrade refuses plain connections. It wins over AllowPlain. Set
-	// it wherever plain clients have no business on the port.
+	// RequireUpgrade refuses plain connections. Set it wherever plain clients
+	// have no business on the port. AllowPlain or PlainAfter beside it is an
+	// error.
 	RequireUpgrade bool
 
 	// AllowPlain hands plain connections on although Authorize is set. Without
@@ -270,6 +271,10 @@ func (l *PreflightListener) check() error {
 		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
 	case l.PlainAfter < 0:
 		return errors.New("preflight: PreflightListener.PlainAfter is negative")
+	case l.RequireUpgrade && l.AllowPlain:
+		return errors.New("preflight: PreflightListener.RequireUpgrade refuses plain connections and AllowPlain lets them in; set one of them")
+	case l.RequireUpgrade && l.PlainAfter > 0:
+		return errors.New("preflight: PreflightListener.PlainAfter is for plain connections, which RequireUpgrade refuses; set one of them")
 	case l.MaxHeaderBytes < 0:
 		return errors.New("preflight: PreflightListener.MaxHeaderBytes is negative")
 	case l.MaxPending < 0:

@@ -20,6 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func lisYes(*http.Request) (http.Header, error) { return nil, nil }
+
 func TestListenerConfiguration(t *testing.T) {
 	certified, _ := kndTLS(t)
 	for _, tt := range []struct {
@@ -41,9 +43,13 @@ func TestListenerConfiguration(t *testing.T) {
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tçp"}}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{}, TLSConfig: certified}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp", "WebSocket"}}},
+		{"AllowPlain", &preflight.PreflightListener{RequireUpgrade: true, AllowPlain: true}},
+		{"PlainAfter", &preflight.PreflightListener{RequireUpgrade: true, PlainAfter: time.Second}},
+		{"RequireUpgrade", &preflight.PreflightListener{RequireUpgrade: true, AllowPlain: true, Authorize: lisYes}},
+		{"RequireUpgrade", &preflight.PreflightListener{RequireUpgrade: true, PlainAfter: time.Second, AllowPlain: true}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: new(tls.Config)}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: &tls.Config{Certificates: []tls.Certificate{}}}},
-		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: make([]netip.Prefix, 1)}},
+		{"TrustedProxies[0] is an invalid netip.Prefix (zero", &preflight.PreflightListener{TrustedProxies: make([]netip.Prefix, 1)}},
 		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: []netip.Prefix{{}, netip.MustParsePrefix("::/0")}}},
 		{"TrustedProxies", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP"}},
 		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP", TrustedProxies: []netip.Prefix{}}},
