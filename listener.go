@@ -118,7 +118,10 @@ type PreflightListener struct {
 	// with Upgrade that is not answered 101 ends its connection. Connections
 	// with a request under way or between two are not counted by MaxPending.
 	//
-	// An upgrade request behind another one is parsed by package net/http, see
+	// Package net/http parses the requests that Handler serves, and decides
+	// which of them are malformed, wherever they stand on a connection. A first
+	// request that carries Upgrade is parsed by the stricter parser of this
+	// package; an upgrade request behind another one is net/http's, see
 	// ServeHTTP.
 	Handler http.Handler
 
@@ -178,8 +181,8 @@ type PreflightListener struct {
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
-	// 16 KiB; negative is an error. The later ordinary requests of a connection,
-	// which net/http reads for Handler, may be up to 8 KiB larger.
+	// 16 KiB; negative is an error. Ordinary requests, which net/http reads for
+	// Handler, may be up to 8 KiB larger.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a

@@ -31,7 +31,9 @@ const (
 	shdOrdinary = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 	shdHeld     = "GET /held HTTP/1.1\r\nHost: h\r\n\r\n"
 	shdHijack   = "GET /hijack HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-	shdProxy    = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
+	// shdMalformed lacks Host. It is ours to refuse because it carries Upgrade.
+	shdMalformed = "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	shdProxy     = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
 	// shdHello begins a ClientHello.
 	shdHello = "\x16\x03\x01\x02\x00\x01\x00"
 )

@@ -161,7 +161,7 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 		return
 	}
 	if h.ordinary {
-		l.handOver(conn, x.unknown)
+		l.handOver(conn, x.unknown, h.rule)
 		return
 	}
 	l.opened()

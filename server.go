@@ -74,6 +74,13 @@ var (
 	errClosing = errors.New("the listener is shutting down")
 )
 
+// An ordinaryError ends sorting where net/http is to judge a request for Handler.
+type ordinaryError struct {
+	rule *wire.Error // the request breaks it, and may yet turn out to carry Upgrade; or nil
+}
+
+func (*ordinaryError) Error() string { return "a request that net/http is to judge" }
+
 // A handover is a connection that has been sorted: the application's, or one
 // with an ordinary request for the Handler.
 type handover struct {
@@ -82,6 +89,7 @@ type handover struct {
 	watch    *watch        // of what may yet turn out to be HTTP
 	req      *http.Request // nil if nobody has looked at it
 	ordinary bool          // rest begins with an ordinary request
+	rule     *wire.Error   // that this request breaks, if it carries Upgrade
 	secure   bool          // TLS is yet to begin inside the tunnel
 }
 
@@ -120,7 +128,11 @@ func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 // from call to call, it would have the stack of each handshake grow.
 func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
 	x.settle()
+	ordinary, _ := err.(*ordinaryError)
 	switch {
+	case ordinary != nil:
+		h.rule = ordinary.rule
+		return x.answer(p, n, choice{}, nil, dst, h)
 	case err != nil:
 		return err
 	case n > 0:
@@ -145,6 +157,9 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	}
 	var request wire.Request
 	if broken := request.Parse(head); broken != nil {
+		if p.handler && !wire.MayUpgrade(head) {
+			return c, nil
+		}
 		return c, x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)

@@ -123,6 +123,8 @@ func FuzzRequest(f *testing.F) {
 			// What anybody reads as HTTP/1.x is never plain bytes to the
 			// application. (Only net/http knows a CONNECT to nowhere.)
 			require.Equal(t, wire.HTTP, verdict)
+			// What is handed to net/http as no upgrade is none in its eyes.
+			require.True(t, wire.MayUpgrade(b) || theirs.Header["Upgrade"] == nil)
 		}
 		if broken != nil {
 			require.Zero(t, n)

@@ -276,3 +276,29 @@ func (r *Request) choose(protocols []string) string {
 	}
 	return ""
 }
+
+// MayUpgrade reports whether the head of a request, which may be malformed or cut
+// off, has a line that some recipient may take for an Upgrade field. It allows
+// for a bare CR at the end of a line, and for white space and controls around the
+// name.
+func MayUpgrade(head []byte) bool {
+	const name = "upgrade"
+	for {
+		end := bytes.IndexAny(head, "\r\n")
+		if end < 0 {
+			return false
+		}
+		head = skipControls(head[end:])
+		if hasPrefixFold(head, name) && bytes.HasPrefix(skipControls(head[len(name):]), []byte(":")) {
+			return true
+		}
+	}
+}
+
+// skipControls is b behind the controls and the white space that it begins with.
+func skipControls(b []byte) []byte {
+	for len(b) > 0 && (b[0] <= ' ' || b[0] == 0x7f) {
+		b = b[1:]
+	}
+	return b
+}

@@ -373,3 +373,40 @@ func TestTunnelTLS(t *testing.T) {
 		})
 	}
 }
+
+// TestMayUpgrade: a head that carries Upgrade in anybody's eyes is told from one
+// that does not, however malformed it is.
+func TestMayUpgrade(t *testing.T) {
+	const line = "GET / HTTP/1.1\r\nHost: h\r\n"
+	for _, head := range []string{
+		line + "Upgrade: tcp\r\n\r\n",
+		line + "UPGRADE:\r\n\r\n",
+		line + "A: b\nupgrade: tcp\n\n",
+		line + "A: b\rUpgrade: tcp\r\n\r\n",
+		line + "A: b\r\n Upgrade: tcp\r\n\r\n",
+		line + "\x00\x0b\x7fUpgrade: tcp\r\n\r\n",
+		line + "Upgrade \t\x00: tcp\r\n\r\n",
+		line + "Upgrade\r\n: tcp\r\n\r\n",
+		line + "Upgrade\r\n\r\nUpgrade:",
+		"\nUpgrade:",
+	} {
+		require.True(t, wire.MayUpgrade([]byte(head)), "%q", head)
+	}
+	for _, head := range []string{
+		"",
+		line,
+		"Upgrade: tcp",
+		line + "Upgrade-Insecure-Requests: 1\r\n\r\n",
+		line + "X-Upgrade: tcp\r\nConnection: Upgrade\r\nUpgrad: e\r\nUpgradee: x\r\n\r\n",
+		line + "X: Upgrade: tcp\r\n\r\n",
+		line + "Upgrade",
+		line + "Upgr",
+		"GET /?\nUpgrade HTTP/1.1\r\n\r\n",
+	} {
+		require.False(t, wire.MayUpgrade([]byte(head)), "%q", head)
+	}
+	// Many line ends take time in proportion to their number, not to its square.
+	for _, unit := range []string{"\r", "\n", "\r\n ", "\nupgrade ", "\nupgrade\r"} {
+		require.False(t, wire.MayUpgrade(bytes.Repeat([]byte(unit), 1<<16)), "%q", unit)
+	}
+}
