@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/preflight-go/preflight/internal/wire"
 )
@@ -170,13 +172,35 @@ func failure(c net.Conn, err error, what string) error {
 	return opError("preflight", c, err)
 }
 
+// printable is s with escapes in place of what a terminal may obey or hide:
+// controls, and format characters such as those that change the direction of
+// text. A peer may put them into the names of its certificate, for one.
+func printable(s string) string {
+	odd := func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }
+	if strings.IndexFunc(s, odd) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if odd(r) {
+			quoted := strconv.Quote(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
 // A stageError says what a handshake was doing when it failed.
 type stageError struct {
 	stage string
 	err   error
 }
 
-func (e *stageError) Error() string { return e.stage + ": " + e.err.Error() }
+func (e *stageError) Error() string { return e.stage + ": " + printable(e.err.Error()) }
 func (e *stageError) Unwrap() error { return e.err }
 
 // Timeout makes net.OpError, which looks no further than its Err, report one.
