@@ -38,7 +38,7 @@ var ofTunnels = []behaviour{
 	{"Elsewhere", "a path without a route", "404", testElsewhere},
 	{"LargeHead", "a head of 7 KiB", "arrives", testLargeHead},
 	{"HalfClose", "half-close", "no", testHalfClose},
-	{"Inside", "`tcps`, TLS inside the tunnel", "yes", testInside},
+	{"Inside", "TLS inside the tunnel", "yes", testInside},
 }
 
 // testTunnel opens tunnels by address and by URL.
@@ -48,6 +48,13 @@ func testTunnel(t *testing.T, x trial) string {
 	require.NoError(t, echo(c, []byte("hello again")))
 	require.Equal(t, http.StatusSwitchingProtocols, c.Response().StatusCode)
 	require.Equal(t, "tcp", c.Response().Header.Get("Upgrade"))
+
+	amps := x.front.dialer() // AMPS's clients name the same tunnel so, where they speak TLS to the proxy
+	amps.Protocol = "tcps"
+	named, err := amps.DialContext(t.Context(), "tcp", x.front.address)
+	require.NoError(t, err)
+	require.Equal(t, "tcps", named.(*preflight.Conn).Response().Header.Get("Upgrade"))
+	require.NoError(t, echo(bounded(t, named), []byte("hello")))
 
 	u := url.URL{Scheme: "tcp", User: url.UserPassword("jane", "secret"), Host: x.front.address, Path: "/tunnel/told", RawQuery: "http_preflight=true"}
 	if x.front.roots != nil {
@@ -283,7 +290,7 @@ func testInside(t *testing.T, x trial) string {
 	if err != nil {
 		return ending(err)
 	}
-	require.Equal(t, "tcps", c.(*preflight.Conn).Response().Header.Get("Upgrade"))
+	require.Equal(t, "tls", c.(*preflight.Conn).Response().Header.Get("Preflight-Tunnel"))
 	require.NoError(t, echo(bounded(t, c), []byte("hello")))
 	return "yes"
 }
