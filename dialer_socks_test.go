@@ -81,13 +81,14 @@ func TestSOCKS(t *testing.T) {
 		} {
 			t.Run(scheme+"/"+test.name, func(t *testing.T) {
 				_, asked, _ := strings.Cut(test.asked, " ")
+				host := strings.TrimSuffix(asked, ":80")
 				s := &fwdSOCKS{login: test.login, to: map[string]string{asked: edge}, asked: make(chan string, 1)}
 				d := preflight.PreflightDialer{Proxy: fwdBy(t, scheme+"://"+test.userinfo+fwdServe(t, s.serve))}
 				conn, err := d.Dial("tcp", test.address)
 				require.NoError(t, err)
 				defer conn.Close()
 				require.Equal(t, test.asked, fwdNext(t, s.asked))
-				require.Contains(t, fwdNext(t, heads), "\r\nHost: "+asked+"\r\n")
+				require.Contains(t, fwdNext(t, heads), "\r\nHost: "+host+"\r\n")
 				require.IsType(t, (*net.TCPConn)(nil), conn.(*preflight.Conn).NetConn())
 				fwdEnds(t, conn)
 			})
@@ -160,6 +161,7 @@ func TestForwardProxyChain(t *testing.T) {
 				NetDialer: network, Proxy: fwdBy(t, scheme+"://proxy.example:3128"),
 				TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example:443",
 			}
+			d.TLSConfig.ServerName = "edge.example"
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.NoError(t, err)
 			defer conn.Close()

@@ -234,6 +234,7 @@ func TestTLSResumption(t *testing.T) {
 				config.MaxVersion = version
 				config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 			}
+			d.TLSConfig.ServerName = "edge.example"
 			for _, resumed := range []bool{false, true} {
 				conn, err := d.Dial("tcp", "edge.example:443")
 				require.NoError(t, err)
@@ -267,6 +268,7 @@ func TestTLSClientCertificates(t *testing.T) {
 			NetDialer: &fwdNet{hosts: map[string]string{"edge.example:443": address}},
 			TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example",
 		}
+		d.TLSConfig.ServerName = "edge.example"
 		d.TLSConfig.Certificates = []tls.Certificate{outer}
 		d.TunnelTLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &inner, nil }
 		return d

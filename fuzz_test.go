@@ -54,6 +54,15 @@ func urlFormat(t *preflight.Target) string {
 	if t.Prefer != "" {
 		q.Set("ip_protocol_prefer", t.Prefer)
 	}
+	if t.ConnectTimeout != 0 {
+		q.Set("tcp_connecttimeout", strconv.FormatInt(t.ConnectTimeout.Milliseconds(), 10))
+	}
+	if t.ServerName != "" {
+		q.Set("sni", t.ServerName)
+	}
+	for name, value := range t.Options {
+		q.Set(name, value)
+	}
 	u.RawQuery = q.Encode()
 	return u.String()
 }
@@ -65,6 +74,7 @@ func FuzzParseURL(f *testing.F) {
 		"tcp://user:p%40ss@[fe80::1%25eth0]:1//a%2Fb é?bind=[::1]:4000&ip_protocol_prefer=ipv6",
 		"TCP://h:0?tcp_nodelay=0&tcp_keepalive=1&tcp_sndbuf=1&tcp_rcvbuf=2&tcp_linger=0&bind=127.0.0.1",
 		"host:1/?unknown=1#fragment",
+		"tcps://bücher.example:1/?sni=B%C3%9CCHER.example&tcp_linger=-1&tcp_connecttimeout=250&pretty=t&compression=zlib&tcp_idlereadtimeout=1",
 		"[::g]:x/%zz",
 	} {
 		f.Add(raw)

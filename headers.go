@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -57,7 +58,11 @@ func checkField(name string, values, forbidden []string) error {
 		return fmt.Errorf("the header field name %q is not a token", name)
 	}
 	for _, f := range forbidden {
-		if strings.EqualFold(name, f) {
+		switch {
+		case !strings.EqualFold(name, f):
+		case f == proxyAuthorization:
+			return errors.New("the header field Proxy-Authorization is for the forward proxy alone; set it in PreflightDialer.ProxyHeader")
+		default:
 			return fmt.Errorf("the header field %s may not be set here", f)
 		}
 	}
@@ -96,6 +101,17 @@ func without(h http.Header, name string) http.Header {
 		}
 	}
 	return rest
+}
+
+// valuesOf returns the values of the fields called name, in whatever case, and
+// whether there is such a field.
+func valuesOf(h http.Header, name string) (values []string, ok bool) {
+	for other, v := range h {
+		if strings.EqualFold(other, name) {
+			values, ok = append(values, v...), true
+		}
+	}
+	return values, ok
 }
 
 // newHeader makes a Header of the fields of a parsed head.

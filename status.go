@@ -158,7 +158,7 @@ func connectCause(e *StatusError) string {
 	case status == http.StatusBadRequest && speaksTLS(e.Body):
 		return "its port speaks TLS; " + stageConnect.tls
 	case status == http.StatusProxyAuthRequired, status == http.StatusUnauthorized:
-		return "it wants credentials, or others: put them into the URL that Proxy returns, or Proxy-Authorization into Header or GetHeader"
+		return "it wants credentials, or others: put them into the URL that Proxy returns, or Proxy-Authorization into ProxyHeader or GetHeader"
 	case status == http.StatusForbidden:
 		return "it does not allow CONNECT to this host and port (Squid: SSL_ports and http_access; tinyproxy: ConnectPort)"
 	case status == http.StatusBadRequest, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented, status == http.StatusNotFound:

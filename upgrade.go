@@ -128,6 +128,7 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 	if u.host == "" {
 		u.host = req.URL.Host
 	}
+	u.host = asciiHost(u.host)
 	tokens, connection := req.Header.Values("Upgrade"), req.Header.Values("Connection")
 	if len(tokens) > 1 || len(connection) > 1 || len(connection) == 1 && !strings.EqualFold(connection[0], "upgrade") {
 		return nil, errors.New("the request may hold one Upgrade field with one token, and no Connection but Upgrade")

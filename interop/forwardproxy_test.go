@@ -118,9 +118,9 @@ func TestConnect(t *testing.T) {
 					require.False(t, e.Temporary())
 				})
 			}
-			t.Run("Header", func(t *testing.T) {
+			t.Run("ProxyHeader", func(t *testing.T) {
 				d := dialer(tlsFront, outWithUser(toJane, url.UserPassword("jane", "wrong")))
-				d.Header = http.Header{"Proxy-Authorization": {outBasic("jane", "secret")}}
+				d.ProxyHeader = http.Header{"Proxy-Authorization": {outBasic("jane", "secret")}, "User-Agent": {"probe/1"}}
 				outThrough(t, d, tlsFront.address)
 			})
 			t.Run("GetHeader", func(t *testing.T) {
