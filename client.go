@@ -36,7 +36,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol)
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
 	b = x.seen.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
@@ -45,9 +45,16 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		return heads{}, x.refused(r, n)
+		e := x.refused(r, n)
+		switch {
+		case r.Status >= 300 && r.Status < 400:
+			e.cause += location(e.Header, b)
+		case u.tunnelTLS && r.Status == http.StatusUpgradeRequired:
+			e.cause += "; or the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)"
+		}
+		return heads{}, e
 	}
-	if broken := r.Switched(u.protocol); broken != nil {
+	if broken := r.Switched(u.protocol, u.tunnelTLS); broken != nil {
 		e := x.refusal(r, n)
 		e.cause = broken.Rule
 		return heads{}, e
@@ -142,21 +149,37 @@ func (x *exchange) responseHead(at *stage) (int, error) {
 	}
 }
 
-// notHTTP is the error of an answer that is not HTTP/1.x. TLS servers answer
-// plain HTTP with an alert, and Apache's mod_proxy_wstunnel with a page that has
-// no status line when the server is down.
+// openings are what an answer that is not HTTP/1.x may begin with, and what that
+// shows.
+var openings = []struct{ begins, shows string }{
+	{"\x15\x03", "the port speaks TLS"}, // an alert: RFC 8446 §5.1
+	{"SSH-", "an SSH server listens there"},
+	{"220", "a mail or FTP server listens there"},
+	{"-ERR", "Redis or another server of a line protocol listens there"},
+	{"GET ", "an echo server listens there"},
+	{"CONNECT ", "an echo server listens there"},
+	{"HTTP/", "it is another version of HTTP"},
+	{"<!DOCTYPE html>", noStatusLine},
+	{"<html", noStatusLine},
+}
+
+const noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
+
+// notHTTP is the error of an answer that is not HTTP/1.x. It repeats nothing of
+// the answer but an opening that is known: a server that is no HTTP server may send
+// our own request back, with a credential in it.
 func notHTTP(b []byte, at *stage) error {
-	why := "something else listens there, or a proxy on the way failed without a proper answer"
-	const alert = "\x15\x03" // RFC 8446 §5.1
-	if bytes.HasPrefix(b, []byte(alert)) {
-		why = "the port speaks TLS; " + at.tls
+	for _, o := range openings {
+		if len(b) < len(o.begins) || !bytes.EqualFold(b[:len(o.begins)], []byte(o.begins)) {
+			continue
+		}
+		why := o.shows
+		if o.begins == openings[0].begins {
+			why += "; " + at.tls
+		}
+		return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b[:len(o.begins)], why)
 	}
-	b = b[:min(len(b), 32)]
-	if bytes.HasPrefix(b, []byte("GET ")) {
-		// An echo of our request, whose query may hold a secret.
-		b, _, _ = bytes.Cut(b, []byte("?"))
-	}
-	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b, why)
+	return errors.New("the answer is not HTTP/1.x: something else listens there, or a proxy on the way failed without a proper answer")
 }
 
 // refused makes the error of a final answer that is not the one asked for.

@@ -35,7 +35,7 @@ func newProxies(prefixes []netip.Prefix, field string) (proxies, error) {
 	}
 	for i, prefix := range prefixes {
 		if !prefix.IsValid() {
-			return proxies{}, fmt.Errorf("preflight: PreflightListener.TrustedProxies: prefix %d is not valid", i)
+			return proxies{}, fmt.Errorf("preflight: PreflightListener.TrustedProxies[%d] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")", i)
 		}
 		if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
 			prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)

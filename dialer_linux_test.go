@@ -1,12 +1,15 @@
 package preflight_test
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
@@ -103,6 +106,88 @@ func TestDialURLSocketOptions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDialURLLingerOff: -1 turns off what NetDialer has turned on.
+func TestDialURLLingerOff(t *testing.T) {
+	address := dialEcho(t, nil)
+	d := preflight.PreflightDialer{NetDialer: dialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			err = c.(*net.TCPConn).SetLinger(5)
+		}
+		return c, err
+	})}
+	for option, linger := range map[string]int{"": 1, "?tcp_linger=-1": 0} {
+		conn, err := d.DialURL(t.Context(), "tcp://"+address+"/"+option)
+		require.NoError(t, err)
+		require.Equal(t, linger, dialAsk(t, conn).linger)
+		dialPing(t, conn)
+	}
+}
+
+// TestDialBoundsTheKernel: a connect that gets no answer ends with
+// HandshakeTimeout, or tcp_connecttimeout, by an address as by a name.
+func TestDialBoundsTheKernel(t *testing.T) {
+	address := dialBlackHole(t)
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	for name, dial := range map[string]func(d preflight.PreflightDialer, address string) (net.Conn, error){
+		"HandshakeTimeout": func(d preflight.PreflightDialer, address string) (net.Conn, error) {
+			d.HandshakeTimeout = 20 * time.Millisecond
+			return d.Dial("tcp", address)
+		},
+		"tcp_connecttimeout": func(d preflight.PreflightDialer, address string) (net.Conn, error) {
+			return d.DialURL(context.Background(), "tcp://"+address+"/?tcp_connecttimeout=20&http_preflight=1")
+		},
+		"tcp_connecttimeout before a deadline": func(d preflight.PreflightDialer, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+			defer cancel()
+			return d.DialURL(ctx, "tcp://"+address+"/?tcp_connecttimeout=20")
+		},
+	} {
+		for _, address := range []string{address, "localhost:" + port} {
+			for _, proxy := range []string{"", "http://" + address} {
+				t.Run(name+"/"+address+"/"+proxy, func(t *testing.T) {
+					d, address := preflight.PreflightDialer{NetDialer: &net.Dialer{Resolver: dialLocalhost}}, address
+					if proxy != "" {
+						d.Proxy = fwdBy(t, proxy)
+						address = "edge.example:80"
+					}
+					conn, err := dial(d, address)
+					require.Nil(t, conn)
+					op, ok := err.(*net.OpError)
+					require.True(t, ok, "%T", err)
+					require.True(t, op.Timeout())
+					require.NotErrorIs(t, err, syscall.ETIMEDOUT, "the kernel's own end, after minutes")
+					require.ErrorContains(t, err, "dial tcp 127.0.0.1:"+port)
+				})
+			}
+		}
+	}
+}
+
+// dialLocalhost resolves by the file of hosts alone.
+var dialLocalhost = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+	return nil, errors.New("asked a server for localhost")
+}}
+
+// dialBlackHole is an address of which the kernel ignores what would open a
+// connection, because the backlog of the listener is full.
+func dialBlackHole(t testing.TB) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0))
+	name, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	c, err := net.Dial("tcp", address) // the one that has room
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return address
 }
 
 // TestDialURLBinds to an address, and to a port of it. The caller's Dialer is

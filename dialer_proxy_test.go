@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/preflight-go/preflight"
@@ -30,16 +31,22 @@ func TestForwardProxy(t *testing.T) {
 				continue // without TLSConfig there are no roots of ours for the proxy
 			}
 			for _, test := range []struct {
-				name, userinfo, sent string
+				name, userinfo, sent string // the lines behind Host
 				header, get          http.Header
 			}{
 				{"none", "", "", nil, nil},
-				{"userinfo", "me:p%3A%40ss@", basic, nil, nil},
-				{"user alone", "me@", "Basic bWU6", nil, nil},
-				{"Header", "", "Bearer x", http.Header{"Proxy-Authorization": {"Bearer x"}}, nil},
-				{"Header in lower case", "", "Bearer x", http.Header{"proxy-authorization": {"Bearer x"}}, nil},
-				{"Header over userinfo", "you:no@", "Bearer x", http.Header{"Proxy-Authorization": {"Bearer x"}}, nil},
-				{"GetHeader over all", "you:no@", "Bearer y", http.Header{"Proxy-Authorization": {"Bearer x"}}, http.Header{"proxy-Authorization": {"Bearer y"}}},
+				{"userinfo", "me:p%3A%40ss@", "Proxy-Authorization: " + basic + "\r\n", nil, nil},
+				{"user alone", "me@", "Proxy-Authorization: Basic bWU6\r\n", nil, nil},
+				{"ProxyHeader", "", "Proxy-Authorization: Bearer x\r\n", http.Header{"Proxy-Authorization": {"Bearer x"}}, nil},
+				{"ProxyHeader in lower case", "", "proxy-authorization: Bearer x\r\n", http.Header{"proxy-authorization": {"Bearer x"}}, nil},
+				{"ProxyHeader over userinfo", "you:no@", "Proxy-Authorization: Bearer x\r\n", http.Header{"Proxy-Authorization": {"Bearer x"}}, nil},
+				{"ProxyHeader in lower case over userinfo", "you:no@", "proxy-authorization: Bearer x\r\n", http.Header{"proxy-authorization": {"Bearer x"}}, nil},
+				{"GetHeader over userinfo", "you:no@", "Proxy-Authorization: Bearer y\r\n", nil, http.Header{"Proxy-Authorization": {"Bearer y"}}},
+				{"GetHeader over all", "you:no@", "Proxy-Authorization: Bearer y\r\n", http.Header{"proxy-authorization": {"Bearer x"}}, http.Header{"proxy-Authorization": {"Bearer y"}}},
+				{"other fields beside userinfo", "me@", "Accept: */*\r\nProxy-Authorization: Basic bWU6\r\nUser-Agent: probe/1\r\nX-B: 1\r\nX-B: 2\r\n",
+					http.Header{"User-Agent": {"probe/1"}, "X-B": {"1", "2"}, "Accept": {"*/*"}}, nil},
+				{"other fields beside GetHeader", "", "Proxy-Authorization: Bearer y\r\nUser-Agent: probe/1\r\n",
+					http.Header{"User-Agent": {"probe/1"}}, http.Header{"Proxy-Authorization": {"Bearer y"}}},
 			} {
 				t.Run(fmt.Sprintf("%s/edgeTLS=%v/%s", scheme, edgeTLS, test.name), func(t *testing.T) {
 					hellos := make(chan *tls.ClientHelloInfo, 1)
@@ -65,13 +72,11 @@ func TestForwardProxy(t *testing.T) {
 					}}
 					d.NetDialer = network
 					d.Proxy = fwdBy(t, scheme+"://"+test.userinfo+"proxy.example:3128")
-					for name, values := range test.header {
-						d.Header[name] = values
-					}
+					d.ProxyHeader = test.header
 					if test.get != nil {
 						d.GetHeader = func(context.Context, *preflight.StatusError) (http.Header, error) { return test.get, nil }
 					}
-					before := d.Header.Clone()
+					before, proxyBefore := d.Header.Clone(), d.ProxyHeader.Clone()
 					if !edgeTLS {
 						d.TLSConfig = nil
 					}
@@ -79,13 +84,11 @@ func TestForwardProxy(t *testing.T) {
 					require.NoError(t, err)
 
 					connect := "CONNECT edge.example:4430 HTTP/1.1\r\nHost: edge.example:4430\r\n"
-					if test.sent != "" {
-						connect += "Proxy-Authorization: " + test.sent + "\r\n"
-					}
-					require.Equal(t, connect+"\r\n", fwdNext(t, connects))
+					require.Equal(t, connect+test.sent+"\r\n", fwdNext(t, connects))
 					require.Equal(t, "GET / HTTP/1.1\r\nHost: edge.example:4430\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-A: 1\r\n\r\n", fwdNext(t, upgrades))
 					require.Empty(t, conn.(*preflight.Conn).Request().Header.Values("Proxy-Authorization"))
 					require.Equal(t, before, d.Header, "the caller's Header was changed")
+					require.Equal(t, proxyBefore, d.ProxyHeader, "the caller's ProxyHeader was changed")
 					if scheme == "https" {
 						hello := fwdNext(t, hellos)
 						require.Equal(t, "proxy.example", hello.ServerName)
@@ -142,7 +145,7 @@ func TestForwardProxyCertificate(t *testing.T) {
 // TestForwardProxyNone: without a URL, for a host of NO_PROXY and to a Unix
 // socket the dial is direct. Credentials for a proxy stay here then.
 func TestForwardProxyNone(t *testing.T) {
-	environment := (&httpproxy.Config{HTTPProxy: "http://proxy.example:3128", NoProxy: "edge.example,.internal"}).ProxyFunc()
+	environment := (&httpproxy.Config{HTTPSProxy: "http://proxy.example:3128", NoProxy: "edge.example,.internal"}).ProxyFunc()
 	socket, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	require.NoError(t, err)
 	heads := make(chan string, 4)
@@ -167,7 +170,7 @@ func TestForwardProxyNone(t *testing.T) {
 	} {
 		t.Run(test.network+" "+test.address, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"edge.example:80": edge, "a.internal:80": edge}}
-			d := preflight.PreflightDialer{NetDialer: network, Proxy: test.proxy, Header: http.Header{"Proxy-Authorization": {"Bearer x"}}}
+			d := preflight.PreflightDialer{NetDialer: network, Proxy: test.proxy, ProxyHeader: http.Header{"Proxy-Authorization": {"Bearer x"}}}
 			conn, err := d.Dial(test.network, test.address)
 			require.NoError(t, err)
 			require.NotContains(t, fwdNext(t, heads), "Proxy")
@@ -177,9 +180,37 @@ func TestForwardProxyNone(t *testing.T) {
 	}
 }
 
+// TestForwardProxyOfTheEnvironment: HTTPS_PROXY leads to the proxy, whether or not
+// there is TLS and however the address is given. HTTP_PROXY is not asked.
+func TestForwardProxyOfTheEnvironment(t *testing.T) {
+	ca := fwdNewCA(t)
+	heads, connects := make(chan string, 8), make(chan string, 8)
+	plain := fwdServe(t, fwdUpgrade(heads, fwdEcho))
+	secure := fwdServe(t, fwdSecure(ca.server("edge.example"), fwdUpgrade(heads, fwdEcho)))
+	to := map[string]string{"edge.example:80": plain, "edge.example:443": secure, "edge.example:25": dialEcho(t, nil)}
+	network := &fwdNet{hosts: map[string]string{"proxy.example:3128": fwdServe(t, fwdConnect(connects, to))}}
+	environment := (&httpproxy.Config{HTTPProxy: "http://other.example:80", HTTPSProxy: "http://proxy.example:3128"}).ProxyFunc()
+	d := preflight.PreflightDialer{NetDialer: network, Proxy: func(r *http.Request) (*url.URL, error) { return environment(r.URL) }}
+	withTLS := d
+	withTLS.TLSConfig = ca.client()
+	for address, dial := range map[string]func() (net.Conn, error){
+		"edge.example:80":  func() (net.Conn, error) { return d.Dial("tcp", "edge.example:80") },
+		"edge.example:443": func() (net.Conn, error) { return withTLS.Dial("tcp", "edge.example:443") },
+		"edge.example:25":  func() (net.Conn, error) { return d.DialURL(t.Context(), "tcp://edge.example:25") },
+	} {
+		network.dialed = nil
+		conn, err := dial()
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		require.Equal(t, []string{"tcp proxy.example:3128"}, network.dialed)
+		require.Contains(t, fwdNext(t, connects), "CONNECT "+address+" HTTP/1.1\r\n")
+	}
+}
+
 type fwdKey struct{}
 
-// TestForwardProxyArgument: Proxy decides by what net/http would show it.
+// TestForwardProxyArgument: Proxy is asked about an https URL always, and sees
+// what net/http would show it.
 func TestForwardProxyArgument(t *testing.T) {
 	errStop := errors.New("stop here")
 	for _, test := range []struct {
@@ -187,9 +218,9 @@ func TestForwardProxyArgument(t *testing.T) {
 		address   string
 		url, host string
 	}{
-		{preflight.PreflightDialer{}, "edge.example:80", "http://edge.example:80/", "edge.example:80"},
-		{preflight.PreflightDialer{Path: "/a%2Fb?c=d%20e", Host: "other.example"}, "192.0.2.1:8080", "http://192.0.2.1:8080/a%2Fb?c=d%20e", "other.example"},
-		{preflight.PreflightDialer{TLSConfig: new(tls.Config)}, "[2001:db8::1]:443", "https://[2001:db8::1]:443/", "[2001:db8::1]:443"},
+		{preflight.PreflightDialer{}, "edge.example:80", "https://edge.example:80/", "edge.example"},
+		{preflight.PreflightDialer{Path: "/a%2Fb?c=d%20e", Host: "other.example"}, "192.0.2.1:8080", "https://192.0.2.1:8080/a%2Fb?c=d%20e", "other.example"},
+		{preflight.PreflightDialer{TLSConfig: new(tls.Config)}, "[2001:db8::1]:443", "https://[2001:db8::1]:443/", "[2001:db8::1]"},
 	} {
 		t.Run(test.url, func(t *testing.T) {
 			var got *http.Request
@@ -214,6 +245,9 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 	broken := func(*http.Request) (*url.URL, error) { return url.Parse("http://me:s3cr3t@proxy:" + port + "/") }
 	by := func(rawURL string) func(*http.Request) (*url.URL, error) { return fwdBy(t, rawURL) }
 	secret := http.Header{"Proxy-Authorization": {"s3cr3t"}}
+	got := func(h http.Header) func(context.Context, *preflight.StatusError) (http.Header, error) {
+		return func(context.Context, *preflight.StatusError) (http.Header, error) { return h, nil }
+	}
 	for name, test := range map[string]struct {
 		d     preflight.PreflightDialer
 		cause string
@@ -223,12 +257,20 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 		"no host":              {preflight.PreflightDialer{Proxy: by("http://me:s3cr3t@:3128")}, "no host"},
 		"opaque":               {preflight.PreflightDialer{Proxy: by("http:me:s3cr3t@proxy")}, "no host"},
 		"colon in the user":    {preflight.PreflightDialer{Proxy: by("http://m%3Ae:s3cr3t@proxy")}, "colon"},
-		"without Proxy":        {preflight.PreflightDialer{Header: secret}, "Proxy is not set"},
-		"without Proxy, lower": {preflight.PreflightDialer{Header: http.Header{"proxy-authorization": {"s3cr3t"}}}, "Proxy is not set"},
-		"without Proxy, got":   {preflight.PreflightDialer{GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) { return secret, nil }}, "Proxy is not set"},
-		"two credentials":      {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}}}, "Proxy-Authorization"},
-		"two spellings":        {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}}}, "Proxy-Authorization"},
-		"injected credentials": {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"Proxy-Authorization": {"s3cr3t\r\nX: y"}}}, "Proxy-Authorization"},
+		"without Proxy":        {preflight.PreflightDialer{ProxyHeader: secret}, "ProxyHeader is set although Proxy is not set"},
+		"without Proxy, other": {preflight.PreflightDialer{ProxyHeader: http.Header{"User-Agent": {"s3cr3t"}}}, "ProxyHeader is set although Proxy is not set"},
+		"without Proxy, got":   {preflight.PreflightDialer{GetHeader: got(secret)}, "GetHeader returned Proxy-Authorization although Proxy is not set"},
+		"in Header":            {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: secret}, "ProxyHeader"},
+		"in Header, lower":     {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"proxy-authorization": {"s3cr3t"}}}, "ProxyHeader"},
+		"in Header beside got": {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: secret, GetHeader: got(secret)}, "ProxyHeader"},
+		"two credentials":      {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}}}, "Proxy-Authorization"},
+		"two credentials got":  {preflight.PreflightDialer{Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}})}, "Proxy-Authorization"},
+		"no credentials":       {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {}}}, "Proxy-Authorization"},
+		"two spellings":        {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}}}, "Proxy-Authorization"},
+		"two spellings got":    {preflight.PreflightDialer{Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}})}, "Proxy-Authorization"},
+		"injected credentials": {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t\r\nX: y"}}}, "Proxy-Authorization"},
+		"injected field":       {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"User-Agent": {"s3cr3t\r\nX: y"}}}, "ProxyHeader: the value of header field User-Agent"},
+		"injected name":        {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"X: y\r\nZ": {"s3cr3t"}}}, "is not a token"},
 		"reserved field":       {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"Host": {"s3cr3t"}}}, "Host"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -239,6 +281,14 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 			require.ErrorContains(t, err, test.cause)
 			upgradeNoSecret(t, err)
 		})
+	}
+	for _, name := range []string{"Host", "Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer", "Expect"} {
+		for _, as := range []string{name, strings.ToLower(name)} {
+			d := preflight.PreflightDialer{NetDialer: dialNever(t), Proxy: by("http://proxy"), ProxyHeader: http.Header{as: {"s3cr3t"}}}
+			_, err := d.Dial("tcp", "edge.example:80")
+			require.ErrorContains(t, err, "ProxyHeader: the header field "+name)
+			upgradeNoSecret(t, err)
+		}
 	}
 	t.Run("error of Proxy", func(t *testing.T) {
 		for _, dial := range []func(d *preflight.PreflightDialer) (net.Conn, error){

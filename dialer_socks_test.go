@@ -81,13 +81,14 @@ func TestSOCKS(t *testing.T) {
 		} {
 			t.Run(scheme+"/"+test.name, func(t *testing.T) {
 				_, asked, _ := strings.Cut(test.asked, " ")
+				host := strings.TrimSuffix(asked, ":80")
 				s := &fwdSOCKS{login: test.login, to: map[string]string{asked: edge}, asked: make(chan string, 1)}
 				d := preflight.PreflightDialer{Proxy: fwdBy(t, scheme+"://"+test.userinfo+fwdServe(t, s.serve))}
 				conn, err := d.Dial("tcp", test.address)
 				require.NoError(t, err)
 				defer conn.Close()
 				require.Equal(t, test.asked, fwdNext(t, s.asked))
-				require.Contains(t, fwdNext(t, heads), "\r\nHost: "+asked+"\r\n")
+				require.Contains(t, fwdNext(t, heads), "\r\nHost: "+host+"\r\n")
 				require.IsType(t, (*net.TCPConn)(nil), conn.(*preflight.Conn).NetConn())
 				fwdEnds(t, conn)
 			})
@@ -160,17 +161,17 @@ func TestForwardProxyChain(t *testing.T) {
 				NetDialer: network, Proxy: fwdBy(t, scheme+"://proxy.example:3128"),
 				TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example:443",
 			}
+			d.TLSConfig.ServerName = "edge.example"
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.NoError(t, err)
 			defer conn.Close()
 			fwdNext(t, connects)
-			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcps\r\n")
-			require.Equal(t, "tcps", conn.(*preflight.Conn).Response().Header.Get("Upgrade"))
+			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\n")
+			require.Equal(t, "tls", conn.(*preflight.Conn).Response().Header.Get("Preflight-Tunnel"))
 
 			inside := conn.(*preflight.Conn).NetConn().(*tls.Conn)
 			require.Equal(t, "service.example", inside.ConnectionState().ServerName)
-			tunnel := inside.NetConn().(*preflight.Conn)
-			outside := tunnel.NetConn().(*tls.Conn)
+			outside := fwdBelow[*tls.Conn](t, inside)
 			require.Equal(t, "edge.example", outside.ConnectionState().ServerName)
 			bottom := outside.NetConn()
 			if scheme == "https" {

@@ -132,7 +132,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 	for _, token := range []string{"tcp, websocket", "tcp websocket", "tcp ", " ", "tcp/", "/1", "tcp/1/2", "tcp\r\nX: y", "ü", "tcp\x00"} {
 		tests["token "+token] = test{preflight.PreflightDialer{Protocol: token}, "protocol"}
 	}
-	for _, host := range []string{" ", "a b", "a/b", "user@a", "::1", "[::1", "[fe80::1%25lo]:80", "[1.2.3.4]", "a:http", "a:80:80", "a\r\nX: y", "ü.example", "a,b\x00", "%61"} {
+	for _, host := range []string{" ", "a b", "a/b", "user@a", "::1", "[::1", "[fe80::1%25lo]:80", "[1.2.3.4]", "a:http", "a:80:80", "a\r\nX: y", "ü b.example", "\xfc.example", "a,b\x00", "%61"} {
 		tests["host "+host] = test{preflight.PreflightDialer{Host: host}, "host"}
 	}
 	tests["ALPN h2 alone"] = test{preflight.PreflightDialer{TLSConfig: &tls.Config{NextProtos: []string{"h2"}}}, "http/1.1"}
@@ -202,13 +202,18 @@ func TestDialerGoodConfiguration(t *testing.T) {
 func TestDialerHost(t *testing.T) {
 	for _, test := range []struct{ network, address, host string }{
 		{"tcp", "edge.example:8080", "edge.example:8080"},
-		{"tcp", "edge.example:80", "edge.example:80"},
-		{"tcp", "edge.example:http", "edge.example:80"},
+		{"tcp", "edge.example:80", "edge.example"},
+		{"tcp", "edge.example:080", "edge.example"},
+		{"tcp", "edge.example:http", "edge.example"},
+		{"tcp", "edge.example:443", "edge.example:443"},
 		{"tcp", "edge.example:https", "edge.example:443"},
-		{"tcp4", "192.0.2.1:80", "192.0.2.1:80"},
-		{"tcp6", "[2001:db8::1]:80", "[2001:db8::1]:80"},
-		{"tcp", "[fe80::1%eth0]:80", "[fe80::1]:80"},
-		{"tcp", ":80", "localhost:80"},
+		{"tcp", "edge.example:8080", "edge.example:8080"},
+		{"tcp4", "192.0.2.1:80", "192.0.2.1"},
+		{"tcp6", "[2001:db8::1]:80", "[2001:db8::1]"},
+		{"tcp6", "[2001:db8::80]:8080", "[2001:db8::80]:8080"},
+		{"tcp", "[fe80::1%eth0]:80", "[fe80::1]"},
+		{"tcp", ":80", "localhost"},
+		{"tcp", ":8080", "localhost:8080"},
 		{"unix", "/run/edge.sock", "localhost"},
 		{"unix", "@abstract", "localhost"},
 		{"tcp", "bufnet", "bufnet"}, // what a NetDialer of one's own may understand

@@ -97,20 +97,22 @@ func TestDialURLPlain(t *testing.T) {
 }
 
 // TestDialURLPreflight: the path goes on the wire as it stands in the URL, the
-// userinfo as Basic credentials, and the options not at all.
+// userinfo, which is for the logon of the application, and the options not at all.
 func TestDialURLPreflight(t *testing.T) {
 	server := dialCert(t)
 	for _, test := range []struct {
-		url, target, basic string
+		url, target string
 	}{
-		{"tcp://edge.example:80?http_preflight=true", "/", ""},
-		{"tcp://edge.example:80/?http_preflight=1", "/", ""},
-		{"tcp://edge.example:80/client/amps/json?http_preflight=true&tcp_nodelay=false&tcp_keepalive=1&tcp_sndbuf=65536&tcp_rcvbuf=65536&tcp_linger=1&ip_protocol_prefer=ipv4", "/client/amps/json", ""},
-		{"tcp://edge.example:80/a%2Fb/%20c?http_preflight=true", "/a%2Fb/%20c", ""},
-		{"tcp://me:s3cr3t%20:%2F@edge.example:80/x?http_preflight=true", "/x", "me:s3cr3t :/"},
-		{"tcp://me@edge.example:80/x?http_preflight=true", "/x", "me:"},
-		{"tcps://edge.example:443/x?http_preflight=true", "/x", ""},
-		{"tcps://me:s3cr3t@edge.example:443/x?http_preflight=true", "/x", "me:s3cr3t"},
+		{"tcp://edge.example:80?http_preflight=true", "/"},
+		{"tcp://edge.example:80/?http_preflight=1", "/"},
+		{"tcp://edge.example:80/client/amps/json?http_preflight=true&tcp_nodelay=false&tcp_keepalive=1&tcp_sndbuf=65536&tcp_rcvbuf=65536&tcp_linger=1&ip_protocol_prefer=ipv4", "/client/amps/json"},
+		{"tcp://edge.example:80/client/amps/json?http_preflight=true&tcp_linger=-1&tcp_connecttimeout=1000&tcp_idlereadtimeout=10&pretty=true&compression=zlib", "/client/amps/json"},
+		{"tcp://edge.example:80/a%2Fb/%20c?http_preflight=true", "/a%2Fb/%20c"},
+		{"tcp://me:s3cr3t%20:%2F@edge.example:80/x?http_preflight=true", "/x"},
+		{"tcp://m%3Ae:s3cr3t@edge.example:80/x?http_preflight=true", "/x"}, // which Basic credentials could not hold
+		{"tcp://me@edge.example:80/x?http_preflight=true", "/x"},
+		{"tcps://edge.example:443/x?http_preflight=true", "/x"},
+		{"tcps://me:s3cr3t@edge.example:443/x?http_preflight=true", "/x"},
 	} {
 		t.Run(test.url, func(t *testing.T) {
 			secure := strings.HasPrefix(test.url, "tcps")
@@ -135,14 +137,8 @@ func TestDialURLPreflight(t *testing.T) {
 			require.NotNil(t, r)
 			require.Equal(t, test.target, r.RequestURI)
 			require.Equal(t, test.target, conn.(*preflight.Conn).Request().RequestURI)
-			want := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}, "X-A": {"1"}}
-			user, password, ok := r.BasicAuth()
-			require.Equal(t, test.basic != "", ok)
-			if ok {
-				require.Equal(t, test.basic, user+":"+password)
-				want["Authorization"] = r.Header["Authorization"]
-			}
-			require.Equal(t, want, r.Header)
+			require.Equal(t, "edge.example", r.Host)
+			require.Equal(t, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}, "X-A": {"1"}}, r.Header)
 			require.Equal(t, http.Header{"X-A": {"1"}}, d.Header, "the caller's Header was changed")
 		})
 	}
@@ -161,11 +157,13 @@ func TestDialURLContradictions(t *testing.T) {
 		"Path, plain":          {preflight.PreflightDialer{Path: "/y"}, plain, "Path"},
 		"TLSConfig":            {preflight.PreflightDialer{TLSConfig: new(tls.Config)}, plain + "?http_preflight=1", "tcps"},
 		"TLSConfig, plain":     {preflight.PreflightDialer{TLSConfig: new(tls.Config)}, plain, "tcps"},
-		"Authorization":        {preflight.PreflightDialer{Header: http.Header{"Authorization": {"s3cr3t"}}}, plain + "?http_preflight=1", "Authorization"},
-		"authorization":        {preflight.PreflightDialer{Header: http.Header{"authorization": {"s3cr3t"}}}, plain + "?http_preflight=1", "Authorization"},
-		"colon in user":        {preflight.PreflightDialer{}, "tcp://m%3Ae:s3cr3t@edge.example:80/?http_preflight=1", "colon"},
 		"bind":                 {preflight.PreflightDialer{}, plain + "?http_preflight=1&bind=127.0.0.1", "bind"},
 		"bind, plain":          {preflight.PreflightDialer{}, secure + "?bind=127.0.0.1:0", "bind"},
+		"TunnelTLSConfig":      {preflight.PreflightDialer{TunnelTLSConfig: new(tls.Config)}, plain, "TunnelTLSConfig"},
+		"sni":                  {preflight.PreflightDialer{TLSConfig: &tls.Config{ServerName: "a.example"}}, secure + "?http_preflight=1&sni=b.example", "sni"},
+		"sni, plain":           {preflight.PreflightDialer{TLSConfig: &tls.Config{ServerName: "a.example"}}, secure + "?sni=b.example", "sni"},
+		"Host, plain":          {preflight.PreflightDialer{Host: "a b"}, secure, "the host"},
+		"ProxyHeader":          {preflight.PreflightDialer{ProxyHeader: http.Header{"User-Agent": {"s3cr3t"}}}, plain, "Proxy is not set"},
 		"reserved field":       {preflight.PreflightDialer{Header: http.Header{"Host": {"s3cr3t"}}}, plain + "?http_preflight=1", "Host"},
 		"ALPN":                 {preflight.PreflightDialer{TLSConfig: &tls.Config{NextProtos: []string{"h2"}}}, secure + "?http_preflight=1", "http/1.1"},
 		"not a URL":            {preflight.PreflightDialer{}, "tcp://me:s3cr3t@edge.example:80/%zz", "URL"},

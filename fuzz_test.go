@@ -19,6 +19,7 @@ import (
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http/httpguts"
 )
 
 // urlFormat is the URL of a target.
@@ -53,6 +54,15 @@ func urlFormat(t *preflight.Target) string {
 	if t.Prefer != "" {
 		q.Set("ip_protocol_prefer", t.Prefer)
 	}
+	if t.ConnectTimeout != 0 {
+		q.Set("tcp_connecttimeout", strconv.FormatInt(t.ConnectTimeout.Milliseconds(), 10))
+	}
+	if t.ServerName != "" {
+		q.Set("sni", t.ServerName)
+	}
+	for name, value := range t.Options {
+		q.Set(name, value)
+	}
 	u.RawQuery = q.Encode()
 	return u.String()
 }
@@ -64,6 +74,7 @@ func FuzzParseURL(f *testing.F) {
 		"tcp://user:p%40ss@[fe80::1%25eth0]:1//a%2Fb é?bind=[::1]:4000&ip_protocol_prefer=ipv6",
 		"TCP://h:0?tcp_nodelay=0&tcp_keepalive=1&tcp_sndbuf=1&tcp_rcvbuf=2&tcp_linger=0&bind=127.0.0.1",
 		"host:1/?unknown=1#fragment",
+		"tcps://bücher.example:1/?sni=B%C3%9CCHER.example&tcp_linger=-1&tcp_connecttimeout=250&pretty=t&compression=zlib&tcp_idlereadtimeout=1",
 		"[::g]:x/%zz",
 	} {
 		f.Add(raw)
@@ -226,7 +237,9 @@ func FuzzServer(f *testing.F) {
 			require.Empty(t, outcome.sent)
 			require.Equal(t, string(in), outcome.tunnel)
 		default:
-			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
+			token := c.Response().Header.Get("Upgrade")
+			require.Contains(t, []string{"tcp", "tcps"}, token)
+			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
 			_, payload, found := strings.Cut(string(request), "\r\n\r\n")
 			require.True(t, found)
 			require.Equal(t, payload, outcome.tunnel)
@@ -237,6 +250,8 @@ func FuzzServer(f *testing.F) {
 			require.Equal(t, r.Host, c.Request().Host)
 			require.NotEmpty(t, r.Host)
 			require.Equal(t, r.Header, c.Request().Header)
+			require.True(t, httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], token))
+			require.Empty(t, r.Header["Preflight-Tunnel"], "TLS inside is not offered")
 		}
 	})
 }

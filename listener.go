@@ -9,12 +9,9 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A PreflightListener accepts TCP clients that come through an HTTP reverse
@@ -64,16 +61,18 @@ type PreflightListener struct {
 	net.Listener
 
 	// Protocols are the upgrade tokens served, in order of preference,
-	// compared without regard to case (RFC 9110 §7.8). nil means tcp, and
-	// tcps with TLSConfig, without which tcps is an error. Behind tcps a TLS
-	// handshake inside the tunnel follows the 101; Accept returns the
-	// connection after it. Empty, not nil, means none: every request goes to
-	// Handler, which must be set, and may mount other listeners by path.
+	// compared without regard to case (RFC 9110 §7.8). The 101 repeats the one
+	// that was chosen. nil means tcp and tcps: AMPS's clients ask for tcps when
+	// they speak TLS to the proxy, and mean the same. No token says anything
+	// about TLS inside the tunnel, see TLSConfig. "websocket" is an error.
+	// Empty, not nil, means none: every request goes to Handler, which must be
+	// set, and may mount other listeners by path.
 	Protocols []string
 
 	// Authorize vets an upgrade request, if it is set, before the 101 is
 	// sent. The fields that it returns join the 101; they may not be
-	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal; any
+	// hop-by-hop or framing fields. Neither they nor the fields of a refusal may
+	// begin with Preflight- or Sec-WebSocket-. A [*StatusError] chooses the refusal; any
 	// other error is a 403 whose text stays here. A panic, which is recorded by
 	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
 	//
@@ -93,8 +92,9 @@ type PreflightListener struct {
 	// use. Authorize is called concurrently.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// RequireUpgrade refuses plain connections. It wins over AllowPlain. Set
-	// it wherever plain clients have no business on the port.
+	// RequireUpgrade refuses plain connections. Set it wherever plain clients
+	// have no business on the port. AllowPlain or PlainAfter beside it is an
+	// error.
 	RequireUpgrade bool
 
 	// AllowPlain hands plain connections on although Authorize is set. Without
@@ -114,22 +114,43 @@ type PreflightListener struct {
 	// Handler serves the ordinary HTTP requests on the port: health checks,
 	// administration, WebSocket. nil means that they are answered 426. It is
 	// called as a handler of [http.Server] is, whose timeouts are
-	// HandshakeTimeout for a head and 2 minutes between requests, with a
+	// HandshakeTimeout for a head and IdleTimeout between requests, with a
 	// RemoteAddr that is the peer's, or that of its PROXY header. A connection
 	// may send ordinary requests first and an upgrade request later; a request
 	// with Upgrade that is not answered 101 ends its connection. Connections
 	// with a request under way or between two are not counted by MaxPending.
 	//
-	// An upgrade request behind another one is parsed by package net/http, see
+	// Package net/http parses the requests that Handler serves, and decides
+	// which of them are malformed, wherever they stand on a connection. A first
+	// request that carries Upgrade is parsed by the stricter parser of this
+	// package; an upgrade request behind another one is net/http's, see
 	// ServeHTTP.
 	Handler http.Handler
 
+	// IdleTimeout is how long a connection may wait for its next ordinary
+	// request, for Handler. 0 means 11 minutes, which is more than the 10
+	// minutes of Google's load balancers; negative means no limit. It should be
+	// longer than the time for which the proxy keeps an idle connection:
+	// otherwise the listener may close one just when the proxy sends a request
+	// on it, which the client sees as a 502.
+	IdleTimeout time.Duration
+
 	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
-	// beside those that do not, and serves tcps. To require TLS, or client
-	// certificates, put [crypto/tls.NewListener] underneath, or serve nothing
-	// but tcps and set RequireUpgrade. NextProtos, if there are any, must hold
-	// http/1.1 for upgrade requests over TLS; before h2, if there is a Handler,
-	// because browsers offer both. The Config is not modified.
+	// beside those that do not, and inside tunnels whose request asks for it by
+	// the field "Preflight-Tunnel: tls", as PreflightDialer.TunnelTLSConfig
+	// does. The 101 repeats that field, and Accept returns the connection after
+	// the TLS handshake. Without TLSConfig such a request is answered 426. An
+	// end of such a tunnel without TLS's close_notify is [io.ErrUnexpectedEOF].
+	//
+	// To require TLS from the peer, or client certificates, put
+	// [crypto/tls.NewListener] underneath. To require TLS inside every tunnel,
+	// leave TLSConfig nil, set RequireUpgrade, and put crypto/tls.NewListener
+	// above; clients dial without TunnelTLSConfig and call [crypto/tls.Client]
+	// on the connection.
+	//
+	// NextProtos, if there are any, must hold http/1.1 for upgrade requests over
+	// TLS; before h2, if there is a Handler, because browsers offer both. The
+	// Config is not modified.
 	TLSConfig *tls.Config
 
 	// TrustedProxies are the peers that are believed about the client's
@@ -163,8 +184,8 @@ type PreflightListener struct {
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
-	// 16 KiB; negative is an error. The later ordinary requests of a connection,
-	// which net/http reads for Handler, may be up to 8 KiB larger.
+	// 16 KiB; negative is an error. Ordinary requests, which net/http reads for
+	// Handler, may be up to 8 KiB larger.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a
@@ -234,12 +255,9 @@ func (l *PreflightListener) prepare() {
 			role:        l.Telemetry.serverSide(),
 		}
 		if l.Protocols == nil {
-			l.policy.protocols = zeroPolicy.protocols
-			if l.TLSConfig != nil {
-				l.policy.protocols = []string{defaultToken, tokenTLS}
-			}
+			l.policy.protocols = defaultProtocols
 		}
-		l.policy.answers = answers(l.policy.protocols...)
+		l.policy.answers = answers(l.policy.protocols)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
@@ -259,21 +277,22 @@ func (l *PreflightListener) check() error {
 		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
 	case l.PlainAfter < 0:
 		return errors.New("preflight: PreflightListener.PlainAfter is negative")
+	case l.RequireUpgrade && l.AllowPlain:
+		return errors.New("preflight: PreflightListener.RequireUpgrade refuses plain connections and AllowPlain lets them in; set one of them")
+	case l.RequireUpgrade && l.PlainAfter > 0:
+		return errors.New("preflight: PreflightListener.PlainAfter is for plain connections, which RequireUpgrade refuses; set one of them")
 	case l.MaxHeaderBytes < 0:
 		return errors.New("preflight: PreflightListener.MaxHeaderBytes is negative")
 	case l.MaxPending < 0:
 		return errors.New("preflight: PreflightListener.MaxPending is negative")
 	case len(l.policy.protocols) == 0 && l.Handler == nil:
-		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp")
+		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp and tcps")
 	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
 		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
 	for _, p := range l.policy.protocols {
-		if !wire.ValidProtocol(p) {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %q is not a token that Upgrade can hold", p)
-		}
-		if strings.EqualFold(p, tokenTLS) && l.TLSConfig == nil {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %s needs TLSConfig", p)
+		if err := checkProtocol(p); err != nil {
+			return fmt.Errorf("preflight: PreflightListener.Protocols: %w", err)
 		}
 	}
 	return nil
@@ -284,6 +303,13 @@ func (l *PreflightListener) handshakeTimeout() time.Duration {
 		return defaultTimeout
 	}
 	return l.HandshakeTimeout
+}
+
+func (l *PreflightListener) idleTimeout() time.Duration {
+	if l.IdleTimeout == 0 {
+		return defaultIdleTimeout
+	}
+	return l.IdleTimeout
 }
 
 func (l *PreflightListener) maxPending() int {
@@ -394,9 +420,12 @@ func (l *PreflightListener) closeInner() error {
 // has returned has been closed by [Conn.Close], and Handler has served its
 // requests (what it has hijacked is its own). It closes none of them: the
 // application tells its peers to go, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do; both call Close, which then leaves the rest to
-// Shutdown. A connection that is closed through [Conn.NetConn] is not seen, and
-// a client that is silent takes until its HandshakeTimeout: give ctx more.
+// http.Server.Shutdown do. Both call Close. Close leaves the rest to a Shutdown
+// that has begun, but cuts off every handshake if none has. So begin Shutdown,
+// wait until the server's Serve has returned, and then stop the server; the
+// examples show that. A connection that is closed through [Conn.NetConn] is not
+// seen. A silent client delays Shutdown by up to HandshakeTimeout: give ctx a
+// longer deadline.
 //
 // It returns nil when all of that is done, or the cause of the end of ctx; what is left then
 // goes on as before, and Close ends what belongs to the listener.

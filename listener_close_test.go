@@ -87,8 +87,8 @@ var shdStages = []shdStage{
 	{name: "finished with TLS inside", is: shdFinished, bring: func(t testing.TB, s *shdScene, c *lisClient) {
 		shdRead(lisSecure(t, c.upgraded(t, shdTunnels), s.clientTLS))
 	}},
-	{name: "does not read its refusal", is: shdRefused, bring: shdSend("GET / HTTP/1.1\r\n\r\n")},
-	{name: "does not leave after its refusal", is: shdRefused, bring: shdAsk("GET / HTTP/1.1\r\n\r\n")},
+	{name: "does not read its refusal", is: shdRefused, bring: shdSend(shdMalformed)},
+	{name: "does not leave after its refusal", is: shdRefused, bring: shdAsk(shdMalformed)},
 	{name: "in Handler", is: shdServed, bring: shdAsk(shdHeld)},
 	{name: "in Handler over TLS", is: shdServed, bring: func(t testing.TB, s *shdScene, c *lisClient) {
 		c = lisSecure(t, c, s.clientTLS)

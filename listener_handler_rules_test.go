@@ -99,9 +99,7 @@ func TestListenerTable(t *testing.T) {
 		{"Authorize", func() *listener { return &listener{Authorize: authorize} }, false, true},
 		{"Authorize, AllowPlain", func() *listener { return &listener{Authorize: authorize, AllowPlain: true} }, true, true},
 		{"RequireUpgrade", func() *listener { return &listener{RequireUpgrade: true} }, false, false},
-		{"RequireUpgrade, AllowPlain", func() *listener { return &listener{RequireUpgrade: true, AllowPlain: true} }, false, false},
 		{"RequireUpgrade, Authorize", func() *listener { return &listener{RequireUpgrade: true, Authorize: authorize} }, false, true},
-		{"all", func() *listener { return &listener{RequireUpgrade: true, Authorize: authorize, AllowPlain: true} }, false, true},
 	} {
 		for _, handler := range []bool{false, true} {
 			for _, kind := range []struct{ name, sent string }{

@@ -2,6 +2,7 @@ package preflight_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -237,6 +238,35 @@ var hndAnswers = map[string]struct {
 		w.Header().Set("Keep-Alive", "timeout=60")
 		io.WriteString(w, "no")
 	}},
+	"keep-alive, behind the writer": {200, func(w http.ResponseWriter, r *http.Request) {
+		for {
+			inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+			if !ok {
+				break
+			}
+			w = inner.Unwrap()
+		}
+		w.Header().Set("Connection", "keep-alive")
+		w.Header().Set("Content-Length", "2")
+		w.WriteHeader(200)
+		io.WriteString(w, "no")
+	}},
+	"keep-alive, by ResponseController": {200, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "keep-alive")
+		rc := http.NewResponseController(w)
+		if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{}), rc.EnableFullDuplex(), rc.Flush()); err != nil {
+			panic(err)
+		}
+		io.WriteString(w, "no")
+	}},
+	"keep-alive, behind a middleware": {200, func(w http.ResponseWriter, r *http.Request) {
+		w = hndWrapped{w}
+		w.Header().Set("Connection", "keep-alive")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			panic(err)
+		}
+		io.WriteString(w, "no")
+	}},
 	"changes its mind": {404, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(404)
 		w.Header().Set("Connection", "keep-alive")
@@ -253,6 +283,11 @@ var hndAnswers = map[string]struct {
 	}},
 	"an abort": {0, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
 }
+
+// hndWrapped is the ResponseWriter of a middleware.
+type hndWrapped struct{ http.ResponseWriter }
+
+func (w hndWrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // hndAsking are requests with Upgrade that are Handler's.
 var hndAsking = map[string]string{

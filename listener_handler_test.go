@@ -236,8 +236,8 @@ func TestHandlerTimes(t *testing.T) {
 
 				c := alive()
 				for range 3 {
-					time.Sleep(2*time.Minute - 1)
-					require.Equal(t, hndGot, (<-c.ask(hndGet)).body, "a connection may be idle for 2 minutes")
+					time.Sleep(11*time.Minute - 1)
+					require.Equal(t, hndGot, (<-c.ask(hndGet)).body, "a connection may be idle for 11 minutes")
 				}
 				require.Equal(t, "GET /slow HTTP/1.1 0 <nil>", (<-c.ask("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")).body)
 				for _, first := range []bool{false, true} {
@@ -253,7 +253,7 @@ func TestHandlerTimes(t *testing.T) {
 				}
 				start := time.Now()
 				c.ended(t)
-				require.Equal(t, 2*time.Minute, time.Since(start), "and no longer")
+				require.Equal(t, 11*time.Minute, time.Since(start), "and no longer")
 
 				for _, head := range []string{"GET /", "GET / HTTP/1.1\r\n", hndGet[:len(hndGet)-2]} {
 					c, start := alive(), time.Now()
@@ -277,6 +277,43 @@ func TestHandlerTimes(t *testing.T) {
 				require.Equal(t, want+3*(want/8), time.Since(start), "the deadline is of the whole head")
 				require.Error(t, <-dripped)
 				require.Empty(t, accepted)
+			})
+		})
+	}
+}
+
+// IdleTimeout is for the time between two requests, and for nothing else.
+func TestHandlerIdleTimeout(t *testing.T) {
+	for timeout, want := range map[time.Duration]time.Duration{
+		time.Second:    time.Second,
+		24 * time.Hour: 24 * time.Hour,
+		-1:             0, // never
+	} {
+		t.Run(timeout.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := lisNewNet()
+				l := listen(t, &preflight.PreflightListener{Listener: n, IdleTimeout: timeout, Handler: hndReport})
+				accepted := lisServe(t, l)
+				c := n.dial(t)
+				require.Equal(t, hndGot, (<-c.ask(hndGet)).body)
+				if want == 0 {
+					time.Sleep(100 * 24 * time.Hour)
+					require.Equal(t, hndGot, (<-c.ask(hndGet)).body)
+				}
+				c.send(t, hndGet[:10]) // the rest has the time of a head
+				time.Sleep(9 * time.Second)
+				require.Equal(t, hndGot, (<-c.ask(hndGet[10:])).body)
+				tunnel := n.dial(t)
+				require.Equal(t, hndGot, (<-tunnel.ask(hndGet)).body)
+				require.Equal(t, 101, (<-tunnel.ask(lisRequest())).StatusCode)
+				conn := <-accepted
+				if want > 0 {
+					start := time.Now()
+					c.ended(t)
+					require.Equal(t, want, time.Since(start))
+				}
+				time.Sleep(100 * 24 * time.Hour)
+				lisTalk(t, tunnel, conn)
 			})
 		})
 	}
@@ -311,7 +348,7 @@ func TestHandlerMaxHeaderBytes(t *testing.T) {
 						require.Equal(t, hndGot, (<-c.ask(head(1000, ""))).body)
 					}
 					size := 1001
-					if later > 0 {
+					if later > 0 || upgrade == "" {
 						size += 9 << 10 // net/http reads 4 KiB more than it is told, and has 4 KiB of buffer
 					}
 					go io.WriteString(c, head(size, upgrade))

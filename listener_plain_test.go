@@ -191,9 +191,7 @@ func TestListenerSorting(t *testing.T) {
 		{"Authorize", authorize, false},
 		{"Authorize, AllowPlain", authorize | allowPlain, true},
 		{"RequireUpgrade", requireUpgrade, false},
-		{"RequireUpgrade, AllowPlain", requireUpgrade | allowPlain, false},
 		{"RequireUpgrade, Authorize", requireUpgrade | authorize, false},
-		{"all", requireUpgrade | authorize | allowPlain, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -448,7 +446,10 @@ func TestListenerPlainAfter(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				n := lisNewNet()
-				l := listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: after, RequireUpgrade: tt.refuse})
+				l := listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: after})
+				if tt.refuse {
+					l.Authorize = lisYes
+				}
 				accepted := lisServe(t, l)
 				c := n.dial(t)
 				if tt.sent != "" {

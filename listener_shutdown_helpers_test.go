@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,13 +31,15 @@ const (
 	shdOrdinary = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 	shdHeld     = "GET /held HTTP/1.1\r\nHost: h\r\n\r\n"
 	shdHijack   = "GET /hijack HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-	shdProxy    = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
+	// shdMalformed lacks Host. It is ours to refuse because it carries Upgrade.
+	shdMalformed = "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	shdProxy     = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
 	// shdHello begins a ClientHello.
 	shdHello = "\x16\x03\x01\x02\x00\x01\x00"
 )
 
 // shdTunnels is an upgrade request for a tunnel with TLS inside.
-var shdTunnels = strings.Replace(lisRequest(), "Upgrade: tcp", "Upgrade: tcps", 1)
+var shdTunnels = kndRequestTLS
 
 // shdCerts are made before the bubble begins, which has no network.
 type shdCerts struct{ server, client *tls.Config }

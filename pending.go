@@ -161,7 +161,7 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 		return
 	}
 	if h.ordinary {
-		l.handOver(conn, x.unknown)
+		l.handOver(conn, x.unknown, h.rule)
 		return
 	}
 	l.opened()
@@ -183,7 +183,7 @@ func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
 	x.consume(len(x.buf) - len(h.rest))
 	h.rest = nil
 	l.await(x)
-	if err := x.secure(l.policy.tls); err != nil {
+	if err := x.secureTunnel(&l.policy); err != nil {
 		return &stageError{"TLS handshake in the tunnel", err}
 	}
 	return nil

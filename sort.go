@@ -35,6 +35,7 @@ type sorter struct {
 	layer   layer
 	sniffer wire.Sniffer // of layerLine
 	scanned int          // of layerHead
+	rule    *wire.Error  // that the head breaks
 	limit   int          // of what may be buffered
 	broken  error        // of reading, after which nothing more is read
 
@@ -208,20 +209,57 @@ const untrustedHeader = "a PROXY header stands before the request, and is not ta
 
 // head looks for the end of the head.
 func (s *sorter) head(x *exchange, p *policy) (done bool) {
-	n, broken := wire.RequestEnd(x.buf, s.scanned)
+	var n int
+	from := s.scanned
 	s.scanned = len(x.buf)
-	if broken == nil && n == 0 && s.scanned >= p.maxHeader {
-		broken = tooLarge(x.buf)
+	if s.rule == nil {
+		n, s.rule = wire.RequestEnd(x.buf, from)
+	}
+	if n == 0 && s.rule == nil && s.scanned >= p.maxHeader {
+		s.rule = tooLarge(x.buf)
 	}
 	switch {
-	case broken != nil:
-		s.err = x.refuseHead(broken, p)
+	case s.rule != nil && p.handler:
+		return s.judge(x, p, from)
+	case s.rule != nil:
+		s.err = x.refuseHead(s.rule, p)
 	case n > 0:
 		s.n = n
 	case s.broken != nil:
 		s.err = x.unread(s.broken, wire.HTTP, p)
 	default:
 		return false
+	}
+	return true
+}
+
+// judge decides who judges a head that breaks a rule of ours, where there is a
+// Handler: net/http, as it does for the requests that follow on a connection, or
+// we, if it may be an upgrade request. That shows when it has ended as net/http
+// sees it; at the limit, net/http is to read on. What lies before from holds no
+// such end.
+func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
+	n := wire.ResponseEnd(x.buf, from)
+	whole := n > 0
+	switch {
+	case whole:
+	case s.scanned >= p.maxHeader:
+		n = s.scanned
+	case s.broken == nil:
+		return false
+	default:
+		if s.err = x.unread(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
+			s.err = x.refuseHead(s.rule, p)
+		}
+		return true
+	}
+	switch {
+	case wire.MayUpgrade(x.buf[:n]):
+		s.err = x.refuseHead(s.rule, p)
+	case whole:
+		s.n, s.err = n, &ordinaryError{}
+	default:
+		s.n, s.err = n, &ordinaryError{s.rule}
 	}
 	return true
 }

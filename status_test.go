@@ -48,13 +48,14 @@ var scrRefusals = []struct {
 	{"425 Too Early", 425, true, []string{"refused"}},
 	{"429 Too Many Requests", 429, true, []string{"too many", "later"}},
 	{"431 Request Header Fields Too Large", 431, false, []string{"7 KiB", "Header"}},
-	{"500 Internal Server Error", 500, true, []string{"later"}},
+	{"500 Internal Server Error", 500, false, []string{"http.Hijacker", "Authorize", "unavailable"}},
 	{"501 Not Implemented", 501, false, []string{"does not know upgrades"}},
 	{"502 Bad Gateway", 502, true, []string{"unavailable", "down"}},
 	{"503 Service Unavailable", 503, true, []string{"unavailable", "full"}},
 	{"504 Gateway Timeout", 504, true, []string{"unavailable", "time"}},
 	{"505 HTTP Version Not Supported", 505, false, []string{"505"}},
-	{"999 Whatever", 999, false, []string{"999 Whatever"}},
+	{"511 Network Authentication Required", 511, false, []string{"failed"}},
+	{"999 Whatever", 999, false, []string{"999"}},
 }
 
 // TestStatusError: each of them is the same error by a pipe and by TCP, arrives in
@@ -79,9 +80,12 @@ func TestStatusError(t *testing.T) {
 					require.False(t, e.ForwardProxy)
 					require.Equal(t, fmt.Sprint(test.code), e.ErrorType())
 					require.Equal(t, test.temporary, e.Temporary())
-					require.ErrorContains(t, err, "answered "+test.answer)
+					require.ErrorContains(t, err, "answered "+strings.TrimSpace(fmt.Sprint(test.code, " ", http.StatusText(test.code)))+": ")
 					for _, s := range test.says {
 						require.ErrorContains(t, err, s)
+					}
+					if strings.Contains(err.Error(), "again later") {
+						require.True(t, test.temporary, "nothing else advises another try")
 					}
 				})
 			}
@@ -100,6 +104,8 @@ func TestStatusErrorWrapped(t *testing.T) {
 	_, ok := e.RetryAfter() // of a nil Header
 	require.False(t, ok)
 	require.False(t, (&preflight.StatusError{}).Temporary())
+	require.False(t, (&preflight.StatusError{StatusCode: 500}).Temporary())
+	require.True(t, (&preflight.StatusError{StatusCode: 500, ForwardProxy: true}).Temporary(), "tinyproxy cannot reach the host")
 }
 
 // TestStatusErrorOfTLSPort: plain HTTP to a TLS port is the mistake of a
@@ -143,6 +149,34 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 		_, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
 		scrUnavailable(t, err)
 	})
+}
+
+// TestStatusErrorOfOurOwnFault: what is wrong with the server does not heal by
+// itself, and the error says where to look.
+func TestStatusErrorOfOurOwnFault(t *testing.T) {
+	lisLog(t)
+	hidden := &preflight.PreflightListener{}
+	panics := &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { panic("s3cr3t") }}
+	for name, h := range map[string]http.Handler{
+		"a middleware hides http.Hijacker": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			hidden.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+		}),
+		"Authorize panics":     panics,
+		"it is misconfigured":  &preflight.PreflightListener{MaxPending: -1},
+		"Authorize negotiates": &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return http.Header{"Preflight-X": {"s3cr3t"}}, nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(h)
+			defer s.Close()
+			_, err := new(preflight.PreflightDialer).Dial("tcp", s.Listener.Addr().String())
+			require.Equal(t, 500, statusError(t, err).StatusCode)
+			require.False(t, statusError(t, err).Temporary())
+			require.ErrorContains(t, err, "a middleware in front of the listener that hides http.Hijacker")
+			require.ErrorContains(t, err, "Authorize")
+			require.NotContains(t, err.Error(), "later")
+			upgradeNoSecret(t, err)
+		})
+	}
 }
 
 // TestStatusErrorOfPlainPort is the reverse, with servers that answer and one that

@@ -89,6 +89,16 @@ for module in "${modules[@]}"; do
   )
 done
 
+# The first thing that a reader of a clone does. What is missing in go.work.sum,
+# these commands would add to it.
+say "go doc and go list are quiet and change no file"
+before=$(git hash-object go.work.sum)
+noise=$({ go doc . Conn && go list ./...; } 2>&1 >/dev/null)
+if [ -n "$noise" ] || [ "$(git hash-object go.work.sum)" != "$before" ]; then
+  printf '%s\n' "$noise" "see: git diff go.work.sum" >&2
+  exit 1
+fi
+
 for module in "${modules[@]}"; do
   say "module $module: go test -race"
   (cd "$module" && go test -race -shuffle=on -timeout 20m ./...)

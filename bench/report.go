@@ -111,7 +111,7 @@ func repeated(s string, n int) []string {
 
 const introduction = `# Results
 
-Written by ` + "`go run%s ./bench%s`" + `, which measures everything in one run, side by side.
+Written by ` + "`go -C bench run%s .%s`" + `, which measures everything in one run, side by side.
 
 Where there are a client and a server, they are processes of their own, so that CPU (rusage), allocations
 and bytes are those of one side. The rows take turns, beginning with another one in each repetition.

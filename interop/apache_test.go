@@ -46,7 +46,8 @@ func startApache(t *testing.T, backend string, edits ...string) *running {
 	d := launch(t, dir, 2, findBinary(t, "apache2"), func(addresses []string) (args []string) {
 		render(t, "apache.conf.tmpl", config, map[string]any{
 			"Root": os.Geteuid() == 0, "Dir": dir,
-			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "socache_shmcb", "ssl"},
+			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+				"lbmethod_byrequests", "slotmem_shm", "socache_shmcb", "ssl"},
 		})
 		configure(addresses, backend)
 		return []string{"-D", "FOREGROUND", "-f", config}

@@ -201,6 +201,7 @@ func startHAProxy(file string) func(t *testing.T, backend string, edits ...strin
 				configure(d.addresses, backend)
 				haproxyTold(socket, "reload")
 			},
+			stats: func() string { return haproxyTold(socket, "@1 show stat") },
 		}
 	}
 }

@@ -65,6 +65,8 @@ type running struct {
 	// restart ends it and runs it again at the same addresses; for the
 	// applications that run through it.
 	restart func(t *testing.T)
+	// stats are what it tells of its servers; of HAProxy.
+	stats func() string
 }
 
 // A front is an address at which a proxy accepts clients.

@@ -34,6 +34,8 @@ func main() {
 			// r.Out.Header first: it is then appended to that.
 			r.SetXForwarded()
 		},
+		// ReverseProxy makes no health checks: while the listener is down, it
+		// answers 502.
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/tunnel/", proxy)

@@ -158,6 +158,10 @@ func FuzzRequest(f *testing.F) {
 			require.Equal(t, want, behind.Next(append([]byte(header), b...)), "behind %q", header)
 			require.Equal(t, want == wire.HTTP, want == wire.HTTP && behind.BehindHeader())
 		}
+		// What is handed to net/http as no upgrade is none in its eyes.
+		if refused == nil && theirs.ProtoMajor == 1 && theirs.RequestURI != "" {
+			require.True(t, wire.MayUpgrade(b) || theirs.Header["Upgrade"] == nil)
+		}
 		if broken != nil {
 			require.Zero(t, n)
 			require.Equal(t, 400, broken.Status)
@@ -230,7 +234,7 @@ func FuzzRequest(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			fields.Del(name)
 		}
-		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol), fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, false), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
@@ -292,7 +296,7 @@ func FuzzResponse(f *testing.F) {
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 
-		switched := r.Switched("tcp")
+		switched := r.Switched("tcp", false)
 		if switched == nil {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Connection"], "upgrade"))
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
@@ -318,12 +322,12 @@ func FuzzResponse(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			ours.Del(name)
 		}
-		again := wire.AppendSwitching(nil, "tcp", ours)
+		again := wire.AppendSwitching(nil, "tcp", false, ours)
 		require.Equal(t, len(again), wire.ResponseEnd(again, 0))
 		r2, broken := wire.ParseResponse(again)
 		require.Nil(t, broken)
 		require.Equal(t, http.StatusSwitchingProtocols, r2.Status)
-		require.Nil(t, r2.Switched("tcp"))
+		require.Nil(t, r2.Switched("tcp", false))
 		fields, _ := fieldsOf(again)
 		sameFields(t, fields, ours, "Connection", "Upgrade")
 	})
