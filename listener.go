@@ -33,10 +33,12 @@ import (
 //     returns the tunnel behind it.
 //   - Any other HTTP/1.x request goes to Handler, if there is one. Else it is
 //     refused with an HTTP answer: 426 where it is in order, and what RFC 9110 and
-//     9112 say where it is not. It never reaches the application, so that nobody
-//     can send it the body of a POST.
+//     9112 say where it is not. So is a request of another version (505), and a
+//     line that only a lax proxy makes of a request (400). No request reaches
+//     the application, so that nobody can send it the body of a POST. Up to two
+//     empty lines before a request are skipped (RFC 9112 §2.2).
 //   - Anything else is a plain connection, decided at the first byte that
-//     cannot belong to an HTTP/1.x request line. It is handed on untouched, unless
+//     cannot belong to a request line. It is handed on untouched, unless
 //     Authorize or RequireUpgrade is set: then it is closed without a word.
 //
 // Plain is also a client that ends its direction before that is decided, one
@@ -154,12 +156,13 @@ type PreflightListener struct {
 	// TrustedProxies are the peers that are believed about the client's
 	// address: by a PROXY header (version 1 or 2) at the beginning of a
 	// connection, and by ClientAddrHeader in an upgrade request. From anyone
-	// else both are mere bytes. The address is followed from the peer to the
-	// source in the PROXY header and on through the field, from the right, as
-	// long as the address so far is trusted itself; that is what
-	// Conn.RemoteAddr and the RemoteAddr of a request are then. IPv4-mapped
-	// IPv6 addresses count as IPv4, zones are ignored, and the peer of a Unix
-	// socket is trusted if there is any prefix. nil means nobody.
+	// else both are mere bytes, and a request behind a PROXY header is answered
+	// 400. The address is followed from the peer to the source in the PROXY
+	// header and on through the field, from the right, as long as the address
+	// so far is trusted itself; that is what Conn.RemoteAddr and the RemoteAddr
+	// of a request are then. IPv4-mapped IPv6 addresses count as IPv4, zones are
+	// ignored, and the peer of a Unix socket is trusted if there is any prefix.
+	// nil means nobody.
 	//
 	// A PROXY header that is malformed ends the connection; a field that is, is
 	// answered 400. For the further contents of PROXY headers (TLVs), wrap

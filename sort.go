@@ -23,7 +23,7 @@ const (
 	layerBelow layer = iota // a TLS layer that is there already
 	layerProxy              // a header of the PROXY protocol
 	layerTLS
-	layerLine // the first line of an HTTP request, or of anything else
+	layerLine // the first line of an HTTP request, or of any other protocol
 	layerHead // the head of an HTTP request
 )
 
@@ -179,18 +179,24 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 
 // line decides between HTTP and a plain connection.
 func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
-	verdict := s.sniffer.Next(x.buf)
-	if verdict == wire.More && len(x.buf) >= p.maxHeader {
-		if verdict = s.sniffer.AtLimit(x.buf); verdict == wire.Plain {
+	verdict, full := s.sniffer.Next(x.buf), len(x.buf) >= p.maxHeader
+	if verdict == wire.More && full {
+		if verdict = s.sniffer.AtLimit(); verdict == wire.Plain {
 			verdict = wire.Doubt
 		}
 	}
 	switch {
+	case verdict == wire.HTTP && s.sniffer.BehindHeader():
+		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader}, p)
 	case verdict == wire.HTTP:
+		x.consume(s.sniffer.EmptyLines())
 		return true, false
 	case s.broken != nil: // perhaps on a layer below
 		s.err = x.unread(s.broken, verdict, p)
 	case verdict == wire.More:
+		return false, false
+	case verdict == wire.Doubt && p.refusePlain && !full:
+		// It is refused in any case. If it turns out to be HTTP, it is told why.
 		return false, false
 	}
 	if verdict != wire.Plain {
@@ -198,6 +204,8 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	}
 	return false, true
 }
+
+const untrustedHeader = "a PROXY header stands before the request, and is not taken from this peer"
 
 // head looks for the end of the head.
 func (s *sorter) head(x *exchange, p *policy) (done bool) {

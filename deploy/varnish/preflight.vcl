@@ -40,9 +40,14 @@ sub vcl_recv {
     }
     # The path arrives as it was sent. To take /tunnel off:
     # set req.url = regsub(req.url, "^/tunnel", "");
-    if (req.http.Upgrade) {
-        # Varnish looks at nothing that the client sends behind this request. It
-        # is no second request either: the listener closes after a refusal.
+    # Varnish would pass any bytes on as a method, and "http/1.1" as a version.
+    if (req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$") {
+        return (synth(400));
+    }
+    # Only this is an upgrade request. Varnish does not look at what the client sends
+    # behind one. The listener does not take it for a second request either: it
+    # closes after a refusal.
+    if (req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade) {
         return (pipe);
     }
     return (pass);
