@@ -193,7 +193,8 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 		return false, false
 	}
 	if verdict != wire.Plain {
-		s.watch = &watch{sniffer: s.sniffer} // which goes on where the sniffer has come to
+		// It goes on where the sniffer has come to.
+		s.watch = &watch{sniffer: s.sniffer, left: max(watchLimit, p.maxHeader) - len(x.buf)}
 	}
 	return false, true
 }
