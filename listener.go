@@ -216,8 +216,7 @@ func (l *PreflightListener) prepare() {
 		l.room = make(chan struct{}, 1)
 		l.gone, l.drained, l.quiet = make(chan struct{}), make(chan struct{}), make(chan struct{})
 		l.onClose = l.closed
-		l.pending.born = time.Now()
-		l.pending.oldest.prev, l.pending.oldest.next = &l.pending.oldest, &l.pending.oldest
+		l.pending.prepare()
 		l.policy = policy{
 			protocols:   slices.Clone(l.Protocols),
 			authorize:   l.Authorize,
@@ -227,7 +226,7 @@ func (l *PreflightListener) prepare() {
 			tls:         l.TLSConfig,
 			handler:     l.Handler != nil,
 			draining:    &l.draining,
-			goesOn:      l.goesOn,
+			keeper:      l,
 			role:        l.Telemetry.serverSide(),
 		}
 		if l.Protocols == nil {
@@ -358,10 +357,10 @@ func (l *PreflightListener) Close() error {
 func (l *PreflightListener) cutOff() {
 	l.cancel()
 	l.mu.Lock()
-	for p := l.pending.oldest.next; p != &l.pending.oldest; p = p.next {
+	for x := l.pending.oldest.place.next; x != &l.pending.oldest; x = x.place.next {
 		// Their goroutines close them. Closing them here could take seconds
 		// each: crypto/tls waits for its last message to be sent.
-		p.x.cutOff()
+		x.cutOff()
 	}
 	l.mu.Unlock()
 	if l.server != nil {

@@ -30,10 +30,30 @@ type policy struct {
 	maxHeader   int
 	tls         *tls.Config // for clients that speak TLS first, and in tunnels of tokenTLS
 	proxies     proxies
-	handler     bool            // ordinary requests are served, not refused
-	draining    *atomic.Bool    // nothing new is let in; nil: never
-	goesOn      func(*exchange) // before work in the midst of sorting; nil: nobody cares
+	handler     bool         // ordinary requests are served, not refused
+	draining    *atomic.Bool // nothing new is let in; nil: never
+	keeper      keeper       // nil: nobody keeps places
 	role        *role
+}
+
+// A keeper keeps the places of the handshakes under way.
+type keeper interface {
+	waits(*exchange)  // for bytes of the client, after work of ours
+	goesOn(*exchange) // bytes of the client have come
+	yield() bool      // a place is free although work goes on
+	reclaim()         // it is not free any more
+}
+
+func (p *policy) waits(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.waits(x)
+	}
+}
+
+func (p *policy) goesOn(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.goesOn(x)
+	}
 }
 
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
