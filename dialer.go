@@ -107,7 +107,8 @@ type PreflightDialer struct {
 
 	// HandshakeTimeout bounds an attempt from the moment NetDialer has
 	// returned: forward proxy, TLS, upgrade and TLS inside the tunnel. 0 means
-	// 10 seconds; negative means that the context alone bounds it. Dialing is
+	// 10 seconds; negative means that the context alone bounds it; more than 365
+	// days is an error. Dialing is
 	// bounded by the context and by NetDialer's own timeout.
 	HandshakeTimeout time.Duration
 
@@ -167,6 +168,9 @@ type road struct {
 
 // road resolves the configuration; the caller's fields stay as they are.
 func (d *PreflightDialer) road(network, address string) (r road, err error) {
+	if err := d.checkTimeout(); err != nil {
+		return r, err
+	}
 	r = road{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.Host, protocol: d.Protocol}}
 	u := &r.upgrade
 	if u.target == "" {
@@ -332,6 +336,9 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 
 // dialPlain dials without an upgrade.
 func (d *PreflightDialer) dialPlain(ctx context.Context, t *Target) (net.Conn, error) {
+	if err := d.checkTimeout(); err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
 	r := road{network: "tcp", address: t.Address, upgrade: upgrade{target: t.Path, host: t.Address}}
 	if t.TLS {
 		r.tls = d.TLSConfig.Clone()
@@ -425,6 +432,13 @@ func (r *road) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, dead
 		r.seen.event(eventTLS)
 	}
 	return c, nil
+}
+
+func (d *PreflightDialer) checkTimeout() error {
+	if d.HandshakeTimeout > maxTimeout {
+		return fmt.Errorf("HandshakeTimeout is %v, and may be %v at most; negative means none", d.HandshakeTimeout, maxTimeout)
+	}
+	return nil
 }
 
 // deadline is that of a handshake that begins now; zero if there is none.

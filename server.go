@@ -225,7 +225,7 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 		return nil
 	}
 	peer := x.addr()
-	if !p.proxies.trust(peer) {
+	if !x.trusts(p) {
 		return nil
 	}
 	var lines []string
@@ -253,10 +253,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 		}
 	}
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
-	defer cancel()
-	*req = *req.WithContext(ctx)
+	client := x.lookOut(p)
+	defer client.end() // also where Authorize ends the goroutine
+	*req = *req.WithContext(client.ctx)
 	header, err := x.callAuthorize(p, req)
+	gone := client.end()
 	outlive(req.Context(), req)
 
 	var chosen *StatusError
@@ -268,6 +269,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 		}
 	case errors.Is(err, errPanic):
 		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+	case gone != nil && errors.Is(err, context.Canceled):
+		// Not refused: Authorize has come to no answer. It is sent all the
+		// same, for a client that has only ended its direction.
+		x.seen.fail(x.ctx, &stageError{"authorize", gone})
+		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:

@@ -135,7 +135,7 @@ const stagePROXY = "read the PROXY header"
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
-	if !p.proxies.any() || !p.proxies.trust(x.addr()) {
+	if !p.proxies.any() || !x.trusts(p) {
 		return true, nil
 	}
 	m, n := wire.ProxyHeader(x.buf)
