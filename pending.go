@@ -153,13 +153,15 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 }
 
 // goesOn is told of a handshake that has settled because its bytes have come. If
-// it was evicted in that moment, it goes on nevertheless, and somebody else has to
-// make room.
+// it was evicted in that moment, it goes on nevertheless, with a new second, and
+// somebody else has to make room.
 func (l *PreflightListener) goesOn(x *exchange) {
 	if !x.evicted || !x.revive() {
 		return
 	}
 	l.mu.Lock()
+	l.pending.remove(x)
+	l.pending.enter(x)
 	l.pending.evicting = false
 	l.mu.Unlock()
 	l.signalRoom()
