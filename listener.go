@@ -71,8 +71,8 @@ type PreflightListener struct {
 
 	// Authorize vets an upgrade request, if it is set, before the 101 is
 	// sent. The fields that it returns join the 101; they may not be
-	// hop-by-hop or framing fields. Neither they nor the fields of a refusal may
-	// begin with Preflight- or Sec-WebSocket-. A [*StatusError] chooses the refusal; any
+	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal. No
+	// field of either may begin with Preflight- or Sec-WebSocket-. Any
 	// other error is a 403 whose text stays here. A panic, which is recorded by
 	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
 	//
