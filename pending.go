@@ -226,7 +226,10 @@ func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
 	}
 	x.consume(len(x.buf) - len(h.rest))
 	h.rest = nil
-	l.waits(x)
+	l.mu.Lock()
+	l.pending.remove(x)
+	l.pending.enter(x) // a whole request has come, so its age begins anew
+	l.mu.Unlock()
 	if err := x.secureTunnel(&l.policy); err != nil {
 		return &stageError{"TLS handshake in the tunnel", err}
 	}
