@@ -1,0 +1,353 @@
+package main
+
+import (
+	"errors"
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// What the server cannot do is answered with one of the reasons that AMPS's
+// clients know: they make their exceptions of the text.
+var (
+	errTopic        = errors.New("invalid topic")
+	errNoTopic      = errors.New("no topic")
+	errRegex        = errors.New("regex topic not supported")
+	errParse        = errors.New("parse error")
+	errKey          = errors.New("bad sow key")
+	errSOWFull      = errors.New("sow store failed")
+	errSubID        = errors.New("subid in use")
+	errBookmark     = errors.New("invalid bookmark")
+	errOptions      = errors.New("invalid options")
+	errNotSupported = errors.New("not supported")
+)
+
+// A broker has the topics, and what the server remembers of them. One lock
+// orders all messages: each subscription sees them in the order of the journal,
+// and a query and the messages behind it leave no gap.
+type broker struct {
+	started string          // tells the bookmarks of this process from others
+	sows    map[string]*sow // by topic; the map never changes
+	sowMax  int             // bytes of all records
+
+	mu            sync.Mutex
+	number        uint64
+	sowBytes      int
+	journal       journal
+	subscriptions map[string][]*subscription // by topic
+	publishers    map[string]*publisher      // by client name
+}
+
+// maxPublishers bounds the names that are remembered.
+const maxPublishers = 64 << 10
+
+// A publisher is a client name. Its messages have ascending sequence numbers,
+// those of its publish store or else the server's: who reconnects and sends
+// again what was not acknowledged makes no message twice.
+type publisher struct {
+	id       uint64
+	last     uint64
+	loggedOn time.Time
+	session  *session // nil: not connected
+}
+
+// A subscription is one of a session. Its fields never change.
+type subscription struct {
+	session  *session
+	id       string
+	topic    string
+	filter   filter
+	delta    bool // changed fields alone
+	bookmark bool
+	oof      bool // tell what leaves the result
+	noKey    bool
+	stamp    bool
+	acks     bool // of what a bookmark subscription was sent
+}
+
+func newBroker(keys map[string]string, sowMax, journalMax int) *broker {
+	b := &broker{
+		started:       strconv.FormatInt(time.Now().UnixNano(), 10),
+		sows:          make(map[string]*sow),
+		sowMax:        sowMax,
+		journal:       journal{limit: journalMax},
+		subscriptions: make(map[string][]*subscription),
+		publishers:    make(map[string]*publisher),
+	}
+	for topic, key := range keys {
+		b.sows[topic] = newSOW(key)
+	}
+	return b
+}
+
+// join makes the session that of its client name. As with AMPS, the session
+// that had the name until now is returned, and has to go.
+func (b *broker) join(s *session, name string) (p *publisher, last uint64, before *session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p = b.publishers[name]
+	if p == nil {
+		if len(b.publishers) >= maxPublishers {
+			b.forget()
+		}
+		hash := fnv.New64a()
+		hash.Write([]byte(b.started + "|" + name))
+		p = &publisher{id: hash.Sum64()>>1 | 1} // Java has no unsigned numbers
+		b.publishers[name] = p
+	}
+	before, p.session, p.loggedOn = p.session, s, time.Now()
+	return p, p.last, before
+}
+
+// forget drops the name that has not been seen for the longest time.
+func (b *broker) forget() {
+	oldest := ""
+	for name, p := range b.publishers {
+		if p.session == nil && (oldest == "" || p.loggedOn.Before(b.publishers[oldest].loggedOn)) {
+			oldest = name
+		}
+	}
+	delete(b.publishers, oldest)
+}
+
+// leave ends what a session has.
+func (b *broker) leave(s *session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.publisher != nil && s.publisher.session == s {
+		s.publisher.session = nil
+	}
+	for _, sub := range s.subscriptions {
+		b.drop(sub)
+	}
+	clear(s.subscriptions)
+}
+
+func (b *broker) drop(sub *subscription) {
+	left := slices.DeleteFunc(b.subscriptions[sub.topic], func(other *subscription) bool { return other == sub })
+	if b.subscriptions[sub.topic] = left; len(left) == 0 {
+		delete(b.subscriptions, sub.topic)
+	}
+}
+
+// checkTopic refuses what no message can have as its topic, and patterns.
+func checkTopic(topic string) error {
+	switch {
+	case topic == "":
+		return errNoTopic
+	case len(topic) > 1024:
+		return errTopic
+	case strings.ContainsAny(topic, `^$*+?()[]{}|\`):
+		return errRegex
+	}
+	return nil
+}
+
+// publish hands a message to all who want it, and keeps it. A message that the
+// publisher has sent before is done already. An error is final as well: it would
+// be the same the next time.
+func (b *broker) publish(p *publisher, c *command) error {
+	err := checkTopic(c.topic)
+	if err == nil && !utf8.Valid(c.body) {
+		err = errParse
+	}
+	store := b.sows[c.topic]
+	var key uint64
+	if store != nil && err == nil {
+		var ok bool
+		if key, ok = store.key(c.body); !ok {
+			err = errKey
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen(p, c.sequence) || err != nil {
+		return err
+	}
+	m := &message{
+		topic: c.topic, body: c.body, correlation: c.correlation,
+		key: key, publisher: p.id, sequence: p.last, time: time.Now(),
+	}
+	b.number++
+	m.number = b.number
+	var old *message
+	if store != nil {
+		if old = store.records[key]; old != nil && c.name == "delta_publish" {
+			m.body = merge(old.body, c.body)
+		}
+		grows := m.size()
+		if old != nil {
+			grows -= old.size()
+		}
+		if grows > 0 && b.sowBytes+grows > b.sowMax {
+			return errSOWFull
+		}
+		store.records[key], b.sowBytes = m, b.sowBytes+grows
+	}
+	b.journal.add(m)
+	b.deliver(m, old)
+	return nil
+}
+
+// seen moves the publisher on, and reports whether it is behind that already.
+func (b *broker) seen(p *publisher, sequence uint64) bool {
+	switch {
+	case sequence == 0:
+		p.last++
+	case sequence <= p.last:
+		return true
+	default:
+		p.last = sequence
+	}
+	return false
+}
+
+// deliver puts the message into the outboxes. Whoever does not keep up is cut
+// off, and delays nobody.
+func (b *broker) deliver(m, old *message) {
+	var document, before any // decoded once, if any filter asks
+	var difference_ []byte
+	for _, sub := range b.subscriptions[m.topic] {
+		matches, matched := true, old != nil
+		if sub.filter != nil {
+			if document == nil {
+				document = decode(m.body)
+			}
+			matches = sub.filter(document)
+			if old != nil {
+				if before == nil {
+					before = decode(old.body)
+				}
+				matched = sub.filter(before)
+			}
+		}
+		switch {
+		case matches && matched && sub.delta:
+			if difference_ == nil {
+				difference_ = difference(old.body, m.body, b.sows[m.topic].path)
+			}
+			sub.send(m, difference_, "p", "")
+		case matches:
+			sub.send(m, m.body, "p", "")
+		case matched && sub.oof:
+			sub.send(m, m.body, "oof", "match")
+		}
+	}
+}
+
+// send puts one message into the outbox of the session.
+func (sub *subscription) send(m *message, body []byte, command, reason string) {
+	i := item{frame: [][]byte{sub.header(m, len(body), command, reason), body}}
+	if sub.bookmark && sub.acks {
+		i.subscription, i.bookmark = sub, m.bookmark()
+	}
+	sub.session.put(i)
+}
+
+func (sub *subscription) header(m *message, length int, command, reason string) []byte {
+	h := newHead(command).str("t", m.topic)
+	if m.key != 0 && !sub.noKey {
+		h = h.str("k", strconv.FormatUint(m.key, 10))
+	}
+	if sub.bookmark {
+		h = h.str("bm", m.bookmark())
+	}
+	if sub.stamp {
+		h = h.str("ts", m.stamp())
+	}
+	return h.str("x", m.correlation).str("reason", reason).num("l", uint64(length)).str("sids", sub.id).end()
+}
+
+// remove deletes records of a SOW. The number of records is that of the deleted.
+func (b *broker) remove(p *publisher, c *command, f filter) (int, error) {
+	store := b.sows[c.topic]
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen(p, c.sequence) {
+		return 0, nil
+	}
+	if store == nil {
+		return 0, errTopic
+	}
+	records := store.matching(f, c.sowKeys, c.body)
+	for _, record := range records {
+		delete(store.records, record.key)
+		b.sowBytes -= record.size()
+		for _, sub := range b.subscriptions[c.topic] {
+			if sub.oof && sub.filter.matches(record.body) {
+				sub.send(record, record.body, "oof", "deleted")
+			}
+		}
+	}
+	return len(records), nil
+}
+
+// A query is what a client asks for: what there is, what comes, or both.
+type query struct {
+	subscription *subscription // nil: what there is alone
+	replace      bool
+	sow          bool
+	bookmark     string
+	notFound     string // see [journal.after]
+}
+
+// run begins the query: from now on the session gets what comes. What there is
+// now is for the session to send. accepted is called before, and before anything
+// comes.
+func (b *broker) run(q query, topic string, accepted func()) ([]*message, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var found []*message
+	switch store := b.sows[topic]; {
+	case q.sow && store == nil:
+		return nil, errTopic
+	case q.sow:
+		found = store.snapshot()
+	case q.bookmark != "":
+		var ok bool
+		if found, ok = b.journal.after(q.bookmark, q.notFound); !ok {
+			return nil, errBookmark
+		}
+	}
+	if sub := q.subscription; sub != nil {
+		mine := sub.session.subscriptions
+		if before := mine[sub.id]; before != nil {
+			if !q.replace {
+				return nil, errSubID
+			}
+			b.drop(before)
+		} else if len(mine) >= maxSubscriptions {
+			return nil, errNotSupported
+		}
+		accepted()
+		mine[sub.id] = sub
+		b.subscriptions[topic] = append(b.subscriptions[topic], sub)
+		return found, nil
+	}
+	accepted()
+	return found, nil
+}
+
+// unsubscribe ends subscriptions: one, several or "all". Clients also end queries
+// that are over, so an unknown one is no error.
+func (b *broker) unsubscribe(s *session, ids string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ids == "all" {
+		for _, sub := range s.subscriptions {
+			b.drop(sub)
+		}
+		clear(s.subscriptions)
+		return
+	}
+	for _, id := range list(ids) {
+		if sub := s.subscriptions[id]; sub != nil {
+			b.drop(sub)
+			delete(s.subscriptions, id)
+		}
+	}
+}
