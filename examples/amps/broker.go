@@ -33,6 +33,7 @@ type broker struct {
 	started string          // tells the bookmarks of this process from others
 	sows    map[string]*sow // by topic; the map never changes
 	sowMax  int             // bytes of all records
+	bodyMax int             // bytes of one, which delta messages can make grow
 
 	mu            sync.Mutex
 	number        uint64
@@ -55,37 +56,24 @@ type publisher struct {
 	session  *session // nil: not connected
 }
 
-// A subscription is one of a session. Its fields never change.
-type subscription struct {
-	session  *session
-	id       string
-	topic    string
-	filter   filter
-	delta    bool // changed fields alone
-	bookmark bool
-	oof      bool // tell what leaves the result
-	noKey    bool
-	stamp    bool
-	acks     bool // of what a bookmark subscription was sent
-}
-
-func newBroker(keys map[string]string, sowMax, journalMax int) *broker {
+func newBroker(cfg config) *broker {
 	b := &broker{
 		started:       strconv.FormatInt(time.Now().UnixNano(), 10),
 		sows:          make(map[string]*sow),
-		sowMax:        sowMax,
-		journal:       journal{limit: journalMax},
+		sowMax:        cfg.maxSOW,
+		bodyMax:       cfg.frame,
+		journal:       journal{limit: cfg.maxJournal},
 		subscriptions: make(map[string][]*subscription),
 		publishers:    make(map[string]*publisher),
 	}
-	for topic, key := range keys {
+	for topic, key := range cfg.sow {
 		b.sows[topic] = newSOW(key)
 	}
 	return b
 }
 
-// join makes the session that of its client name. As with AMPS, the session
-// that had the name until now is returned, and has to go.
+// join makes the session that of its client name. It returns the session that had
+// the name until now, which has to go, as with AMPS.
 func (b *broker) join(s *session, name string) (p *publisher, last uint64, before *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -183,7 +171,7 @@ func (b *broker) publish(p *publisher, c *command) error {
 		if old != nil {
 			grows -= old.size()
 		}
-		if grows > 0 && b.sowBytes+grows > b.sowMax {
+		if len(m.body) > b.bodyMax || grows > 0 && b.sowBytes+grows > b.sowMax {
 			return errSOWFull
 		}
 		store.records[key], b.sowBytes = m, b.sowBytes+grows
@@ -206,70 +194,14 @@ func (b *broker) seen(p *publisher, sequence uint64) bool {
 	return false
 }
 
-// deliver puts the message into the outboxes. Whoever does not keep up is cut
-// off, and delays nobody.
-func (b *broker) deliver(m, old *message) {
-	var document, before any // decoded once, if any filter asks
-	var difference_ []byte
-	for _, sub := range b.subscriptions[m.topic] {
-		matches, matched := true, old != nil
-		if sub.filter != nil {
-			if document == nil {
-				document = decode(m.body)
-			}
-			matches = sub.filter(document)
-			if old != nil {
-				if before == nil {
-					before = decode(old.body)
-				}
-				matched = sub.filter(before)
-			}
-		}
-		switch {
-		case matches && matched && sub.delta:
-			if difference_ == nil {
-				difference_ = difference(old.body, m.body, b.sows[m.topic].path)
-			}
-			sub.send(m, difference_, "p", "")
-		case matches:
-			sub.send(m, m.body, "p", "")
-		case matched && sub.oof:
-			sub.send(m, m.body, "oof", "match")
-		}
-	}
-}
-
-// send puts one message into the outbox of the session.
-func (sub *subscription) send(m *message, body []byte, command, reason string) {
-	i := item{frame: [][]byte{sub.header(m, len(body), command, reason), body}}
-	if sub.bookmark && sub.acks {
-		i.subscription, i.bookmark = sub, m.bookmark()
-	}
-	sub.session.put(i)
-}
-
-func (sub *subscription) header(m *message, length int, command, reason string) []byte {
-	h := newHead(command).str("t", m.topic)
-	if m.key != 0 && !sub.noKey {
-		h = h.str("k", strconv.FormatUint(m.key, 10))
-	}
-	if sub.bookmark {
-		h = h.str("bm", m.bookmark())
-	}
-	if sub.stamp {
-		h = h.str("ts", m.stamp())
-	}
-	return h.str("x", m.correlation).str("reason", reason).num("l", uint64(length)).str("sids", sub.id).end()
-}
-
 // remove deletes records of a SOW. The number of records is that of the deleted.
 func (b *broker) remove(p *publisher, c *command, f filter) (int, error) {
-	store := b.sows[c.topic]
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.seen(p, c.sequence) {
 		return 0, nil
 	}
+	store := b.sows[c.topic]
 	if store == nil {
 		return 0, errTopic
 	}

@@ -72,7 +72,7 @@ func (s *session) logon(c *command) error {
 	}
 	p, last, before := s.broker.join(s, c.client)
 	if before != nil {
-		before.abort(errTakenOver)
+		before.stop(errTakenOver)
 	}
 	s.publisher = p
 	s.name += " " + strconv.Quote(c.client)
@@ -247,7 +247,7 @@ func (s *session) replay(c *command, sub *subscription, messages []*message, sen
 		if m.topic != sub.topic || !sub.filter.matches(m.body) {
 			continue
 		}
-		if err := send(sub.header(m, len(m.body), "p", ""), m.body); err != nil {
+		if err := send(sub.header(m, len(m.body), "publish", ""), m.body); err != nil {
 			return err
 		}
 		last = m.bookmark()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 )
@@ -40,11 +41,15 @@ func (f filter) matches(body []byte) bool {
 	return f == nil || f(decode(body))
 }
 
+// decode returns nil for what is no JSON.
 func decode(body []byte) any {
 	in := json.NewDecoder(bytes.NewReader(body))
 	in.UseNumber() // a key of 17 digits must stay one
 	var document any
 	if in.Decode(&document) != nil {
+		return nil
+	}
+	if _, err := in.Token(); err != io.EOF {
 		return nil
 	}
 	return document

@@ -50,7 +50,7 @@ func defaults() config {
 	return config{
 		sow:        keyFields{"sow": "/id"},
 		grace:      10 * time.Second,
-		limits:     limits{frame: 16 << 20, outbox: 64 << 20},
+		limits:     limits{frame: 8 << 20, outbox: 64 << 20},
 		maxClients: 1000,
 		maxSOW:     256 << 20,
 		maxJournal: 64 << 20,
@@ -115,10 +115,10 @@ func (k keyFields) String() string { return "" }
 
 func (k keyFields) Set(value string) error {
 	topic, field, ok := strings.Cut(value, ":")
-	if !ok || field == "" || checkTopic(topic) != nil {
+	if !ok || !strings.HasPrefix(field, "/") || strings.HasSuffix(field, "/") || checkTopic(topic) != nil {
 		return errors.New("want topic:/field")
 	}
-	k[topic] = "/" + strings.TrimPrefix(field, "/")
+	k[topic] = field
 	return nil
 }
 

@@ -94,9 +94,3 @@ func (o *outbox) written(i item) {
 	defer o.mu.Unlock()
 	o.bytes -= i.size()
 }
-
-func (o *outbox) isClosed() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.closed
-}

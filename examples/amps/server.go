@@ -31,7 +31,7 @@ type server struct {
 func newServer(cfg config, logger *log.Logger) *server {
 	return &server{
 		cfg:      cfg,
-		broker:   newBroker(cfg.sow, cfg.maxSOW, cfg.maxJournal),
+		broker:   newBroker(cfg),
 		log:      logger,
 		sessions: make(map[*session]bool),
 	}
@@ -115,7 +115,7 @@ func (s *server) acceptAll(listener net.Listener) error {
 				kind = "tunnel "
 				user, _ = r.Context().Value(userKey{}).(string)
 			}
-			s.serving.Go(func() { s.serve(newTCPWire(conn), user, kind+conn.RemoteAddr().String()) })
+			go s.serve(newTCPWire(conn), user, kind+conn.RemoteAddr().String())
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
@@ -141,7 +141,9 @@ func (s *server) serve(w wire, user, name string) {
 		return
 	}
 	s.sessions[session] = true
+	s.serving.Add(1)
 	s.mu.Unlock()
+	defer s.serving.Done()
 	session.run()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,15 +154,23 @@ func (s *server) serve(w wire, user, name string) {
 func (s *server) shutdown(listener *preflight.PreflightListener, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	// Shutdown waits for the connections that Accept has returned, and for the
-	// requests of Handler: the sessions must end meanwhile.
+	// Shutdown refuses who comes now. It waits for the connections that Accept
+	// has returned, so the sessions must be told meanwhile.
 	drained := make(chan error, 1)
 	go func() { drained <- listener.Shutdown(ctx) }()
 	s.each(func(session *session) { session.stop(errShutdown) })
-	err := <-drained
-	s.each(func(session *session) { session.abort(errShutdown) })
-	s.serving.Wait()
-	if err != nil {
+	served := make(chan struct{})
+	go func() { // WebSocket included, which Shutdown does not wait for
+		defer close(served)
+		s.serving.Wait()
+	}()
+	select {
+	case <-served:
+	case <-ctx.Done():
+		s.each(func(session *session) { session.abort(errShutdown) })
+		<-served
+	}
+	if err := <-drained; err != nil {
 		return fmt.Errorf("not every client had left after %v: %w", grace, err)
 	}
 	return nil

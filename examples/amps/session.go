@@ -55,6 +55,7 @@ type session struct {
 	mu      sync.Mutex
 	cause   error // why it ends
 	aborted bool
+	closing sync.WaitGroup
 }
 
 func newSession(b *broker, w wire, l limits, user, name string, logger *log.Logger) *session {
@@ -87,7 +88,8 @@ func (s *session) run() {
 	s.wire.drain()
 	s.patience.Stop()
 	s.broker.leave(s)
-	s.wire.abort()
+	s.abort(err)
+	s.closing.Wait()
 	if cause := s.because(nil); cause != io.EOF {
 		s.log.Printf("%s: %v", s.name, cause)
 	}
@@ -116,7 +118,7 @@ func (s *session) abort(cause error) {
 	defer s.mu.Unlock()
 	if !s.aborted {
 		s.aborted = true
-		go s.wire.abort() // with TLS it may take a moment
+		s.closing.Go(s.wire.abort) // with TLS it may take a moment
 	}
 }
 
@@ -127,8 +129,9 @@ func (s *session) put(i item) {
 	}
 }
 
-// readAll executes the commands of the client. When the session ends otherwise,
-// it reads what is still coming, and does nothing about it.
+// readAll executes the commands of the client, until the end of what it sends.
+// What comes after stop is still executed: a client that has published and left
+// may already be back.
 func (s *session) readAll() error {
 	for {
 		limit := s.limits.frame
@@ -141,9 +144,6 @@ func (s *session) readAll() error {
 		}
 		if s.silence > 0 {
 			s.patience.Reset(s.silence)
-		}
-		if s.out.isClosed() {
-			continue
 		}
 		c, err := parseCommand(frame)
 		if err != nil {
@@ -236,7 +236,7 @@ func (s *session) fail(c *command, reason error) {
 			kind = asked // the last one wins
 		}
 	}
-	s.log.Printf("%s: %s: %v", s.name, c.name, reason)
+	s.log.Printf("%s: %q: %v", s.name, c.name, reason)
 	s.put(item{frame: [][]byte{s.ackHead(c, kind, nil).str("status", "failure").str("reason", reason.Error()).end()}})
 }
 

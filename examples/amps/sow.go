@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,65 +73,67 @@ func (s *sow) matching(f filter, keys string, body []byte) []*message {
 	return found
 }
 
-// An object is one level of a JSON document; its values keep their bytes.
-type object map[string]json.RawMessage
+// merge lays a delta over a message: objects field by field, anything else as a
+// whole. Both must be JSON.
+func merge(old, delta []byte) []byte { return encode(mergeValues(decode(old), decode(delta))) }
 
-func parseObject(body []byte) object {
-	if len(body) == 0 || bytes.TrimLeft(body, " \t\r\n")[0] != '{' {
-		return nil
+func mergeValues(old, delta any) any {
+	o, ok := old.(map[string]any)
+	d, both := delta.(map[string]any)
+	if !ok || !both {
+		return delta
 	}
-	var o object
-	if json.Unmarshal(body, &o) != nil {
-		return nil
+	for name, value := range d {
+		o[name] = mergeValues(o[name], value)
 	}
 	return o
 }
 
-func (o object) bytes() []byte {
+// difference is what merge needs to make new from old. It holds the key in any
+// case. A field that has gone cannot be told.
+func difference(old, new []byte, key []string) []byte {
+	o, n := decode(old), decode(new)
+	value := field(n, key)
+	d, _ := changes(o, n)
+	object, ok := d.(map[string]any)
+	if !ok {
+		return new
+	}
+	for _, name := range key[:len(key)-1] {
+		inner, ok := object[name].(map[string]any)
+		if !ok {
+			inner = make(map[string]any)
+			object[name] = inner
+		}
+		object = inner
+	}
+	object[key[len(key)-1]] = value
+	return encode(d)
+}
+
+// changes reports false if there are none.
+func changes(old, new any) (any, bool) {
+	o, ok := old.(map[string]any)
+	n, both := new.(map[string]any)
+	if !ok || !both {
+		return new, !reflect.DeepEqual(old, new)
+	}
+	changed := make(map[string]any)
+	for name, value := range n {
+		before, existed := o[name]
+		if d, differs := changes(before, value); differs || !existed {
+			changed[name] = d
+		}
+	}
+	return changed, len(changed) > 0
+}
+
+func encode(document any) []byte {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	if encoder.Encode(o) != nil {
-		return nil // cannot be: the values have been parsed
+	if err := encoder.Encode(document); err != nil {
+		panic(err) // what was decoded can be encoded
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
-}
-
-// merge lays a delta over a message: objects field by field, anything else as a
-// whole.
-func merge(old, delta []byte) []byte {
-	o, d := parseObject(old), parseObject(delta)
-	if o == nil || d == nil {
-		return delta
-	}
-	for name, value := range d {
-		if before, ok := o[name]; ok {
-			value = merge(before, value)
-		}
-		o[name] = value
-	}
-	return o.bytes()
-}
-
-// difference is what merge needs to make new from old; it holds the field of the
-// path in any case. A field that has gone cannot be told.
-func difference(old, new []byte, path []string) []byte {
-	o, n := parseObject(old), parseObject(new)
-	if o == nil || n == nil {
-		return new
-	}
-	for name, value := range n {
-		before, ok := o[name]
-		isKey := len(path) > 0 && name == path[0]
-		switch {
-		case !ok, isKey && len(path) == 1:
-		case isKey:
-			n[name] = difference(before, value, path[1:])
-		case bytes.Equal(before, value):
-			delete(n, name)
-		case parseObject(before) != nil && parseObject(value) != nil:
-			n[name] = difference(before, value, nil)
-		}
-	}
-	return n.bytes()
 }
