@@ -169,11 +169,10 @@ func (s *server) shutdown(listener *preflight.PreflightListener, grace time.Dura
 	case <-ctx.Done():
 		s.each(func(session *session) { session.abort(errShutdown) })
 		<-served
+		<-drained
+		return fmt.Errorf("not every client had left after %v", grace)
 	}
-	if err := <-drained; err != nil {
-		return fmt.Errorf("not every client had left after %v: %w", grace, err)
-	}
-	return nil
+	return <-drained
 }
 
 // each does the same to all sessions, and lets none begin any more.
