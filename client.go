@@ -36,7 +36,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol)
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
 	b = x.seen.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
@@ -45,9 +45,13 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		return heads{}, x.refused(r, n)
+		e := x.refused(r, n)
+		if u.tunnelTLS && r.Status == http.StatusUpgradeRequired {
+			e.cause += "; or the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)"
+		}
+		return heads{}, e
 	}
-	if broken := r.Switched(u.protocol); broken != nil {
+	if broken := r.Switched(u.protocol, u.tunnelTLS); broken != nil {
 		e := x.refusal(r, n)
 		e.cause = broken.Rule
 		return heads{}, e

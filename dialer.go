@@ -69,13 +69,18 @@ type PreflightDialer struct {
 	TLSConfig *tls.Config
 
 	// TunnelTLSConfig, if it is set, makes the tunnel a TLS connection after the
-	// 101, end to end through whatever terminates TLS on the way. ServerName is
-	// taken from Host, or the address, if it is empty. The Config is not
-	// modified.
+	// 101, end to end through whatever terminates TLS on the way. The request
+	// asks for it by the field "Preflight-Tunnel: tls", which the 101 must
+	// repeat: a PreflightListener does so if its TLSConfig is set, and answers
+	// 426 if not. A server that ends TLS above its listener does not know the
+	// field: leave TunnelTLSConfig nil there, and call [crypto/tls.Client] on the
+	// returned Conn. An end of the tunnel without TLS's close_notify is
+	// [io.ErrUnexpectedEOF]. ServerName is taken from Host, or the address, if
+	// it is empty. The Config is not modified.
 	TunnelTLSConfig *tls.Config
 
-	// Protocol is the upgrade token; "" means "tcp", or "tcps" with
-	// TunnelTLSConfig. Squid compares it with regard to case.
+	// Protocol is the upgrade token; "" means "tcp". "websocket" is an error.
+	// Squid compares it with regard to case.
 	Protocol string
 
 	// Host is the Host field of the request, a name or an address with or
@@ -177,10 +182,8 @@ func (d *PreflightDialer) road(network, address string) (r road, err error) {
 	}
 	if u.protocol == "" {
 		u.protocol = defaultToken
-		if d.TunnelTLSConfig != nil {
-			u.protocol = tokenTLS
-		}
 	}
+	u.tunnelTLS = d.TunnelTLSConfig != nil
 	if err := u.check(); err != nil {
 		return r, err
 	}
@@ -399,9 +402,11 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *road, pr
 		return nil, err
 	}
 	if r.tunnelTLS != nil {
-		if c, err = handshakeTLS(ctx, newConn(c, nil, heads{}, rest, nil), r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
+		below := &tunnelConn{Conn: newConn(c, nil, heads{}, rest, nil)}
+		if c, err = handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
 			return nil, err
 		}
+		below.open = true
 		r.seen.event(eventTunnelTLS)
 		rest = nil
 	}

@@ -129,7 +129,11 @@ func fwdUpgrade(heads chan<- string, then func(net.Conn)) func(net.Conn) {
 		heads <- head
 		_, token, _ := strings.Cut(head, "\r\nUpgrade: ")
 		token, _, _ = strings.Cut(token, "\r\n")
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n")
+		inside := ""
+		if strings.Contains(head, "\r\nPreflight-Tunnel: tls\r\n") {
+			inside = "Preflight-Tunnel: tls\r\n"
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n"+inside+"\r\n")
 		then(c)
 	}
 }
@@ -242,5 +246,18 @@ func fwdNext[T any](t testing.TB, c <-chan T) T {
 	case <-time.After(patience):
 		require.FailNow(t, "nothing came")
 		panic("unreachable")
+	}
+}
+
+// fwdBelow is the first layer below c that is a T.
+func fwdBelow[T net.Conn](t testing.TB, c net.Conn) T {
+	t.Helper()
+	for {
+		layer, ok := c.(interface{ NetConn() net.Conn })
+		require.True(t, ok, "there is no such layer above %T", c)
+		c = layer.NetConn()
+		if below, ok := c.(T); ok {
+			return below
+		}
 	}
 }

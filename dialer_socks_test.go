@@ -164,13 +164,12 @@ func TestForwardProxyChain(t *testing.T) {
 			require.NoError(t, err)
 			defer conn.Close()
 			fwdNext(t, connects)
-			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcps\r\n")
-			require.Equal(t, "tcps", conn.(*preflight.Conn).Response().Header.Get("Upgrade"))
+			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\n")
+			require.Equal(t, "tls", conn.(*preflight.Conn).Response().Header.Get("Preflight-Tunnel"))
 
 			inside := conn.(*preflight.Conn).NetConn().(*tls.Conn)
 			require.Equal(t, "service.example", inside.ConnectionState().ServerName)
-			tunnel := inside.NetConn().(*preflight.Conn)
-			outside := tunnel.NetConn().(*tls.Conn)
+			outside := fwdBelow[*tls.Conn](t, inside)
 			require.Equal(t, "edge.example", outside.ConnectionState().ServerName)
 			bottom := outside.NetConn()
 			if scheme == "https" {

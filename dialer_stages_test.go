@@ -148,7 +148,7 @@ func TestDialerStages(t *testing.T) {
 }
 
 // scrAnswerTLS agrees to TLS inside the tunnel.
-const scrAnswerTLS = "HTTP/1.1 101 S\r\nUpgrade: tcps\r\nConnection: Upgrade\r\n\r\n"
+const scrAnswerTLS = "HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Tunnel: tls\r\n\r\n"
 
 // TestDialerStagesBeforeTheConnection: what NetDialer does is bounded by the context,
 // and its error, which says what it was doing, is the one returned.

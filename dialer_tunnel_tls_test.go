@@ -1,6 +1,7 @@
 package preflight_test
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -14,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTunnelTLS: the name that is asked for inside, the token that announces it,
-// and that the caller's configuration stays as it was.
+// TestTunnelTLS: the name that is asked for inside, the field that asks for it
+// beside a token that does not, and that the caller's configuration stays as it was.
 func TestTunnelTLS(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
@@ -23,12 +24,12 @@ func TestTunnelTLS(t *testing.T) {
 		serverName, alpn string // the caller's
 		cert, sni, token string
 	}{
-		"address":            {preflight.PreflightDialer{}, "", "", "edge.example", "edge.example", "tcps"},
-		"Host":               {preflight.PreflightDialer{Host: "service.example"}, "", "", "service.example", "service.example", "tcps"},
-		"Host with a port":   {preflight.PreflightDialer{Host: "service.example:8443"}, "", "", "service.example", "service.example", "tcps"},
-		"ServerName":         {preflight.PreflightDialer{Host: "other.example"}, "service.example", "", "service.example", "service.example", "tcps"},
+		"address":            {preflight.PreflightDialer{}, "", "", "edge.example", "edge.example", "tcp"},
+		"Host":               {preflight.PreflightDialer{Host: "service.example"}, "", "", "service.example", "service.example", "tcp"},
+		"Host with a port":   {preflight.PreflightDialer{Host: "service.example:8443"}, "", "", "service.example", "service.example", "tcp"},
+		"ServerName":         {preflight.PreflightDialer{Host: "other.example"}, "service.example", "", "service.example", "service.example", "tcp"},
 		"Protocol":           {preflight.PreflightDialer{Protocol: "amps/1"}, "", "", "edge.example", "edge.example", "amps/1"},
-		"ALPN of the caller": {preflight.PreflightDialer{}, "", "h2", "edge.example", "edge.example", "tcps"},
+		"ALPN of the caller": {preflight.PreflightDialer{}, "", "h2", "edge.example", "edge.example", "tcp"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hellos, heads := make(chan *tls.ClientHelloInfo, 1), make(chan string, 1)
@@ -48,7 +49,7 @@ func TestTunnelTLS(t *testing.T) {
 			}
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.NoError(t, err)
-			require.Contains(t, fwdNext(t, heads), "\r\nUpgrade: "+test.token+"\r\n\r\n")
+			require.Contains(t, fwdNext(t, heads), "\r\nUpgrade: "+test.token+"\r\nPreflight-Tunnel: tls\r\n\r\n")
 			hello := fwdNext(t, hellos)
 			require.Equal(t, test.sni, hello.ServerName)
 			require.Equal(t, d.TunnelTLSConfig.NextProtos, hello.SupportedProtos)
@@ -65,6 +66,76 @@ func TestTunnelTLS(t *testing.T) {
 		_, err := d.Dial("unix", "/run/edge.sock")
 		require.ErrorContains(t, err, "TunnelTLSConfig")
 		require.ErrorContains(t, err, "ServerName")
+	})
+}
+
+// TestTunnelTLSIsAgreed: where the answer does not say of TLS inside the tunnel
+// what the request did, the dial fails before anything is sent into the tunnel,
+// with an error that says which of the two it was.
+func TestTunnelTLSIsAgreed(t *testing.T) {
+	ca := fwdNewCA(t)
+	for name, test := range map[string]struct {
+		fields   string
+		asks     bool
+		protocol string
+		says     string
+	}{
+		"not confirmed":            {"", true, "", "does not confirm TLS inside the tunnel, which was asked for"},
+		"not confirmed by tcps":    {"", true, "tcps", "does not confirm TLS inside the tunnel, which was asked for"},
+		"confirmed otherwise":      {"Preflight-Tunnel: TLS\r\n", true, "", "its value is not tls"},
+		"confirmed twice":          {"Preflight-Tunnel: tls\r\nPreflight-Tunnel: tls\r\n", true, "", "repeated"},
+		"confirmed in another":     {"Preflight-Tunnels: tls\r\n", true, "", "does not confirm"},
+		"not asked for":            {"Preflight-Tunnel: tls\r\n", false, "", "which was not asked for"},
+		"not asked for by tcps":    {"preflight-tunnel:tls\r\n", false, "tcps", "which was not asked for"},
+		"not asked for, otherwise": {"Preflight-Tunnel: off\r\n", false, "", "its value is not tls"},
+	} {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, TLS %t", name, secure), func(t *testing.T) {
+				behind := make(chan string, 1)
+				serve := func(c net.Conn) {
+					token := cmp.Or(test.protocol, "tcp")
+					upgradeRead(c)
+					io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n"+test.fields+"\r\n")
+					rest, _ := io.ReadAll(c)
+					behind <- string(rest)
+				}
+				if secure {
+					serve = fwdSecure(ca.server("edge.example"), serve)
+				}
+				network := &fwdNet{hosts: map[string]string{"edge.example:443": fwdServe(t, serve)}}
+				d := preflight.PreflightDialer{NetDialer: network, Protocol: test.protocol, Header: upgradeSecrets}
+				if secure {
+					d.TLSConfig = ca.client()
+				}
+				if test.asks {
+					d.TunnelTLSConfig = ca.client()
+				}
+				conn, err := d.Dial("tcp", "edge.example:443")
+				require.Nil(t, conn)
+				require.Equal(t, 101, statusError(t, err).StatusCode)
+				require.False(t, statusError(t, err).Temporary())
+				require.ErrorContains(t, err, test.says)
+				upgradeNoSecret(t, err)
+				require.Empty(t, fwdNext(t, behind))
+				network.closed(t, 1)
+			})
+		}
+	}
+	t.Run("Client", func(t *testing.T) {
+		_, err := upgradeAnswered(t, "HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Tunnel: tls\r\n\r\n", false)
+		require.Equal(t, 101, statusError(t, err).StatusCode)
+		require.ErrorContains(t, err, "which was not asked for")
+	})
+	// A listener that offers no TLS says so, and the error names its setting.
+	t.Run("a listener without TLSConfig", func(t *testing.T) {
+		l := listen(t, &preflight.PreflightListener{})
+		serveEcho(t, l)
+		_, err := (&preflight.PreflightDialer{TunnelTLSConfig: ca.client()}).Dial("tcp", l.Addr().String())
+		require.Equal(t, 426, statusError(t, err).StatusCode)
+		require.ErrorContains(t, err, "TunnelTLSConfig")
+		require.ErrorContains(t, err, "PreflightListener.TLSConfig")
+		_, err = new(preflight.PreflightDialer).Dial("tcp", fwdServe(t, scrSay("HTTP/1.1 426 U\r\n\r\n", func(net.Conn) {})))
+		require.NotContains(t, err.Error(), "TunnelTLSConfig", "which was not used")
 	})
 }
 
@@ -167,7 +238,7 @@ func TestTLSResumption(t *testing.T) {
 				conn, err := d.Dial("tcp", "edge.example:443")
 				require.NoError(t, err)
 				inside := conn.(*preflight.Conn).NetConn().(*tls.Conn)
-				outside := inside.NetConn().(*preflight.Conn).NetConn().(*tls.Conn)
+				outside := fwdBelow[*tls.Conn](t, inside)
 				require.Equal(t, resumed, outside.ConnectionState().DidResume)
 				require.Equal(t, resumed, inside.ConnectionState().DidResume)
 				fwdEnds(t, conn)

@@ -19,6 +19,7 @@ import (
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http/httpguts"
 )
 
 // urlFormat is the URL of a target.
@@ -217,7 +218,9 @@ func FuzzServer(f *testing.F) {
 			require.Empty(t, outcome.sent)
 			require.Equal(t, string(in), outcome.tunnel)
 		default:
-			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
+			token := c.Response().Header.Get("Upgrade")
+			require.Contains(t, []string{"tcp", "tcps"}, token)
+			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
 			_, payload, found := strings.Cut(string(in), "\r\n\r\n")
 			require.True(t, found)
 			require.Equal(t, payload, outcome.tunnel)
@@ -228,6 +231,8 @@ func FuzzServer(f *testing.F) {
 			require.Equal(t, r.Host, c.Request().Host)
 			require.NotEmpty(t, r.Host)
 			require.Equal(t, r.Header, c.Request().Header)
+			require.True(t, httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], token))
+			require.Empty(t, r.Header["Preflight-Tunnel"], "TLS inside is not offered")
 		}
 	})
 }

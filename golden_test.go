@@ -2,6 +2,8 @@ package preflight_test
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/tls"
 	"encoding/base64"
 	"io"
 	"net"
@@ -113,6 +115,7 @@ func TestGoldenToListener(t *testing.T) {
 		uri    string // "" means /amps/json
 		path   string // likewise
 		host   string
+		token  string              // "" means tcp
 		header map[string][]string // nil: the field is not there
 	}
 	sent := func(dup []string, forwarded ...string) map[string][]string {
@@ -131,6 +134,8 @@ func TestGoldenToListener(t *testing.T) {
 	const chain = "9.9.9.9, 192.0.2.7"
 	table := map[string]facts{
 		"original":  {host: "localhost:443"},
+		"amps":      {uri: "/client/amps/json", path: "/client/amps/json", host: "localhost"}, // AMPS's clients for Python, C++ and Java
+		"amps-tcps": {uri: "/client/amps/json", path: "/client/amps/json", host: "localhost", token: "tcps"},
 		"preflight": {uri: "/client/amps/json", path: "/client/amps/json", host: "edge.example", header: map[string][]string{"X-Lower": {"x"}, "X-Dup": two}},
 
 		"nginx":           {host: "127.0.0.1:19000", header: sent(two, "9.9.9.9")},                    // Upgrade and Connection first
@@ -161,7 +166,8 @@ func TestGoldenToListener(t *testing.T) {
 				client := dialTCP(t, l.Addr())
 				require.NoError(t, send(client, golden(t, "to_listener/"+name)+goldenPayload))
 
-				answer := golden(t, "from_listener/101")
+				token := cmp.Or(want.token, "tcp")
+				answer := golden(t, map[string]string{"tcp": "from_listener/101", "tcps": "from_listener/101-tcps"}[token])
 				require.Equal(t, answer, goldenRead(t, client, len(answer)))
 				server := goldenNext(t, accepted)
 				require.Equal(t, goldenPayload, goldenRead(t, server, len(goldenPayload)))
@@ -196,7 +202,7 @@ func TestGoldenToListener(t *testing.T) {
 					require.Equal(t, values, r.Header[name], name)
 				}
 				require.Equal(t, http.StatusSwitchingProtocols, server.Response().StatusCode)
-				require.Equal(t, http.Header{"Upgrade": {"tcp"}, "Connection": {"Upgrade"}}, server.Response().Header)
+				require.Equal(t, http.Header{"Upgrade": {token}, "Connection": {"Upgrade"}}, server.Response().Header)
 				require.Same(t, r, server.Response().Request)
 			})
 		}
@@ -232,13 +238,22 @@ func TestGoldenFromListener(t *testing.T) {
 			authorize(http.Header{"X-Session": {"1", "2"}, "Server": {"backend/1"}, "x-lower": {"x"}}, nil),
 			"GET / HTTP/1.1\r\n" + upgrade + "\r\n",
 		},
+		"101-tcps":       {nil, "GET /client/amps/json HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: tcps\r\n\r\n"},
+		"101-tunnel-tls": {&preflight.PreflightListener{TLSConfig: serverTLS}, "GET / HTTP/1.1\r\n" + upgrade + "Preflight-Tunnel: tls\r\n\r\n"},
+		"101-tunnel-tls-authorize": {
+			&preflight.PreflightListener{TLSConfig: serverTLS, Authorize: func(*http.Request) (http.Header, error) {
+				return http.Header{"A": {"1"}, "X-Session": {"2"}}, nil
+			}},
+			"GET / HTTP/1.1\r\n" + upgrade + "Preflight-Tunnel: tls\r\n\r\n",
+		},
 		"101-protocols": {
 			&preflight.PreflightListener{Protocols: []string{"example/1", "tcp"}},
 			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp, EXAMPLE/1\r\n\r\n",
 		},
 
-		"400-rule": {nil, "GET / HTTP/1.1\r\n" + upgrade + "X : y\r\n\r\n"},
-		"400-body": {nil, "GET / HTTP/1.1\r\n" + upgrade + "Content-Length: 5\r\n\r\nhello"},
+		"400-rule":   {nil, "GET / HTTP/1.1\r\n" + upgrade + "X : y\r\n\r\n"},
+		"400-tunnel": {nil, "GET / HTTP/1.1\r\n" + upgrade + "Preflight-Tunnel: TLS\r\n\r\n"},
+		"400-body":   {nil, "GET / HTTP/1.1\r\n" + upgrade + "Content-Length: 5\r\n\r\nhello"},
 		"400-forwarded": {
 			&preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
 			"GET / HTTP/1.1\r\n" + upgrade + "X-Forwarded-For: 192.0.2.1, somebody\r\n\r\n",
@@ -252,7 +267,7 @@ func TestGoldenFromListener(t *testing.T) {
 		"426-token":      {nil, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
 		"426-connection": {nil, "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n"},
 		"426-protocols":  {&preflight.PreflightListener{Protocols: []string{"example/1", "tcp"}}, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
-		"426-tcps":       {&preflight.PreflightListener{TLSConfig: serverTLS}, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
+		"426-tunnel-tls": {nil, "GET / HTTP/1.1\r\n" + upgrade + "Preflight-Tunnel: tls\r\n\r\n"},
 		"426-post":       {nil, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 14\r\n\r\nPUB t 2\r\nhi\r\n\r\n"},
 		"431":            {nil, "GET / HTTP/1.1\r\nX: " + strings.Repeat("a", 16<<10)},
 		"505":            {nil, "GET / HTTP/1.2\r\n" + upgrade + "\r\n"},
@@ -291,7 +306,9 @@ func TestGoldenFromListener(t *testing.T) {
 			want := golden(t, "from_listener/"+name)
 			if strings.HasPrefix(name, "101") {
 				require.Equal(t, want, goldenRead(t, client, len(want)))
-				goldenNext(t, accepted)
+				if !strings.HasPrefix(name, "101-tunnel") { // which TLS has yet to begin
+					goldenNext(t, accepted)
+				}
 				return
 			}
 			got, err := io.ReadAll(client)
@@ -430,6 +447,9 @@ func TestGoldenFromDialer(t *testing.T) {
 				"Cookie":        {"a=1; b=2"},
 			},
 		}),
+		"tunnel-tls": dial(preflight.PreflightDialer{
+			Host: "edge.example", TunnelTLSConfig: new(tls.Config), Header: http.Header{"Accept": {"*/*"}},
+		}),
 		"protocol": dial(preflight.PreflightDialer{Host: "[2001:db8::1]:8080", Path: "//", Protocol: "example/1.0"}),
 		// The options of a URL are for the connection, not for the wire.
 		"url": func(address string) (net.Conn, error) {
@@ -459,6 +479,17 @@ func TestGoldenFromDialer(t *testing.T) {
 					peer <- c
 				}
 			}()
+			if name == "tunnel-tls" { // not confirmed, so nothing follows
+				_, err := dial(ln.Addr().String())
+				require.Error(t, err)
+				server := <-peer
+				defer server.Close()
+				server.SetDeadline(time.Now().Add(patience))
+				got, err := io.ReadAll(server)
+				require.NoError(t, err)
+				require.Equal(t, want, string(got))
+				return
+			}
 			c, err := dial(ln.Addr().String())
 			require.NoError(t, err)
 			defer c.Close()

@@ -34,6 +34,11 @@ var hopFields = []string{
 	"Te", "Keep-Alive", "Proxy-Connection",
 }
 
+// ownPrefixes begin the names of the fields by which the two ends negotiate. The
+// application sets none of them: one that copies fields of a request into its
+// answer must not be able to agree to anything.
+var ownPrefixes = []string{"Preflight-", "Sec-WebSocket-"}
+
 // checkHeader reports the first field of h, in the order of names, that may
 // not be sent. It never repeats a value, which may be a secret.
 func checkHeader(h http.Header, forbidden []string) (err error) {
@@ -54,6 +59,11 @@ func checkField(name string, values, forbidden []string) error {
 	for _, f := range forbidden {
 		if strings.EqualFold(name, f) {
 			return fmt.Errorf("the header field %s may not be set here", f)
+		}
+	}
+	for _, prefix := range ownPrefixes {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
 		}
 	}
 	for _, value := range values {

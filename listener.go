@@ -9,12 +9,9 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A PreflightListener accepts TCP clients that come through an HTTP reverse
@@ -62,16 +59,18 @@ type PreflightListener struct {
 	net.Listener
 
 	// Protocols are the upgrade tokens served, in order of preference,
-	// compared without regard to case (RFC 9110 §7.8). nil means tcp, and
-	// tcps with TLSConfig, without which tcps is an error. Behind tcps a TLS
-	// handshake inside the tunnel follows the 101; Accept returns the
-	// connection after it. Empty, not nil, means none: every request goes to
-	// Handler, which must be set, and may mount other listeners by path.
+	// compared without regard to case (RFC 9110 §7.8). The 101 repeats the one
+	// that was chosen. nil means tcp and tcps: AMPS's clients ask for tcps when
+	// they speak TLS to the proxy, and mean the same. No token says anything
+	// about TLS inside the tunnel, see TLSConfig. "websocket" is an error.
+	// Empty, not nil, means none: every request goes to Handler, which must be
+	// set, and may mount other listeners by path.
 	Protocols []string
 
 	// Authorize vets an upgrade request, if it is set, before the 101 is
 	// sent. The fields that it returns join the 101; they may not be
-	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal; any
+	// hop-by-hop or framing fields. Neither they nor the fields of a refusal may
+	// begin with Preflight- or Sec-WebSocket-. A [*StatusError] chooses the refusal; any
 	// other error is a 403 whose text stays here. A panic, which is recorded by
 	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
 	//
@@ -123,11 +122,21 @@ type PreflightListener struct {
 	Handler http.Handler
 
 	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
-	// beside those that do not, and serves tcps. To require TLS, or client
-	// certificates, put [crypto/tls.NewListener] underneath, or serve nothing
-	// but tcps and set RequireUpgrade. NextProtos, if there are any, must hold
-	// http/1.1 for upgrade requests over TLS; before h2, if there is a Handler,
-	// because browsers offer both. The Config is not modified.
+	// beside those that do not, and inside tunnels whose request asks for it by
+	// the field "Preflight-Tunnel: tls", as PreflightDialer.TunnelTLSConfig
+	// does. The 101 repeats that field, and Accept returns the connection after
+	// the TLS handshake. Without TLSConfig such a request is answered 426. An
+	// end of such a tunnel without TLS's close_notify is [io.ErrUnexpectedEOF].
+	//
+	// To require TLS from the peer, or client certificates, put
+	// [crypto/tls.NewListener] underneath. To require TLS inside every tunnel,
+	// leave TLSConfig nil, set RequireUpgrade, and put crypto/tls.NewListener
+	// above; clients dial without TunnelTLSConfig and call [crypto/tls.Client]
+	// on the connection.
+	//
+	// NextProtos, if there are any, must hold http/1.1 for upgrade requests over
+	// TLS; before h2, if there is a Handler, because browsers offer both. The
+	// Config is not modified.
 	TLSConfig *tls.Config
 
 	// TrustedProxies are the peers that are believed about the client's
@@ -231,12 +240,9 @@ func (l *PreflightListener) prepare() {
 			role:        l.Telemetry.serverSide(),
 		}
 		if l.Protocols == nil {
-			l.policy.protocols = zeroPolicy.protocols
-			if l.TLSConfig != nil {
-				l.policy.protocols = []string{defaultToken, tokenTLS}
-			}
+			l.policy.protocols = defaultProtocols
 		}
-		l.policy.answers = answers(l.policy.protocols...)
+		l.policy.answers = answers(l.policy.protocols)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
@@ -261,16 +267,13 @@ func (l *PreflightListener) check() error {
 	case l.MaxPending < 0:
 		return errors.New("preflight: PreflightListener.MaxPending is negative")
 	case len(l.policy.protocols) == 0 && l.Handler == nil:
-		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp")
+		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp and tcps")
 	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
 		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
 	for _, p := range l.policy.protocols {
-		if !wire.ValidProtocol(p) {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %q is not a token that Upgrade can hold", p)
-		}
-		if strings.EqualFold(p, tokenTLS) && l.TLSConfig == nil {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %s needs TLSConfig", p)
+		if err := checkProtocol(p); err != nil {
+			return fmt.Errorf("preflight: PreflightListener.Protocols: %w", err)
 		}
 	}
 	return nil

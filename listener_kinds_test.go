@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ type kndKind struct {
 
 var kndKinds = []kndKind{
 	{name: "tunnel", raw: true, tls: true, play: kndPlayTunnel},
-	{name: "tunnel of TLS", raw: true, tls: true, most: len(kndRequestTCPS) + 16, play: kndPlayTCPS},
+	{name: "tunnel of TLS", raw: true, tls: true, most: len(kndRequestTLS) + 16, play: kndPlayTLS},
 	{name: "ordinary HTTP", raw: true, tls: true, alpn: "http/1.1", handler: true, play: kndPlayHandler},
 	{name: "ordinary HTTP, refused", raw: true, tls: true, alpn: "http/1.1", play: kndPlayRefused},
 	{name: "lines", raw: true, tls: true, play: kndPlayPlain("EHLO client.example\r\nQUIT\r\n" + kndPayload)},
@@ -104,15 +105,15 @@ func kndPlayTunnel(t testing.TB, c *kndCase) {
 	c.answered(t, conn, c.r)
 }
 
-func kndPlayTCPS(t testing.TB, c *kndCase) {
+func kndPlayTLS(t testing.TB, c *kndCase) {
 	tunnel := &kndTunnelled{
-		kndGlue: &kndGlue{Conn: c.Conn, held: []byte(kndRequestTCPS), tls: true},
+		kndGlue: &kndGlue{Conn: c.Conn, held: []byte(kndRequestTLS), tls: true},
 		client:  c.lisClient,
 	}
 	inner := tls.Client(tunnel, c.tls)
 	require.NoError(t, inner.Handshake())
 	require.Equal(t, 101, tunnel.answer.StatusCode)
-	require.Equal(t, "tcps", tunnel.answer.Header.Get("Upgrade"))
+	require.Equal(t, http.Header{"Upgrade": {"tcp"}, "Connection": {"Upgrade"}, "Preflight-Tunnel": {"tls"}}, tunnel.answer.Header)
 	_, err := io.WriteString(inner, kndPayload)
 	require.NoError(t, err)
 	conn := c.next(t)
@@ -120,12 +121,13 @@ func kndPlayTCPS(t testing.TB, c *kndCase) {
 	require.True(t, conn.NetConn().(*tls.Conn).ConnectionState().HandshakeComplete)
 	c.aboutTLS(t, conn)
 	require.Equal(t, c.remote, conn.Request().RemoteAddr)
-	require.Equal(t, "tcps", conn.Response().Header.Get("Upgrade"))
+	require.Equal(t, "tls", conn.Response().Header.Get("Preflight-Tunnel"))
 	lisSkip(t, conn, kndPayload)
 	c.answered(t, conn, inner)
 }
 
-const kndRequestTCPS = "GET /t HTTP/1.1\r\nHost: h.example\r\nConnection: Upgrade\r\nUpgrade: tcps\r\n\r\n"
+// kndRequestTLS asks for TLS inside the tunnel.
+var kndRequestTLS = lisRequest("Preflight-Tunnel: tls")
 
 func kndPlayHandler(t testing.TB, c *kndCase) {
 	c.say(t, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n"+"POST /two HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")

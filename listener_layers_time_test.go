@@ -233,7 +233,7 @@ func TestCloseAmongLayers(t *testing.T) {
 		}
 		clients = append(clients, kndOpen(t, n.dial(t), nil, client, 0))
 		tunnel := n.dial(t)
-		require.Equal(t, 101, (<-tunnel.ask(kndRequestTCPS)).StatusCode)
+		require.Equal(t, 101, (<-tunnel.ask(kndRequestTLS)).StatusCode)
 		clients = append(clients, tunnel)
 		synctest.Wait()
 		require.NoError(t, l.Close())
@@ -258,8 +258,8 @@ func TestLayersOverTransportWithoutDeadlines(t *testing.T) {
 		"in PROXY":        {sent: "PROXY TCP4"},
 		"in a hello":      {sent: string(hello[:50])},
 		"behind a hello":  {sent: string(hello)},
-		"in the tunnel":   {sent: kndRequestTCPS},
-		"in TLS, a hello": {sent: kndRequestTCPS + string(hello[:50]), tls: true},
+		"in the tunnel":   {sent: kndRequestTLS},
+		"in TLS, a hello": {sent: kndRequestTLS + string(hello[:50]), tls: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -56,13 +56,13 @@ func TestMountRefusals(t *testing.T) {
 		fields  []string // beyond those that every refusal has
 		text    string   // in the body
 	}{
-		{"ordinary", mount(&preflight.PreflightListener{}), hndGet, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
-		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "has no Upgrade field"},
-		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, ""},
-		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "nginx: proxy_http_version 1.1"},
-		{"WebSocket", mount(&preflight.PreflightListener{}), hndSocket, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp"}, "names no protocol that is served here"},
+		{"ordinary", mount(&preflight.PreflightListener{}), hndGet, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
+		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field"},
+		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, ""},
+		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "nginx: proxy_http_version 1.1"},
+		{"WebSocket", mount(&preflight.PreflightListener{}), hndSocket, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "names no protocol that is served here"},
 		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), hndSocket, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp"}, "names no protocol"},
-		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp"}, "Upgrade without"},
+		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps"}, "Upgrade without"},
 		{"method", mount(&preflight.PreflightListener{}), hndBroken[0].request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
 		{"Authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, errLisOther }}), lisRequest(), "403 Forbidden", nil, "not authorized"},
 		{"closed", closed, lisRequest(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},

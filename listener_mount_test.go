@@ -180,20 +180,20 @@ func TestMountHalfClosed(t *testing.T) {
 	lisCarry(t, "an answer", conn, c.r)
 }
 
-// tcps is TLS inside the tunnel, also of one that has come by ServeHTTP.
+// TLS inside the tunnel works also where the request has come by ServeHTTP.
 func TestMountTLSInTheTunnel(t *testing.T) {
 	serverTLS, clientTLS := lisTLS(t)
 	l := &preflight.PreflightListener{TLSConfig: serverTLS}
 	accepted := lisServe(t, l)
 	n := listenTCP(t)
 	hndMounted(t, n, l)
-	raw, a := lisUpgraded(t, n, strings.Replace(hndUpgrade, "Upgrade: tcp", "Upgrade: tcps", 1))
-	require.Equal(t, "tcps", a.Header.Get("Upgrade"))
+	raw, a := lisUpgraded(t, n, strings.Replace(hndUpgrade, "Upgrade: tcp", "Upgrade: tcp\r\nPreflight-Tunnel: tls", 1))
+	require.Equal(t, "tls", a.Header.Get("Preflight-Tunnel"))
 	require.Empty(t, accepted)
 	c := lisSecure(t, raw, clientTLS)
 	conn := hndNext(t, accepted)
 	require.IsType(t, &tls.Conn{}, conn.NetConn())
-	require.Equal(t, "tcps", conn.Response().Header.Get("Upgrade"))
+	require.Equal(t, "tls", conn.Response().Header.Get("Preflight-Tunnel"))
 	require.Nil(t, conn.Request().TLS, "the request came without")
 	lisTalk(t, c, conn)
 }

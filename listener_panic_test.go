@@ -75,9 +75,9 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 		{name: "TLSConfig, GetCertificate", in: "GetCertificate", secure: true},
 		{name: "TLSConfig, GetConfigForClient", in: "GetConfigForClient", secure: true},
 		{name: "TLSConfig behind bytes that are yet to come", in: "GetCertificate", secure: true, first: "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"},
-		{name: "in the tunnel, GetCertificate", in: "GetCertificate", secure: true, first: kndRequestTCPS},
-		{name: "in the tunnel, GetConfigForClient", in: "GetConfigForClient", secure: true, first: kndRequestTCPS},
-		{name: "in the tunnel, by ServeHTTP", in: "GetCertificate", secure: true, first: kndRequestTCPS, mount: true},
+		{name: "in the tunnel, GetCertificate", in: "GetCertificate", secure: true, first: kndRequestTLS},
+		{name: "in the tunnel, GetConfigForClient", in: "GetConfigForClient", secure: true, first: kndRequestTLS},
+		{name: "in the tunnel, by ServeHTTP", in: "GetCertificate", secure: true, first: kndRequestTLS, mount: true},
 		{name: "underneath, GetCertificate", in: "GetCertificate", secure: true, below: true},
 		{name: "underneath, GetConfigForClient", in: "GetConfigForClient", secure: true, below: true},
 		{name: "a transport in its first Read", in: "Read"},
@@ -137,7 +137,7 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 				tcp := dialTCP(t, addr)
 				c := &lisClient{Conn: tcp, r: bufio.NewReader(tcp)}
 				c.send(t, tt.first)
-				if tt.first == kndRequestTCPS {
+				if tt.first == kndRequestTLS {
 					require.Equal(t, 101, c.answer("GET").StatusCode)
 				}
 				if tt.secure {

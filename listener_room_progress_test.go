@@ -245,7 +245,7 @@ func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
 					start := time.Now()
 					good := n.dial(t)
 					if tcps {
-						require.Equal(t, 101, (<-good.ask(kndRequestTCPS)).StatusCode)
+						require.Equal(t, 101, (<-good.ask(kndRequestTLS)).StatusCode)
 					}
 					tc := tls.Client(good.Conn, client)
 					shaken := make(chan error, 1)

@@ -56,7 +56,7 @@ func TestTLSConfigKnowsTheClient(t *testing.T) {
 	accepted := lisServe(t, l)
 	c := kndOver(t, dialTCP(t, l.Addr()), kndProxy(t, 2, kndInside), client)
 	require.Equal(t, kndInside.String(), <-asked)
-	c.send(t, strings.Replace(kndRequestTCPS, "\r\n\r\n", "\r\n"+kndXFF+"203.0.113.9\r\n\r\n", 1))
+	c.send(t, strings.Replace(kndRequestTLS, "\r\n\r\n", "\r\n"+kndXFF+"203.0.113.9\r\n\r\n", 1))
 	require.Equal(t, 101, c.answer("GET").StatusCode)
 	inner := tls.Client(c.Conn, client)
 	require.NoError(t, inner.Handshake())
@@ -111,7 +111,7 @@ func TestTLSConfigCallbacksAreBounded(t *testing.T) {
 				accepted := lisServe(t, l)
 				c := n.dial(t)
 				if tt.tunnel {
-					require.Equal(t, 101, (<-c.ask(kndRequestTCPS)).StatusCode)
+					require.Equal(t, 101, (<-c.ask(kndRequestTLS)).StatusCode)
 				}
 				shaken := make(chan error, 1)
 				go func() { shaken <- tls.Client(c.Conn, client).Handshake() }()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,7 +37,7 @@ const (
 )
 
 // shdTunnels is an upgrade request for a tunnel with TLS inside.
-var shdTunnels = strings.Replace(lisRequest(), "Upgrade: tcp", "Upgrade: tcps", 1)
+var shdTunnels = kndRequestTLS
 
 // shdCerts are made before the bubble begins, which has no network.
 type shdCerts struct{ server, client *tls.Config }

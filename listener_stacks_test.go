@@ -117,7 +117,7 @@ func TestListenerRandomStacks(t *testing.T) {
 			payload[i] = byte(rng.Uint32())
 		}
 		payload[0] = 0 // no HTTP, and no TLS
-		kind, ordinary := []string{"plain", "tcp", "tcps"}[rng.IntN(3)], 0
+		kind, ordinary := []string{"plain", "tcp", "tcps", "TLS inside"}[rng.IntN(4)], 0
 		var said strings.Builder
 		if kind != "plain" {
 			ordinary = rng.IntN(4)
@@ -131,12 +131,16 @@ func TestListenerRandomStacks(t *testing.T) {
 			if header == nil {
 				remote = claim + ":0"
 			}
+			asks := kind
+			if kind == "TLS inside" {
+				asks = "tcp\r\nPreflight-Tunnel: tls"
+			}
 			fmt.Fprintf(&said, "GET /t HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\nX-Forwarded-For: %s\r\nX-Fill: %s\r\n\r\n",
-				kind, claim, strings.Repeat("x", rng.IntN(10_000)))
+				asks, claim, strings.Repeat("x", rng.IntN(10_000)))
 		}
 		stack += fmt.Sprintf(" %s behind %d requests, %d bytes", kind, ordinary, len(payload))
 		sent := make(chan error, 1)
-		if kind == "tcps" {
+		if kind == "TLS inside" {
 			answers := &revAnswers{Conn: &kndGlue{Conn: conn, held: []byte(said.String())}, c: c, ordinary: ordinary}
 			over := tls.Client(answers, client)
 			require.NoError(t, over.Handshake(), stack)
@@ -144,7 +148,7 @@ func TestListenerRandomStacks(t *testing.T) {
 			go func() { _, err := over.Write(payload); sent <- err }()
 		} else {
 			go func() { _, err := io.WriteString(conn, said.String()+string(payload)); sent <- err }()
-			if kind == "tcp" {
+			if kind != "plain" {
 				require.NoError(t, revUpTo101(c, ordinary), stack)
 			}
 		}
@@ -162,7 +166,8 @@ func TestListenerRandomStacks(t *testing.T) {
 			require.Equal(t, "/t", got.Request().URL.Path, stack)
 			require.Equal(t, remote, got.Request().RemoteAddr, stack)
 			require.Equal(t, overTLS, got.Request().TLS != nil, stack)
-			require.Equal(t, kind, got.Response().Header.Get("Upgrade"), stack)
+			require.Equal(t, kind == "tcps", got.Response().Header.Get("Upgrade") == "tcps", stack)
+			require.Equal(t, kind == "TLS inside", got.Response().Header.Get("Preflight-Tunnel") == "tls", stack)
 		}
 		lisTalk(t, c, got)
 		got.Close()

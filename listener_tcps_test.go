@@ -5,305 +5,297 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
 )
 
-// kndTunnelOfTLS asks for a tunnel of TLS on c, and goes through both ends of it.
-func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*lisClient, *preflight.Conn) {
-	t.Helper()
-	outer := &lisClient{Conn: c, r: bufio.NewReader(c)}
-	tunnel := &kndTunnelled{kndGlue: &kndGlue{Conn: c, held: []byte(kndRequestTCPS)}, client: outer}
-	tc := tls.Client(tunnel, client)
-	require.NoError(t, tc.Handshake())
-	require.Equal(t, 101, tunnel.answer.StatusCode)
-	return &lisClient{Conn: tc, r: bufio.NewReader(tc)}, lisNext(t, accepted)
+// ampsRequest is what the AMPS clients for Python, C++ and Java send, byte for
+// byte, here with a field of the user's.
+func ampsRequest(token string) string {
+	return "GET /client/amps/json HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: " + token + "\r\nX-User: me\r\n\r\n"
 }
 
-// Both ends speak TLS through the proxies: the application's layer is that TLS,
-// and the request is what came outside of it.
+// ampsLogon begins the application's bytes: a length, and JSON.
+const ampsLogon = "\x00\x00\x00\x13" + `{"c":"logon","a":1}`
+
+// tcps is another name for tcp: the 101 repeats the token that was chosen, and the
+// tunnel carries the bytes as they are, whether the hop had TLS or not, and
+// whether the listener has a TLSConfig or not.
 func TestTCPS(t *testing.T) {
 	server, client := kndTLS(t)
-	for _, below := range []string{"nothing", "TLSConfig", "tls.NewListener", "tls.NewListener and TLSConfig"} {
-		for _, authorize := range []bool{false, true} {
-			t.Run(fmt.Sprintf("over %s, Authorize %t", below, authorize), func(t *testing.T) {
-				l := &preflight.PreflightListener{Listener: listenTCP(t), TLSConfig: server}
-				if strings.HasPrefix(below, "tls") {
-					l.Listener = tls.NewListener(l.Listener, server)
+	for _, tlsConfig := range []*tls.Config{nil, server} {
+		for _, below := range []bool{false, true} {
+			l := &preflight.PreflightListener{TLSConfig: tlsConfig, Handler: hndReport, Listener: listenTCP(t)}
+			secure := []bool{false}
+			switch {
+			case below:
+				l.Listener, secure = tls.NewListener(l.Listener, server), []bool{true}
+			case tlsConfig != nil:
+				secure = []bool{false, true}
+			}
+			accepted := lisServe(t, listen(t, l))
+			for _, secure := range secure {
+				for _, later := range []bool{false, true} {
+					for _, token := range []string{"tcp", "tcps"} {
+						for _, asked := range []string{token, strings.ToUpper(token), "x, " + token + ", y"} {
+							t.Run(fmt.Sprintf("TLSConfig %t, below %t, TLS %t, later %t, %s", tlsConfig != nil, below, secure, later, asked), func(t *testing.T) {
+								c := lisDial(t, l)
+								if secure {
+									c = lisSecure(t, c, client)
+								}
+								if later {
+									c.send(t, hndGet)
+									c.got(t)
+								}
+								c.send(t, ampsRequest(asked)+ampsLogon)
+								a := c.answer("GET")
+								require.NoError(t, a.err)
+								require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
+								require.Equal(t, http.Header{"Upgrade": {token}, "Connection": {"Upgrade"}}, a.Header)
+								conn := hndNext(t, accepted)
+								lisSkip(t, conn, ampsLogon)
+								lisTalk(t, c, conn)
+								require.Equal(t, token, conn.Response().Header.Get("Upgrade"))
+								require.Equal(t, asked, conn.Request().Header.Get("Upgrade"))
+								require.Equal(t, secure, conn.Request().TLS != nil)
+							})
+						}
+					}
 				}
-				seen := make(chan *http.Request, 1)
-				if authorize {
-					l.Authorize = func(r *http.Request) (http.Header, error) { seen <- r; return nil, nil }
-				}
-				accepted := lisServe(t, listen(t, l))
-				var c net.Conn = dialTCP(t, l.Addr())
-				if strings.HasPrefix(below, "tls") {
-					c = tls.Client(c, client)
-				}
-				if strings.HasSuffix(below, "TLSConfig") {
-					c = tls.Client(c, client)
-				}
-				inner, conn := kndTunnelOfTLS(t, c, client, accepted)
-				require.True(t, conn.NetConn().(*tls.Conn).ConnectionState().HandshakeComplete)
-				require.Equal(t, "/t", conn.Request().URL.Path)
-				require.Equal(t, "tcps", conn.Response().Header.Get("Upgrade"))
-				require.Same(t, conn.Request(), conn.Response().Request)
-				if authorize {
-					require.Same(t, <-seen, conn.Request())
-				}
-				require.Equal(t, below != "nothing", conn.Request().TLS != nil, "the request did not come by the TLS in its tunnel")
-				lisTalk(t, inner, conn)
-
-				require.NoError(t, conn.CloseWrite())
-				inner.ended(t)
-				lisCarry(t, strings.Repeat("goes on", 1000), inner, conn)
-				require.NoError(t, inner.Conn.(*tls.Conn).CloseWrite())
-				_, err := conn.Read(make([]byte, 1))
-				require.Equal(t, io.EOF, err)
-			})
+			}
 		}
 	}
 }
 
-// Which token is chosen decides whether there is TLS in the tunnel.
+// The same on a server of package net/http, and by Server.
+func TestTCPSElsewhere(t *testing.T) {
+	l := &preflight.PreflightListener{}
+	accepted := lisServe(t, l)
+	n := listenTCP(t)
+	hndServe(t, n, l)
+	for _, token := range []string{"tcp", "tcps"} {
+		t.Run("ServeHTTP "+token, func(t *testing.T) {
+			c, a := lisUpgraded(t, n, ampsRequest(token)+ampsLogon)
+			require.Equal(t, http.Header{"Upgrade": {token}, "Connection": {"Upgrade"}}, a.Header)
+			conn := hndNext(t, accepted)
+			lisSkip(t, conn, ampsLogon)
+			lisTalk(t, c, conn)
+		})
+		t.Run("Server "+token, func(t *testing.T) {
+			ours, theirs := tcpPair(t)
+			c := &lisClient{Conn: ours, r: bufio.NewReader(ours)}
+			c.send(t, ampsRequest(token)+ampsLogon)
+			conn, err := preflight.Server(t.Context(), theirs)
+			require.NoError(t, err)
+			a := c.answer("GET")
+			require.Equal(t, http.Header{"Upgrade": {token}, "Connection": {"Upgrade"}}, a.Header)
+			lisSkip(t, conn, ampsLogon)
+			lisTalk(t, c, conn)
+		})
+	}
+}
+
+// Which of the tokens that a request lists is chosen is the listener's
+// preference; what the listener does not serve is refused, and the answer names
+// what it does.
 func TestTCPSIsChosen(t *testing.T) {
-	server, client := kndTLS(t)
 	for _, tt := range []struct {
 		protocols []string
 		upgrade   string
 		want      string
 	}{
-		{nil, "tcp", "tcp"},
-		{nil, "tcps", "tcps"},
-		{nil, "TCPS", "tcps"},
 		{nil, "tcps, tcp", "tcp"},
 		{[]string{"tcps", "tcp"}, "tcp, tcps", "tcps"},
 		{[]string{"TcpS"}, "tcps", "TcpS"},
 		{[]string{"tcps"}, "tcp", ""},
+		{[]string{"tcp"}, "tcps", ""},
 		{[]string{"amps"}, "tcps", ""},
-		{[]string{"tcps/1"}, "tcps/1", "tcps/1"}, // another protocol
+		{[]string{"tcps/1"}, "tcps/1", "tcps/1"},
+		{nil, "tcps/1", ""},
 	} {
 		t.Run(fmt.Sprintf("%q of %q", tt.upgrade, tt.protocols), func(t *testing.T) {
-			l := listen(t, &preflight.PreflightListener{Protocols: tt.protocols, TLSConfig: server})
+			l := listen(t, &preflight.PreflightListener{Protocols: tt.protocols})
 			accepted := lisServe(t, l)
-			request := strings.Replace(kndRequestTCPS, "tcps", tt.upgrade, 1)
 			if tt.want == "" {
-				require.Equal(t, http.StatusUpgradeRequired, lisRefused(t, l, request).StatusCode)
+				a := lisRefused(t, l, ampsRequest(tt.upgrade))
+				require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
+				served := strings.Join(tt.protocols, ", ")
+				if tt.protocols == nil {
+					served = "tcp, tcps"
+				}
+				require.Equal(t, served, a.Header.Get("Upgrade"))
 				return
 			}
-			c, a := lisUpgraded(t, l, request)
+			c, a := lisUpgraded(t, l, ampsRequest(tt.upgrade))
 			require.Equal(t, tt.want, a.Header.Get("Upgrade"))
-			if strings.EqualFold(tt.want, "tcps") {
-				tc := tls.Client(c.Conn, client)
-				require.NoError(t, tc.Handshake())
-				c = &lisClient{Conn: tc, r: bufio.NewReader(tc)}
-			}
 			lisTalk(t, c, lisNext(t, accepted))
 		})
 	}
-	// Without TLSConfig it is not served.
-	l := listen(t, &preflight.PreflightListener{})
-	lisServe(t, l)
-	a := lisRefused(t, l, kndRequestTCPS)
-	require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
-	require.Equal(t, "tcp", a.Header.Get("Upgrade"))
 }
 
-// A tunnel of TLS may begin behind an ordinary request, and on a server of
-// package net/http, which has then read the beginning of the handshake.
-func TestTCPSFromNetHTTP(t *testing.T) {
-	server, client := kndTLS(t)
-	l := listen(t, &preflight.PreflightListener{TLSConfig: server, Handler: kndServed})
-	accepted := lisServe(t, l)
-	for _, overTLS := range []bool{false, true} {
-		t.Run(fmt.Sprintf("Handler, TLS %t", overTLS), func(t *testing.T) {
-			c := lisDial(t, l)
-			if overTLS {
-				c = lisSecure(t, c, client)
-			}
-			c.send(t, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n")
-			require.Equal(t, 200, c.answer("GET").StatusCode)
-			inner, conn := kndTunnelOfTLS(t, c.Conn, client, accepted)
-			require.Equal(t, overTLS, conn.Request().TLS != nil)
-			require.Equal(t, c.LocalAddr().String(), conn.RemoteAddr().String())
-			lisTalk(t, inner, conn)
-		})
-	}
-	t.Run("ServeHTTP", func(t *testing.T) {
-		l := &preflight.PreflightListener{TLSConfig: server}
-		accepted := lisServe(t, l)
-		s := httptest.NewServer(l)
-		defer s.Close()
-		inner, conn := kndTunnelOfTLS(t, dialTCP(t, s.Listener.Addr()), client, accepted)
-		require.Nil(t, conn.Request().TLS)
-		lisTalk(t, inner, conn)
-	})
-}
-
-// Who asks for TLS in the tunnel, and then speaks something else, is not there.
-func TestTCPSWithoutTLS(t *testing.T) {
-	server, client := kndTLS(t)
-	hello := string(kndHello(t, client))
-	l := listen(t, &preflight.PreflightListener{TLSConfig: server, HandshakeTimeout: time.Hour})
-	accepted := lisServe(t, l)
-	for name, said := range map[string]string{
-		"nothing":         "",
-		"lines":           "EHLO x\r\n",
-		"HTTP":            lisRequest(),
-		"binary":          "\x00\x01\x02\x03\x04\x05",
-		"almost TLS":      "\x16\x03\x01\x00\x05\x02hello",
-		"half a hello":    hello[:len(hello)/2],
-		"no more":         hello,
-		"a PROXY header":  string(kndProxy(t, 1, kndSource)) + hello,
-		"another upgrade": kndRequestTCPS + hello,
+// A listener that cannot do what Preflight-Tunnel asks for says so, and so does
+// one that does not understand it; no tunnel of another kind comes instead.
+func TestTunnelTLSIsRefused(t *testing.T) {
+	server, _ := kndTLS(t)
+	for _, tt := range []struct {
+		config *tls.Config
+		fields []string
+		want   int
+		says   string
+	}{
+		{nil, []string{"Preflight-Tunnel: tls"}, 426, "TLS inside the tunnel"},
+		{server, []string{"Preflight-Tunnel: TLS"}, 400, "Preflight-Tunnel"},
+		{server, []string{"Preflight-Tunnel:"}, 400, "Preflight-Tunnel"},
+		{server, []string{"Preflight-Tunnel: raw"}, 400, "Preflight-Tunnel"},
+		{server, []string{"Preflight-Tunnel: tls, tls"}, 400, "Preflight-Tunnel"},
+		{server, []string{"Preflight-Tunnel: tls", "Preflight-Tunnel: tls"}, 400, "Preflight-Tunnel"},
+		{nil, []string{"preflight-tunnel: off"}, 400, "Preflight-Tunnel"},
+		// What else is wrong with the request is said as it is without the field.
+		{nil, []string{"Preflight-Tunnel: tls", "Content-Length: 1"}, 400, "body"},
+		{server, []string{"Preflight-Tunnel: tls", "Expect: x"}, 417, ""}, // net/http answers some of them,
 	} {
-		for _, glued := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, glued %t", name, glued), func(t *testing.T) {
-				c := lisDial(t, l)
-				if glued {
-					c.send(t, kndRequestTCPS+said)
-				} else {
-					c.send(t, kndRequestTCPS)
+		for _, authorize := range []bool{false, true} {
+			l := &preflight.PreflightListener{TLSConfig: tt.config, Handler: hndReport}
+			if authorize {
+				l.Authorize = func(*http.Request) (http.Header, error) {
+					t.Error("a request that is refused in any case was shown to Authorize")
+					return nil, nil
 				}
-				require.Equal(t, 101, c.answer("GET").StatusCode)
-				if !glued {
-					c.send(t, said)
-				}
-				require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
-				require.NotContains(t, kndClosed(t, c.r), "HTTP")
-				require.Empty(t, accepted)
-			})
-		}
-	}
-}
-
-// A handshake in the tunnel is part of the whole, and in a crowd it has a second
-// of its own, however long the request has taken.
-func TestTCPSStalled(t *testing.T) {
-	server, client := kndPipeTLS(t)
-	hello := string(kndHello(t, client))
-	for _, said := range []string{"", hello[:20]} {
-		for _, tt := range []struct {
-			name  string
-			crowd time.Duration // when another client comes; 0: never
-			ends  time.Duration
-		}{
-			{"until the handshake times out", 0, 10 * time.Second},
-			{"for a second of its own", 5100 * time.Millisecond, 6 * time.Second},
-			{"for longer, as nobody came", 7 * time.Second, 7 * time.Second},
-		} {
-			t.Run(fmt.Sprintf("%s after %d bytes", tt.name, len(said)), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					start := time.Now()
-					n := lisNewNet()
-					l := listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: server, MaxPending: 1})
-					accepted := lisServe(t, l)
-					old := n.dial(t)
-					old.send(t, kndRequestTCPS[:10])
-					time.Sleep(5 * time.Second)
-					require.Equal(t, 101, (<-old.ask(kndRequestTCPS[10:])).StatusCode)
-					if said != "" {
-						old.send(t, said)
-					}
-					var next *lisClient
-					var answer <-chan lisAnswer
-					if tt.crowd > 0 {
-						time.Sleep(tt.crowd - 5*time.Second)
-						next = n.dial(t)
-						answer = next.ask(lisRequest())
-					}
-					old.ended(t)
-					require.Equal(t, tt.ends, time.Since(start))
-					if next != nil {
-						require.Equal(t, 101, (<-answer).StatusCode)
-						lisTalk(t, next, <-accepted)
+			}
+			accepted := lisServe(t, listen(t, l))
+			for _, way := range hndWays(t, l) {
+				t.Run(fmt.Sprintf("%s, TLSConfig %t, Authorize %t, %s", tt.fields, tt.config != nil, authorize, way.name), func(t *testing.T) {
+					c := way.dial(t)
+					c.send(t, lisRequest(tt.fields...))
+					a := c.refused(t, "GET")
+					require.Equal(t, tt.want, a.StatusCode, a.body)
+					require.Contains(t, a.body, tt.says)
+					if tt.want == 426 {
+						require.Equal(t, "tcp, tcps", a.Header.Get("Upgrade"))
 					}
 					require.Empty(t, accepted)
 				})
-			})
+			}
 		}
 	}
-}
-
-// kndFreed is a transport that tells when the bounds of its handshake are lifted.
-type kndFreed struct {
-	*lisConn
-	freed func()
-}
-
-func (c kndFreed) SetDeadline(t time.Time) error {
-	err := c.lisConn.SetDeadline(t)
-	if t.IsZero() {
-		c.freed()
-	}
-	return err
-}
-
-// An eviction that comes when the handshake in the tunnel has just ended does
-// not reach the connection that is delivered.
-func TestTCPSEvictionLeavesWhatWasDelivered(t *testing.T) {
-	server, client := kndPipeTLS(t)
-	synctest.Test(t, func(t *testing.T) {
-		n := lisNewNet()
-		l := listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: server, MaxPending: 1, HandshakeTimeout: time.Hour})
-		accepted := lisServe(t, l)
-		for range 20 {
-			ours, theirs := net.Pipe()
-			t.Cleanup(func() { ours.Close() })
-			var once sync.Once
-			n.backlog <- kndFreed{&lisConn{Conn: theirs}, func() {
-				once.Do(func() {
-					n.dial(t)
-					for range 10_000 { // until it has come as far as this connection
-						runtime.Gosched()
-					}
-				})
-			}}
-			c := &lisClient{Conn: ours, r: bufio.NewReader(ours)}
-			require.Equal(t, 101, (<-c.ask(kndRequestTCPS)).StatusCode)
-			time.Sleep(time.Minute)
-			tc := tls.Client(ours, client)
-			require.NoError(t, tc.Handshake())
-			conn := <-accepted
-			lisTalk(t, &lisClient{Conn: tc, r: bufio.NewReader(tc)}, conn)
-			go io.Copy(io.Discard, tc)
-			require.NoError(t, conn.Close())
-			ours.Close()
-
-			time.Sleep(2 * time.Hour) // the other one is silent, and plain in the end
-			require.NoError(t, (<-accepted).Close())
+	t.Run("Server", func(t *testing.T) {
+		ours, theirs := tcpPair(t)
+		c := &lisClient{Conn: ours, r: bufio.NewReader(ours)}
+		c.send(t, lisRequest("Preflight-Tunnel: tls"))
+		require.NoError(t, ours.(*net.TCPConn).CloseWrite())
+		_, err := preflight.Server(t.Context(), theirs)
+		require.Equal(t, 426, statusError(t, err).StatusCode)
+		require.Equal(t, 426, c.answer("GET").StatusCode)
+	})
+	t.Run("of no request of ours", func(t *testing.T) {
+		l := listen(t, &preflight.PreflightListener{Handler: hndReport})
+		lisServe(t, l)
+		for _, way := range hndWays(t, l) {
+			c := way.dial(t)
+			c.send(t, strings.Replace(hndGet, "\r\n\r\n", "\r\nPreflight-Tunnel: x\r\n\r\n", 1))
+			c.got(t)
 		}
 	})
 }
 
-// Both ends are one connection through a proxy that sees neither.
-func TestTCPSWithDialer(t *testing.T) {
-	server, client := kndTLS(t)
-	client.ServerName = "example.com"
-	l := listen(t, &preflight.PreflightListener{TLSConfig: server, Protocols: []string{"tcps"}, RequireUpgrade: true})
-	accepted := lisServe(t, l)
-	for _, d := range []*preflight.PreflightDialer{{TunnelTLSConfig: client}, {TunnelTLSConfig: client, TLSConfig: client}} {
-		c, err := d.DialContext(context.Background(), "tcp", l.Addr().String())
-		require.NoError(t, err)
-		defer c.Close()
-		lisTalk(t, &lisClient{Conn: c, r: bufio.NewReader(c)}, lisNext(t, accepted))
+// An application that copies fields of the request into its answer cannot agree
+// to anything: the fields by which the two ends negotiate are not its to set.
+func TestAuthorizeDoesNotNegotiate(t *testing.T) {
+	printed := lisLog(t)
+	for _, name := range []string{"Preflight-Tunnel", "preflight-framing", "PREFLIGHT-X", "Preflight-", "Sec-WebSocket-Protocol", "sec-websocket-accept"} {
+		for _, refuses := range []bool{false, true} {
+			l := &preflight.PreflightListener{Handler: hndReport, Authorize: func(*http.Request) (http.Header, error) {
+				h := http.Header{name: {"s3cr3t"}}
+				if refuses {
+					return nil, &preflight.StatusError{StatusCode: 401, Header: h}
+				}
+				return h, nil
+			}}
+			accepted := lisServe(t, listen(t, l))
+			for _, way := range hndWays(t, l) {
+				t.Run(fmt.Sprintf("%s, refuses %t, %s", name, refuses, way.name), func(t *testing.T) {
+					c := way.dial(t)
+					c.send(t, lisRequest())
+					a := c.refused(t, "GET")
+					require.Equal(t, http.StatusInternalServerError, a.StatusCode)
+					require.Empty(t, a.Header[http.CanonicalHeaderKey(name)])
+					require.NotContains(t, a.raw, "s3cr3t")
+					require.Empty(t, accepted)
+				})
+			}
+		}
 	}
-	// The token alone leaves the TLS inside to the application.
-	c, err := (&preflight.PreflightDialer{Protocol: "tcps"}).DialContext(context.Background(), "tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
-	tc := tls.Client(c, client)
-	require.NoError(t, tc.Handshake())
-	lisTalk(t, &lisClient{Conn: tc, r: bufio.NewReader(tc)}, lisNext(t, accepted))
+	require.Contains(t, printed.String(), "header field Preflight-Tunnel")
+	require.NotContains(t, printed.String(), "s3cr3t")
+	// Names that only resemble them are the application's.
+	l := listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
+		return http.Header{"Preflight": {"1"}, "X-Preflight-Tunnel": {"2"}, "Sec-Websocke": {"3"}}, nil
+	}})
+	lisServe(t, l)
+	_, a := lisUpgraded(t, l, lisRequest())
+	require.Equal(t, "2", a.Header.Get("X-Preflight-Tunnel"))
+}
+
+// The dialer's and Client's side of the same, before anything is dialed or sent.
+func TestDialerFieldsOfTheExchange(t *testing.T) {
+	own := func(name string) http.Header { return http.Header{name: {"s3cr3t"}} }
+	fresh := func(name string) func(context.Context, *preflight.StatusError) (http.Header, error) {
+		return func(context.Context, *preflight.StatusError) (http.Header, error) { return own(name), nil }
+	}
+	for _, name := range []string{"Preflight-Tunnel", "preflight-carriers", "PREFLIGHT-X", "Sec-Websocket-Key", "sec-webSocket-protocol"} {
+		for where, d := range map[string]preflight.PreflightDialer{
+			"Header":    {Header: own(name)},
+			"GetHeader": {GetHeader: fresh(name)},
+			"both":      {Header: own(name), GetHeader: fresh("X")},
+		} {
+			t.Run(name+" in "+where, func(t *testing.T) {
+				d.NetDialer = dialNever(t)
+				_, err := d.Dial("tcp", "edge.example:80")
+				require.ErrorContains(t, err, "header field "+name)
+				require.ErrorContains(t, err, "exchange's own")
+				upgradeNoSecret(t, err)
+			})
+		}
+		t.Run(name+" in Client", func(t *testing.T) {
+			ours, _ := net.Pipe() // on which a write would block
+			req := upgradeReq()
+			req.Header = own(name)
+			_, err := preflight.Client(t.Context(), ours, req)
+			require.ErrorContains(t, err, "header field "+name)
+			upgradeNoSecret(t, err)
+		})
+	}
+}
+
+// WebSocket is no token of a tunnel of raw bytes, in whatever spelling.
+func TestWebSocketIsNoProtocol(t *testing.T) {
+	for _, token := range []string{"websocket", "WebSocket", "websocket/13"} {
+		d := preflight.PreflightDialer{NetDialer: dialNever(t), Protocol: token}
+		_, err := d.Dial("tcp", "edge.example:80")
+		require.ErrorContains(t, err, "WebSocket")
+
+		ours, _ := net.Pipe()
+		req := upgradeReq()
+		req.Header = http.Header{"Upgrade": {token}}
+		_, err = preflight.Client(t.Context(), ours, req)
+		require.ErrorContains(t, err, "WebSocket")
+
+		l := &preflight.PreflightListener{Listener: lisNewNet(), Protocols: []string{"tcp", token}}
+		_, err = l.Accept()
+		require.ErrorContains(t, err, "PreflightListener.Protocols")
+		require.ErrorContains(t, err, "WebSocket")
+		require.NoError(t, l.Close())
+	}
+	for _, token := range []string{"websockets", "x/websocket"} {
+		d := preflight.PreflightDialer{Protocol: token, NetDialer: dialFunc(func(context.Context, string, string) (net.Conn, error) {
+			return nil, errLisOther
+		})}
+		_, err := d.Dial("tcp", "edge.example:80")
+		require.Equal(t, errLisOther, err)
+	}
 }

@@ -40,9 +40,7 @@ func TestListenerConfiguration(t *testing.T) {
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp\r\nX: y"}}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tçp"}}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{}, TLSConfig: certified}},
-		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp", "tcps"}}},
-		{"Protocols", &preflight.PreflightListener{Protocols: []string{"TcpS"}}},
-		{"TLSConfig", &preflight.PreflightListener{Protocols: []string{"tcps"}}},
+		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp", "WebSocket"}}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: new(tls.Config)}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: &tls.Config{Certificates: []tls.Certificate{}}}},
 		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: make([]netip.Prefix, 1)}},
@@ -157,7 +155,7 @@ func TestListenerProtocols(t *testing.T) {
 		{"default", nil, "Upgrade: tcp", "tcp"},
 		{"case of the client", nil, "Upgrade: TCP", "tcp"},
 		{"case of the server", []string{"Foo"}, "Upgrade: foo", "Foo"},
-		{"tcps is not in the default", nil, "Upgrade: tcps", ""},
+		{"tcps is in the default", nil, "Upgrade: tcps", "tcps"},
 		{"ours is the preference", []string{"b", "a"}, "Upgrade: a, b", "b"},
 		{"ours in another order", []string{"a", "b"}, "Upgrade: a, b", "a"},
 		{"over repeated fields", []string{"b", "a"}, "Upgrade: a\r\nUpgrade: c\r\nUpgrade: b", "b"},
@@ -180,7 +178,7 @@ func TestListenerProtocols(t *testing.T) {
 				require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
 				served := tt.protocols
 				if served == nil {
-					served = []string{"tcp"}
+					served = []string{"tcp", "tcps"}
 				}
 				require.Equal(t, strings.Join(served, ", "), a.Header.Get("Upgrade"), "RFC 9110 §15.5.22")
 				require.Contains(t, a.raw, "\r\nConnection: close, Upgrade\r\n", "RFC 9110 §7.8")

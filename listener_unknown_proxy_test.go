@@ -49,11 +49,11 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 			for _, tt := range []struct {
 				name         string
 				tls, earlier bool // an ordinary request comes first
-				tcps         bool
+				inside       bool
 			}{
 				{name: "at once"},
 				{name: "over TLS", tls: true},
-				{name: "with TLS in the tunnel", tcps: true},
+				{name: "with TLS in the tunnel", inside: true},
 				{name: "behind an ordinary request", earlier: true},
 				{name: "behind an ordinary request over TLS", earlier: true, tls: true},
 			} {
@@ -74,13 +74,13 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 						return c, peer
 					}
 					request := lisRequest(field.name + ": " + field.forged)
-					if tt.tcps {
-						request = kndRequestTCPS[:len(kndRequestTCPS)-2] + field.name + ": " + field.forged + "\r\n\r\n"
+					if tt.inside {
+						request = lisRequest("Preflight-Tunnel: tls", field.name+": "+field.forged)
 					}
 					c, peer := begin()
 					c.send(t, request)
 					require.Equal(t, 101, c.answer("GET").StatusCode)
-					if tt.tcps {
+					if tt.inside {
 						c = lisSecure(t, c, client)
 					}
 					conn := lisNext(t, accepted)

@@ -272,7 +272,7 @@ var badHeads = []badHead{
 	{"Upgrade empty", badLists("Upgrade", ""), 426, "Upgrade names no protocol that is served here"},
 	{"Upgrade of commas", badLists("Upgrade", ", ,"), 426, "Upgrade names no protocol that is served here"},
 	{"another token", badLists("Upgrade", "websocket"), 426, "Upgrade names no protocol that is served here"},
-	{"a longer token", badLists("Upgrade", "tcps"), 426, "Upgrade names no protocol that is served here"},
+	{"a longer token", badLists("Upgrade", "tcpss"), 426, "Upgrade names no protocol that is served here"},
 	{"a shorter token", badLists("Upgrade", "tc"), 426, "Upgrade names no protocol that is served here"},
 	{"a version of the token", badLists("Upgrade", "tcp/1"), 426, "Upgrade names no protocol that is served here"},
 	{"HTTP/1.0", badLine("GET / HTTP/1.0"), 426, "HTTP/1.0 has no upgrade: RFC 9110 §7.8"},
@@ -320,7 +320,7 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 		// Not only where Content-Length says that the body ends.
 		require.EqualValues(t, len(body), r.ContentLength)
 	}
-	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp", "426 names the protocol: RFC 9110 §15.5.22")
+	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp, tcps", "426 names the protocols: RFC 9110 §15.5.22")
 	require.Equal(t, status == http.StatusMethodNotAllowed, r.Header.Get("Allow") == "GET", "405 names the method: RFC 9110 §15.5.6")
 	rest, err := io.ReadAll(reader)
 	require.NoError(t, err)

@@ -183,7 +183,7 @@ func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
 	x.consume(len(x.buf) - len(h.rest))
 	h.rest = nil
 	l.await(x)
-	if err := x.secure(l.policy.tls); err != nil {
+	if err := x.secureTunnel(&l.policy); err != nil {
 		return &stageError{"TLS handshake in the tunnel", err}
 	}
 	return nil

@@ -23,12 +23,12 @@ const defaultMaxHeader = 16 << 10
 // A policy is how a server decides. It does not change.
 type policy struct {
 	protocols   []string // in order of preference
-	answers     [][]byte // the 101 of each, as it is without further fields
+	answers     []switching
 	authorize   func(*http.Request) (http.Header, error)
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
-	tls         *tls.Config // for clients that speak TLS first, and in tunnels of tokenTLS
+	tls         *tls.Config // for clients that speak TLS first, and inside tunnels that ask for it
 	proxies     proxies
 	handler     bool            // ordinary requests are served, not refused
 	draining    *atomic.Bool    // nothing new is let in; nil: never
@@ -39,17 +39,33 @@ type policy struct {
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
 
 var zeroPolicy = policy{
-	protocols: []string{defaultToken},
-	answers:   answers(defaultToken),
+	protocols: defaultProtocols,
+	answers:   answers(defaultProtocols),
 	maxHeader: defaultMaxHeader,
 }
 
+var defaultProtocols = []string{defaultToken, secureToken}
+
+// A switching is the 101 of a protocol without fields of the application, and the
+// one that also confirms TLS inside the tunnel.
+type switching struct{ raw, tunnelTLS []byte }
+
 // answers makes the 101 of each protocol once, for all connections to share.
-func answers(protocols ...string) (all [][]byte) {
+func answers(protocols []string) (all []switching) {
 	for _, p := range protocols {
-		all = append(all, wire.AppendSwitching(nil, p, nil))
+		all = append(all, switching{
+			raw:       wire.AppendSwitching(nil, p, false, nil),
+			tunnelTLS: wire.AppendSwitching(nil, p, true, nil),
+		})
 	}
 	return all
+}
+
+// A choice is what an upgrade request is answered with. The zero value stands for
+// an ordinary request, which is Handler's.
+type choice struct {
+	protocol  string // of policy.protocols
+	tunnelTLS bool
 }
 
 var (
@@ -108,11 +124,11 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	case err != nil:
 		return err
 	case n > 0:
-		protocol, err := x.choose(p, x.buf[:n])
+		c, err := x.choose(p, x.buf[:n])
 		if err != nil {
 			return err
 		}
-		return x.answer(p, n, protocol, nil, dst, h)
+		return x.answer(p, n, c, nil, dst, h)
 	case p.refusePlain:
 		return errPlain
 	case p.isDraining():
@@ -122,55 +138,64 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	return nil
 }
 
-// choose finds the protocol that a request asks for, and who its client is. There
-// is none in an ordinary request that is Handler's.
-func (x *exchange) choose(p *policy, head []byte) (protocol string, err error) {
+// choose finds out what a request asks for, and who its client is.
+func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	if len(head) > p.maxHeader { // net/http lets a little more pass
-		return "", x.refuseHead(tooLarge(head), p)
+		return c, x.refuseHead(tooLarge(head), p)
 	}
 	var request wire.Request
 	if broken := request.Parse(head); broken != nil {
-		return "", x.refuseHead(broken, p)
+		return c, x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)
-	if broken == nil && protocol == "" {
-		if p.handler {
-			return "", nil
+	switch {
+	case broken != nil:
+	case protocol != "":
+		if request.TunnelTLS && p.tls == nil {
+			broken = &wire.Error{Status: http.StatusUpgradeRequired, Offset: -1,
+				Rule: "TLS inside the tunnel, which Preflight-Tunnel asks for, is not offered here (PreflightListener.TLSConfig)"}
 		}
+	case p.handler:
+		return c, nil
+	default:
 		broken = ordinary(&request)
 	}
 	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
 	if broken != nil {
-		return "", x.refuseHead(broken, p)
+		return c, x.refuseHead(broken, p)
 	}
 	if p.isDraining() {
-		return "", x.refuse(unavailable(whyDraining), p)
+		return c, x.refuse(unavailable(whyDraining), p)
 	}
 	if broken := x.findClient(p, head); broken != nil {
-		return "", x.refuseHead(broken, p)
+		return c, x.refuseHead(broken, p)
 	}
-	return protocol, nil
+	return choice{protocol, request.TunnelTLS}, nil
 }
 
 // answer answers the request whose head are the first n bytes of x.buf, with what
 // choose has found. req is that request if net/http has read it; its Context is to
 // survive then.
-func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, dst []byte, h *handover) error {
-	if protocol == "" {
+func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
+	if c.protocol == "" {
 		h.rest, h.ordinary = x.buf, true
 		return nil
 	}
 	head := x.buf[:n]
-	h.heads.answer = p.answers[slices.Index(p.protocols, protocol)]
+	answer := &p.answers[slices.Index(p.protocols, c.protocol)]
+	h.heads.answer = answer.raw
+	if c.tunnelTLS {
+		h.heads.answer = answer.tunnelTLS
+	}
 	if req != nil || p.authorize != nil {
-		if err := x.permit(p, head, protocol, req, h); err != nil {
+		if err := x.permit(p, head, c, req, h); err != nil {
 			return err
 		}
 	}
 	if req == nil && x.seen == nil {
 		h.heads.request = append(dst, head...)
 	}
-	h.rest, h.secure = x.buf[n:], strings.EqualFold(protocol, tokenTLS)
+	h.rest, h.secure = x.buf[n:], c.tunnelTLS
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return &stageError{"write the 101", err}
 	}
@@ -178,7 +203,7 @@ func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, 
 }
 
 // permit asks the application, if it wants to be asked. req is as for answer.
-func (x *exchange) permit(p *policy, head []byte, protocol string, req *http.Request, h *handover) error {
+func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
 	h.req = req
 	if req != nil {
 		req.RemoteAddr = addrString(x.addr())
@@ -193,7 +218,7 @@ func (x *exchange) permit(p *policy, head []byte, protocol string, req *http.Req
 	}
 	h.req = req
 	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
+		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
 	}
 	return nil
 }

@@ -94,10 +94,10 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp"), fields)
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
 }
 
-var switching = wire.AppendSwitching(nil, "tcp", nil)
+var switching = wire.AppendSwitching(nil, "tcp", false, nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {

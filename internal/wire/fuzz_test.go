@@ -196,7 +196,7 @@ func FuzzRequest(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			fields.Del(name)
 		}
-		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol), fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, false), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
@@ -258,7 +258,7 @@ func FuzzResponse(f *testing.F) {
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 
-		switched := r.Switched("tcp")
+		switched := r.Switched("tcp", false)
 		if switched == nil {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Connection"], "upgrade"))
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
@@ -284,12 +284,12 @@ func FuzzResponse(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			ours.Del(name)
 		}
-		again := wire.AppendSwitching(nil, "tcp", ours)
+		again := wire.AppendSwitching(nil, "tcp", false, ours)
 		require.Equal(t, len(again), wire.ResponseEnd(again, 0))
 		r2, broken := wire.ParseResponse(again)
 		require.Nil(t, broken)
 		require.Equal(t, http.StatusSwitchingProtocols, r2.Status)
-		require.Nil(t, r2.Switched("tcp"))
+		require.Nil(t, r2.Switched("tcp", false))
 		fields, _ := fieldsOf(again)
 		sameFields(t, fields, ours, "Connection", "Upgrade")
 	})
