@@ -54,8 +54,10 @@ const limit = 30 * time.Second
 // A program is one that runs.
 type program struct {
 	address string
-	roots   *x509.CertPool
 	log     *logged
+	roots   *x509.CertPool
+	cert    string // files
+	key     string
 	ctrlC   context.CancelFunc
 	ended   chan error // what run has returned
 }
@@ -70,7 +72,8 @@ func start(t *testing.T, change func(*config)) *program {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &program{ctrlC: cancel, ended: make(chan error, 1), log: &logged{}}
-	p.roots, cfg.cert, cfg.key = selfSigned(t)
+	p.roots, p.cert, p.key = selfSigned(t)
+	cfg.cert, cfg.key = p.cert, p.key
 	out, in := io.Pipe()
 	done := make(chan struct{})
 	go func() {
