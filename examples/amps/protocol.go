@@ -24,6 +24,9 @@ import (
 // firstFrameLimit bounds the frame of a client that has not logged on.
 const firstFrameLimit = 64 << 10
 
+// headerLimit bounds the header of a frame.
+const headerLimit = 1 << 20
+
 // A wire carries the frames of one client: a [tcpWire] or a [webSocketWire]. One
 // goroutine reads and another one writes.
 type wire interface {
@@ -140,6 +143,7 @@ type command struct {
 	sequence    uint64 // of the client's publish store; 0: none
 	bookmark    string
 	correlation string
+	sowKey      string // of a publisher that chooses it
 	sowKeys     string
 	batchSize   int
 	topN        int
@@ -173,6 +177,9 @@ func parseCommand(frame []byte) (*command, error) {
 		return nil, malformed("the header is no JSON object with scalar values")
 	}
 	end := in.InputOffset()
+	if end > headerLimit {
+		return nil, malformed("the header is too long")
+	}
 	if !utf8.Valid(frame[:end]) {
 		return nil, malformed("the header is not UTF-8")
 	}
@@ -213,6 +220,7 @@ func parseCommand(frame []byte) (*command, error) {
 		sequence:    number(64, "s", "seq"),
 		bookmark:    get("bm", "bookmark"),
 		correlation: get("x"),
+		sowKey:      get("k"),
 		sowKeys:     get("sow_keys"),
 		batchSize:   int(number(31, "bs", "batch_size")),
 		topN:        int(number(31, "top_n")),

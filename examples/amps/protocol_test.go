@@ -124,6 +124,60 @@ func TestSOWAndSubscribe(t *testing.T) {
 	})
 }
 
+// A query and the messages behind it leave no gap, and none overtakes another,
+// while somebody publishes all the time.
+func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
+	p := start(t, func(cfg *config) { cfg.maxJournal = 10 << 10 })
+	pub, sub := p.dial(t, "tunnel", "pub"), p.dial(t, "tunnel", "sub")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if pub.trySend(`{"c":"publish","t":"sow"}`, fmt.Sprintf(`{"id":1,"n":%d}`, i)) != nil {
+				return
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+	}()
+	number := func(f frame) (n int) {
+		_, err := fmt.Sscanf(f.body, `{"id":1,"n":%d}`, &n)
+		require.NoError(t, err, f.body)
+		return n
+	}
+	for round := range 20 {
+		for _, command := range []string{
+			`{"c":"sow_and_subscribe","cid":"q","sub_id":"s","t":"sow"}`,
+			`{"c":"subscribe","cid":"q","sub_id":"s","t":"sow","bm":"0"}`,
+		} {
+			sub.send(command)
+			last := 0
+			for range 100 + round {
+				f := sub.want()
+				if f.body == "" { // the begin and the end of the group
+					continue
+				}
+				n := number(f)
+				if last > 0 {
+					require.Equal(t, last+1, n, command)
+				}
+				last = n
+			}
+			sub.send(`{"c":"unsubscribe","sub_id":"s"}`)
+			sub.send(`{"c":"flush","cid":"flushed","a":"processed"}`)
+			for sub.want().str("cid") != "flushed" {
+			}
+		}
+	}
+}
+
 func TestDelta(t *testing.T) {
 	p := start(t, nil)
 	c := p.dial(t, "tunnel", "c")
@@ -158,31 +212,36 @@ func TestRefusedCommandsAreAnswered(t *testing.T) {
 	require.Equal(t, "success", c.ask(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`).str("status"))
 	c.ask(`{"c":"subscribe","cid":"1","sub_id":"there","t":"x","a":"processed"}`)
 	for header, reason := range map[string]string{
-		`"c":"logon","a":"processed","client_name":"c"`:                                      "duplicate logon attempt",
-		`"c":"start_timer"`:                                                                  "not supported",
-		`"c":"make_tea","a":"processed"`:                                                     "not supported",
-		`"c":"subscribe","a":"processed"`:                                                    "no topic",
-		`"c":"subscribe","t":"a.*","a":"processed"`:                                          "regex topic not supported",
-		`"c":"subscribe","t":"x","sub_id":"there","a":"processed"`:                           "subid in use",
-		`"c":"subscribe","t":"x","sub_id":"all","a":"processed"`:                             "subid in use",
-		`"c":"subscribe","t":"x","filter":"/a LIKE 'b'","a":"processed"`:                     "bad filter",
-		`"c":"subscribe","t":"x","o":"conflation=1s","a":"processed"`:                        "invalid options",
-		`"c":"subscribe","t":"x","bm":"nonsense","a":"processed"`:                            "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"(1|2|:3|4|]","a":"processed"`:                         "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=fail","a":"processed"`:  "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=other","a":"processed"`: "invalid options",
-		`"c":"sow","t":"nosow","a":"processed"`:                                              "invalid topic",
-		`"c":"sow","t":"sow","orderby":"/id","a":"processed"`:                                "not supported",
-		`"c":"sow","t":"sow","bm":"0","a":"processed"`:                                       "not supported",
-		`"c":"sow_delete","t":"nosow","filter":"1=1","a":"stats"`:                            "invalid topic",
-		`"c":"sow_delete","t":"sow","a":"stats"`:                                             "not supported",
-		`"c":"sow_delete","t":"sow","bm":"1|1|","a":"persisted"`:                             "not supported",
-		`"c":"heartbeat","o":"start,0","a":"processed"`:                                      "invalid options",
-		`"c":"heartbeat","o":"faster","a":"processed"`:                                       "invalid options",
-		`"c":"publish","t":"x","e":"30","a":"persisted"`:                                     "not supported",
-		`"c":"publish","a":"persisted"`:                                                      "no topic",
-		`"c":"publish","t":"` + strings.Repeat("x", 1025) + `","a":"persisted"`:              "invalid topic",
-		`"c":"publish","t":"sow","a":"persisted"`:                                            "bad sow key",
+		`"c":"logon","a":"processed","client_name":"c"`:                                       "duplicate logon attempt",
+		`"c":"start_timer"`:                                                                   "not supported",
+		`"c":"make_tea","a":"processed"`:                                                      "not supported",
+		`"c":"subscribe","a":"processed"`:                                                     "no topic",
+		`"c":"subscribe","t":"a.*","a":"processed"`:                                           "regex topic not supported",
+		`"c":"subscribe","t":"x","sub_id":"there","a":"processed"`:                            "subid in use",
+		`"c":"subscribe","t":"x","sub_id":"all","a":"processed"`:                              "subid in use",
+		`"c":"subscribe","t":"x","filter":"/a LIKE 'b'","a":"processed"`:                      "bad filter",
+		`"c":"subscribe","t":"x","o":"conflation=1s","a":"processed"`:                         "invalid options",
+		`"c":"subscribe","t":"x","bm":"nonsense","a":"processed"`:                             "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"(1|2|:3|4|]","a":"processed"`:                          "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=fail","a":"processed"`:   "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=other","a":"processed"`:  "invalid options",
+		`"c":"sow","t":"nosow","a":"processed"`:                                               "invalid topic",
+		`"c":"sow","t":"sow","orderby":"/id","a":"processed"`:                                 "not supported",
+		`"c":"sow","t":"sow","bm":"0","a":"processed"`:                                        "not supported",
+		`"c":"sow_delete","t":"nosow","filter":"1=1","a":"stats"`:                             "invalid topic",
+		`"c":"sow_delete","t":"sow","a":"stats"`:                                              "not supported",
+		`"c":"sow_delete","t":"sow","bm":"1|1|","a":"persisted"`:                              "not supported",
+		`"c":"heartbeat","o":"start,0","a":"processed"`:                                       "invalid options",
+		`"c":"heartbeat","o":"faster","a":"processed"`:                                        "invalid options",
+		`"c":"publish","t":"x","e":"30","a":"persisted"`:                                      "not supported",
+		`"c":"publish","t":"x","filter":"1=1","a":"processed"`:                                "not supported",
+		`"c":"publish","t":"sow","k":"mine","a":"persisted"`:                                  "not supported",
+		`"c":"publish","t":"x","o":"cancel","a":"persisted"`:                                  "invalid options",
+		`"c":"sow_delete","t":"sow","filter":"1=1","o":"x","a":"stats"`:                       "invalid options",
+		`"c":"subscribe","t":"x","sub_id":"` + strings.Repeat("x", 257) + `","a":"processed"`: "subid in use",
+		`"c":"publish","a":"persisted"`:                                                       "no topic",
+		`"c":"publish","t":"` + strings.Repeat("x", 1025) + `","a":"persisted"`:               "invalid topic",
+		`"c":"publish","t":"sow","a":"persisted"`:                                             "bad sow key",
 	} {
 		t.Run(header, func(t *testing.T) {
 			ack := c.ask(`{` + header + `,"cid":"77"}`)
