@@ -109,6 +109,7 @@ func TestMalformedFramesEndTheConnection(t *testing.T) {
 		"no command":                 framed(`{"t":"x"}`),
 		"control characters":         framed(`{"c":"subscribe","t":"a\u0001b"}`),
 		"not UTF-8":                  framed("{\"c\":\"subscribe\",\"t\":\"\xff\"}"),
+		"and much behind it":         framed(`hello`) + strings.Repeat("x", 1<<20),
 		"long header":                framed(`{"c":"flush","cid":"` + strings.Repeat("x", headerLimit) + `"}`),
 		"sequence that is no number": framed(`{"c":"publish","t":"x","s":"-1"}`),
 		"end inside a length":        "\x00\x00",

@@ -32,6 +32,7 @@ type client struct {
 	conn net.Conn        // by TCP
 	ws   *websocket.Conn // or by WebSocket
 	next []frame         // of a frame with several records
+	sows int             // frames with records so far
 }
 
 // ways are how clients come.
@@ -143,6 +144,7 @@ func (c *client) readTCP() error {
 		c.next = append(c.next, frame{header, string(rest)})
 		return nil
 	}
+	c.sows++
 	for len(rest) > 0 { // a header and a body for each record
 		record, after, err := splitHeader(rest)
 		if err != nil {
@@ -189,6 +191,7 @@ func (c *client) readWebSocket() error {
 	}
 	switch {
 	case header["c"] == "sow":
+		c.sows++
 		for range int(header["bs"].(float64)) {
 			record, err := object()
 			if err != nil {

@@ -40,7 +40,7 @@ type wire interface {
 	flush() error
 	// finish tells the client that nothing more will come, and why.
 	finish(cause error)
-	// drain reads what the client still sends, for a moment: a connection that is
+	// drain reads what the client still sends, behind finish: a connection that is
 	// closed with unread bytes is reset, and a reset destroys what is under way.
 	drain()
 	// abort closes the connection at once.
@@ -54,6 +54,10 @@ func (e malformed) Error() string { return "malformed input: " + string(e) }
 
 // writeTimeout is for a client that takes nothing of what is written to it.
 const writeTimeout = 30 * time.Second
+
+// linger is for a client to close the connection when it has been told that nothing
+// more will come, and for what it has sent until then.
+const linger = 5 * time.Second
 
 // A tcpWire is plain TCP, TLS or a tunnel: the same bytes.
 type tcpWire struct {
@@ -121,7 +125,7 @@ func (t *tcpWire) finish(error) {
 	if half, ok := t.conn.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
-	t.conn.SetReadDeadline(time.Now().Add(time.Second))
+	t.conn.SetReadDeadline(time.Now().Add(linger))
 }
 
 func (t *tcpWire) drain() { io.Copy(io.Discard, t.conn) }

@@ -2,7 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,8 +80,11 @@ func TestSOW(t *testing.T) {
 			require.Equal(t, body, record.body)
 			require.Equal(t, "q", record.str("query_id"))
 			keys[record.str("k")] = true
+			_, err := strconv.ParseInt(record.str("k"), 10, 64) // Java has no unsigned numbers
+			require.NoError(t, err)
 		}
 		require.Len(t, keys, 3)
+		require.Equal(t, 2, c.sows, "two records at once")
 		require.Equal(t, "group_end", c.want().str("c"))
 		for _, kind := range []string{"completed", "stats"} {
 			ack := c.want()
@@ -152,7 +159,7 @@ func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
 		require.NoError(t, err, f.body)
 		return n
 	}
-	for round := range 20 {
+	for round := range 5 {
 		for _, command := range []string{
 			`{"c":"sow_and_subscribe","cid":"q","sub_id":"s","t":"sow"}`,
 			`{"c":"subscribe","cid":"q","sub_id":"s","t":"sow","bm":"0"}`,
@@ -176,6 +183,32 @@ func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What there is goes into the outbox under the broker's lock, so nothing that comes
+// overtakes it.
+func TestNothingOvertakesAnAnswer(t *testing.T) {
+	b := newBroker(defaults())
+	s := newSession(b, nil, defaults().limits, "", "", log.New(io.Discard, "", 0))
+	s.out.mu.Lock()
+	answered := make(chan error)
+	go func() { answered <- s.query(&command{name: "sow_and_subscribe", topic: "sow", id: "q"}) }()
+	kept := 0
+	for range 10_000_000 { // it keeps the lock while the outbox is not to be had
+		if kept++; b.mu.TryLock() {
+			b.mu.Unlock()
+			kept = 0
+		}
+		if kept == 10_000 {
+			break
+		}
+		runtime.Gosched()
+	}
+	require.Equal(t, 10_000, kept)
+	s.out.mu.Unlock()
+	s.out.close()
+	close(s.written)
+	require.NoError(t, <-answered)
 }
 
 func TestDelta(t *testing.T) {

@@ -101,18 +101,26 @@ func (ws *webSocketWire) write(parts ...[]byte) error {
 func (ws *webSocketWire) flush() error { return nil }
 
 // finish sends a close frame and waits for the client's, for 5 seconds at most.
+// What comes in that time is lost, so the client's answer to a ping is awaited
+// first: what it has sent before that has been read by then.
 func (ws *webSocketWire) finish(cause error) {
 	var bad malformed
 	switch {
 	case cause == nil, errors.Is(cause, io.EOF):
 		ws.conn.Close(websocket.StatusNormalClosure, "")
+		return
 	case errors.As(cause, &bad):
 		ws.conn.Close(websocket.StatusProtocolError, "malformed input")
-	case errors.Is(cause, errShutdown):
-		ws.conn.Close(websocket.StatusGoingAway, errShutdown.Error())
-	default:
-		ws.conn.Close(websocket.StatusPolicyViolation, "the server has ended the connection")
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), linger)
+	defer cancel()
+	ws.conn.Ping(ctx)
+	if errors.Is(cause, errShutdown) {
+		ws.conn.Close(websocket.StatusGoingAway, errShutdown.Error())
+		return
+	}
+	ws.conn.Close(websocket.StatusPolicyViolation, "the server has ended the connection")
 }
 
 func (ws *webSocketWire) drain() {} // finish has done it
