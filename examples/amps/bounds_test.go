@@ -109,6 +109,8 @@ func TestMalformedFramesEndTheConnection(t *testing.T) {
 		"no command":                 framed(`{"t":"x"}`),
 		"control characters":         framed(`{"c":"subscribe","t":"a\u0001b"}`),
 		"not UTF-8":                  framed("{\"c\":\"subscribe\",\"t\":\"\xff\"}"),
+		"and much behind it":         framed(`hello`) + strings.Repeat("x", 1<<20),
+		"long header":                framed(`{"c":"flush","cid":"` + strings.Repeat("x", headerLimit) + `"}`),
 		"sequence that is no number": framed(`{"c":"publish","t":"x","s":"-1"}`),
 		"end inside a length":        "\x00\x00",
 		"end inside a frame":         length(100) + `{"c":`,
@@ -158,17 +160,19 @@ func TestMalformedMessagesEndTheWebSocket(t *testing.T) {
 			require.Equal(t, websocket.StatusProtocolError, websocket.CloseStatus(err), "%v", err)
 		})
 	}
-	t.Run("first message", func(t *testing.T) {
-		p := start(t, nil)
-		ws, _, err := websocket.Dial(t.Context(), "ws://"+p.address+"/amps/json", nil)
-		require.NoError(t, err)
-		defer ws.CloseNow()
-		require.NoError(t, ws.Write(t.Context(), websocket.MessageText, []byte("json")))
-		c := &client{t: t, ws: ws}
-		require.Contains(t, c.want().str("reason"), "malformed input")
-		_, err = c.receive()
-		require.Equal(t, websocket.StatusProtocolError, websocket.CloseStatus(err), "%v", err)
-	})
+	for _, first := range []string{"json", "binary", ""} {
+		t.Run("first message "+first, func(t *testing.T) {
+			p := start(t, nil)
+			ws, _, err := websocket.Dial(t.Context(), "ws://"+p.address+"/amps/json", nil)
+			require.NoError(t, err)
+			defer ws.CloseNow()
+			require.NoError(t, ws.Write(t.Context(), websocket.MessageText, []byte(first)))
+			c := &client{t: t, ws: ws}
+			require.Contains(t, c.want().str("reason"), "malformed input")
+			_, err = c.receive()
+			require.Equal(t, websocket.StatusProtocolError, websocket.CloseStatus(err), "%v", err)
+		})
+	}
 	t.Run("too large", func(t *testing.T) {
 		p := start(t, func(cfg *config) { cfg.frame = 1000 })
 		c := p.dial(t, "WebSocket", "c")

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,7 +141,13 @@ func checkTopic(topic string) error {
 // be the same the next time.
 func (b *broker) publish(p *publisher, c *command) error {
 	err := checkTopic(c.topic)
-	if err == nil && !utf8.Valid(c.body) {
+	switch {
+	case err != nil:
+	case c.expiration, c.sowKey != "", c.filter != "":
+		err = errNotSupported
+	case len(c.options) > 0:
+		err = errOptions
+	case !utf8.Valid(c.body):
 		err = errParse
 	}
 	store := b.sows[c.topic]
@@ -218,50 +225,39 @@ func (b *broker) remove(p *publisher, c *command, f filter) (int, error) {
 	return len(records), nil
 }
 
-// A query is what a client asks for: what there is, what comes, or both.
-type query struct {
-	subscription *subscription // nil: what there is alone
-	replace      bool
-	sow          bool
-	bookmark     string
-	notFound     string // see [journal.after]
-}
-
-// run begins the query: from now on the session gets what comes. What there is
-// now is for the session to send. accepted is called before, and before anything
-// comes.
-func (b *broker) run(q query, topic string, accepted func()) ([]*message, error) {
+// run begins a query. It calls accepted with what there is now, before anything
+// comes: nothing is missed in between, and nothing is out of order.
+func (b *broker) run(q query, accepted func(found []*message)) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var found []*message
-	switch store := b.sows[topic]; {
+	switch store := b.sows[q.topic]; {
 	case q.sow && store == nil:
-		return nil, errTopic
+		return errTopic
 	case q.sow:
-		found = store.snapshot()
+		found = slices.Collect(maps.Values(store.records))
 	case q.bookmark != "":
 		var ok bool
 		if found, ok = b.journal.after(q.bookmark, q.notFound); !ok {
-			return nil, errBookmark
+			return errBookmark
 		}
 	}
 	if sub := q.subscription; sub != nil {
 		mine := sub.session.subscriptions
-		if before := mine[sub.id]; before != nil {
-			if !q.replace {
-				return nil, errSubID
-			}
+		before := mine[sub.id]
+		switch {
+		case before != nil && !q.replace:
+			return errSubID
+		case before != nil:
 			b.drop(before)
-		} else if len(mine) >= maxSubscriptions {
-			return nil, errNotSupported
+		case len(mine) >= maxSubscriptions:
+			return errNotSupported
 		}
-		accepted()
 		mine[sub.id] = sub
-		b.subscriptions[topic] = append(b.subscriptions[topic], sub)
-		return found, nil
+		b.subscriptions[q.topic] = append(b.subscriptions[q.topic], sub)
 	}
-	accepted()
-	return found, nil
+	accepted(found)
+	return nil
 }
 
 // unsubscribe ends subscriptions: one, several or "all". Clients also end queries

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -85,9 +84,6 @@ func (s *session) logon(c *command) error {
 }
 
 func (s *session) publish(c *command) error {
-	if c.expiration {
-		return errNotSupported
-	}
 	if err := s.broker.publish(s.publisher, c); err != nil {
 		return err
 	}
@@ -111,6 +107,9 @@ func (s *session) sowDelete(c *command) error {
 	}
 	if ways != 1 || c.bookmark != "" { // a bookmark acknowledges a message of a queue
 		return errNotSupported
+	}
+	if len(c.options) > 0 {
+		return errOptions
 	}
 	f, err := compileFilter(c.filter)
 	if err != nil {
@@ -153,169 +152,12 @@ func (s *session) heartbeat(c *command) error {
 	return nil
 }
 
+// tick sets the interval between beats to the client. It does not wait for the
+// writer, which may be busy for long.
 func (s *session) tick(interval time.Duration) {
 	select {
-	case s.beat <- interval:
-	case <-s.written:
-	}
-}
-
-// query subscribes, or asks for what there is, or both.
-func (s *session) query(c *command) error {
-	if err := checkTopic(c.topic); err != nil {
-		return err
-	}
-	f, err := compileFilter(c.filter)
-	if err != nil {
-		return err
-	}
-	if c.orderBy {
-		return errNotSupported
-	}
-	q := query{sow: strings.HasPrefix(c.name, "sow"), notFound: "epoch"}
-	sub := &subscription{session: s, topic: c.topic, filter: f, delta: strings.Contains(c.name, "delta")}
-	if !q.sow {
-		q.bookmark = c.bookmark
-		sub.bookmark = c.bookmark != ""
-		sub.acks = slices.Contains(c.acks, "persisted")
-	} else if c.bookmark != "" {
-		return errNotSupported // the state of the world as it was
-	}
-	for _, option := range c.options {
-		name, value, _ := strings.Cut(option, "=")
-		switch name {
-		case "replace":
-			q.replace = true
-		case "oof":
-			sub.oof = true
-		case "no_sowkey":
-			sub.noKey = true
-		case "timestamp":
-			sub.stamp = true
-		case "live", "fully_durable", "send_keys": // it is so in any case
-		case "bookmark_not_found":
-			if q.notFound = value; !slices.Contains([]string{"epoch", "now", "fail"}, value) {
-				return errOptions
-			}
-		default:
-			return errOptions
-		}
-	}
-	if c.name != "sow" {
-		if sub.id = c.subID; sub.id == "" {
-			sub.id = c.id
-		}
-		if sub.id == "" || sub.id == "all" || strings.Contains(sub.id, ",") {
-			return errSubID
-		}
-		q.subscription = sub
-	}
-	found, err := s.broker.run(q, c.topic, func() { s.ack(c, "processed", nil) })
-	switch {
-	case err != nil:
-		return err
-	case q.sow:
-		s.answer(func(send func(...[]byte) error) error { return s.sendSOW(c, sub, found, send) })
-	case q.bookmark != "":
-		s.answer(func(send func(...[]byte) error) error { return s.replay(c, sub, found, send) })
+	case <-s.beat: // an interval that the writer has not seen
 	default:
-		s.ack(c, "completed", nil)
 	}
-	return nil
-}
-
-// answer sends the answer of a query, and waits until that is done: a client can
-// have one such answer under way, and no more of them in memory. What comes
-// meanwhile for its subscriptions waits behind it.
-func (s *session) answer(query func(send func(...[]byte) error) error) {
-	if s.silence > 0 {
-		s.patience.Stop()
-		defer func() { s.patience.Reset(s.silence) }()
-	}
-	done := make(chan struct{})
-	s.put(item{query: query, done: done})
-	select {
-	case <-done:
-	case <-s.written:
-	}
-}
-
-// replay sends what a bookmark subscription has missed.
-func (s *session) replay(c *command, sub *subscription, messages []*message, send func(...[]byte) error) error {
-	last := ""
-	for _, m := range messages {
-		if m.topic != sub.topic || !sub.filter.matches(m.body) {
-			continue
-		}
-		if err := send(sub.header(m, len(m.body), "publish", ""), m.body); err != nil {
-			return err
-		}
-		last = m.bookmark()
-	}
-	if last != "" && sub.acks {
-		h := newHead("ack").str("a", "persisted").str("sub_id", sub.id).str("bm", last).str("status", "success")
-		if err := send(h.end()); err != nil {
-			return err
-		}
-	}
-	if slices.Contains(c.acks, "completed") {
-		return send(s.ackHead(c, "completed", nil).str("status", "success").end())
-	}
-	return nil
-}
-
-// sendSOW sends records in groups of the size that the client asks for.
-func (s *session) sendSOW(c *command, sub *subscription, records []*message, send func(...[]byte) error) error {
-	total := len(records)
-	records = slices.DeleteFunc(records, func(m *message) bool { return !sub.filter.matches(m.body) })
-	matches := len(records)
-	if c.topN > 0 && c.topN < len(records) {
-		records = records[:c.topN]
-	}
-	queryID := c.queryID
-	if queryID == "" {
-		queryID = c.id
-	}
-	group := func(command string) error {
-		return send(newHead(command).str("query_id", queryID).str("t", c.topic).end())
-	}
-	if err := group("group_begin"); err != nil {
-		return err
-	}
-	size := max(c.batchSize, 1)
-	for batch := range slices.Chunk(records, min(size, 1000)) {
-		frame := [][]byte{newHead("sow").str("query_id", queryID).str("t", c.topic).num("bs", uint64(len(batch))).end()}
-		for _, m := range batch {
-			frame = append(frame, recordHeader(sub, m), m.body)
-		}
-		if err := send(frame...); err != nil {
-			return err
-		}
-	}
-	if err := group("group_end"); err != nil {
-		return err
-	}
-	for _, kind := range []string{"completed", "stats"} {
-		if !slices.Contains(c.acks, kind) {
-			continue
-		}
-		h := s.ackHead(c, kind, nil).num("records_returned", uint64(len(records)))
-		h = h.num("matches", uint64(matches)).num("topic_matches", uint64(total)).str("status", "success")
-		if err := send(h.end()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// recordHeader stands before each record of a frame.
-func recordHeader(sub *subscription, m *message) []byte {
-	h := append(head(`{"l":`), strconv.Itoa(len(m.body))...)
-	if !sub.noKey {
-		h = h.str("k", strconv.FormatUint(m.key, 10))
-	}
-	if sub.stamp {
-		h = h.str("ts", m.stamp())
-	}
-	return h.str("x", m.correlation).end()
+	s.beat <- interval
 }

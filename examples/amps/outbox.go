@@ -7,11 +7,14 @@ import (
 
 var errSlow = errors.New("the client takes its messages more slowly than they come")
 
+// A sender writes one frame to a client.
+type sender func(parts ...[]byte) error
+
 // An item is what waits to be written to a client: a frame, or a query, which
 // makes its frames as they are written.
 type item struct {
 	frame [][]byte
-	query func(send func(frame ...[]byte) error) error
+	query func(send sender) error
 	done  chan struct{} // closed behind the query, whatever became of it
 
 	// A message of a bookmark subscription: the bookmark to acknowledge.

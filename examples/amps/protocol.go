@@ -24,6 +24,9 @@ import (
 // firstFrameLimit bounds the frame of a client that has not logged on.
 const firstFrameLimit = 64 << 10
 
+// headerLimit bounds the header of a frame.
+const headerLimit = 1 << 20
+
 // A wire carries the frames of one client: a [tcpWire] or a [webSocketWire]. One
 // goroutine reads and another one writes.
 type wire interface {
@@ -37,7 +40,7 @@ type wire interface {
 	flush() error
 	// finish tells the client that nothing more will come, and why.
 	finish(cause error)
-	// drain reads what the client still sends, for a moment: a connection that is
+	// drain reads what the client still sends, behind finish: a connection that is
 	// closed with unread bytes is reset, and a reset destroys what is under way.
 	drain()
 	// abort closes the connection at once.
@@ -51,6 +54,10 @@ func (e malformed) Error() string { return "malformed input: " + string(e) }
 
 // writeTimeout is for a client that takes nothing of what is written to it.
 const writeTimeout = 30 * time.Second
+
+// linger is for a client to close the connection when it has been told that nothing
+// more will come, and for what it has sent until then.
+const linger = 5 * time.Second
 
 // A tcpWire is plain TCP, TLS or a tunnel: the same bytes.
 type tcpWire struct {
@@ -118,7 +125,7 @@ func (t *tcpWire) finish(error) {
 	if half, ok := t.conn.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
-	t.conn.SetReadDeadline(time.Now().Add(time.Second))
+	t.conn.SetReadDeadline(time.Now().Add(linger))
 }
 
 func (t *tcpWire) drain() { io.Copy(io.Discard, t.conn) }
@@ -140,6 +147,7 @@ type command struct {
 	sequence    uint64 // of the client's publish store; 0: none
 	bookmark    string
 	correlation string
+	sowKey      string // of a publisher that chooses it
 	sowKeys     string
 	batchSize   int
 	topN        int
@@ -173,6 +181,9 @@ func parseCommand(frame []byte) (*command, error) {
 		return nil, malformed("the header is no JSON object with scalar values")
 	}
 	end := in.InputOffset()
+	if end > headerLimit {
+		return nil, malformed("the header is too long")
+	}
 	if !utf8.Valid(frame[:end]) {
 		return nil, malformed("the header is not UTF-8")
 	}
@@ -213,6 +224,7 @@ func parseCommand(frame []byte) (*command, error) {
 		sequence:    number(64, "s", "seq"),
 		bookmark:    get("bm", "bookmark"),
 		correlation: get("x"),
+		sowKey:      get("k"),
 		sowKeys:     get("sow_keys"),
 		batchSize:   int(number(31, "bs", "batch_size")),
 		topN:        int(number(31, "top_n")),

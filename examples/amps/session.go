@@ -63,7 +63,7 @@ func newSession(b *broker, w wire, l limits, user, name string, logger *log.Logg
 		broker: b, wire: w, limits: l, user: user, name: name, log: logger,
 		out:           newOutbox(l.outbox),
 		written:       make(chan struct{}),
-		beat:          make(chan time.Duration),
+		beat:          make(chan time.Duration, 1),
 		subscriptions: make(map[string]*subscription),
 	}
 }
@@ -177,8 +177,7 @@ func (s *session) writeAll() error {
 			continue
 		}
 		for sub, bookmark := range delivered {
-			h := newHead("ack").str("a", "persisted").str("sub_id", sub.id).str("bm", bookmark).str("status", "success")
-			if err := s.wire.write(h.end()); err != nil {
+			if err := s.wire.write(sub.persisted(bookmark)); err != nil {
 				return err
 			}
 		}

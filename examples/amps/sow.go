@@ -2,13 +2,10 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"maps"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -40,11 +37,6 @@ func (s *sow) key(body []byte) (key uint64, ok bool) {
 	}
 	sum := sha256.Sum256([]byte(text))
 	return binary.BigEndian.Uint64(sum[:]) >> 1, true // Java has no unsigned numbers
-}
-
-// snapshot returns the records in the order of their last change.
-func (s *sow) snapshot() []*message {
-	return slices.SortedFunc(maps.Values(s.records), func(a, b *message) int { return cmp.Compare(a.number, b.number) })
 }
 
 // matching returns those of the records that a sow_delete names.

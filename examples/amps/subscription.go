@@ -71,3 +71,9 @@ func (sub *subscription) header(m *message, length int, command, reason string) 
 	}
 	return h.str("x", m.correlation).str("reason", reason).num("l", uint64(length)).str("sids", sub.id).end()
 }
+
+// persisted is the ack that a bookmark subscription has been sent what there is up
+// to this bookmark. The client's bookmark store resumes from it.
+func (sub *subscription) persisted(bookmark string) []byte {
+	return newHead("ack").str("a", "persisted").str("sub_id", sub.id).str("bm", bookmark).str("status", "success").end()
+}

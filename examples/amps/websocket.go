@@ -7,24 +7,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 
 	"github.com/coder/websocket"
 )
 
 // AMPS's JavaScript client speaks WebSocket, and frames by messages what goes by
-// lengths over TCP. It begins with a text message that says how bodies travel:
-// "text", or "binary". Each command is a binary message of 4 bytes, little-endian,
-// that counts the messages that follow: the header, then the parts of the body.
-// The server sends no counts: a header is one message, a body the next.
+// lengths over TCP. It begins with a text message that says how bodies travel: as
+// "text", where the message type is json. Each command is a binary message of 4
+// bytes, little-endian, that counts the messages that follow: the header, then the
+// parts of the body. The server sends no counts: a header is one message, a body
+// the next.
 
 // maxParts bounds the messages of one command.
 const maxParts = 64
 
 type webSocketWire struct {
-	ctx  context.Context
-	conn *websocket.Conn
-	body websocket.MessageType
+	conn    *websocket.Conn
+	started bool // the first message has come
 }
 
 // newWebSocketWire answers the upgrade request. On an error, an answer has been
@@ -34,14 +33,19 @@ func newWebSocketWire(w http.ResponseWriter, r *http.Request) (*webSocketWire, e
 	if err != nil {
 		return nil, err
 	}
-	return &webSocketWire{ctx: context.Background(), conn: conn}, nil
+	return &webSocketWire{conn: conn}, nil
 }
 
 func (ws *webSocketWire) read(limit int) ([]byte, error) {
-	if ws.body == 0 {
-		if err := ws.start(); err != nil {
+	if !ws.started {
+		_, mode, err := ws.message(limit)
+		if err != nil {
 			return nil, err
 		}
+		if string(mode) != "text" {
+			return nil, malformed(`the first message must be "text"`)
+		}
+		ws.started = true
 	}
 	kind, count, err := ws.message(limit)
 	if err != nil {
@@ -65,26 +69,9 @@ func (ws *webSocketWire) read(limit int) ([]byte, error) {
 	return frame, nil
 }
 
-// start reads how bodies travel.
-func (ws *webSocketWire) start() error {
-	_, mode, err := ws.message(firstFrameLimit)
-	if err != nil {
-		return err
-	}
-	switch strings.TrimSpace(string(mode)) {
-	case "text":
-		ws.body = websocket.MessageText
-	case "binary":
-		ws.body = websocket.MessageBinary
-	default:
-		return malformed(`the first message must be "text" or "binary"`)
-	}
-	return nil
-}
-
 func (ws *webSocketWire) message(limit int) (websocket.MessageType, []byte, error) {
 	ws.conn.SetReadLimit(int64(limit))
-	kind, message, err := ws.conn.Read(ws.ctx)
+	kind, message, err := ws.conn.Read(context.Background()) // abort ends it
 	var closed websocket.CloseError
 	switch {
 	case errors.Is(err, websocket.ErrMessageTooBig):
@@ -98,17 +85,13 @@ func (ws *webSocketWire) message(limit int) (websocket.MessageType, []byte, erro
 func (ws *webSocketWire) more() bool { return false } // the library does not tell
 
 func (ws *webSocketWire) write(parts ...[]byte) error {
-	ctx, cancel := context.WithTimeout(ws.ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	for i, part := range parts {
-		kind := websocket.MessageText
-		if i%2 == 1 { // header, body, header, body
-			kind = ws.body
+	for _, part := range parts {
+		if len(part) == 0 {
+			continue // there is no message for an empty body: its header says so
 		}
-		if i%2 == 1 && len(part) == 0 {
-			continue // its header says so
-		}
-		if err := ws.conn.Write(ctx, kind, part); err != nil {
+		if err := ws.conn.Write(ctx, websocket.MessageText, part); err != nil {
 			return err
 		}
 	}
@@ -118,18 +101,26 @@ func (ws *webSocketWire) write(parts ...[]byte) error {
 func (ws *webSocketWire) flush() error { return nil }
 
 // finish sends a close frame and waits for the client's, for 5 seconds at most.
+// What comes in that time is lost, so the client's answer to a ping is awaited
+// first: what it has sent before that has been read by then.
 func (ws *webSocketWire) finish(cause error) {
 	var bad malformed
 	switch {
 	case cause == nil, errors.Is(cause, io.EOF):
 		ws.conn.Close(websocket.StatusNormalClosure, "")
+		return
 	case errors.As(cause, &bad):
 		ws.conn.Close(websocket.StatusProtocolError, "malformed input")
-	case errors.Is(cause, errShutdown):
-		ws.conn.Close(websocket.StatusGoingAway, errShutdown.Error())
-	default:
-		ws.conn.Close(websocket.StatusPolicyViolation, "the server has ended the connection")
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), linger)
+	defer cancel()
+	ws.conn.Ping(ctx)
+	if errors.Is(cause, errShutdown) {
+		ws.conn.Close(websocket.StatusGoingAway, errShutdown.Error())
+		return
+	}
+	ws.conn.Close(websocket.StatusPolicyViolation, "the server has ended the connection")
 }
 
 func (ws *webSocketWire) drain() {} // finish has done it
