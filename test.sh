@@ -61,6 +61,29 @@ wheels() {
     missing+=("what $1 lists (pip install, for which Debian has python3-venv)")
 }
 
+# client LANGUAGE LOCKFILE installs one of the AMPS clients that interop/amps
+# drives, in the versions of the lock file, unless what is there has them.
+client() {
+  local dir=$tools/amps/$1 lock=interop/amps/clients/$1/$2
+  cmp -s "$lock" "$dir/lock" && return
+  say "the AMPS client for $1"
+  { rm -rf "$dir" && mkdir -p "$dir" && "amps_$1" "$dir" "$lock" && cp "$lock" "$dir/lock"; } ||
+    missing+=("the AMPS client for $1 (interop/amps/clients/$1/$2)")
+}
+amps_python() {
+  python3 -m venv "$1" &&
+    "$1/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$2"
+}
+amps_cpp() {
+  "$tools/amps/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+    --no-build-isolation --require-hashes -r "$2" -d "$1" && tar -xzf "$1"/*.tar.gz -C "$1"
+}
+amps_js() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+amps_java() {
+  mvn --quiet --batch-mode --strict-checksums -Dstyle.color=never -f "$2" dependency:copy-dependencies -DoutputDirectory="$PWD/$1" &&
+    (cd "$1" && sha256sum --quiet -c "$OLDPWD/${2%/*}/SHA256SUMS")
+}
+
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 need gcc build-essential # the race detector links with it
@@ -81,7 +104,15 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
+need node nodejs
+need npm npm
+need javac default-jdk-headless
+need mvn maven
 wheels interop/requirements.txt
+client python requirements.txt
+client cpp requirements.txt # with the pip of the one before
+client js package-lock.json
+client java pom.xml
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi
