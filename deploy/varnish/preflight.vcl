@@ -10,8 +10,8 @@
 # 60. A message of the application that is answered, every 20 to 25 seconds, is
 # better still: it works behind every proxy.
 #
-# Change the address of the listener (127.0.0.1, 9000) and the path that leads to
-# it (/tunnel/). The listener then wants:
+# Change the address of the listener (127.0.0.1, 9007) and the path that leads to
+# it (/client/). The listener then wants:
 #
 #   RequireUpgrade:   true, // nothing but tunnels comes from Varnish
 #   TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where Varnish connects from
@@ -24,7 +24,7 @@ vcl 4.1;
 
 backend preflight {
     .host = "127.0.0.1";
-    .port = "9000";
+    .port = "9007";
     # Varnish makes no health checks without a probe. If the listener has a
     # Handler, it can ask for a page of it:
     #.probe = { .url = "/healthz"; }
@@ -35,11 +35,11 @@ backend preflight {
 # Varnish itself has put the client's address behind X-Forwarded-For by now: the
 # listener reads from the right.
 sub vcl_recv {
-    if (req.url !~ "^/tunnel/") {
+    if (req.url !~ "^/client/") {
         return (synth(404));
     }
-    # The path arrives as it was sent. To take /tunnel off:
-    # set req.url = regsub(req.url, "^/tunnel", "");
+    # /client/amps/json arrives as /amps/json.
+    set req.url = regsub(req.url, "^/client", "");
     if (req.http.Upgrade) {
         # Varnish looks at nothing that the client sends behind this request. It
         # is no second request either: the listener closes after a refusal.
