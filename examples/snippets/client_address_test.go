@@ -14,7 +14,8 @@ func Example_clientAddress() {
 	ln := &preflight.PreflightListener{Listener: listen()}
 	defer ln.Close()
 	ln.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-	ln.ClientAddrHeader = "X-Forwarded-For"                                              // the default; or Forwarded, X-Real-IP, CF-Connecting-IP
+	ln.ClientAddrHeader = "X-Forwarded-For" // the default; or Forwarded, X-Real-IP, CF-Connecting-IP
+
 	ln.TrustedProxies = append(ln.TrustedProxies, netip.MustParsePrefix("127.0.0.1/32")) // the dialer below is the proxy
 
 	d := &preflight.PreflightDialer{Header: http.Header{"X-Forwarded-For": {"192.0.2.1, 203.0.113.7"}}}

@@ -6,9 +6,11 @@ import (
 	"log"
 
 	"github.com/preflight-go/preflight"
+	"go.opentelemetry.io/otel"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // Spans of both sides and of the application.
@@ -18,8 +20,10 @@ func Example_telemetry() {
 	tracer := provider.Tracer("application")
 	inner := listen()
 
+	otel.SetTracerProvider(provider)
+	defer otel.SetTracerProvider(noop.NewTracerProvider())
+
 	t := &preflight.Telemetry{} // the global providers; or set its fields
-	t.TracerProvider = provider
 	l := &preflight.PreflightListener{Listener: inner, Telemetry: t}
 	d := &preflight.PreflightDialer{Path: "/client/amps/json", Telemetry: t}
 	defer l.Close()
