@@ -1,8 +1,8 @@
 // Command go-reverseproxy is a reverse proxy in front of a PreflightListener,
 // made of net/http/httputil. To be copied into a proxy of your own.
 //
-// Change the certificate, the address of the listener (127.0.0.1:9007) and the
-// path that leads to it (/client/). The listener then wants:
+// Change the certificate, the address of the listener (127.0.0.1:9007) and the path
+// that leads to it (/client/). Set these fields of the listener:
 //
 //	RequireUpgrade:   true, // ReverseProxy connects before it has a request to send
 //	TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where the proxy connects from
