@@ -152,7 +152,7 @@ func (x *exchange) responseHead(at *stage) (int, error) {
 // openings are what an answer that is not HTTP/1.x may begin with, and what that
 // shows.
 var openings = []struct{ begins, shows string }{
-	{"\x15\x03", "the port speaks TLS"}, // an alert: RFC 8446 §5.1
+	{tlsAlert, "the port speaks TLS"},
 	{"SSH-", "an SSH server listens there"},
 	{"220", "a mail or FTP server listens there"},
 	{"-ERR", "Redis or another server of a line protocol listens there"},
@@ -163,7 +163,10 @@ var openings = []struct{ begins, shows string }{
 	{"<html", noStatusLine},
 }
 
-const noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
+const (
+	tlsAlert     = "\x15\x03" // RFC 8446 §5.1
+	noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
+)
 
 // notHTTP is the error of an answer that is not HTTP/1.x. It repeats nothing of
 // the answer but an opening that is known: a server that is no HTTP server may send
@@ -174,7 +177,7 @@ func notHTTP(b []byte, at *stage) error {
 			continue
 		}
 		why := o.shows
-		if o.begins == openings[0].begins {
+		if o.begins == tlsAlert {
 			why += "; " + at.tls
 		}
 		return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b[:len(o.begins)], why)

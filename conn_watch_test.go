@@ -54,17 +54,28 @@ func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
 			return w.Bytes(), err
 		},
 	} {
-		for _, request := range []string{
-			watchPost,
-			"POST /a b HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n",
-			strings.Repeat("y", 20<<10) + " /x HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n",
+		const body = "\r\nHost: h\r\n\r\nSHUTDOWN\r\n"
+		for _, tt := range []struct{ before, request string }{
+			{"", watchPost},
+			{"", "POST /a b HTTP/1.1" + body},
+			{"", "POST /x HTTP/0.9" + body},
+			{"", "POST /x http/1.1" + body},
+			{"", "PO(ST /x HTTP/1.1" + body},
+			{"PRI * HTTP/2.0\r\n", "Host: h\r\n\r\nSHUTDOWN\r\n"}, // which begins like the preface of HTTP/2
+			{"", strings.Repeat("y", 20<<10) + " /x HTTP/1.1" + body},
+			{"\r\n\r\n", watchPost},
+			// A proxy that tells who its client is does so first, and late as well.
+			{"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", watchPost},
+			{"PROXY UNKNOWN\r\n", "POST /x HTTP/0.9" + body},
+			{string(kndProxy(t, 2, kndSource)), watchPost},
+			{kndV2(0x20, 0, 0, "") + "\r\n", watchPost},
 		} {
-			for _, piece := range []int{len(request), 1, 7} {
-				t.Run(fmt.Sprintf("%s/%.8s/%d", name, request, piece), func(t *testing.T) {
+			for _, piece := range []int{len(tt.before) + len(tt.request), 1, 7} {
+				t.Run(fmt.Sprintf("%s/%.8s%.8q/%d", name, tt.request, tt.before, piece), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						client, c := watchSilent(t)
 						go func() {
-							for b := []byte(request); len(b) > 0; {
+							for b := []byte(tt.before + tt.request); len(b) > 0; {
 								n, err := client.Write(b[:min(piece, len(b))])
 								if err != nil {
 									return
@@ -74,8 +85,8 @@ func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
 						}()
 						got, err := receive(c)
 						require.ErrorContains(t, err, "an HTTP request on a connection that began as a plain one")
-						require.True(t, strings.HasPrefix(request, string(got)))
-						require.NotContains(t, string(got), "\n", "no line is whole")
+						require.True(t, strings.HasPrefix(tt.before+tt.request, string(got)))
+						require.NotContains(t, strings.TrimPrefix(string(got), tt.before), "\n", "no line is whole")
 						require.True(t, client.server.closed.Load())
 						_, err = read(c)
 						require.Error(t, err)
@@ -87,7 +98,7 @@ func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
 }
 
 func TestWatchedConnIsPlain(t *testing.T) {
-	for _, sent := range []string{"\x00binary", "hello\n", "PUB /t x\r\nPOST / HTTP/1.1\r\n", "quit", "GET /", strings.Repeat("z", 64<<10)} {
+	for _, sent := range []string{"\x00binary", "hello\n", "PUB /t x\r\nPOST / HTTP/1.1\r\n", "\r\n\r\nquit\r\n", "PROXY UNKNOWN\r\nquit\r\nPOST / HTTP/1.1\r\n", "quit", "GET /", strings.Repeat("z", 64<<10)} {
 		for _, piece := range []int{len(sent), 1} {
 			t.Run(fmt.Sprintf("%.8q/%d", sent, piece), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

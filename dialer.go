@@ -140,7 +140,8 @@ type PreflightDialer struct {
 	// HandshakeTimeout bounds each attempt from the moment NetDialer has
 	// returned: forward proxy, TLS, upgrade and TLS inside the tunnel. If the
 	// context has no deadline, NetDialer has as much time before that. 0 means
-	// 10 seconds; negative means that the context alone bounds the dial.
+	// 10 seconds; negative means that the context alone bounds the dial; more
+	// than 365 days is an error.
 	HandshakeTimeout time.Duration
 
 	// Telemetry shows the attempts and the connections behind them, except
@@ -209,7 +210,7 @@ type road struct {
 
 // road resolves the configuration; the caller's fields stay as they are.
 func (d *PreflightDialer) road(network, address string) (r road, err error) {
-	if err := d.checkNetDialer(network); err != nil {
+	if err := d.checkNet(network); err != nil {
 		return r, err
 	}
 	if !strings.HasPrefix(network, "unix") {

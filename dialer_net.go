@@ -9,9 +9,12 @@ import (
 	"time"
 )
 
-// checkNetDialer refuses a NetDialer that is a nil pointer, and a network that
-// is no stream.
-func (d *PreflightDialer) checkNetDialer(network string) error {
+// checkNet refuses a NetDialer that is a nil pointer, a network that is no
+// stream, and a HandshakeTimeout that would overflow a time.
+func (d *PreflightDialer) checkNet(network string) error {
+	if d.HandshakeTimeout > maxTimeout {
+		return fmt.Errorf("HandshakeTimeout is %v, and may be %v at most; negative means none", d.HandshakeTimeout, maxTimeout)
+	}
 	if d.NetDialer != nil && isNil(d.NetDialer) {
 		return fmt.Errorf("NetDialer is a nil %T; leave it unset for a zero net.Dialer", d.NetDialer)
 	}

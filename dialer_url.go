@@ -49,7 +49,7 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 // target resolves t by the configuration: the road to it, and the dialer that
 // takes that road.
 func (d *PreflightDialer) target(t *Target) (r road, at *PreflightDialer, err error) {
-	if err := d.checkNetDialer("tcp"); err != nil {
+	if err := d.checkNet("tcp"); err != nil {
 		return r, nil, err
 	}
 	copied := *d

@@ -193,13 +193,22 @@ func FuzzServer(f *testing.F) {
 		serve := func(c net.Conn) (*preflight.Conn, error) { return preflight.Server(context.Background(), c) }
 		outcome, c := badRun(t, in, len(in)+1, serve)
 		pieces, _ := badRun(t, in, int(piece)+1, serve)
-		line, _, whole := bytes.Cut(in, []byte("\n"))
+		line, _, whole := bytes.Cut(bytes.TrimLeft(in, "\r\n"), []byte("\n"))
+		request := in
+		for range 2 { // empty lines before a request (RFC 9112 §2.2)
+			request = bytes.TrimPrefix(request, []byte("\r\n"))
+		}
 		for _, o := range []badOutcome{outcome, pieces} {
 			if o.late {
-				// Handed on in doubt: the application has a piece of a line.
+				// Handed on in doubt: the application has a piece of a line, and what
+				// may stand before that.
 				require.True(t, whole)
-				require.True(t, bytes.HasPrefix(line, []byte(o.tunnel)))
+				require.True(t, bytes.HasPrefix(in, []byte(o.tunnel)))
+				require.Less(t, len(o.tunnel), len(in))
 				require.Empty(t, o.sent)
+				if !bytes.HasPrefix(line, []byte("P")) && !bytes.HasPrefix(line, []byte("\x00")) { // PROXY, PRI
+					require.True(t, bytes.HasPrefix(line, bytes.TrimLeft([]byte(o.tunnel), "\r\n")))
+				}
 			}
 		}
 		if !pieces.late {
@@ -212,7 +221,7 @@ func FuzzServer(f *testing.F) {
 		case outcome.late:
 		case c == nil:
 			// One answer, and nothing behind it.
-			method, _, _ := strings.Cut(string(in), " ")
+			method, _, _ := strings.Cut(string(request), " ")
 			r := bufio.NewReader(strings.NewReader(outcome.sent))
 			answer, err := http.ReadResponse(r, &http.Request{Method: method})
 			require.NoError(t, err)
@@ -231,10 +240,10 @@ func FuzzServer(f *testing.F) {
 			token := c.Response().Header.Get("Upgrade")
 			require.Contains(t, []string{"tcp", "tcps"}, token)
 			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
-			_, payload, found := strings.Cut(string(in), "\r\n\r\n")
+			_, payload, found := strings.Cut(string(request), "\r\n\r\n")
 			require.True(t, found)
 			require.Equal(t, payload, outcome.tunnel)
-			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
+			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
 			require.NoError(t, err)
 			require.Equal(t, http.MethodGet, r.Method)
 			require.Equal(t, r.RequestURI, c.Request().RequestURI)

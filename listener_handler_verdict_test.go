@@ -170,6 +170,25 @@ func TestHandlerVerdictOnUpgrade(t *testing.T) {
 	}
 }
 
+// A rule that a first request breaks is none that a later one breaks.
+func TestHandlerVerdictIsOfOneRequest(t *testing.T) {
+	l := listen(t, &preflight.PreflightListener{Handler: hndReport})
+	accepted := lisServe(t, l)
+	for name, upgrade := range map[string]string{"websocket": hndSocket, "tcp": lisRequest()} {
+		t.Run(name, func(t *testing.T) {
+			c := lisDial(t, l)
+			c.send(t, hndHeads["a little too large"].head+upgrade)
+			require.Equal(t, 200, c.answer("GET").StatusCode)
+			if name == "tcp" {
+				require.Equal(t, 101, c.answer("GET").StatusCode)
+				lisTalk(t, c, hndNext(t, accepted))
+				return
+			}
+			require.Equal(t, "GET /socket HTTP/1.1 0 <nil>", c.refused(t, "GET").body)
+		})
+	}
+}
+
 // A malformed head that does not come to its end may be that of an upgrade
 // request. It is refused for the rule that it has broken.
 func TestHandlerVerdictOnAnUnfinishedHead(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -36,8 +37,10 @@ func kndDialFrom(t testing.TB, l net.Listener, from string) *lisClient {
 	return &lisClient{Conn: c, r: bufio.NewReader(c)}
 }
 
-// The same bytes are a header from a peer that is trusted, and from anybody
-// else what they look like: a line of version 1, binary data of version 2.
+// The same bytes are a header from a peer that is trusted, and data from anybody
+// else: a line of version 1, binary data of version 2. A request behind them is
+// refused: it comes from a proxy that nobody has named in TrustedProxies, and is
+// no data of the application.
 func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 	serverTLS, clientTLS := kndTLS(t)
 	for _, tt := range []struct {
@@ -59,6 +62,13 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 					c := kndDialFrom(t, l, "127.0.0.2")
 					sent := string(header.bytes) + payload
 					c.send(t, sent)
+					if payload == lisRequest() {
+						a := c.refused(t, payload)
+						require.Equal(t, http.StatusBadRequest, a.StatusCode)
+						require.Contains(t, a.body, "a PROXY header stands before the request")
+						require.Empty(t, accepted)
+						return
+					}
 					if tt.refuse {
 						c.ended(t)
 						require.Empty(t, accepted)
@@ -125,7 +135,6 @@ func TestProxyHeaderMalformed(t *testing.T) {
 		"v1, bare LF, no address":   "PROXY UNKNOWN\n",
 		"v1, LF in it":              "PROXY TCP4 192.0.2.1\n192.0.2.2 56324 443\r\n",
 		"v1, NUL in it":             v1("TCP4 192.0.2.1\x00 192.0.2.2 56324 443"),
-		"v1, HTTP":                  v1("/ HTTP/1.1"),
 		"v1, no end in 107 bytes":   "PROXY UNKNOWN " + strings.Repeat("x", 107-14),
 		"v1, an end at byte 108":    "PROXY UNKNOWN " + strings.Repeat("x", 107-14-1) + "\r\n",
 		"v2, version 0":             kndV2(0x01, 0x11, 12, source),
@@ -171,6 +180,51 @@ func TestProxyHeaderMalformed(t *testing.T) {
 					}()
 					c.ended(t)
 					require.Zero(t, time.Since(start), "there is nothing to wait for")
+					require.Empty(t, accepted)
+				})
+			})
+		}
+	}
+}
+
+// A client can send a request whose method is PROXY through an HTTP proxy that is
+// trusted. It is no header, although some have the form of one: what follows it
+// would be sorted as the beginning of a connection.
+func TestProxyHeaderIsNoRequest(t *testing.T) {
+	const fields = "Host: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 9\r\n\r\nDEL all\r\n"
+	long := "/" + strings.Repeat("x", 107)
+	for line, want := range map[string]int{
+		"PROXY UNKNOWN HTTP/1.1":            400,
+		"PROXY UNKNOWN HTTP/0.9":            505,
+		"PROXY UNKNOWN http/1.1":            400,
+		"PROXY TCP4 HTTP/1.1":               400,
+		"PROXY TCP6 HTTP/1.0":               400,
+		"PROXY  HTTP/1.1":                   400,
+		"PROXY / HTTP/1.1":                  405,
+		"PROXY /a b HTTP/1.1":               400,
+		"PROXY http://h/ HTTP/1.1":          405,
+		"PROXY * HTTP/1.1":                  400,
+		"PROXY x HTTP/1.1":                  400,
+		"PROXY " + long + " HTTP/1.1":       405,
+		"PROXY http://h" + long + " HTTP/2": 400,
+	} {
+		for _, piece := range []int{1, 7, 1 << 10} {
+			t.Run(fmt.Sprintf("%.30s in pieces of %d", line, piece), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := lisNewNet()
+					l := listen(t, &preflight.PreflightListener{Listener: n, TrustedProxies: kndTrust("192.0.2.0/24")})
+					accepted := lisServe(t, l)
+					c := n.dial(t)
+					go func() {
+						for s := line + "\r\n" + fields; s != ""; {
+							k := min(piece, len(s))
+							if _, err := io.WriteString(c, s[:k]); err != nil {
+								return
+							}
+							s = s[k:]
+						}
+					}()
+					require.Equal(t, want, c.refused(t, "PROXY").StatusCode)
 					require.Empty(t, accepted)
 				})
 			})
@@ -251,7 +305,7 @@ func TestProxyHeaderNotBegun(t *testing.T) {
 
 // The header of a proxy is the first one. A second, which a client has sent
 // through that proxy, is the client's data, also where the first one names a
-// proxy that is trusted itself, and inside of TLS.
+// proxy that is trusted itself, and inside of TLS. A request behind it is refused.
 func TestProxyHeaderComesOnce(t *testing.T) {
 	serverTLS, clientTLS := kndTLS(t)
 	l := listen(t, &preflight.PreflightListener{TrustedProxies: kndTrust("127.0.0.1/32", "192.0.2.1/32"), TLSConfig: serverTLS})
@@ -265,16 +319,26 @@ func TestProxyHeaderComesOnce(t *testing.T) {
 					if first.source == "" {
 						want = raw.LocalAddr().String()
 					}
-					sent := string(second.bytes) + lisRequest() + kndPayload
-					if overTLS {
-						kndOver(t, raw, first.bytes, clientTLS).send(t, sent)
-					} else {
-						(&lisClient{Conn: raw}).send(t, string(first.bytes)+sent)
+					send := func(raw net.Conn, sent string) *lisClient {
+						if overTLS {
+							c := kndOver(t, raw, first.bytes, clientTLS)
+							c.send(t, sent)
+							return c
+						}
+						c := &lisClient{Conn: raw, r: bufio.NewReader(raw)}
+						c.send(t, string(first.bytes)+sent)
+						return c
 					}
+					sent := string(second.bytes) + kndPayload
+					send(raw, sent)
 					conn := lisNext(t, accepted)
 					require.Nil(t, conn.Request())
 					require.Equal(t, want, conn.RemoteAddr().String())
 					lisSkip(t, conn, sent)
+
+					c := send(dialTCP(t, l.Addr()), string(second.bytes)+lisRequest())
+					require.Equal(t, http.StatusBadRequest, c.refused(t, "GET").StatusCode)
+					require.Empty(t, accepted)
 				}
 			})
 		}

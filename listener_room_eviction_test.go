@@ -41,6 +41,19 @@ func (c shdLast) SetReadDeadline(t time.Time) error {
 	return c.lisConn.SetReadDeadline(t)
 }
 
+// shdRacing connects a client whose eviction meets its next bytes. The new client
+// for which it has to go comes out of next.
+func shdRacing(s *shdScene, t *testing.T) (ours net.Conn, server shdLast, next chan *lisClient) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	next = make(chan *lisClient, 1)
+	server = shdLast{
+		&lisConn{Conn: theirs}, new(atomic.Bool), func() { next <- s.direct.dial(t) }, make(chan struct{}), new(sync.Once),
+	}
+	s.direct.backlog <- server
+	return ours, server, next
+}
+
 // A client that has to go in the very moment in which its last bytes are here
 // is not lost: it is what it has turned out to be, and no mark is left on it.
 func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
@@ -66,13 +79,8 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := shdNew(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
 				accepted := lisServe(t, s)
-				ours, theirs := net.Pipe()
+				ours, server, next := shdRacing(s, t)
 				defer ours.Close()
-				next := make(chan *lisClient, 1)
-				server := shdLast{
-					&lisConn{Conn: theirs}, new(atomic.Bool), func() { next <- s.direct.dial(t) }, make(chan struct{}), new(sync.Once),
-				}
-				s.direct.backlog <- server
 				old := shdRaw(ours, server.lisConn)
 				up := old
 				if tt.secure {

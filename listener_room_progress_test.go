@@ -61,6 +61,22 @@ func revDial(t testing.TB, n *lisNet, closes, second time.Duration) *lisClient {
 	return c
 }
 
+// revHalves is the end of a client whose first message comes in two parts.
+type revHalves struct {
+	net.Conn
+	rest chan struct{} // closed when the second may come
+	once sync.Once
+}
+
+func (c *revHalves) Write(b []byte) (n int, err error) {
+	c.once.Do(func() {
+		n, _ = c.Conn.Write(b[:10])
+		<-c.rest
+	})
+	m, err := c.Conn.Write(b[n:])
+	return n + m, err
+}
+
 // Two clients that wait for room while two others may go: both get it, although
 // the first place takes its time to become free, and is the only one that does.
 func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
@@ -136,7 +152,6 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 // that takes time it makes no room, and the next one has to go in its place.
 func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 	server, client := kndPipeTLS(t)
-	hello := string(kndHello(t, client))
 	const takes = 10 * time.Minute
 	slowly := server.Clone()
 	slowly.Certificates = nil
@@ -146,12 +161,11 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, sent, last string
-		config           *tls.Config
-		ok               bool // it is served in the end
+		config           *tls.Config // the client's bytes are its TLS handshake then
 	}{
-		{name: "into Authorize", sent: "GET ", last: lisRequest("Block: " + takes.String())[4:], ok: true},
-		{name: "behind a PROXY header, into Authorize", sent: "PROXY ", last: "TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + lisRequest("Block: "+takes.String()), ok: true},
-		{name: "into GetCertificate", sent: hello[:10], last: hello[10:], config: slowly},
+		{name: "into Authorize", sent: "GET ", last: lisRequest("Block: " + takes.String())[4:]},
+		{name: "behind a PROXY header, into Authorize", sent: "PROXY ", last: "TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + lisRequest("Block: "+takes.String())},
+		{name: "into GetCertificate", config: slowly},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -163,19 +177,23 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 				accepted := lisServe(t, l)
 				start := time.Now()
 				old := revDial(t, n, 0, time.Second)
-				old.send(t, tt.sent)
+				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				secure := tls.Client(halves, client)
+				shaken := make(chan error, 1)
+				if tt.config != nil {
+					go func() { shaken <- secure.Handshake() }()
+				} else {
+					old.send(t, tt.sent)
+				}
 				synctest.Wait()
 				stuck := n.dial(t)
 				stuck.send(t, "GET / HTTP/1.1\r\n")
 				time.Sleep(2 * time.Second)
 				var oldAnswer <-chan lisAnswer
-				if tt.ok {
-					oldAnswer = old.ask(tt.last)
+				if tt.config != nil {
+					close(halves.rest)
 				} else {
-					go func() {
-						io.WriteString(old, tt.last)
-						io.Copy(io.Discard, old.r)
-					}()
+					oldAnswer = old.ask(tt.last)
 				}
 				synctest.Wait() // now it has read all of it, and does not know yet
 				next := n.dial(t)
@@ -195,17 +213,18 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 				stuck.ended(t)
 				lisTalk(t, next, <-accepted)
 				require.Equal(t, 4*time.Second, time.Since(start))
-				if tt.ok {
-					require.Equal(t, 101, (<-oldAnswer).StatusCode)
-					require.Equal(t, 3*time.Second+takes, time.Since(start))
-					conn := <-accepted
-					time.Sleep(2 * time.Hour) // no deadline is left over
-					lisTalk(t, old, conn)
-					return
+				if tt.config != nil {
+					require.NoError(t, <-shaken)
+					old = &lisClient{Conn: secure, r: bufio.NewReader(secure)}
+					oldAnswer = old.ask(lisRequest())
 				}
-				time.Sleep(3*time.Second + takes - time.Since(start))
-				synctest.Wait()
-				require.True(t, old.server.closed.Load(), "it reads no more, and TLS needs more")
+				require.Equal(t, 101, (<-oldAnswer).StatusCode)
+				require.Equal(t, 3*time.Second+takes, time.Since(start))
+				conn := <-accepted
+				time.Sleep(2 * time.Hour) // no deadline is left over
+				lisTalk(t, old, conn)
+				go io.Copy(io.Discard, old) // the end of TLS is a message too
+				require.NoError(t, conn.Close())
 			})
 		})
 	}

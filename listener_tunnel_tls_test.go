@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -330,6 +331,8 @@ func TestTunnelTLSTruncation(t *testing.T) {
 					}
 					require.ErrorIs(t, err, end.want)
 					require.NotErrorIs(t, err, io.EOF)
+					var passing interface{ Temporary() bool }
+					require.False(t, errors.As(err, &passing) && passing.Temporary(), "another Read is no remedy")
 					_, err = reader.Read(make([]byte, 1))
 					require.ErrorIs(t, err, end.want, "once more")
 				})

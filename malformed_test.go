@@ -176,10 +176,15 @@ var badHeads = []badHead{
 	{"space behind the version", badLine("GET / HTTP/1.1 "), 400, "the version is not HTTP/1.x"},
 	{"tab behind the version", badLine("GET / HTTP/1.1\t"), 400, "the version is not HTTP/1.x"},
 	{"a word behind the version", badLine("GET / HTTP/1.1 HTTP/1.1"), 400, "the version is not HTTP/1.x"},
-	{"HTTP/2.0", badLine("GET / HTTP/2.0"), badPlain, ""},
-	{"HTTP/0.9", badLine("GET / HTTP/0.9"), badPlain, ""},
-	{"HTTP/11", badLine("GET / HTTP/11"), badPlain, ""},
-	{"version in lower case", badLine("GET / http/1.1"), badPlain, ""},
+	{"HTTP/2.0", badLine("GET / HTTP/2.0"), 505, "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6 (byte 11 of the head)"},
+	{"HTTP/0.9", badLine("GET / HTTP/0.9"), 505, "the version is neither"},
+	{"HTTP/2", badLine("GET / HTTP/2"), 400, "the version is not HTTP/1.x"},
+	{"HTTP/", badLine("GET / HTTP/"), 400, "the version is not HTTP/1.x"},
+	{"HTTP/11", badLine("GET / HTTP/11"), 400, "the version is not HTTP/1.x"},
+	{"HTTP/x.1", badLine("GET / HTTP/x.1"), 400, "the version is not HTTP/1.x"},
+	{"version in lower case", badLine("GET / http/1.1"), 400, "the version is not HTTP/1.x: RFC 9112 §2.3 (byte 6 of the head)"},
+	{"RTSP", badLine("GET / RTSP/1.0"), 400, "the version is not HTTP/1.x"},
+	{"another protocol", badLine("GET / SIP/2.0"), badPlain, ""},
 	{"no version", badLine("GET /"), badPlain, ""},
 
 	// The method: RFC 9110 §9.1, RFC 9931 §6.1.
@@ -197,7 +202,9 @@ var badHeads = []badHead{
 	{"OPTIONS *", badLine("OPTIONS * HTTP/1.1"), 405, "an upgrade request is a GET"},
 	{"CONNECT", badLine("CONNECT h:443 HTTP/1.1"), 405, "an upgrade request is a GET"},
 	{"a method nobody knows", badLine("GET! / HTTP/1.1"), 405, "an upgrade request is a GET"},
-	{"method not a token", badLine("G(T / HTTP/1.1"), badPlain, ""},
+	{"method not a token", badLine("G(T / HTTP/1.1"), 400, "the method is not a token: RFC 9110 §9.1 (byte 0 of the head)"},
+	{"method with a byte >= 0x80", badLine("G\xffT / HTTP/1.1"), 400, "the method is not a token"},
+	{"method of a control", badLine("G\x01T / HTTP/1.1"), badPlain, ""},
 	{"no method", badLine(" / HTTP/1.1"), badPlain, ""},
 
 	// The target: RFC 9112 §3.2.
@@ -240,13 +247,18 @@ var badHeads = []badHead{
 
 	// What stands between: RFC 9112 §3.
 	{"two spaces before the target", badLine("GET  / HTTP/1.1"), badPlain, ""},
+	// HAProxy makes it of a path that a rule of its own has removed.
+	{"nothing for a target", badLine("GET  HTTP/1.1"), 400, "the request line is not `method SP target SP version`"},
 	{"two spaces before the version", badLine("GET /  HTTP/1.1"), 400, "the version is not HTTP/1.x"},
 	{"space in the target", badLine("GET /a b HTTP/1.1"), 400, "the version is not HTTP/1.x"},
 	{"tab before the target", badLine("GET\t/ HTTP/1.1"), badPlain, ""},
 	{"tab before the version", badLine("GET /\tHTTP/1.1"), badPlain, ""},
 	{"tab behind the space", badLine("GET \t/ HTTP/1.1"), badPlain, ""},
-	{"empty line in front", "\r\n" + badLine("GET / HTTP/1.1"), badPlain, ""},
-	{"byte order mark in front", "\ufeff" + badLine("GET / HTTP/1.1"), badPlain, ""},
+	{"empty line of a bare LF in front", "\n" + badLine("GET / HTTP/1.1"), 400, "a bare LF: RFC 9112 §2.2 (byte 0 of the head)"},
+	{"empty lines of both in front", "\r\n\n" + badLine("GET / HTTP/1.1"), 400, "a bare LF: RFC 9112 §2.2 (byte 2 of the head)"},
+	{"three empty lines in front", "\r\n\r\n\r\n" + badLine("GET / HTTP/1.1"), badPlain, ""},
+	{"byte order mark in front", "\ufeff" + badLine("GET / HTTP/1.1"), 400, "the method is not a token"},
+	{"PROXY header in front", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + badLine("GET / HTTP/1.1"), 400, "a PROXY header stands before the request"},
 
 	// Lists: RFC 9110 §7.6.1, §7.8.
 	{"Upgrade not a token", badLists("Upgrade", "tcp@1"), 400, "Upgrade is not a list of protocols: RFC 9110 §7.8"},

@@ -30,10 +30,30 @@ type policy struct {
 	maxHeader   int
 	tls         *tls.Config // for clients that speak TLS first, and inside tunnels that ask for it
 	proxies     proxies
-	handler     bool            // ordinary requests are served, not refused
-	draining    *atomic.Bool    // nothing new is let in; nil: never
-	goesOn      func(*exchange) // before work in the midst of sorting; nil: nobody cares
+	handler     bool         // ordinary requests are served, not refused
+	draining    *atomic.Bool // nothing new is let in; nil: never
+	keeper      keeper       // nil: nobody keeps places
 	role        *role
+}
+
+// A keeper keeps the places of the handshakes under way.
+type keeper interface {
+	waits(*exchange)  // for bytes of the client, after work of ours
+	goesOn(*exchange) // bytes of the client have come
+	yield() bool      // a place is free although work goes on
+	reclaim()         // it is not free any more
+}
+
+func (p *policy) waits(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.waits(x)
+	}
+}
+
+func (p *policy) goesOn(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.goesOn(x)
+	}
 }
 
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
@@ -245,7 +265,7 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 		return nil
 	}
 	peer := x.addr()
-	if !p.proxies.trust(peer) {
+	if !x.trusts(p) {
 		return nil
 	}
 	var lines []string
@@ -273,10 +293,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 		}
 	}
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
-	defer cancel()
-	*req = *req.WithContext(ctx)
+	client := x.lookOut(p)
+	defer client.end() // also where Authorize ends the goroutine
+	*req = *req.WithContext(client.ctx)
 	header, err := x.callAuthorize(p, req)
+	gone := client.end()
 	outlive(req.Context(), req)
 
 	var chosen *StatusError
@@ -288,6 +309,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 		}
 	case errors.Is(err, errPanic):
 		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+	case gone != nil && errors.Is(err, context.Canceled):
+		// Not refused: Authorize has come to no answer. It is sent all the
+		// same, for a client that has only ended its direction.
+		x.seen.fail(x.ctx, &stageError{"authorize", gone})
+		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:

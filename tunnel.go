@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"fmt"
 	"io"
 	"net"
 )
@@ -33,7 +34,7 @@ func (c *tunnelConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-var errTruncated = &stageError{"the tunnel ended without TLS's close_notify, so that data may be missing", io.ErrUnexpectedEOF}
+var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so that data may be missing: %w", io.ErrUnexpectedEOF)
 
 // secureTunnel accepts TLS inside the tunnel.
 func (x *exchange) secureTunnel(p *policy) error {
@@ -41,7 +42,7 @@ func (x *exchange) secureTunnel(p *policy) error {
 	x.mu.Lock()
 	x.conn = below
 	x.mu.Unlock()
-	if err := x.secure(p.tls); err != nil {
+	if err := x.secure(p); err != nil {
 		return err
 	}
 	below.open = true

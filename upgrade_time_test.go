@@ -24,24 +24,25 @@ var upgradeEnds = map[string]struct {
 	ctx   func(context.Context) (context.Context, context.CancelFunc)
 	after time.Duration
 	want  error
+	of    error // the context, whatever its cause; nil: it has not ended
 }{
-	"timeout": {context.WithCancel, 10 * time.Second, os.ErrDeadlineExceeded},
+	"timeout": {context.WithCancel, 10 * time.Second, os.ErrDeadlineExceeded, nil},
 	"deadline of ctx": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithTimeout(ctx, 3*time.Second)
-	}, 3 * time.Second, context.DeadlineExceeded},
+	}, 3 * time.Second, context.DeadlineExceeded, context.DeadlineExceeded},
 	"deadline with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithTimeoutCause(ctx, 3*time.Second, errUpgradeCause)
-	}, 3 * time.Second, errUpgradeCause},
+	}, 3 * time.Second, errUpgradeCause, context.DeadlineExceeded},
 	"cancel": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		ctx, cancel := context.WithCancel(ctx)
 		time.AfterFunc(2*time.Second, cancel)
 		return ctx, cancel
-	}, 2 * time.Second, context.Canceled},
+	}, 2 * time.Second, context.Canceled, context.Canceled},
 	"cancel with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		time.AfterFunc(2*time.Second, func() { cancel(errUpgradeCause) })
 		return ctx, func() { cancel(nil) }
-	}, 2 * time.Second, errUpgradeCause},
+	}, 2 * time.Second, errUpgradeCause, context.Canceled},
 }
 
 // upgradeStalls are the points at which a peer may stop to take part.

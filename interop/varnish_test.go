@@ -25,6 +25,8 @@ var varnish = proxy{
 		"Down":      "EOF",
 		"Front":     none, // it has no TLS
 		"HalfClose": "yes",
+		// Only a GET is piped, so that the upgrade is taken out of a POST.
+		"OrdinaryHTTP": "426 426 426 426 400",
 	},
 }
 

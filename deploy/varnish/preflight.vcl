@@ -40,9 +40,14 @@ sub vcl_recv {
     }
     # /client/amps/json arrives as /amps/json.
     set req.url = regsub(req.url, "^/client", "");
-    if (req.http.Upgrade) {
-        # Varnish does not read what the client sends after this request. It cannot
-        # become a second request, because the listener closes after a refusal.
+    # Varnish would pass any bytes on as a method, and "http/1.1" as a version.
+    if (req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$") {
+        return (synth(400));
+    }
+    # Only this is an upgrade request. Varnish does not read what the client sends after
+    # it. That cannot become a second request, because the listener closes after a
+    # refusal.
+    if (req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade) {
         return (pipe);
     }
     return (pass);

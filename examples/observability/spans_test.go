@@ -14,6 +14,7 @@ const wantSpans = `
 HTTP (server)
 a client that speaks TLS to a proxy that does not
   GET (client)
+a health check that only connects
 a plain client, straight to the server
 a tunnel that the server refuses
   GET (client)

@@ -1,0 +1,103 @@
+package preflight_test
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// Empty lines before a request line are skipped (RFC 9112 §2.2). What stands
+// behind them is a request like any other, however it arrives.
+func TestListenerSkipsEmptyLines(t *testing.T) {
+	const payload = "\r\npayload"
+	for _, lines := range []string{"\r\n", "\r\n\r\n"} {
+		for _, tt := range []struct {
+			name, request string
+			want          int
+		}{
+			{"preflight", lisRequest(), 101},
+			{"ordinary", "GET /one HTTP/1.1\r\nHost: h\r\n\r\n", 200},
+			{"refused", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", 405},
+			{"HEAD", "HEAD / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", 405},
+		} {
+			for cut := range len(lines) + 2 {
+				t.Run(fmt.Sprintf("%d before %s, cut at %d", len(lines)/2, tt.name, cut), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n := lisNewNet()
+						accepted := lisServe(t, listen(t, &preflight.PreflightListener{Listener: n, Handler: kndServed}))
+						c := n.dial(t)
+						sent := lines + tt.request + payload
+						c.send(t, sent[:cut])
+						synctest.Wait()
+						require.Empty(t, accepted)
+						go c.send(t, sent[cut:])
+						if tt.want != 101 && tt.want != 200 {
+							a := c.refused(t, tt.request)
+							require.Equal(t, tt.want, a.StatusCode)
+							require.Empty(t, accepted)
+							return
+						}
+						a := c.answer("GET")
+						require.NoError(t, a.err)
+						require.Equal(t, tt.want, a.StatusCode)
+						if tt.want == 200 {
+							require.Equal(t, "/one", a.Header.Get("Path"))
+							return
+						}
+						conn := <-accepted
+						require.NotNil(t, conn.Request())
+						lisSkip(t, conn, payload)
+						lisTalk(t, c, conn)
+					})
+				})
+			}
+		}
+	}
+}
+
+// Where plain connections are refused, a line that may yet turn out to be HTTP is
+// waited for, so that the proxy behind it is told what is wrong.
+func TestListenerRefusesDoubtfulLines(t *testing.T) {
+	const rest = "\r\nHost: h\r\n\r\nDEL all\r\n"
+	for _, tt := range []struct {
+		first, then string
+		want        int // 0: it is closed without a word
+		at          time.Duration
+	}{
+		{"POST /a b", " HTTP/1.1" + rest, 400, 0},
+		{"PO(ST", " / HTTP/1.1" + rest, 400, 0},
+		{"PROXY UNKNOWN\r\n", "GET / HTTP/1.1" + rest, 400, 0},
+		{"PRI * HTTP/2.0", rest, 505, 0},
+		{"PROXY UNKNOWN\r\n", "EHLO x\r\n", 0, 0},
+		{"PRI * HTTP/2.0\r\n", "\r\nSM\r\n\r\n", 0, 0},
+		{"POST /a b", "\r\n", 0, 0},
+		{"{", "", 0, 10 * time.Second},
+		{"POST /a ", strings.Repeat("b", 16<<10), 0, 0},
+	} {
+		t.Run(tt.first+tt.then[:min(len(tt.then), 10)], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := lisNewNet()
+				accepted := lisServe(t, listen(t, &preflight.PreflightListener{Listener: n, RequireUpgrade: true}))
+				c := n.dial(t)
+				start := time.Now()
+				c.send(t, tt.first)
+				synctest.Wait()
+				require.False(t, c.server.closed.Load())
+				go io.WriteString(c, tt.then) // it may be closed meanwhile
+				if tt.want == 0 {
+					c.ended(t)
+					require.Equal(t, tt.at, time.Since(start))
+				} else {
+					require.Equal(t, tt.want, c.refused(t, "POST").StatusCode)
+				}
+				require.Empty(t, accepted)
+			})
+		})
+	}
+}
