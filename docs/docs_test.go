@@ -2,12 +2,17 @@
 package docs_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -16,6 +21,10 @@ import (
 )
 
 const root = ".."
+
+// peersTLS is a part of the body by which servers answer plain HTTP on a TLS
+// port. The library looks for it and never says it.
+const peersTLS = "http request to an https"
 
 // pages are the Markdown files of the repository.
 func pages(t *testing.T) []string {
@@ -39,6 +48,7 @@ func pages(t *testing.T) []string {
 var (
 	link    = regexp.MustCompile(`!?\[[^\]]*\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	inCode  = regexp.MustCompile("`([^`]+)`")
 	fence   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
 )
 
@@ -114,6 +124,60 @@ func TestSnippets(t *testing.T) {
 		}
 	}
 	require.Greater(t, checked, 10)
+}
+
+// TestTroubleshooting requires that each text of the library has a row: a phrase
+// in code style, in the first column, that is a part of the text.
+func TestTroubleshooting(t *testing.T) {
+	var phrases []string
+	for row := range strings.Lines(read(t, "troubleshooting.md")) {
+		if first, _, ok := strings.Cut(strings.TrimPrefix(row, "| "), " | "); ok && strings.HasPrefix(row, "| ") {
+			for _, code := range inCode.FindAllStringSubmatch(first, -1) {
+				if phrase, _, _ := strings.Cut(code[1], "…"); len(phrase) > 6 {
+					phrases = append(phrases, phrase)
+				}
+			}
+		}
+	}
+	texts := messages(t)
+	require.Greater(t, len(texts), 100)
+	var missing []string
+	for text, file := range texts {
+		if !slices.ContainsFunc(phrases, func(phrase string) bool { return strings.Contains(text, phrase) }) {
+			missing = append(missing, file+": "+text)
+		}
+	}
+	require.Empty(t, missing, "troubleshooting.md has no row for these texts")
+}
+
+// messages are the string literals of the library that have at least three words,
+// with their files.
+func messages(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "*.go"))
+	require.NoError(t, err)
+	texts := make(map[string]string)
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				f, ok := n.Fun.(*ast.SelectorExpr)
+				return !ok || f.Sel.Name != "WithDescription" // of a metric
+			case *ast.BasicLit:
+				text, err := strconv.Unquote(n.Value)
+				if err == nil && strings.Count(strings.TrimSpace(text), " ") >= 2 && !strings.Contains(text, " HTTP/1.") && text != peersTLS {
+					texts[text] = filepath.Base(name)
+				}
+			}
+			return true
+		})
+	}
+	return texts
 }
 
 // TestPicture requires that path.svg is what its script writes.

@@ -39,7 +39,7 @@ func startApache(t *testing.T, backend string, edits ...string) *running {
 			"<VirtualHost *:443>", "<VirtualHost " + addresses[1] + ">",
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 		})...))
 	}
 	config := filepath.Join(dir, "apache.conf")

@@ -46,7 +46,7 @@ func runChild() {
 }
 
 func childDialer(d *preflight.PreflightDialer) grpc.DialOption {
-	d.Path = "/tunnel/grpc"
+	d.Path = "/client/grpc"
 	return grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", address)
 	})

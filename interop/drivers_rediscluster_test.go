@@ -143,12 +143,12 @@ func startClusterEdge(t *testing.T, nodes []redisNode) (edge *running, paths map
 	paths = make(map[string]string)
 	var routes strings.Builder
 	for i, n := range nodes {
-		paths[n.address] = fmt.Sprintf("/tunnel/redis-%d", i)
+		paths[n.address] = fmt.Sprintf("/client/redis-%d", i)
 		fmt.Fprintf(&routes, "%s %s;\n", paths[n.address], startRelay(t, n.address).address)
 	}
 	edge = startNginx(t, "127.0.0.1:1",
 		"upstream preflight {", "map $uri $node {\n"+routes.String()+"}\nupstream preflight {",
-		"proxy_pass http://preflight;", "proxy_pass http://$node;")
+		"proxy_pass http://preflight/;", "proxy_pass http://$node;")
 	return edge, paths
 }
 

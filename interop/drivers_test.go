@@ -35,8 +35,8 @@ func namedEdges(t *testing.T, backend string) []namedEdge {
 			all = append(all, namedEdge{name + suffix, f, "localhost:" + outPort(f.address)})
 		}
 	}
-	lead("nginx", startNginx(t, backend, "location /tunnel/ {",
-		`if ($host != localhost) { return 404; } location /tunnel/ {`))
+	lead("nginx", startNginx(t, backend, "location /client/ {",
+		`if ($host != localhost) { return 404; } location /client/ {`))
 	lead("haproxy", startHAProxy(haproxyFile)(t, backend, "default_backend preflight",
 		"http-request return status 404 unless { hdr(host),field(1,:) -i localhost }\n default_backend preflight"))
 	return all

@@ -191,7 +191,7 @@ func startHAProxy(file string) func(t *testing.T, backend string, edits ...strin
 				"bind :80", "bind " + addresses[0],
 				"bind :443", "bind " + addresses[1],
 				"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "tls.crt"),
-				"127.0.0.1:9000", backend,
+				"127.0.0.1:9007", backend,
 			})...))
 		}
 		for from, to := range map[string]string{"cert.pem": "tls.crt", "key.pem": "tls.key"} {

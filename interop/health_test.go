@@ -56,7 +56,7 @@ const envoyHealth = `      #health_checks:
 var (
 	envoyOften     = []string{"interval: 5s", "interval: 0.1s, no_traffic_interval: 0.1s"}
 	envoyNoPanic   = []string{"      connect_timeout: 5s", "      connect_timeout: 5s\n      common_lb_config: { healthy_panic_threshold: { value: 0 } }"}
-	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /tunnel/ http://127.0.0.1:9000/tunnel/ upgrade=tcp", "ProxyPass /tunnel/ balancer://preflight/tunnel/"}
+	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp", "ProxyPass /client/ balancer://preflight/"}
 )
 
 // uncommented is an edit of a file of deploy/: lines that are a comment there, and
@@ -95,7 +95,7 @@ func TestHealthCheck(t *testing.T) {
 				return connections.n.Load() >= several
 			})
 			for range 3 {
-				require.NoError(t, echo(r.plain.dial(t, "/tunnel/"), []byte("hello")))
+				require.NoError(t, echo(r.plain.dial(t, "/client/"), []byte("hello")))
 			}
 			if check.handler {
 				page.ill.Store(true)
@@ -143,7 +143,7 @@ func TestHealthByItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := proxy.start(t, serveEcho(t), proxy.edit...)
 			for range 10 {
-				require.NoError(t, echo(r.plain.dial(t, "/tunnel/"), []byte("hello")))
+				require.NoError(t, echo(r.plain.dial(t, "/client/"), []byte("hello")))
 			}
 		})
 	}

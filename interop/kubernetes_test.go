@@ -55,13 +55,13 @@ func TestKubernetes(t *testing.T) {
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "ingressClassName:", "ingressClass:", "additional properties 'ingressClass' not allowed"},
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "            pathType: Prefix\n", "", "missing property 'pathType'"},
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", `"3600"`, "3600", "got number, want string"},
-		{"ingress-nginx.yaml", "v1 Service", "port: 9000", "port: tunnels", "got string, want integer"},
+		{"ingress-nginx.yaml", "v1 Service", "port: 9007", "port: tunnels", "got string, want integer"},
 		{"gateway-api.yaml", "gateway.networking.k8s.io/v1 HTTPRoute", "type: PathPrefix", "type: Prefix", "value must be one of"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "httpUpgrade:", "upgrade:", "additional properties 'upgrade' not allowed"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "streamIdleTimeout: 1h", "streamIdleTimeout: 1 hour", "does not match pattern"},
 		{"deployment.yaml", "apps/v1 Deployment", "tcpSocket:", "tcp:", "additional properties 'tcp' not allowed"},
 		{"istio.yaml", "networking.istio.io/v1alpha3 EnvoyFilter", "operation: MERGE", "operation: merge", "value must be one of"},
-		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /tunnel/", "prefixed: /tunnel/", "additional properties 'prefixed' not allowed"},
+		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /client/", "prefixed: /client/", "additional properties 'prefixed' not allowed"},
 	} {
 		resources := kubernetesResources(t, deployed(t, "kubernetes/"+mistake.file, mistake.old, mistake.new))
 		require.ErrorContains(t, schemas[mistake.kind].Validate(resources[mistake.kind]), mistake.says)

@@ -164,7 +164,7 @@ func TestOnlyWayOut(t *testing.T) {
 		Proxy:            http.ProxyURL(squid),
 		TLSConfig:        edge.tlsConfig(),
 		TunnelTLSConfig:  &tls.Config{RootCAs: inner},
-		Path:             "/tunnel/amps/json",
+		Path:             "/client/amps/json",
 		GetHeader:        cache.getHeader,
 		HandshakeTimeout: patience,
 	}

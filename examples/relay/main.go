@@ -62,7 +62,7 @@ func main() {
 func parseFlags(args []string) (config, error) {
 	var cfg config
 	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
-	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9000", "`address` for tunnels and plain clients")
+	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9007", "`address` for tunnels and plain clients")
 	flags.StringVar(&cfg.to, "to", "", "`address` of the server, must be given")
 	flags.DurationVar(&cfg.plainAfter, "plain-after", 0, "hand a silent client to a server that speaks first after this `time` (200ms to 1s)")
 	flags.BoolVar(&cfg.requireUpgrade, "require-upgrade", false, "refuse plain clients")

@@ -127,7 +127,7 @@ func (b *backend) all() []*conn {
 // reached reports whether a request to address comes through to b.
 func (b *backend) reached(address string) bool {
 	before := len(b.all())
-	send(address, "GET /tunnel/ HTTP/1.1\r\nHost: h.example\r\nConnection: close\r\n\r\n")
+	send(address, "GET /client/ HTTP/1.1\r\nHost: h.example\r\nConnection: close\r\n\r\n")
 	return len(b.all()) > before
 }
 

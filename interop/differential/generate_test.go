@@ -36,16 +36,16 @@ var (
 		[]string{"  ", "   ", "\t", " \t", "\t ", "\v", "\f", "\r", "\xa0", "\x1c", " \v"},
 	}
 	targets = choice{
-		[]string{"/tunnel/x", "/tunnel/", "/tunnel/amps/json?a=b"},
+		[]string{"/client/x", "/client/", "/client/amps/json?a=b"},
 		[]string{
-			"/tunnel/%20b", "/tunnel/a%20b%20HTTP/1.1", "/tunnel/a%09b", "/tunnel/%01", "/tunnel/%0Db", "/tunnel/%7F", "/tunnel/%C3%A9", "/tunnel/%FF", "/tunnel/%00", "/tunnel/%", "/tunnel/%zz",
-			"/tunnel/a b", "/tunnel/a b c", "/tunnel/a\tb", "/tunnel/\x01", "/tunnel/é", "/tunnel/\xff", "/tunnel/\x7f", "/tunnel/#f", "/tunnel/{}", `/tunnel/"`, `/tunnel/\`,
-			"//tunnel/x", "/./tunnel/x", "/tunnel/../tunnel/x", "/tunnel//x", "/x", "/",
-			"/tunnel", "/tunnel", "/tunnel?q", "/tunnelx", "/tunnelx%20y", // of which a rule may leave nothing, or no path
-			"http://h.example/tunnel/x", "HTTP://h.example/tunnel/x", "https://h.example/tunnel/x", "http://h.example", "http://user@h.example/tunnel/", "http:///tunnel/x",
-			"ftp://h.example/tunnel/x", "rtsp://h.example/tunnel/x", "ws://h.example/tunnel/x", "x://y/tunnel/x",
+			"/client/%20b", "/client/a%20b%20HTTP/1.1", "/client/a%09b", "/client/%01", "/client/%0Db", "/client/%7F", "/client/%C3%A9", "/client/%FF", "/client/%00", "/client/%", "/client/%zz",
+			"/client/a b", "/client/a b c", "/client/a\tb", "/client/\x01", "/client/é", "/client/\xff", "/client/\x7f", "/client/#f", "/client/{}", `/client/"`, `/client/\`,
+			"//client/x", "/./client/x", "/client/../client/x", "/client//x", "/x", "/",
+			"/client", "/client", "/client?q", "/clientx", "/clientx%20y", // of which a rule may leave nothing, or no path
+			"http://h.example/client/x", "HTTP://h.example/client/x", "https://h.example/client/x", "http://h.example", "http://user@h.example/client/", "http:///client/x",
+			"ftp://h.example/client/x", "rtsp://h.example/client/x", "ws://h.example/client/x", "x://y/client/x",
 			"*", "h.example:80", "h.example", "tunnel/x", "?q", ";", "UNKNOWN", "TCP4", "TCP6", "{}", "5", "HTTP/1.1", ":", "\xe9",
-			"/tunnel/" + strings.Repeat("x", 600), "/tunnel/" + strings.Repeat("y", 7000), "/tunnel/" + strings.Repeat("z", 20000),
+			"/client/" + strings.Repeat("x", 600), "/client/" + strings.Repeat("y", 7000), "/client/" + strings.Repeat("z", 20000),
 		},
 	}
 	versions = choice{

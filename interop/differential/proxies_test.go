@@ -24,10 +24,10 @@ const (
 	haproxyVersion = "http-request return status 400 if !{ req.ver 1.0 1.1 2.0 }"
 	haproxyPath    = "http-request return status 404 if !tunnel"
 	haproxyMode    = "    mode http\n"
-	varnishPath    = `req.url !~ "^/tunnel/"`
+	varnishPath    = `req.url !~ "^/client/"`
 	varnishLine    = `req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$"`
 	varnishUpgrade = `req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade`
-	apachePass     = "ProxyPass /tunnel/ http://127.0.0.1:9000/tunnel/ upgrade=tcp"
+	apachePass     = "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp"
 )
 
 var proxies = []proxy{
@@ -40,7 +40,7 @@ var proxies = []proxy{
 		// another protocol says: `PUB /a 5`, `OPTIONS * RTSP/1.0`.
 		exempt: regexp.MustCompile(`^\S+ ((/|(?i:https?://))\S* ([0-9A-QS-Z./]|R[0-9A-SU-Z./]|RT[0-9A-RT-Z./]|RTS[0-9A-OQ-Z./]|RTSP[0-9A-Z.])|\S+ )[0-9A-Z./]*\r$`),
 	},
-	{name: "haproxy-strip", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, `http-request replace-path /tunnel(.*) \1`)},
+	{name: "haproxy-strip", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, `http-request replace-path /client(.*) \1`)},
 	{name: "haproxy-decode", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, "http-request set-path %[path,url_dec]")},
 	// Nobody has told two of the listeners to expect a PROXY header.
 	{name: "haproxy-proxy-v2", command: haproxy(haproxyV2File, haproxyVersion, "", haproxyPath, "")},
@@ -49,20 +49,19 @@ var proxies = []proxy{
 	{name: "varnish", deployed: true, command: varnish()},
 	{name: "varnish-pass", command: varnish(varnishPath, "false", varnishLine, "false", varnishUpgrade, "false")},
 	{name: "varnish-pipe", command: varnish(varnishPath, "false", varnishLine, "false", varnishUpgrade, "true")},
-	{name: "varnish-strip", command: varnish(varnishPath, `req.url !~ "^/tunnel"`, varnishLine, "false", varnishUpgrade, "req.http.Upgrade",
-		"    # The path arrives", "    set req.url = regsub(req.url, \"^/tunnel\", \"\");\n#")},
+	{name: "varnish-strip", command: varnish(varnishPath, `req.url !~ "^/client"`, varnishLine, "false", varnishUpgrade, "req.http.Upgrade")},
 
 	{name: "apache", deployed: true, command: apache()},
 	{name: "apache-lax", command: apache(
 		"ProxyPreserveHost On", "ProxyPreserveHost On\nHttpProtocolOptions Unsafe LenientMethods Allow0.9\nAllowEncodedSlashes NoDecode",
-		apachePass, "ProxyPass / http://127.0.0.1:9000/ upgrade=ANY nocanon")},
-	{name: "apache-decode", command: apache(apachePass, "RewriteEngine On\nRewriteRule ^/tunnel/(.*)$ http://127.0.0.1:9000/$1 [P,NE]")},
+		apachePass, "ProxyPass / http://127.0.0.1:9007/ upgrade=ANY nocanon")},
+	{name: "apache-decode", command: apache(apachePass, "RewriteEngine On\nRewriteRule ^/client/(.*)$ http://127.0.0.1:9007/$1 [P,NE]")},
 
 	{name: "nginx", deployed: true, command: nginx()},
-	{name: "nginx-decode", command: nginx("location /tunnel/", "location ~ .",
+	{name: "nginx-decode", command: nginx("location /client/", "location ~ .",
 		"listen 80;", "listen 80;\n    ignore_invalid_headers off;\n    merge_slashes off;\n    underscores_in_headers on;",
-		"proxy_pass http://preflight;", "proxy_pass http://preflight$uri$is_args$args;")},
-	{name: "nginx-strip", command: nginx("location /tunnel/", "location /tunnel", "proxy_pass http://preflight;", "proxy_pass http://preflight/;")},
+		"proxy_pass http://preflight/;", "proxy_pass http://preflight$uri$is_args$args;")},
+	{name: "nginx-strip", command: nginx("location /client/", "location /client")},
 
 	{name: "squid", deployed: true, command: squid()},
 	{name: "squid-lax", command: squid("http_access deny !tunnel", "", "relaxed_header_parser off", "uri_whitespace allow",
@@ -70,15 +69,15 @@ var proxies = []proxy{
 		"http_upgrade_request_protocols tcps allow all", "")},
 
 	{name: "lighttpd", deployed: true, command: lighttpd()},
-	{name: "lighttpd-lax", command: lighttpd(`$HTTP["url"] =~ "^/tunnel/"`, `server.http-parseopts = (
+	{name: "lighttpd-lax", command: lighttpd(`$HTTP["url"] =~ "^/client/"`, `server.http-parseopts = (
     "header-strict" => "disable", "host-strict" => "disable", "host-normalize" => "disable",
     "url-normalize" => "disable", "method-get-body" => "enable" )
 $HTTP["url"] =~ ""`)},
-	{name: "lighttpd-strip", command: lighttpd(`=~ "^/tunnel/"`, `=~ "^/tunnel"`,
-		`"upgrade" => "enable"`, `"upgrade" => "enable", "map-urlpath" => ( "/tunnel" => "" )`)},
+	{name: "lighttpd-strip", command: lighttpd(`=~ "^/client/"`, `=~ "^/client"`,
+		`"/client/" => "/"`, `"/client" => ""`)},
 
 	{name: "envoy", deployed: true, command: envoy()},
-	{name: "envoy-lax", command: envoy("prefix: /tunnel/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: websocket\n                  - upgrade_type: CONNECT",
+	{name: "envoy-lax", command: envoy("prefix: /client/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: websocket\n                  - upgrade_type: CONNECT",
 		"use_remote_address: true", `use_remote_address: true
                 http_protocol_options:
                   allow_absolute_url: true
@@ -86,9 +85,9 @@ $HTTP["url"] =~ ""`)},
                   allow_chunked_length: true
                   allow_custom_methods: true
                   enable_trailers: true`)},
-	{name: "envoy-strip", command: envoy("prefix: /tunnel/", "prefix: /tunnel",
+	{name: "envoy-strip", command: envoy("prefix: /client/", "prefix: /client", "prefix_rewrite: /", "",
 		"idle_timeout: 3600s", `idle_timeout: 3600s
-                            regex_rewrite: { pattern: { regex: "^/tunnel(.*)$" }, substitution: "\\1" }`)},
+                            regex_rewrite: { pattern: { regex: "^/client(.*)$" }, substitution: "\\1" }`)},
 }
 
 // Each of these returns how a proxy is run in front of the backend, without TLS.
@@ -98,7 +97,7 @@ func haproxy(file string, edits ...string) func(*testing.T, site) []string {
 		config := s.write(t, "haproxy.cfg", deployed(t, file, slices.Concat(edits, []string{
 			"bind :80", "bind " + s.address,
 			"bind :443 ", "# ",
-			"127.0.0.1:9000", s.backend,
+			"127.0.0.1:9007", s.backend,
 		})...))
 		return []string{"haproxy", "-db", "-f", config}
 	}
@@ -108,7 +107,7 @@ func varnish(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
 		config := s.write(t, "preflight.vcl", deployed(t, "varnish/preflight.vcl", slices.Concat(edits, []string{
 			`.host = "127.0.0.1"`, `.host = "` + s.host + `"`,
-			`.port = "9000"`, `.port = "` + s.port + `"`,
+			`.port = "9007"`, `.port = "` + s.port + `"`,
 		})...))
 		return []string{"varnishd", "-j", "none", "-F", "-n", s.dir, "-a", s.address, "-f", config, "-s", "malloc,16m"}
 	}
@@ -123,7 +122,7 @@ func apache(edits ...string) func(*testing.T, site) []string {
 			"<VirtualHost *:443>", "#secure",
 		})...)
 		text, _, _ = strings.Cut(text, "#secure")
-		s.write(t, "preflight.conf", strings.ReplaceAll(text, "127.0.0.1:9000", s.backend))
+		s.write(t, "preflight.conf", strings.ReplaceAll(text, "127.0.0.1:9007", s.backend))
 		return []string{"apache2", "-D", "FOREGROUND", "-f", s.render(t, "apache.conf", "mpm_event", "authz_core", "proxy", "proxy_http", "rewrite")}
 	}
 }
@@ -136,7 +135,7 @@ func nginx(edits ...string) func(*testing.T, site) []string {
 			"listen 443 ssl;", "",
 			"ssl_certificate ", "# ",
 			"ssl_certificate_key ", "# ",
-			"127.0.0.1:9000", s.backend,
+			"127.0.0.1:9007", s.backend,
 		).Replace(text))
 		return []string{"nginx", "-p", s.dir, "-c", s.render(t, "nginx.conf"), "-e", "stderr"}
 	}
@@ -147,7 +146,7 @@ func squid(edits ...string) func(*testing.T, site) []string {
 		s.write(t, "preflight.conf", deployed(t, "squid/reverse.conf", slices.Concat(edits, []string{
 			"http_port 80 ", "http_port " + s.address + " ",
 			"https_port 443 ", "# ",
-			"cache_peer 127.0.0.1 parent 9000 ", "cache_peer " + s.host + " parent " + s.port + " ",
+			"cache_peer 127.0.0.1 parent 9007 ", "cache_peer " + s.host + " parent " + s.port + " ",
 		})...))
 		return []string{"squid", "-N", "-d1", "-f", s.render(t, "squid.conf")}
 	}
@@ -159,9 +158,9 @@ func lighttpd(edits ...string) func(*testing.T, site) []string {
 			"server.port = 80\n", "server.port = " + s.ownPort + "\nserver.bind = \"127.0.0.1\"\n",
 			`"mod_proxy", "mod_openssl"`, `"mod_proxy"`,
 			`"/var/www/html"`, `"` + s.dir + `"`,
-			`"host" => "127.0.0.1", "port" => 9000`, `"host" => "` + s.host + `", "port" => ` + s.port,
+			`"host" => "127.0.0.1", "port" => 9007`, `"host" => "` + s.host + `", "port" => ` + s.port,
 		})...)
-		return []string{"lighttpd", "-D", "-f", s.write(t, "lighttpd.conf", cut(t, text, `$SERVER["socket"] == ":443"`, "# Hand on what arrives"))}
+		return []string{"lighttpd", "-D", "-f", s.write(t, "lighttpd.conf", cut(t, text, `$SERVER["socket"] == ":443"`, "# Pass on at once what"))}
 	}
 }
 
@@ -169,7 +168,7 @@ func envoy(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
 		text := deployed(t, "envoy/envoy.yaml", slices.Concat(edits, []string{
 			"{ address: 0.0.0.0, port_value: 80 }", "{ address: 127.0.0.1, port_value: " + s.ownPort + " }",
-			"{ address: 127.0.0.1, port_value: 9000 }", "{ address: " + s.host + ", port_value: " + s.port + " }",
+			"{ address: 127.0.0.1, port_value: 9007 }", "{ address: " + s.host + ", port_value: " + s.port + " }",
 			"- name: plain\n", "- name: plain\n      enable_reuse_port: false\n", // no two have the same port
 		})...)
 		config := s.write(t, "envoy.yaml", cut(t, text, "    - name: secure\n", "  clusters:"))
