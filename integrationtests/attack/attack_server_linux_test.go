@@ -20,6 +20,10 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
+// The server that is attacked is this program once more: a process may have
+// 20 000 descriptors, of which client and server need 10 000 each, and what the
+// server holds can be counted where nothing else runs.
+
 // attackEnv holds the attackConfig of a process that is to be the server.
 const attackEnv = "PREFLIGHT_ATTACK_SERVER"
 

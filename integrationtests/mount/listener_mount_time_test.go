@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -115,6 +116,56 @@ func TestMountTimesIncludeWaiting(t *testing.T) {
 				synctest.Wait()
 				require.True(t, c.Server.Closed.Load())
 				require.Equal(t, want, time.Since(start))
+			})
+		})
+	}
+}
+
+// A request that comes with a deadline of its own, by a middleware, has no longer
+// than that: for Authorize, which sees it, and for a place.
+func TestMountTimesOfTheRequest(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		own, ours, want time.Duration
+		taken           bool // every place is
+		status          int
+	}{
+		{name: "it is earlier", own: 2 * time.Second, ours: time.Minute, want: 2 * time.Second, status: 403},
+		{name: "it is later", own: time.Minute, ours: 2 * time.Second, want: 2 * time.Second, status: 403},
+		{name: "there is no place", own: 2 * time.Second, ours: time.Minute, want: 2 * time.Second, taken: true, status: 503},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				hold := make(chan struct{})
+				l := testkit.Listen(t, &preflight.PreflightListener{Listener: testkit.LisNewNet(), MaxPending: 1, HandshakeTimeout: tt.ours, Authorize: func(r *http.Request) (http.Header, error) {
+					if r.Header.Get("Hold") != "" {
+						<-hold
+						return nil, nil
+					}
+					deadline, ok := r.Context().Deadline()
+					require.True(t, ok)
+					require.Equal(t, tt.want, deadline.Sub(start))
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				}})
+				testkit.LisServe(t, l)
+				n := testkit.LisNewNet()
+				testkit.HndServe(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					ctx, cancel := context.WithTimeout(r.Context(), tt.own)
+					defer cancel()
+					l.ServeHTTP(w, r.WithContext(ctx))
+				}))
+				if tt.taken {
+					l.Listener.(*testkit.LisNet).Dial(t).Ask(testkit.LisRequest("Hold: yes"))
+					synctest.Wait()
+				}
+				c := n.Dial(t)
+				a := <-c.Ask(testkit.LisRequest())
+				require.NoError(t, a.Err)
+				require.Equal(t, tt.status, a.StatusCode)
+				require.Equal(t, tt.want, time.Since(start))
+				close(hold)
 			})
 		})
 	}

@@ -52,3 +52,9 @@ func (d shdDialer) DialContext(context.Context, string, string) (net.Conn, error
 }
 
 var errShdRefused = errors.New("connection refused")
+
+// shdFor is a context that ends after d.
+func shdFor(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(t.Context(), d)
+}

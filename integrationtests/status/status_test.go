@@ -54,7 +54,7 @@ var scrRefusals = []struct {
 	{"504 Gateway Timeout", 504, true, []string{"unavailable", "time"}},
 	{"505 HTTP Version Not Supported", 505, false, []string{"505"}},
 	{"511 Network Authentication Required", 511, false, []string{"failed"}},
-	{"999 Whatever", 999, false, []string{"999"}},
+	{"999 Whatever", 999, false, []string{"999 Whatever"}},
 }
 
 // TestStatusError: each of them is the same error by a pipe and by TCP, arrives in
@@ -79,7 +79,7 @@ func TestStatusError(t *testing.T) {
 					require.False(t, e.ForwardProxy)
 					require.Equal(t, fmt.Sprint(test.code), e.ErrorType())
 					require.Equal(t, test.temporary, e.Temporary())
-					require.ErrorContains(t, err, "answered "+strings.TrimSpace(fmt.Sprint(test.code, " ", http.StatusText(test.code)))+": ")
+					require.ErrorContains(t, err, "answered "+test.answer)
 					for _, s := range test.says {
 						require.ErrorContains(t, err, s)
 					}
