@@ -45,7 +45,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		e := x.refused(r, n)
+		e := x.refused(r, n, b)
 		switch {
 		case r.Status >= 300 && r.Status < 400:
 			e.cause += location(e.Header, b)
@@ -55,7 +55,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		return heads{}, e
 	}
 	if broken := r.Switched(u.protocol, u.tunnelTLS); broken != nil {
-		e := x.refusal(r, n)
+		e := x.refusal(r, n, b)
 		e.cause = broken.Rule
 		return heads{}, e
 	}
@@ -87,19 +87,19 @@ func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err e
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
 		defer x.finishBy(x.soon())()
-		if r, n, unread := x.response(at); unread == nil && r.Status >= 300 {
+		if r, n, unread := x.response(request, at); unread == nil && r.Status >= 300 {
 			return r, n, nil
 		}
 		return r, 0, &stageError{at.write, err}
 	}
 	x.seen.event(eventWritten)
-	return x.response(at)
+	return x.response(request, at)
 }
 
-// response reads until there is a final answer.
-func (x *exchange) response(at *stage) (r wire.Response, n int, err error) {
+// response reads until there is a final answer to request.
+func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(at); err != nil {
+		if n, err = x.responseHead(request, at); err != nil {
 			stage := at.wait
 			if len(x.buf) > 0 {
 				stage = at.read
@@ -121,10 +121,10 @@ func (x *exchange) response(at *stage) (r wire.Response, n int, err error) {
 }
 
 // responseHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) responseHead(at *stage) (int, error) {
+func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
-			return 0, notHTTP(x.buf, at)
+			return 0, notHTTP(x.buf, request, at)
 		}
 		if n := wire.ResponseEnd(x.buf, scanned); n > 0 {
 			return n, nil
@@ -168,34 +168,45 @@ const (
 	noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
 )
 
-// notHTTP is the error of an answer that is not HTTP/1.x. It repeats nothing of
-// the answer but an opening that is known: a server that is no HTTP server may send
-// our own request back, with a credential in it.
-func notHTTP(b []byte, at *stage) error {
+// notHTTP is the error of an answer that is not HTTP/1.x. A server that is no HTTP
+// server may send our own request back, with a credential in it: then a known
+// opening is shown at most.
+func notHTTP(b, request []byte, at *stage) error {
+	known, why := "", "something else listens there, or a proxy on the way failed without a proper answer"
 	for _, o := range openings {
-		if len(b) < len(o.begins) || !bytes.EqualFold(b[:len(o.begins)], []byte(o.begins)) {
-			continue
+		if len(b) >= len(o.begins) && bytes.EqualFold(b[:len(o.begins)], []byte(o.begins)) {
+			known, why = o.begins, o.shows
+			break
 		}
-		why := o.shows
-		if o.begins == tlsAlert {
-			why += "; " + at.tls
-		}
-		return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b[:len(o.begins)], why)
 	}
-	return errors.New("the answer is not HTTP/1.x: something else listens there, or a proxy on the way failed without a proper answer")
+	if known == tlsAlert {
+		why += "; " + at.tls
+	}
+	snippet := string(b[:min(len(b), 32)])
+	if echoes(snippet, request) {
+		snippet = known
+	}
+	if snippet == "" {
+		return errors.New("the answer is not HTTP/1.x: " + why)
+	}
+	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", snippet, why)
 }
 
 // refused makes the error of a final answer that is not the one asked for.
-func (x *exchange) refused(r wire.Response, n int) *StatusError {
-	e := x.refusal(r, n)
+func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError {
+	e := x.refusal(r, n, request)
 	e.Body = x.body()
 	e.cause = likelyCause(e)
 	return e
 }
 
-// refusal is the error of the answer whose head are the first n bytes of x.buf.
-func (x *exchange) refusal(r wire.Response, n int) *StatusError {
-	return &StatusError{StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n])}
+// refusal is the error of the answer to request whose head are the first n bytes
+// of x.buf.
+func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError {
+	return &StatusError{
+		StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n]),
+		echo: echoes(string(r.Reason), request),
+	}
 }
 
 // body reads what there is of a refusal's body. Its framing is left to

@@ -9,14 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
 	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http/httpguts"
@@ -131,14 +130,22 @@ type badConn struct {
 	out   bytes.Buffer
 }
 
-func (c *badConn) Read(b []byte) (int, error)     { return c.in.Read(b[:min(len(b), c.piece)]) }
-func (c *badConn) Write(b []byte) (int, error)    { return c.out.Write(b) }
-func (*badConn) Close() error                     { return nil }
-func (*badConn) CloseWrite() error                { return nil }
-func (*badConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (*badConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (*badConn) SetDeadline(time.Time) error      { return nil }
-func (*badConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *badConn) Read(b []byte) (int, error) { return c.in.Read(b[:min(len(b), c.piece)]) }
+
+func (c *badConn) Write(b []byte) (int, error) { return c.out.Write(b) }
+
+func (*badConn) Close() error { return nil }
+
+func (*badConn) CloseWrite() error { return nil }
+
+func (*badConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
+
+func (*badConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+
+func (*badConn) SetDeadline(time.Time) error { return nil }
+
+func (*badConn) SetReadDeadline(time.Time) error { return nil }
+
 func (*badConn) SetWriteDeadline(time.Time) error { return nil }
 
 // badOutcome is all that an exchange has come to.
@@ -153,7 +160,7 @@ type badOutcome struct {
 func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Conn, error)) (badOutcome, *preflight.Conn) {
 	peer := &badConn{in: bytes.NewReader(in), piece: piece}
 	c, err := do(peer)
-	outcome := badOutcome{sent: goldenDate.ReplaceAllString(peer.out.String(), "\r\nDate: now\r\n")}
+	outcome := badOutcome{sent: testkit.GoldenDate.ReplaceAllString(peer.out.String(), "\r\nDate: now\r\n")}
 	if err != nil {
 		require.Nil(t, c)
 		outcome.err = err.Error()
@@ -170,13 +177,8 @@ func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Co
 
 // badSeeds adds the transcripts of a directory as seeds, each with a payload.
 func badSeeds(f *testing.F, dir string) {
-	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.http"))
-	require.NoError(f, err)
-	require.NotEmpty(f, files)
-	for i, file := range files {
-		b, err := os.ReadFile(file)
-		require.NoError(f, err)
-		f.Add(append(b, goldenPayload...), uint16(i))
+	for i, name := range testkit.Transcripts(f, dir) {
+		f.Add([]byte(testkit.Golden(f, dir+"/"+name)+testkit.GoldenPayload), uint16(i))
 	}
 }
 
@@ -184,9 +186,9 @@ func badSeeds(f *testing.F, dir string) {
 // a plain connection or refused, and every byte is where it belongs.
 func FuzzServer(f *testing.F) {
 	badSeeds(f, "to_listener")
-	for i, test := range badHeads {
-		if len(test.head) < 1<<10 {
-			f.Add([]byte(test.head+badSmuggled), uint16(i))
+	for i, test := range testkit.BadHeads {
+		if len(test.Head) < 1<<10 {
+			f.Add([]byte(test.Head+testkit.BadSmuggled), uint16(i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
@@ -260,9 +262,9 @@ func FuzzServer(f *testing.F) {
 // first bytes are what follows the 101, or an error.
 func FuzzClient(f *testing.F) {
 	badSeeds(f, "to_dialer")
-	for i, test := range badAnswers {
-		if len(test.answer) < 1<<10 {
-			f.Add([]byte(test.answer), uint16(i))
+	for i, test := range testkit.BadAnswers {
+		if len(test.Answer) < 1<<10 {
+			f.Add([]byte(test.Answer), uint16(i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {

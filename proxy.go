@@ -212,7 +212,7 @@ func (x *exchange) connect(authority string, header http.Header) error {
 		return err
 	}
 	if r.Status < 200 || r.Status > 299 {
-		e := x.refusal(r, n)
+		e := x.refusal(r, n, head)
 		e.ForwardProxy = true
 		e.Body = x.body()
 		e.cause = likelyCause(e)

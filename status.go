@@ -8,9 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A StatusError is an upgrade, or a CONNECT to a forward proxy, that was refused
@@ -24,10 +21,10 @@ type StatusError struct {
 	// 599; anything else is answered 500.
 	StatusCode int
 	// Status is the code with the reason phrase, "403 Forbidden". The phrase is
-	// as received, or the standard one if there was none, and may hold whatever
-	// the peer put there: Error, which is fit for a log, does not repeat it. The
-	// phrase that Authorize's answer carries is always the standard one, because
-	// proxies replace others.
+	// as received, or the standard one if there was none. It may hold whatever the
+	// peer put there, which Error, being made for logs, does not. The phrase that
+	// Authorize's answer carries is always the standard one, because proxies
+	// replace others.
 	Status string
 	// Header holds the fields of the answer. Of those that Authorize
 	// returns, the ones that frame the message are dropped.
@@ -43,15 +40,22 @@ type StatusError struct {
 
 	what  string // who answered or was answered
 	cause string // known, or likely
+	echo  bool   // the phrase may repeat a secret of the request
 }
 
 // Error names who answered what, and the likely cause: the setting, of this
 // library or of a proxy, that is most often behind such an answer. Of the answer
-// itself it holds the status code, and of a Location the scheme and the host,
-// unless the host repeats a part of the request. Everything else that a peer
-// sends, the reason phrase included, may be an echo of a credential.
+// itself it holds the status, and of a Location the scheme and the host. Neither
+// is shown if it repeats a part of the request's query or of a field value:
+// the standard phrase stands in its place. Controls and format characters are
+// escaped.
 func (e *StatusError) Error() string {
-	text := "preflight: " + e.what + statusText(e.StatusCode, http.StatusText(e.StatusCode))
+	status := e.Status
+	if status == "" || e.echo {
+		status = statusText(e.StatusCode, http.StatusText(e.StatusCode))
+	}
+	const most = 128 // of a phrase that the peer chose
+	text := "preflight: " + e.what + printable(status[:min(len(status), most)])
 	if e.cause != "" {
 		text += ": " + e.cause
 	}
@@ -172,39 +176,13 @@ func connectCause(e *StatusError) string {
 }
 
 // location is what may be shown of a Location: the rest may hold secrets, and so
-// may the host if it repeats a part of what was sent.
+// may the host if it is an echo of what was sent.
 func location(h http.Header, sent []byte) string {
 	u, err := url.Parse(h.Get("Location"))
-	if err != nil || u.Host == "" || repeats(u.Host, sent) {
+	if err != nil || u.Host == "" || echoes(u.Host, sent) {
 		return ""
 	}
 	return ", " + (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()
-}
-
-// repeats reports whether s holds a word of the query or of a field value of an
-// upgrade request. Host, which comes first, is no secret, and the fields up to
-// Upgrade are the exchange's own.
-func repeats(s string, request []byte) bool {
-	line, fields, _ := strings.Cut(string(request), "\r\n")
-	_, query, _ := strings.Cut(line, "?")
-	words := query
-	for field := range strings.SplitSeq(fields, "\r\n") {
-		name, value, _ := strings.Cut(field, ":")
-		switch name {
-		case "Host", "Connection", "Upgrade", wire.TunnelField:
-		default:
-			words += " " + value
-		}
-	}
-	s = strings.ToLower(s)
-	for word := range strings.FieldsFuncSeq(strings.ToLower(words), func(r rune) bool {
-		return !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	}) {
-		if len(word) > 2 && strings.Contains(s, word) {
-			return true
-		}
-	}
-	return false
 }
 
 // speaksTLS recognises how nginx, Apache and Go answer plain HTTP on a TLS port.

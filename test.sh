@@ -150,12 +150,18 @@ fi
 
 for module in "${modules[@]}"; do
   say "module $module: go test -race"
-  (cd "$module" && go test -race -shuffle=on -timeout 20m ./...)
+  cover=()
+  # The suites of integrationtests are packages of their own: what they cover of
+  # the library is counted together.
+  [ "$module" != . ] || cover=(-coverpkg=github.com/preflight-go/preflight "-coverprofile=$tools/cover.out")
+  (cd "$module" && go test -race -shuffle=on -timeout 20m "${cover[@]}" ./...)
 done
+say "coverage of the library"
+go tool cover -func="$tools/cover.out" | tail -1
 
 # The race detector allocates too, so budgets are counted without it.
 say "allocation budgets"
-go test -run 'Budget' . ./interop/telemetry
+go test -run 'Budget' . ./integrationtests/attack ./interop/telemetry
 
 # A number of inputs, not a time: at the end of a time, go test -fuzz now and
 # then reports its own deadline as a failure.

@@ -18,7 +18,7 @@ import (
 
 // addTranscripts adds the golden transcripts of the package above as seeds.
 func addTranscripts(f *testing.F, dir string) {
-	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", dir, "*.http"))
+	files, err := filepath.Glob(filepath.Join("..", "testkit", "testdata", dir, "*.http"))
 	require.NoError(f, err)
 	require.NotEmpty(f, files)
 	for _, file := range files {

@@ -19,11 +19,11 @@ import (
 
 // A language is one of AMPS's clients, with its program in clients.
 type language struct {
-	name    string
-	command func(t *testing.T) []string // how the program runs
-	webSock bool                        // instead of TCP and preflight
-	refused []string                    // what it shows of an answer that is no 101
-	large   []string                    // what it needs for large messages
+	name      string
+	command   func(t *testing.T) []string // how the program runs
+	webSocket bool                        // instead of TCP and preflight
+	refused   []string                    // what it shows of an answer that is no 101
+	large     []string                    // what it needs for large messages
 }
 
 // installed is where test.sh puts what the programs need.
@@ -70,11 +70,11 @@ var languages = []language{
 	{
 		name: "js",
 		command: func(t *testing.T) []string {
-			modules := find(t, "AMPS's JavaScript client", installed+"/js/node_modules/amps")
-			return []string{"env", "NODE_PATH=" + filepath.Dir(modules), find(t, "Node.js", "node"), "clients/js/client.js"}
+			find(t, "AMPS's JavaScript client", installed+"/js/node_modules/amps")
+			return []string{find(t, "Node.js", "node"), "clients/js/client.js"}
 		},
-		webSock: true,
-		refused: []string{"failed: 1006: connection failed"},
+		webSocket: true,
+		refused:   []string{"failed: 1006: connection failed"},
 	},
 }
 
@@ -91,10 +91,13 @@ func compile(t *testing.T, source string, libraries []string, args func(source, 
 	}
 	dir := filepath.Join(installed, "programs")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
-	out = filepath.Join(dir, filepath.Base(source)+"-"+hex.EncodeToString(of.Sum(nil))[:16])
+	name := filepath.Join(dir, filepath.Base(source)+"-")
+	out = name + hex.EncodeToString(of.Sum(nil))[:16]
 	if _, err := os.Stat(out); err == nil {
 		return out
 	}
+	old, err := filepath.Glob(name + "*")
+	require.NoError(t, err)
 	temporary, err := os.MkdirTemp(dir, "compiling-")
 	require.NoError(t, err)
 	defer os.RemoveAll(temporary)
@@ -103,6 +106,9 @@ func compile(t *testing.T, source string, libraries []string, args func(source, 
 	output, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	require.NoError(t, os.Rename(made, out))
+	for _, program := range old {
+		require.NoError(t, os.RemoveAll(program))
+	}
 	return out
 }
 
@@ -133,7 +139,7 @@ func converse(t *testing.T, l language, args ...string) *conversation {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Stderr = t.Output()
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "NODE_PATH="+installed+"/js/node_modules")
 	for _, arg := range args {
 		if ca, ok := strings.CutPrefix(arg, "ca="); ok {
 			cmd.Env = append(cmd.Env, "NODE_EXTRA_CA_CERTS="+ca) // it is read at the start

@@ -22,7 +22,7 @@ import (
 )
 
 // patience ends a test that would otherwise hang. No test expects it to pass.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // TestMain fails if a goroutine of the library or of a test outlives the tests.
 func TestMain(m *testing.M) {
@@ -32,6 +32,16 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// await waits for an event.
+func await(t *testing.T, what string, happened <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-happened:
+	case <-time.After(patience):
+		t.Fatalf("this did not happen: %s", what)
+	}
 }
 
 // goroutinesLeft returns the stacks of the goroutines that run this module or

@@ -152,7 +152,7 @@ static void subscribe(AMPS::Client& client, const std::function<void(const AMPS:
         on_message(message);
         store.discard(message);
       },
-      args["from"], 0, AMPS_BOOKMARK_NOW);
+      args["from"], 0, AMPS_BOOKMARK_EPOCH);
   }
   else
   {

@@ -131,7 +131,7 @@ public final class AmpsClient {
                 } catch (AMPSException e) {
                     throw new IllegalStateException(e);
                 }
-            }, args.get("from"), null, null, Client.Bookmarks.NOW, null, 0);
+            }, args.get("from"), null, null, Client.Bookmarks.EPOCH, null, 0);
         } else {
             client.subscribe(onMessage, args.get("from"), null, 0);
         }

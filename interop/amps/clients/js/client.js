@@ -48,7 +48,7 @@ async function subscribe(client, onMessage) {
       onMessage(message);
       client.bookmarkStore().discard(message);
     };
-    await client.subscribe(discard, args.from, '', { bookmark: Client.Bookmarks.NOW });
+    await client.subscribe(discard, args.from, '', { bookmark: Client.Bookmarks.EPOCH });
   } else {
     await client.subscribe(onMessage, args.from);
   }

@@ -61,7 +61,7 @@ def subscribe(client, args, on_message):
             on_message(message)
             client.discard(message)
 
-        client.bookmark_subscribe(discard, args["from"], "0|1|")  # from now on
+        client.bookmark_subscribe(discard, args["from"], AMPS.Client.Bookmarks.EPOCH)
     tell("subscribed")
 
 
