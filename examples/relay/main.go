@@ -3,7 +3,7 @@
 // come by preflight and plain ones share its port; what they send goes to the
 // server, and what the server sends goes to them, without a change:
 //
-//	go run ./examples/relay -listen :9432 -to 127.0.0.1:5432
+//	go run ./examples/relay -listen :9007 -to 127.0.0.1:5432
 //
 // A server that speaks first, as MySQL, NATS and SMTP do, wants -plain-after
 // 200ms, so that its plain clients need not wait; one that has no plain clients
