@@ -39,7 +39,7 @@ var (
 		[]string{"/tunnel/x", "/tunnel/", "/tunnel/amps/json?a=b"},
 		[]string{
 			"/tunnel/%20b", "/tunnel/a%20b%20HTTP/1.1", "/tunnel/a%09b", "/tunnel/%01", "/tunnel/%0Db", "/tunnel/%7F", "/tunnel/%C3%A9", "/tunnel/%FF", "/tunnel/%00", "/tunnel/%", "/tunnel/%zz",
-			"/tunnel/a b", "/tunnel/a b c", "/tunnel/a\tb", "/tunnel/\x01", "/tunnel/é", "/tunnel/\xff", "/tunnel/\x7f", "/tunnel/#f", "/tunnel/{}", `/tunnel/"`, `/tunnel/\`,
+			"/tunnel/a b", "/tunnel/a b c", "/tunnel/a\tb", "/tunnel/\x01", "/tunnel/a\x00b", "/tunnel/a\fb", "/tunnel/\x1b\v", "/tunnel/é", "/tunnel/\xff", "/tunnel/\x7f", "/tunnel/#f", "/tunnel/{}", `/tunnel/"`, `/tunnel/\`,
 			"//tunnel/x", "/./tunnel/x", "/tunnel/../tunnel/x", "/tunnel//x", "/x", "/",
 			"/tunnel", "/tunnel", "/tunnel?q", "/tunnelx", "/tunnelx%20y", // of which a rule may leave nothing, or no path
 			"http://h.example/tunnel/x", "HTTP://h.example/tunnel/x", "https://h.example/tunnel/x", "http://h.example", "http://user@h.example/tunnel/", "http:///tunnel/x",
@@ -81,7 +81,7 @@ func generate(r *rand.Rand) string {
 	const seldom, often = 0.1, 0.35
 	line := prefixes.pick(r, seldom) + methods.pick(r, often) + separators.pick(r, seldom) + targets.pick(r, often) +
 		separators.pick(r, seldom) + versions.pick(r, often) + tails.pick(r, seldom)
-	if r.Float64() < seldom {
+	for r.Float64() < 2*seldom {
 		line = damage(r, line)
 	}
 	body := "\r\nSHUTDOWN\r\n"
