@@ -227,7 +227,7 @@ var BadHeads = []badHead{
 	{"percent-encoding in the query", badLine("GET /?%u0041 HTTP/1.1"), 400, "a byte that must be percent-encoded"},
 	{"raw UTF-8 in the target", badLine("GET /é HTTP/1.1"), 400, "a byte that must be percent-encoded: RFC 9112 §3.2 (byte 5 of the head)"},
 	{"byte 0xff in the target", badLine("GET /\xff HTTP/1.1"), 400, "a byte that must be percent-encoded"},
-	{"NUL in the target", badLine("GET /\x00 HTTP/1.1"), BadPlain, ""},
+	{"NUL in the target", badLine("GET /\x00 HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},
 	// nginx with $uri or a capture in proxy_pass makes these of %0D, %01 and %09.
 	{"bare CR in the target", badLine("GET /\r HTTP/1.1"), 400, "a bare CR: RFC 9112 §2.2 (byte 5 of the head)"},
 	{"control in the target", badLine("GET /\x01 HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},

@@ -35,8 +35,9 @@ const (
 //     and so does Apache with `HttpProtocolOptions Unsafe`.
 //   - Where the target is a path or an http URI, the line is HTTP if its last
 //     word is HTTP/… or RTSP/…, whatever stands between: nginx with $uri or a
-//     capture in proxy_pass makes `POST /a b HTTP/1.1` of /a%20b, and HAProxy
-//     with `option accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
+//     capture in proxy_pass makes `POST /a b HTTP/1.1` of /a%20b, lighttpd without
+//     `"header-strict"` passes a NUL on, and HAProxy with `option
+//     accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
 //   - A header of the PROXY protocol may stand before the line: a proxy may send
 //     one that nobody expects.
 //
@@ -309,8 +310,6 @@ func (s *Sniffer) doubtful(c byte) Verdict {
 		if s.n >= slash {
 			return HTTP
 		}
-		return Plain
-	case c == 0: // which no proxy lets through
 		return Plain
 	case c == ' ':
 		s.n = space

@@ -51,7 +51,6 @@ func TestSniffer(t *testing.T) {
 		"tab behind the first SP":   {"GET \t/ HTTP/1.1\r\n", 4, wire.Plain},
 		"HTTP/0.9 with LF":          {"GET /\n", 5, wire.Plain},
 		"tab in a word":             {"GET a\tb HTTP/1.1\r\n", 5, wire.Plain},
-		"NUL in the target":         {"GET /\x00 HTTP/1.1\r\n", 5, wire.Plain},
 		"another name of HTTP":      {"PUB t HTTPS/1.1\r\n", 10, wire.Plain},
 		"HTTP behind another word":  {"PUB t x HTTP/1.1\r\n", 6, wire.Plain},
 		"nearly the HTTP/2 preface": {"PRI t HTTX", 9, wire.Plain},
@@ -139,6 +138,9 @@ func TestSnifferDoubts(t *testing.T) {
 		"POST /a\x01b HTTP/1.1\r\n":    {7, wire.HTTP},
 		"POST /a\rb HTTP/1.1\r\n":      {7, wire.HTTP},
 		"POST /a b\x1f\v\r HTTP/1.1\n": {8, wire.HTTP},
+		"GET /\x00 HTTP/1.1\r\n":       {5, wire.HTTP}, // as lighttpd passes it on
+		"GET / \x00 HTTP/1.1\n":        {6, wire.HTTP},
+		"GET x\x00":                    {5, wire.Plain},
 		"GET /\r HTTP/1.1\r\n":         {5, wire.HTTP},
 		"GET /\tHTTP/1.1\r\n":          {5, wire.Plain},
 		"GET /\r\n":                    {5, wire.Plain},
@@ -154,7 +156,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"PUB /t x HTTP/1.1\r\r\n":      {7, wire.Plain},
 		"PUB /t x HTTP/1.1\rx\n":       {7, wire.Plain},
 		"PUB /t xHTTP/1.1\r\n":         {7, wire.Plain},
-		"PUB /t x HTTP/1.1\x00":        {7, wire.Plain},
+		"PUB /t x HTTP/1.1\x00\n":      {7, wire.Plain},
 		"PUB /t x HHTTP/1.1\n":         {7, wire.Plain},
 
 		// HAProxy makes this of a path that a rule of its own removes.

@@ -3,7 +3,7 @@
 // connections on. Nothing of what a proxy forwards may reach the application as
 // plain data: the body of a request would be executed as commands.
 //
-//	go test -run 'Differential/haproxy' -n 20000 -seed 7 -v .
+//	go test -run 'Differential/haproxy' -requests 20000 -seed 7 -v .
 package differential
 
 import (
@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	count = flag.Uint64("n", 1500, "how many requests each proxy is sent")
+	count = flag.Uint64("requests", 1500, "how many requests each proxy is sent")
 	seed  = flag.Uint64("seed", 0, "the seed of the requests, which every run logs; 0: a new one")
 )
 
@@ -35,7 +35,7 @@ func TestDifferential(t *testing.T) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
-	t.Logf("-seed %d -n %d", *seed, *count)
+	t.Logf("-seed %d -requests %d", *seed, *count)
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

@@ -39,7 +39,7 @@ var (
 		[]string{"/client/x", "/client/", "/client/amps/json?a=b"},
 		[]string{
 			"/client/%20b", "/client/a%20b%20HTTP/1.1", "/client/a%09b", "/client/%01", "/client/%0Db", "/client/%7F", "/client/%C3%A9", "/client/%FF", "/client/%00", "/client/%", "/client/%zz",
-			"/client/a b", "/client/a b c", "/client/a\tb", "/client/\x01", "/client/é", "/client/\xff", "/client/\x7f", "/client/#f", "/client/{}", `/client/"`, `/client/\`,
+			"/client/a b", "/client/a b c", "/client/a\tb", "/client/\x01", "/client/a\x00b", "/client/a\fb", "/client/\x1b\v", "/client/é", "/client/\xff", "/client/\x7f", "/client/#f", "/client/{}", `/client/"`, `/client/\`,
 			"//client/x", "/./client/x", "/client/../client/x", "/client//x", "/x", "/",
 			"/client", "/client", "/client?q", "/clientx", "/clientx%20y", // of which a rule may leave nothing, or no path
 			"http://h.example/client/x", "HTTP://h.example/client/x", "https://h.example/client/x", "http://h.example", "http://user@h.example/client/", "http:///client/x",
@@ -81,7 +81,7 @@ func generate(r *rand.Rand) string {
 	const seldom, often = 0.1, 0.35
 	line := prefixes.pick(r, seldom) + methods.pick(r, often) + separators.pick(r, seldom) + targets.pick(r, often) +
 		separators.pick(r, seldom) + versions.pick(r, often) + tails.pick(r, seldom)
-	if r.Float64() < seldom {
+	for r.Float64() < 2*seldom {
 		line = damage(r, line)
 	}
 	body := "\r\nSHUTDOWN\r\n"
