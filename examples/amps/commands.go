@@ -4,15 +4,14 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// version is what the logon ack says: the clients compare it with what they want
-// to use.
+// version is the version of AMPS in the logon ack. The clients use newer features
+// only if it is high enough.
 const version = "5.3.4.0"
 
-// Reasons that end a logon.
+// Reasons of failure acks before and at the logon.
 var (
 	errLogonRequired = errors.New("logon required")
 	errLogonTwice    = errors.New("duplicate logon attempt")
@@ -21,7 +20,7 @@ var (
 	errMessageType   = errors.New("invalid message type")
 )
 
-// execute does what a client wants, and sends the acks.
+// execute executes a command and sends its acks.
 func (s *session) execute(c *command) {
 	if s.publisher == nil && c.name != "logon" {
 		s.fail(c, errLogonRequired)
@@ -45,7 +44,7 @@ func (s *session) execute(c *command) {
 	case "heartbeat":
 		err = s.heartbeat(c)
 	case "flush":
-		// Everything before it is done: commands are executed in turn.
+		// Commands are executed in order, so all before it are done.
 		s.ack(c, "processed", nil)
 		s.ack(c, "persisted", nil)
 		s.ack(c, "completed", nil)
@@ -85,9 +84,6 @@ func (s *session) logon(c *command) error {
 }
 
 func (s *session) publish(c *command) error {
-	if c.expiration {
-		return errNotSupported
-	}
 	if err := s.broker.publish(s.publisher, c); err != nil {
 		return err
 	}
@@ -101,7 +97,8 @@ func (s *session) publish(c *command) error {
 	return nil
 }
 
-// sowDelete deletes what a filter, keys or a message select: exactly one of them.
+// sowDelete deletes the records that a filter, keys or a message select. The command
+// must have exactly one of these.
 func (s *session) sowDelete(c *command) error {
 	ways := 0
 	for _, given := range []bool{c.filter != "", c.sowKeys != "", len(c.body) > 0} {
@@ -109,8 +106,11 @@ func (s *session) sowDelete(c *command) error {
 			ways++
 		}
 	}
-	if ways != 1 || c.bookmark != "" { // a bookmark acknowledges a message of a queue
+	if ways != 1 || c.bookmark != "" { // a bookmark would acknowledge a message of a queue
 		return errNotSupported
+	}
+	if len(c.options) > 0 {
+		return errOptions
 	}
 	f, err := compileFilter(c.filter)
 	if err != nil {
@@ -130,10 +130,10 @@ func (s *session) sowDelete(c *command) error {
 	return nil
 }
 
-// heartbeat starts with "start,SECONDS"; then both ends send a beat now and then.
-// The JavaScript client answers a beat only if it has sent none for the whole
-// interval, so beats go out twice as often, and silence of two intervals ends
-// the connection.
+// heartbeat starts with the options "start,SECONDS". From then on both ends send
+// beats, and a client that is silent for two intervals is disconnected. The server
+// sends two beats in each interval: the JavaScript client answers a beat only if its
+// own last beat is more than an interval old.
 func (s *session) heartbeat(c *command) error {
 	if len(c.options) == 2 && c.options[0] == "start" {
 		seconds, err := strconv.ParseUint(c.options[1], 10, 16)
@@ -153,169 +153,12 @@ func (s *session) heartbeat(c *command) error {
 	return nil
 }
 
+// tick sets the interval between beats to the client. It does not wait for the
+// writer, which may be busy for a long time.
 func (s *session) tick(interval time.Duration) {
 	select {
-	case s.beat <- interval:
-	case <-s.written:
-	}
-}
-
-// query subscribes, or asks for what there is, or both.
-func (s *session) query(c *command) error {
-	if err := checkTopic(c.topic); err != nil {
-		return err
-	}
-	f, err := compileFilter(c.filter)
-	if err != nil {
-		return err
-	}
-	if c.orderBy {
-		return errNotSupported
-	}
-	q := query{sow: strings.HasPrefix(c.name, "sow"), notFound: "epoch"}
-	sub := &subscription{session: s, topic: c.topic, filter: f, delta: strings.Contains(c.name, "delta")}
-	if !q.sow {
-		q.bookmark = c.bookmark
-		sub.bookmark = c.bookmark != ""
-		sub.acks = slices.Contains(c.acks, "persisted")
-	} else if c.bookmark != "" {
-		return errNotSupported // the state of the world as it was
-	}
-	for _, option := range c.options {
-		name, value, _ := strings.Cut(option, "=")
-		switch name {
-		case "replace":
-			q.replace = true
-		case "oof":
-			sub.oof = true
-		case "no_sowkey":
-			sub.noKey = true
-		case "timestamp":
-			sub.stamp = true
-		case "live", "fully_durable", "send_keys": // it is so in any case
-		case "bookmark_not_found":
-			if q.notFound = value; !slices.Contains([]string{"epoch", "now", "fail"}, value) {
-				return errOptions
-			}
-		default:
-			return errOptions
-		}
-	}
-	if c.name != "sow" {
-		if sub.id = c.subID; sub.id == "" {
-			sub.id = c.id
-		}
-		if sub.id == "" || sub.id == "all" || strings.Contains(sub.id, ",") {
-			return errSubID
-		}
-		q.subscription = sub
-	}
-	found, err := s.broker.run(q, c.topic, func() { s.ack(c, "processed", nil) })
-	switch {
-	case err != nil:
-		return err
-	case q.sow:
-		s.answer(func(send func(...[]byte) error) error { return s.sendSOW(c, sub, found, send) })
-	case q.bookmark != "":
-		s.answer(func(send func(...[]byte) error) error { return s.replay(c, sub, found, send) })
+	case <-s.beat: // an earlier interval that the writer has not taken
 	default:
-		s.ack(c, "completed", nil)
 	}
-	return nil
-}
-
-// answer sends the answer of a query, and waits until that is done: a client can
-// have one such answer under way, and no more of them in memory. What comes
-// meanwhile for its subscriptions waits behind it.
-func (s *session) answer(query func(send func(...[]byte) error) error) {
-	if s.silence > 0 {
-		s.patience.Stop()
-		defer func() { s.patience.Reset(s.silence) }()
-	}
-	done := make(chan struct{})
-	s.put(item{query: query, done: done})
-	select {
-	case <-done:
-	case <-s.written:
-	}
-}
-
-// replay sends what a bookmark subscription has missed.
-func (s *session) replay(c *command, sub *subscription, messages []*message, send func(...[]byte) error) error {
-	last := ""
-	for _, m := range messages {
-		if m.topic != sub.topic || !sub.filter.matches(m.body) {
-			continue
-		}
-		if err := send(sub.header(m, len(m.body), "publish", ""), m.body); err != nil {
-			return err
-		}
-		last = m.bookmark()
-	}
-	if last != "" && sub.acks {
-		h := newHead("ack").str("a", "persisted").str("sub_id", sub.id).str("bm", last).str("status", "success")
-		if err := send(h.end()); err != nil {
-			return err
-		}
-	}
-	if slices.Contains(c.acks, "completed") {
-		return send(s.ackHead(c, "completed", nil).str("status", "success").end())
-	}
-	return nil
-}
-
-// sendSOW sends records in groups of the size that the client asks for.
-func (s *session) sendSOW(c *command, sub *subscription, records []*message, send func(...[]byte) error) error {
-	total := len(records)
-	records = slices.DeleteFunc(records, func(m *message) bool { return !sub.filter.matches(m.body) })
-	matches := len(records)
-	if c.topN > 0 && c.topN < len(records) {
-		records = records[:c.topN]
-	}
-	queryID := c.queryID
-	if queryID == "" {
-		queryID = c.id
-	}
-	group := func(command string) error {
-		return send(newHead(command).str("query_id", queryID).str("t", c.topic).end())
-	}
-	if err := group("group_begin"); err != nil {
-		return err
-	}
-	size := max(c.batchSize, 1)
-	for batch := range slices.Chunk(records, min(size, 1000)) {
-		frame := [][]byte{newHead("sow").str("query_id", queryID).str("t", c.topic).num("bs", uint64(len(batch))).end()}
-		for _, m := range batch {
-			frame = append(frame, recordHeader(sub, m), m.body)
-		}
-		if err := send(frame...); err != nil {
-			return err
-		}
-	}
-	if err := group("group_end"); err != nil {
-		return err
-	}
-	for _, kind := range []string{"completed", "stats"} {
-		if !slices.Contains(c.acks, kind) {
-			continue
-		}
-		h := s.ackHead(c, kind, nil).num("records_returned", uint64(len(records)))
-		h = h.num("matches", uint64(matches)).num("topic_matches", uint64(total)).str("status", "success")
-		if err := send(h.end()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// recordHeader stands before each record of a frame.
-func recordHeader(sub *subscription, m *message) []byte {
-	h := append(head(`{"l":`), strconv.Itoa(len(m.body))...)
-	if !sub.noKey {
-		h = h.str("k", strconv.FormatUint(m.key, 10))
-	}
-	if sub.stamp {
-		h = h.str("ts", m.stamp())
-	}
-	return h.str("x", m.correlation).end()
+	s.beat <- interval
 }

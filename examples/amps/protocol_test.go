@@ -2,7 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,8 +80,11 @@ func TestSOW(t *testing.T) {
 			require.Equal(t, body, record.body)
 			require.Equal(t, "q", record.str("query_id"))
 			keys[record.str("k")] = true
+			_, err := strconv.ParseInt(record.str("k"), 10, 64) // Java has no unsigned numbers
+			require.NoError(t, err)
 		}
 		require.Len(t, keys, 3)
+		require.Equal(t, 2, c.sows, "two records at once")
 		require.Equal(t, "group_end", c.want().str("c"))
 		for _, kind := range []string{"completed", "stats"} {
 			ack := c.want()
@@ -124,6 +131,86 @@ func TestSOWAndSubscribe(t *testing.T) {
 	})
 }
 
+// A query and the messages behind it leave no gap, and none overtakes another,
+// while somebody publishes all the time.
+func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
+	p := start(t, func(cfg *config) { cfg.maxJournal = 10 << 10 })
+	pub, sub := p.dial(t, "tunnel", "pub"), p.dial(t, "tunnel", "sub")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if pub.trySend(`{"c":"publish","t":"sow"}`, fmt.Sprintf(`{"id":1,"n":%d}`, i)) != nil {
+				return
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+	}()
+	number := func(f frame) (n int) {
+		_, err := fmt.Sscanf(f.body, `{"id":1,"n":%d}`, &n)
+		require.NoError(t, err, f.body)
+		return n
+	}
+	for round := range 5 {
+		for _, command := range []string{
+			`{"c":"sow_and_subscribe","cid":"q","sub_id":"s","t":"sow"}`,
+			`{"c":"subscribe","cid":"q","sub_id":"s","t":"sow","bm":"0"}`,
+		} {
+			sub.send(command)
+			last := 0
+			for range 100 + round {
+				f := sub.want()
+				if f.body == "" { // the begin and the end of the group
+					continue
+				}
+				n := number(f)
+				if last > 0 {
+					require.Equal(t, last+1, n, command)
+				}
+				last = n
+			}
+			sub.send(`{"c":"unsubscribe","sub_id":"s"}`)
+			sub.send(`{"c":"flush","cid":"flushed","a":"processed"}`)
+			for sub.want().str("cid") != "flushed" {
+			}
+		}
+	}
+}
+
+// What there is goes into the outbox under the broker's lock, so nothing that comes
+// overtakes it.
+func TestNothingOvertakesAnAnswer(t *testing.T) {
+	b := newBroker(defaults())
+	s := newSession(b, nil, defaults().limits, "", "", log.New(io.Discard, "", 0))
+	s.out.mu.Lock()
+	answered := make(chan error)
+	go func() { answered <- s.query(&command{name: "sow_and_subscribe", topic: "sow", id: "q"}) }()
+	kept := 0
+	for range 10_000_000 { // it keeps the lock while the outbox is not to be had
+		if kept++; b.mu.TryLock() {
+			b.mu.Unlock()
+			kept = 0
+		}
+		if kept == 10_000 {
+			break
+		}
+		runtime.Gosched()
+	}
+	require.Equal(t, 10_000, kept)
+	s.out.mu.Unlock()
+	s.out.close()
+	close(s.written)
+	require.NoError(t, <-answered)
+}
+
 func TestDelta(t *testing.T) {
 	p := start(t, nil)
 	c := p.dial(t, "tunnel", "c")
@@ -158,31 +245,36 @@ func TestRefusedCommandsAreAnswered(t *testing.T) {
 	require.Equal(t, "success", c.ask(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`).str("status"))
 	c.ask(`{"c":"subscribe","cid":"1","sub_id":"there","t":"x","a":"processed"}`)
 	for header, reason := range map[string]string{
-		`"c":"logon","a":"processed","client_name":"c"`:                                      "duplicate logon attempt",
-		`"c":"start_timer"`:                                                                  "not supported",
-		`"c":"make_tea","a":"processed"`:                                                     "not supported",
-		`"c":"subscribe","a":"processed"`:                                                    "no topic",
-		`"c":"subscribe","t":"a.*","a":"processed"`:                                          "regex topic not supported",
-		`"c":"subscribe","t":"x","sub_id":"there","a":"processed"`:                           "subid in use",
-		`"c":"subscribe","t":"x","sub_id":"all","a":"processed"`:                             "subid in use",
-		`"c":"subscribe","t":"x","filter":"/a LIKE 'b'","a":"processed"`:                     "bad filter",
-		`"c":"subscribe","t":"x","o":"conflation=1s","a":"processed"`:                        "invalid options",
-		`"c":"subscribe","t":"x","bm":"nonsense","a":"processed"`:                            "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"(1|2|:3|4|]","a":"processed"`:                         "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=fail","a":"processed"`:  "invalid bookmark",
-		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=other","a":"processed"`: "invalid options",
-		`"c":"sow","t":"nosow","a":"processed"`:                                              "invalid topic",
-		`"c":"sow","t":"sow","orderby":"/id","a":"processed"`:                                "not supported",
-		`"c":"sow","t":"sow","bm":"0","a":"processed"`:                                       "not supported",
-		`"c":"sow_delete","t":"nosow","filter":"1=1","a":"stats"`:                            "invalid topic",
-		`"c":"sow_delete","t":"sow","a":"stats"`:                                             "not supported",
-		`"c":"sow_delete","t":"sow","bm":"1|1|","a":"persisted"`:                             "not supported",
-		`"c":"heartbeat","o":"start,0","a":"processed"`:                                      "invalid options",
-		`"c":"heartbeat","o":"faster","a":"processed"`:                                       "invalid options",
-		`"c":"publish","t":"x","e":"30","a":"persisted"`:                                     "not supported",
-		`"c":"publish","a":"persisted"`:                                                      "no topic",
-		`"c":"publish","t":"` + strings.Repeat("x", 1025) + `","a":"persisted"`:              "invalid topic",
-		`"c":"publish","t":"sow","a":"persisted"`:                                            "bad sow key",
+		`"c":"logon","a":"processed","client_name":"c"`:                                       "duplicate logon attempt",
+		`"c":"start_timer"`:                                                                   "not supported",
+		`"c":"make_tea","a":"processed"`:                                                      "not supported",
+		`"c":"subscribe","a":"processed"`:                                                     "no topic",
+		`"c":"subscribe","t":"a.*","a":"processed"`:                                           "regex topic not supported",
+		`"c":"subscribe","t":"x","sub_id":"there","a":"processed"`:                            "subid in use",
+		`"c":"subscribe","t":"x","sub_id":"all","a":"processed"`:                              "subid in use",
+		`"c":"subscribe","t":"x","filter":"/a LIKE 'b'","a":"processed"`:                      "bad filter",
+		`"c":"subscribe","t":"x","o":"conflation=1s","a":"processed"`:                         "invalid options",
+		`"c":"subscribe","t":"x","bm":"nonsense","a":"processed"`:                             "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"(1|2|:3|4|]","a":"processed"`:                          "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=fail","a":"processed"`:   "invalid bookmark",
+		`"c":"subscribe","t":"x","bm":"1|2|","o":"bookmark_not_found=other","a":"processed"`:  "invalid options",
+		`"c":"sow","t":"nosow","a":"processed"`:                                               "invalid topic",
+		`"c":"sow","t":"sow","orderby":"/id","a":"processed"`:                                 "not supported",
+		`"c":"sow","t":"sow","bm":"0","a":"processed"`:                                        "not supported",
+		`"c":"sow_delete","t":"nosow","filter":"1=1","a":"stats"`:                             "invalid topic",
+		`"c":"sow_delete","t":"sow","a":"stats"`:                                              "not supported",
+		`"c":"sow_delete","t":"sow","bm":"1|1|","a":"persisted"`:                              "not supported",
+		`"c":"heartbeat","o":"start,0","a":"processed"`:                                       "invalid options",
+		`"c":"heartbeat","o":"faster","a":"processed"`:                                        "invalid options",
+		`"c":"publish","t":"x","e":"30","a":"persisted"`:                                      "not supported",
+		`"c":"publish","t":"x","filter":"1=1","a":"processed"`:                                "not supported",
+		`"c":"publish","t":"sow","k":"mine","a":"persisted"`:                                  "not supported",
+		`"c":"publish","t":"x","o":"cancel","a":"persisted"`:                                  "invalid options",
+		`"c":"sow_delete","t":"sow","filter":"1=1","o":"x","a":"stats"`:                       "invalid options",
+		`"c":"subscribe","t":"x","sub_id":"` + strings.Repeat("x", 257) + `","a":"processed"`: "subid in use",
+		`"c":"publish","a":"persisted"`:                                                       "no topic",
+		`"c":"publish","t":"` + strings.Repeat("x", 1025) + `","a":"persisted"`:               "invalid topic",
+		`"c":"publish","t":"sow","a":"persisted"`:                                             "bad sow key",
 	} {
 		t.Run(header, func(t *testing.T) {
 			ack := c.ask(`{` + header + `,"cid":"77"}`)
