@@ -266,13 +266,13 @@ func TestAnswerIsReset(t *testing.T) {
 // waits for its own protocol would.
 func TestAnswerIsNotHTTP(t *testing.T) {
 	for answer, snippet := range map[string]string{
-		"SSH-2.0-OpenSSH_9.9\r\n":        `it begins with "SSH-": an SSH server listens there`,
-		"\x15\x03\x01\x00\x02":           `it begins with "\x15\x03": the port speaks TLS`,
-		"HTTP/2.0 200\r\n\r\n":           `it begins with "HTTP/": it is another version of HTTP`,
-		"HTTQ":                           "something else listens there",
-		" HTTP/1.1 101 S":                "something else listens there",
-		strings.Repeat("long ", 1000):    "something else listens there",
-		"HTTP/1.1 103 E\r\n\r\nwhatever": "something else listens there",
+		"SSH-2.0-OpenSSH_9.9\r\n":        `it begins with "SSH-2.0-OpenSSH_9.9\r\n": an SSH server listens there`,
+		"\x15\x03\x01\x00\x02":           `it begins with "\x15\x03\x01\x00\x02": the port speaks TLS`,
+		"HTTP/2.0 200\r\n\r\n":           `it begins with "HTTP/2.0 200\r\n\r\n": it is another version of HTTP`,
+		"HTTQ":                           `it begins with "HTTQ"`,
+		" HTTP/1.1 101 S":                `it begins with " HTTP/1.1 101 S"`,
+		strings.Repeat("long ", 1000):    `begins with "long long long long long long lo"`,
+		"HTTP/1.1 103 E\r\n\r\nwhatever": "whatever",
 	} {
 		_, err := testkit.UpgradeAnswered(t, answer, true)
 		require.ErrorContains(t, err, "not HTTP")
