@@ -186,9 +186,9 @@ func badSeeds(f *testing.F, dir string) {
 // a plain connection or refused, and every byte is where it belongs.
 func FuzzServer(f *testing.F) {
 	badSeeds(f, "to_listener")
-	for i, test := range testkit.BadHeads {
+	for i, test := range testkit.MalformedHeads {
 		if len(test.Head) < 1<<10 {
-			f.Add([]byte(test.Head+testkit.BadSmuggled), uint16(i))
+			f.Add([]byte(test.Head+testkit.Smuggled), uint16(i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
@@ -262,7 +262,7 @@ func FuzzServer(f *testing.F) {
 // first bytes are what follows the 101, or an error.
 func FuzzClient(f *testing.F) {
 	badSeeds(f, "to_dialer")
-	for i, test := range testkit.BadAnswers {
+	for i, test := range testkit.MalformedAnswers {
 		if len(test.Answer) < 1<<10 {
 			f.Add([]byte(test.Answer), uint16(i))
 		}
