@@ -77,7 +77,7 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 				require.NoError(t, err)
 				sent += n
 			}
-			require.NoError(t, c.CloseWrite())
+			c.CloseWrite() // which fails if the listener has refused it by now
 			io.Copy(io.Discard, c)
 			conn.mu.Lock()
 			defer conn.mu.Unlock()

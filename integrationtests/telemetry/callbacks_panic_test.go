@@ -91,7 +91,7 @@ func eyeServe(t *testing.T, in string) {
 	}
 	require.NoError(t, l.Shutdown(t.Context()), "everything is counted once")
 	require.Contains(t, printed.String(), "panic in what Telemetry calls: a fault of "+in)
-	require.Contains(t, printed.String(), "telemetry_panic_test.go", "the stack leads to the culprit")
+	require.Contains(t, printed.String(), "callbacks_panic_test.go", "the stack leads to the culprit")
 }
 
 func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
