@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// What the server cannot do is answered with one of the reasons that AMPS's
-// clients know: they make their exceptions of the text.
+// The reasons of failure acks. AMPS's clients choose the type of their exception by
+// these texts.
 var (
 	errTopic        = errors.New("invalid topic")
 	errNoTopic      = errors.New("no topic")
@@ -27,14 +27,15 @@ var (
 	errNotSupported = errors.New("not supported")
 )
 
-// A broker has the topics, and what the server remembers of them. One lock
-// orders all messages: each subscription sees them in the order of the journal,
-// and a query and the messages behind it leave no gap.
+// A broker holds the topics and everything that the server remembers about them.
+// One lock orders all messages. Each subscription sees them in the order of the
+// journal, and there is no gap between the answer of a query and the messages that
+// follow it.
 type broker struct {
-	started string          // tells the bookmarks of this process from others
+	started string          // makes the bookmarks of each process different
 	sows    map[string]*sow // by topic; the map never changes
 	sowMax  int             // bytes of all records
-	bodyMax int             // bytes of one, which delta messages can make grow
+	bodyMax int             // bytes of one record, which delta messages can make grow
 
 	mu            sync.Mutex
 	number        uint64
@@ -44,12 +45,13 @@ type broker struct {
 	publishers    map[string]*publisher      // by client name
 }
 
-// maxPublishers bounds the names that are remembered.
+// maxPublishers bounds the client names that the broker remembers.
 const maxPublishers = 64 << 10
 
-// A publisher is a client name. Its messages have ascending sequence numbers,
-// those of its publish store or else the server's: who reconnects and sends
-// again what was not acknowledged makes no message twice.
+// A publisher is a client name. Its messages have ascending sequence numbers: those
+// of its publish store, or else numbers of the server. A client that reconnects
+// sends again what was not acknowledged. The numbers show which of these messages
+// the server already has.
 type publisher struct {
 	id       uint64
 	last     uint64
@@ -73,8 +75,8 @@ func newBroker(cfg config) *broker {
 	return b
 }
 
-// join makes the session that of its client name. It returns the session that had
-// the name until now, which has to go, as with AMPS.
+// join gives the client name to the session. It returns the session that had the
+// name before. The caller must end that one, as AMPS does.
 func (b *broker) join(s *session, name string) (p *publisher, last uint64, before *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +94,8 @@ func (b *broker) join(s *session, name string) (p *publisher, last uint64, befor
 	return p, p.last, before
 }
 
-// forget drops the name that has not been seen for the longest time.
+// forget drops the client name whose last logon is the oldest, of those that are not
+// connected.
 func (b *broker) forget() {
 	oldest := ""
 	for name, p := range b.publishers {
@@ -103,7 +106,7 @@ func (b *broker) forget() {
 	delete(b.publishers, oldest)
 }
 
-// leave ends what a session has.
+// leave ends the subscriptions of a session and gives up its client name.
 func (b *broker) leave(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,7 +126,7 @@ func (b *broker) drop(sub *subscription) {
 	}
 }
 
-// checkTopic refuses what no message can have as its topic, and patterns.
+// checkTopic refuses names that no topic can have, and regular expressions.
 func checkTopic(topic string) error {
 	switch {
 	case topic == "":
@@ -136,9 +139,9 @@ func checkTopic(topic string) error {
 	return nil
 }
 
-// publish hands a message to all who want it, and keeps it. A message that the
-// publisher has sent before is done already. An error is final as well: it would
-// be the same the next time.
+// publish delivers a message to its subscriptions and keeps it. It ignores a message
+// that the publisher has sent before. A message with an error counts as sent too:
+// sending it again would not help.
 func (b *broker) publish(p *publisher, c *command) error {
 	err := checkTopic(c.topic)
 	switch {
@@ -188,7 +191,8 @@ func (b *broker) publish(p *publisher, c *command) error {
 	return nil
 }
 
-// seen moves the publisher on, and reports whether it is behind that already.
+// seen records a sequence number of the publisher, 0 for the next one, and reports
+// whether it was there before.
 func (b *broker) seen(p *publisher, sequence uint64) bool {
 	switch {
 	case sequence == 0:
@@ -201,7 +205,7 @@ func (b *broker) seen(p *publisher, sequence uint64) bool {
 	return false
 }
 
-// remove deletes records of a SOW. The number of records is that of the deleted.
+// remove deletes records of a SOW and returns their number.
 func (b *broker) remove(p *publisher, c *command, f filter) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -225,8 +229,9 @@ func (b *broker) remove(p *publisher, c *command, f filter) (int, error) {
 	return len(records), nil
 }
 
-// run begins a query. It calls accepted with what there is now, before anything
-// comes: nothing is missed in between, and nothing is out of order.
+// run starts a query. It calls accepted with the messages that exist now, under the
+// lock: what accepted puts into the outbox stands before all later messages, and
+// nothing is missed in between.
 func (b *broker) run(q query, accepted func(found []*message)) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -260,8 +265,8 @@ func (b *broker) run(q query, accepted func(found []*message)) error {
 	return nil
 }
 
-// unsubscribe ends subscriptions: one, several or "all". Clients also end queries
-// that are over, so an unknown one is no error.
+// unsubscribe ends subscriptions: one, several or "all". An unknown one is no error,
+// because clients also unsubscribe from queries that have ended.
 func (b *broker) unsubscribe(s *session, ids string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -35,28 +35,44 @@ type client struct {
 	sows int             // frames with records so far
 }
 
+// A modestDialer makes connections with a small receive buffer: the kernel holds
+// 4 MiB for a client that does not read, those of the server's end, and no more.
+type modestDialer struct{}
+
+func (modestDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+}
+
 // ways are how clients come.
 var ways = map[string]func(t *testing.T, p *program, header http.Header) (*client, error){
 	"plain": func(t *testing.T, p *program, _ http.Header) (*client, error) {
-		conn, err := net.Dial("tcp", p.address)
+		conn, err := modestDialer{}.DialContext(t.Context(), "tcp", p.address)
 		return &client{t: t, conn: conn}, err
 	},
 	"TLS": func(t *testing.T, p *program, _ http.Header) (*client, error) {
-		conn, err := tls.Dial("tcp", p.address, &tls.Config{RootCAs: p.roots})
-		return &client{t: t, conn: conn}, err
+		conn, err := modestDialer{}.DialContext(t.Context(), "tcp", p.address)
+		return &client{t: t, conn: tls.Client(conn, &tls.Config{RootCAs: p.roots, ServerName: "127.0.0.1"})}, err
 	},
 	"tunnel": func(t *testing.T, p *program, header http.Header) (*client, error) {
-		d := &preflight.PreflightDialer{Path: "/amps/json", Header: header}
+		d := &preflight.PreflightDialer{NetDialer: modestDialer{}, Path: "/amps/json", Header: header}
 		conn, err := d.DialContext(t.Context(), "tcp", p.address)
 		return &client{t: t, conn: conn}, err
 	},
 	"tunnel over TLS": func(t *testing.T, p *program, header http.Header) (*client, error) {
-		d := &preflight.PreflightDialer{Path: "/amps/json", Header: header, TLSConfig: &tls.Config{RootCAs: p.roots}}
+		d := &preflight.PreflightDialer{NetDialer: modestDialer{}, Path: "/amps/json", Header: header, TLSConfig: &tls.Config{RootCAs: p.roots}}
 		conn, err := d.DialContext(t.Context(), "tcp", p.address)
 		return &client{t: t, conn: conn}, err
 	},
 	"WebSocket": func(t *testing.T, p *program, header http.Header) (*client, error) {
-		ws, _, err := websocket.Dial(t.Context(), "ws://"+p.address+"/amps/json", &websocket.DialOptions{HTTPHeader: header})
+		options := &websocket.DialOptions{
+			HTTPHeader: header,
+			HTTPClient: &http.Client{Transport: &http.Transport{DialContext: modestDialer{}.DialContext}},
+		}
+		ws, _, err := websocket.Dial(t.Context(), "ws://"+p.address+"/amps/json", options)
 		if err != nil {
 			return nil, err
 		}

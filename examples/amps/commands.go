@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// version is what the logon ack says: the clients compare it with what they want
-// to use.
+// version is the version of AMPS in the logon ack. The clients use newer features
+// only if it is high enough.
 const version = "5.3.4.0"
 
-// Reasons that end a logon.
+// Reasons of failure acks before and at the logon.
 var (
 	errLogonRequired = errors.New("logon required")
 	errLogonTwice    = errors.New("duplicate logon attempt")
@@ -20,7 +20,7 @@ var (
 	errMessageType   = errors.New("invalid message type")
 )
 
-// execute does what a client wants, and sends the acks.
+// execute executes a command and sends its acks.
 func (s *session) execute(c *command) {
 	if s.publisher == nil && c.name != "logon" {
 		s.fail(c, errLogonRequired)
@@ -44,7 +44,7 @@ func (s *session) execute(c *command) {
 	case "heartbeat":
 		err = s.heartbeat(c)
 	case "flush":
-		// Everything before it is done: commands are executed in turn.
+		// Commands are executed in order, so all before it are done.
 		s.ack(c, "processed", nil)
 		s.ack(c, "persisted", nil)
 		s.ack(c, "completed", nil)
@@ -97,7 +97,8 @@ func (s *session) publish(c *command) error {
 	return nil
 }
 
-// sowDelete deletes what a filter, keys or a message select: exactly one of them.
+// sowDelete deletes the records that a filter, keys or a message select. The command
+// must have exactly one of these.
 func (s *session) sowDelete(c *command) error {
 	ways := 0
 	for _, given := range []bool{c.filter != "", c.sowKeys != "", len(c.body) > 0} {
@@ -105,7 +106,7 @@ func (s *session) sowDelete(c *command) error {
 			ways++
 		}
 	}
-	if ways != 1 || c.bookmark != "" { // a bookmark acknowledges a message of a queue
+	if ways != 1 || c.bookmark != "" { // a bookmark would acknowledge a message of a queue
 		return errNotSupported
 	}
 	if len(c.options) > 0 {
@@ -129,10 +130,10 @@ func (s *session) sowDelete(c *command) error {
 	return nil
 }
 
-// heartbeat starts with "start,SECONDS"; then both ends send a beat now and then.
-// The JavaScript client answers a beat only if it has sent none for the whole
-// interval, so beats go out twice as often, and silence of two intervals ends
-// the connection.
+// heartbeat starts with the options "start,SECONDS". From then on both ends send
+// beats, and a client that is silent for two intervals is disconnected. The server
+// sends two beats in each interval: the JavaScript client answers a beat only if its
+// own last beat is more than an interval old.
 func (s *session) heartbeat(c *command) error {
 	if len(c.options) == 2 && c.options[0] == "start" {
 		seconds, err := strconv.ParseUint(c.options[1], 10, 16)
@@ -153,10 +154,10 @@ func (s *session) heartbeat(c *command) error {
 }
 
 // tick sets the interval between beats to the client. It does not wait for the
-// writer, which may be busy for long.
+// writer, which may be busy for a long time.
 func (s *session) tick(interval time.Duration) {
 	select {
-	case <-s.beat: // an interval that the writer has not seen
+	case <-s.beat: // an earlier interval that the writer has not taken
 	default:
 	}
 	s.beat <- interval

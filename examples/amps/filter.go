@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// A filter selects messages by their content. It is a part of the language of
+// A filter selects messages by their content. The language is a part of that of
 // AMPS: fields such as /customer/name, strings, numbers, the comparisons
 // = == != <> < <= > >=, AND, OR, NOT and parentheses.
 type filter func(document any) bool
 
 var errFilter = errors.New("bad filter")
 
-// maxFilter bounds the recursion of the parser too.
+// maxFilter bounds the length of a filter, and so the recursion of its parser.
 const maxFilter = 4 << 10
 
-// compileFilter returns nil for an empty text: everything matches.
+// compileFilter returns nil for an empty text, which matches everything.
 func compileFilter(text string) (filter, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
@@ -35,16 +35,16 @@ func compileFilter(text string) (filter, error) {
 	return f, err
 }
 
-// matches decodes the body only if the filter needs it. What is no JSON has no
+// matches decodes the body and applies the filter. A body that is not JSON has no
 // fields.
 func (f filter) matches(body []byte) bool {
 	return f == nil || f(decode(body))
 }
 
-// decode returns nil for what is no JSON.
+// decode returns nil for a body that is not JSON.
 func decode(body []byte) any {
 	in := json.NewDecoder(bytes.NewReader(body))
-	in.UseNumber() // a key of 17 digits must stay one
+	in.UseNumber() // float64 would change a key of 17 digits
 	var document any
 	if in.Decode(&document) != nil {
 		return nil
@@ -57,10 +57,10 @@ func decode(body []byte) any {
 
 type filterParser struct {
 	rest string
-	next string // a token that was looked at
+	next string // the result of token, until take
 }
 
-// token returns the next token without taking it, "" at the end.
+// token returns the next token, "" at the end, and does not take it.
 func (p *filterParser) token() string {
 	if p.next != "" {
 		return p.next
@@ -94,7 +94,8 @@ func (p *filterParser) take() string {
 	return token
 }
 
-// word takes the next token if it is this word, in any case.
+// word takes the next token if it is this word, and reports that. Case does not
+// matter.
 func (p *filterParser) word(word string) bool {
 	if !strings.EqualFold(p.token(), word) {
 		return false
@@ -172,7 +173,7 @@ func (p *filterParser) comparison() (filter, error) {
 	return func(d any) bool { return wanted(compare(left(d), right(d))) }, nil
 }
 
-// operand is a field of the document, or a constant.
+// operand returns a function for a field of the document, or for a constant.
 func (p *filterParser) operand() (func(any) any, error) {
 	token := p.take()
 	switch {
@@ -191,7 +192,7 @@ func (p *filterParser) operand() (func(any) any, error) {
 	return func(any) any { return json.Number(token) }, nil
 }
 
-// field follows a path through objects. nil means that there is no such field.
+// field follows a path through objects. It returns nil if there is no such field.
 func field(document any, path []string) any {
 	for _, name := range path {
 		object, ok := document.(map[string]any)
@@ -203,7 +204,7 @@ func field(document any, path []string) any {
 	return document
 }
 
-// compare reports false for values of different kinds.
+// compare reports false if the values cannot be compared.
 func compare(a, b any) (order int, comparable bool) {
 	switch a := a.(type) {
 	case string:

@@ -5,14 +5,13 @@
 //	go run ./examples/amps
 //
 // It has publish and subscribe, filters, delta messages, the state of the world
-// (SOW) of topics with a key, bookmark subscriptions, heartbeats, and the acks on
-// which the clients' publish stores rely. It keeps everything in memory, within
-// bounds: it is there to try the way of the clients through a proxy, and no
-// replacement for AMPS. What it does not know, it refuses with a failure ack;
-// README.md lists that.
+// (SOW) of topics with a key, bookmark subscriptions, heartbeats, and the acks that
+// the clients' publish stores need. It keeps everything in memory, within bounds.
+// Use it to try the clients through a proxy. It does not replace AMPS. It refuses
+// with a failure ack what it does not serve; README.md has the list.
 //
-// On Ctrl-C or SIGTERM, each client gets what there is for it, and the server
-// ends, after ten seconds at most. A second signal ends it at once.
+// On Ctrl-C or SIGTERM, the server sends each client what is left for it and ends,
+// after ten seconds at most. A second signal ends it at once.
 package main
 
 import (
@@ -34,14 +33,14 @@ import (
 type config struct {
 	listen    string // address of the one port
 	cert, key string // files; "": no TLS
-	user      string // whom the token shows
-	token     string // "": anybody may come
+	user      string // the user who has the token
+	token     string // "": none is required
 	path      string // of tunnels and of WebSocket
 	sow       keyFields
-	grace     time.Duration // for everybody to finish in the end
+	grace     time.Duration // for the clients to leave at the end
 	limits
 
-	maxClients int // connected at once
+	maxClients int // at the same time
 	maxSOW     int // bytes of all SOWs
 	maxJournal int // bytes of the messages kept for bookmark subscriptions
 }
@@ -80,8 +79,8 @@ func parseFlags(args []string) (config, error) {
 	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9007", "`address` of the one port")
 	flags.StringVar(&cfg.cert, "tls-cert", "", "`file` of the certificate for TLS")
 	flags.StringVar(&cfg.key, "tls-key", "", "`file` of its key")
-	flags.StringVar(&cfg.user, "user", "", "`name` of the user that the token shows")
-	flags.StringVar(&cfg.token, "token", "", "`secret` that a request must show as \"Authorization: Bearer SECRET\"")
+	flags.StringVar(&cfg.user, "user", "", "`name` of the user who has the token")
+	flags.StringVar(&cfg.token, "token", "", "`secret` that a request must carry as \"Authorization: Bearer SECRET\"")
 	flags.StringVar(&cfg.path, "path", "/amps/json", "`path` of tunnels and of WebSocket")
 	flags.Var(given, "sow", "`topic:/field`: keep the last message for each value of the field (may be repeated; default sow:/id)")
 	if err := flags.Parse(args); err != nil {
@@ -122,7 +121,7 @@ func (k keyFields) Set(value string) error {
 	return nil
 }
 
-// run serves until ctx ends, and returns nil if everybody could finish.
+// run serves until ctx ends. It returns nil if all clients have left in time.
 func run(ctx context.Context, cfg config, out, logTo io.Writer) error {
 	var tlsConfig *tls.Config
 	if cfg.cert != "" {

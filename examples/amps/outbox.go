@@ -10,35 +10,35 @@ var errSlow = errors.New("the client takes its messages more slowly than they co
 // A sender writes one frame to a client.
 type sender func(parts ...[]byte) error
 
-// An item is what waits to be written to a client: a frame, or a query, which
-// makes its frames as they are written.
+// An item waits to be written to a client. It is a frame, or a query that makes its
+// frames when it is written.
 type item struct {
 	frame [][]byte
 	query func(send sender) error
-	done  chan struct{} // closed behind the query, whatever became of it
+	done  chan struct{} // closed after the query, also if it failed
 
-	// A message of a bookmark subscription: the bookmark to acknowledge.
+	// For a message of a bookmark subscription: what to acknowledge.
 	subscription *subscription
 	bookmark     string
 }
 
 func (i item) size() int {
-	n := 128 // for what holds it together
+	n := 128 // for the item itself
 	for _, part := range i.frame {
 		n += len(part)
 	}
 	return n
 }
 
-// An outbox holds what a client has still to be sent. It is bounded: who
-// publishes never waits for who reads.
+// An outbox holds the frames that wait for a client. It is bounded. A publisher never
+// waits for a subscriber.
 type outbox struct {
 	limit int           // bytes
 	ready chan struct{} // there are items, or no more will come
 
 	mu     sync.Mutex
 	items  []item
-	bytes  int // put and not yet written
+	bytes  int // of the items that are not yet written
 	closed bool
 }
 
@@ -46,8 +46,8 @@ func newOutbox(limit int) *outbox {
 	return &outbox{limit: limit, ready: make(chan struct{}, 1)}
 }
 
-// put adds an item. A closed outbox drops it. Beyond the limit, the error is
-// errSlow.
+// put adds an item. A closed outbox drops it. The error is errSlow if the outbox is
+// full.
 func (o *outbox) put(i item) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -65,7 +65,7 @@ func (o *outbox) put(i item) error {
 	return nil
 }
 
-// close lets the items be written that are in it, and no more.
+// close makes put drop everything from now on. The items in the outbox stay.
 func (o *outbox) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -80,8 +80,8 @@ func (o *outbox) wake() {
 	}
 }
 
-// take returns all items, and whether more may come. The caller hands each to
-// written.
+// take returns all items, and whether more may come. The caller must call written for
+// each.
 func (o *outbox) take() (items []item, open bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

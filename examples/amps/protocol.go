@@ -15,51 +15,51 @@ import (
 	"unicode/utf8"
 )
 
-// The wire of AMPS by TCP, as its clients write and read it. A frame is a
-// length of 4 bytes, big-endian, a header and a body. The header is a JSON
-// object with scalar values; the body is everything behind its closing brace.
-// One frame may carry several records of a SOW query, each with a header of its
-// own.
+// This is the TCP protocol of AMPS's clients. A frame is a length of 4 bytes,
+// big-endian, a header and a body. The header is a JSON object with scalar values.
+// The body is everything behind its closing brace. A frame with the command sow
+// carries several records in place of a body, each with its own header.
 
-// firstFrameLimit bounds the frame of a client that has not logged on.
+// firstFrameLimit bounds a frame, in bytes, before the logon.
 const firstFrameLimit = 64 << 10
 
-// headerLimit bounds the header of a frame.
+// headerLimit bounds the header of a frame, in bytes.
 const headerLimit = 1 << 20
 
-// A wire carries the frames of one client: a [tcpWire] or a [webSocketWire]. One
-// goroutine reads and another one writes.
+// A wire carries the frames of one client. It is a [tcpWire] or a [webSocketWire].
+// One goroutine reads, another one writes.
 type wire interface {
-	// read returns the next frame, header and body, in memory of its own.
+	// read returns the next frame, header and body. The caller owns the memory.
 	read(limit int) ([]byte, error)
-	// more reports whether a whole frame has arrived that read has not returned.
+	// more reports whether read would return a frame without waiting.
 	more() bool
-	// write sends the parts of one frame: a header and its body, more than once
-	// in a frame with records.
+	// write sends one frame: a header and a body, or a header and then a header and
+	// a body for each record.
 	write(parts ...[]byte) error
 	flush() error
-	// finish tells the client that nothing more will come, and why.
+	// finish tells the client that nothing more will come. cause says why.
 	finish(cause error)
-	// drain reads what the client still sends, behind finish: a connection that is
-	// closed with unread bytes is reset, and a reset destroys what is under way.
+	// drain reads what the client still sends after finish. Closing a connection
+	// with unread bytes would reset it, and a reset destroys what is under way.
 	drain()
 	// abort closes the connection at once.
 	abort()
 }
 
-// A malformed error is a breach of the protocol. It ends the connection.
+// A malformed error is a violation of the protocol. It ends the connection.
 type malformed string
 
 func (e malformed) Error() string { return "malformed input: " + string(e) }
 
-// writeTimeout is for a client that takes nothing of what is written to it.
+// writeTimeout bounds one write to a client that does not read.
 const writeTimeout = 30 * time.Second
 
-// linger is for a client to close the connection when it has been told that nothing
-// more will come, and for what it has sent until then.
+// linger bounds the time in which a client must close the connection after finish.
+// What it sends until then is still read.
 const linger = 5 * time.Second
 
-// A tcpWire is plain TCP, TLS or a tunnel: the same bytes.
+// A tcpWire is a plain TCP connection, a TLS connection or a tunnel. All carry the
+// same bytes.
 type tcpWire struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -76,13 +76,13 @@ func (t *tcpWire) read(limit int) ([]byte, error) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, malformed("the stream ended inside a frame")
 		}
-		return nil, err // io.EOF between two frames is an orderly end
+		return nil, err // io.EOF between two frames: an orderly end
 	}
 	n := int64(binary.BigEndian.Uint32(length[:]))
 	if n > int64(limit) {
 		return nil, malformed(fmt.Sprintf("a frame of %d bytes is above the limit of %d", n, limit))
 	}
-	// The buffer grows with what arrives, so that a length alone costs nothing.
+	// The buffer grows with what arrives, so a length alone takes no memory.
 	var frame bytes.Buffer
 	if n <= 64<<10 {
 		frame.Grow(int(n))
@@ -132,32 +132,32 @@ func (t *tcpWire) drain() { io.Copy(io.Discard, t.conn) }
 
 func (t *tcpWire) abort() { t.conn.Close() }
 
-// A command is what a client has sent.
+// A command is a frame from a client.
 type command struct {
 	name    string // such as "publish"
-	id      string // of the command itself, for its acks
+	id      string // of the command, repeated in its acks
 	subID   string
 	queryID string
 	topic   string
 	filter  string
-	acks    []string // the types that the client asks for
+	acks    []string // types of acks that the client wants
 	options []string
 	body    []byte
 
 	sequence    uint64 // of the client's publish store; 0: none
 	bookmark    string
 	correlation string
-	sowKey      string // of a publisher that chooses it
+	sowKey      string // chosen by the publisher
 	sowKeys     string
 	batchSize   int
 	topN        int
 	orderBy     bool
 	expiration  bool
 
-	client, user, messageType string // of a logon
+	client, user, messageType string // in a logon
 }
 
-// A scalar is a value of a header. Clients write numbers with quotes or without.
+// A scalar is a value in a header. Clients write numbers with or without quotes.
 type scalar string
 
 func (s *scalar) UnmarshalJSON(b []byte) error {
@@ -173,7 +173,7 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// parseCommand takes a frame apart. Its error is malformed input.
+// parseCommand parses a frame. Its error is a malformed.
 func parseCommand(frame []byte) (*command, error) {
 	in := json.NewDecoder(bytes.NewReader(frame))
 	var header map[string]scalar
@@ -188,7 +188,7 @@ func parseCommand(frame []byte) (*command, error) {
 		return nil, malformed("the header is not UTF-8")
 	}
 	var failed error
-	get := func(names ...string) string { // each client has its own names
+	get := func(names ...string) string { // the clients use different names
 		for _, name := range names {
 			if value := string(header[name]); value != "" {
 				if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' }) {
@@ -244,18 +244,18 @@ func parseCommand(frame []byte) (*command, error) {
 	return c, failed
 }
 
-// list splits at commas, and drops what is empty.
+// list splits at commas and spaces, and drops empty elements.
 func list(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// A head is a header in the making. The C++ and the Java client know the
-// escapes \" and \\ alone, so nothing else is escaped.
+// A head builds a header. The C++ and the Java client only decode the escapes \" and
+// \\, so it writes no others.
 type head []byte
 
 func newHead(command string) head { return append(head(`{"c":"`), command+`"`...) }
 
-// str adds a field, unless it is empty.
+// str adds a field with a string, unless the string is empty.
 func (h head) str(name, value string) head {
 	if value == "" {
 		return h

@@ -7,26 +7,25 @@ import (
 	"strings"
 )
 
-// A query is what a client asks for: what there is, what comes, or both.
+// A query asks for the messages that exist, for those that will come, or for both.
 type query struct {
 	topic        string
-	subscription *subscription // nil: what there is alone
-	replace      bool          // a subscription of the same id
+	subscription *subscription // nil: only the messages that exist
+	replace      bool          // the subscription that has the same id
 	sow          bool
-	bookmark     string // "": what comes alone
+	bookmark     string // "": only the messages that will come
 	notFound     string // see [journal.after]
 }
 
-// batchBytes is about the largest frame of records, and batchRecords the largest
-// number. A client may ask for fewer.
+// batchBytes and batchRecords bound the records in one frame. A client may ask for
+// fewer.
 const (
 	batchBytes   = 1 << 20
 	batchRecords = 1000
 )
 
-// query subscribes, or asks for what there is, or both. It waits until the client
-// has been sent what there is: a client has one such answer under way, and no
-// more of them in memory.
+// query runs a query. It waits until the client has been sent the messages that
+// exist, so each client has at most one such answer in memory.
 func (s *session) query(c *command) error {
 	q, sub, err := s.parseQuery(c)
 	if err != nil {
@@ -48,7 +47,7 @@ func (s *session) query(c *command) error {
 	if err != nil {
 		return err
 	}
-	if s.silence > 0 { // nobody reads the client's beats meanwhile
+	if s.silence > 0 { // the client's beats are not read in the meantime
 		s.patience.Stop()
 		defer func() { s.patience.Reset(s.silence) }()
 	}
@@ -59,8 +58,8 @@ func (s *session) query(c *command) error {
 	return nil
 }
 
-// parseQuery makes a query of a command. The subscription has the filter and the
-// options of a query without one too.
+// parseQuery makes a query from a command. The subscription that it returns holds the
+// filter and the options, also for a query that does not subscribe.
 func (s *session) parseQuery(c *command) (q query, sub *subscription, err error) {
 	if err = checkTopic(c.topic); err != nil {
 		return q, nil, err
@@ -71,7 +70,7 @@ func (s *session) parseQuery(c *command) (q query, sub *subscription, err error)
 	}
 	q = query{topic: c.topic, sow: strings.HasPrefix(c.name, "sow"), notFound: "epoch"}
 	sub = &subscription{session: s, id: c.subID, topic: c.topic, filter: f, delta: strings.Contains(c.name, "delta")}
-	if c.orderBy || q.sow && c.bookmark != "" { // the state of the world as it was
+	if c.orderBy || q.sow && c.bookmark != "" { // a historical query
 		return q, nil, errNotSupported
 	}
 	if c.bookmark != "" {
@@ -88,7 +87,7 @@ func (s *session) parseQuery(c *command) (q query, sub *subscription, err error)
 			sub.noKey = true
 		case "timestamp":
 			sub.stamp = true
-		case "live", "fully_durable", "send_keys": // it is so in any case
+		case "live", "fully_durable", "send_keys": // always so
 		case "bookmark_not_found":
 			if q.notFound = value; !slices.Contains([]string{"epoch", "now", "fail"}, value) {
 				return q, nil, errOptions
@@ -110,7 +109,7 @@ func (s *session) parseQuery(c *command) (q query, sub *subscription, err error)
 	return q, sub, nil
 }
 
-// replay sends what a bookmark subscription has missed.
+// replay sends the messages that a bookmark subscription has missed.
 func (s *session) replay(c *command, sub *subscription, messages []*message, send sender) error {
 	last := ""
 	for _, m := range messages {
@@ -133,8 +132,8 @@ func (s *session) replay(c *command, sub *subscription, messages []*message, sen
 	return nil
 }
 
-// sendSOW sends the records that the filter selects, the one that has not changed
-// for the longest time first.
+// sendSOW sends the records that the filter selects, in the order of their last
+// change.
 func (s *session) sendSOW(c *command, sub *subscription, records []*message, send sender) error {
 	total := len(records)
 	records = slices.DeleteFunc(records, func(m *message) bool { return !sub.filter.matches(m.body) })
@@ -182,7 +181,7 @@ func (s *session) sendSOW(c *command, sub *subscription, records []*message, sen
 	return nil
 }
 
-// recordHeader stands before each record of a frame.
+// recordHeader returns the header of one record in a frame.
 func recordHeader(sub *subscription, m *message) []byte {
 	h := append(head(`{"l":`), strconv.Itoa(len(m.body))...)
 	if !sub.noKey {

@@ -16,7 +16,7 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// A server is the broker behind its port.
+// A server is the broker with its port and its sessions.
 type server struct {
 	cfg    config
 	broker *broker
@@ -37,7 +37,7 @@ func newServer(cfg config, logger *log.Logger) *server {
 	}
 }
 
-// listener is the one port: plain TCP, TLS, tunnels and WebSocket.
+// listener makes the one port: plain TCP, TLS, tunnels and WebSocket.
 func (s *server) listener(ln net.Listener, tlsConfig *tls.Config) *preflight.PreflightListener {
 	mux := http.NewServeMux()
 	mux.HandleFunc(s.cfg.path, s.webSocket)
@@ -47,15 +47,16 @@ func (s *server) listener(ln net.Listener, tlsConfig *tls.Config) *preflight.Pre
 		TLSConfig: tlsConfig,
 		Handler:   mux,
 		Authorize: s.authorize,
-		// A plain connection shows no token. Without one to show, it may come.
+		// A plain connection cannot show a token, so it is accepted only if none is
+		// required.
 		AllowPlain: s.cfg.token == "",
 	}
 }
 
 type userKey struct{}
 
-// authorize vets the request of a tunnel: the path, then the token. The user goes
-// on to the application with the request.
+// authorize checks the request of a tunnel: the path, then the token. The context of
+// the request carries the user to the application.
 func (s *server) authorize(r *http.Request) (http.Header, error) {
 	if r.URL.Path != s.cfg.path {
 		return nil, &preflight.StatusError{StatusCode: http.StatusNotFound}
@@ -70,9 +71,10 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 
 var challenge = http.Header{"Www-Authenticate": {"Bearer"}}
 
-// user tells who sends a request. Native clients send their token with
-// add_http_preflight_header; the JavaScript client can send no field of its own,
-// and makes Basic credentials of the name and password in its URL.
+// user returns the user who sent a request, "" if no token is required. Clients send
+// their token with add_http_preflight_header. The JavaScript client cannot send
+// header fields. It makes Basic credentials from the name and the password in its
+// URL.
 func (s *server) user(r *http.Request) (string, bool) {
 	if s.cfg.token == "" {
 		return "", true
@@ -84,11 +86,11 @@ func (s *server) user(r *http.Request) (string, bool) {
 	return s.cfg.user, equal(given, "Bearer "+s.cfg.token)
 }
 
-// equal takes no longer for a good guess than for a bad one.
+// equal takes the same time whatever part of the secret was guessed.
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// webSocket serves the JavaScript client. Authorize is for tunnels: the Handler
-// has to look itself.
+// webSocket serves the JavaScript client. Authorize guards only tunnels, so a
+// handler must check the token itself.
 func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 	user, ok := s.user(r)
 	if !ok {
@@ -120,14 +122,14 @@ func (s *server) acceptAll(listener net.Listener) error {
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			s.log.Print(err)
-			time.Sleep(100 * time.Millisecond) // some client will go
+			time.Sleep(100 * time.Millisecond) // until another client has closed its connection
 		default:
 			return err
 		}
 	}
 }
 
-// serve runs a session and returns at its end.
+// serve runs a session and returns when it ends.
 func (s *server) serve(w wire, user, name string) {
 	session := newSession(s.broker, w, s.cfg.limits, user, name, s.log)
 	s.mu.Lock()
@@ -150,17 +152,18 @@ func (s *server) serve(w wire, user, name string) {
 	delete(s.sessions, session)
 }
 
-// shutdown lets each client have what there is for it, and takes nobody new.
+// shutdown refuses new clients, sends each client what is left for it and ends the
+// sessions.
 func (s *server) shutdown(listener *preflight.PreflightListener, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	// Shutdown refuses who comes now. It waits for the connections that Accept
-	// has returned, so the sessions must be told meanwhile.
+	// Shutdown waits for the connections that Accept has returned, so the sessions
+	// must be stopped at the same time.
 	drained := make(chan error, 1)
 	go func() { drained <- listener.Shutdown(ctx) }()
 	s.each(func(session *session) { session.stop(errShutdown) })
 	served := make(chan struct{})
-	go func() { // WebSocket included, which Shutdown does not wait for
+	go func() { // with the WebSockets, for which Shutdown does not wait
 		defer close(served)
 		s.serving.Wait()
 	}()
@@ -175,7 +178,7 @@ func (s *server) shutdown(listener *preflight.PreflightListener, grace time.Dura
 	return <-drained
 }
 
-// each does the same to all sessions, and lets none begin any more.
+// each calls do for all sessions. No session starts after it.
 func (s *server) each(do func(*session)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 const (
 	logonTimeout     = 10 * time.Second
 	maxSubscriptions = 1000
-	// ackEvery bounds how many publishes one persisted ack stands for.
+	// ackEvery bounds the publishes that one persisted ack stands for.
 	ackEvery = 1000
 )
 
@@ -23,32 +23,32 @@ var (
 	errTakenOver = errors.New("another connection has logged on with the same client name")
 )
 
-// limits are the bounds of one server.
+// limits bound the memory of one session.
 type limits struct {
-	frame  int // bytes of what a client sends at once
-	outbox int // bytes that wait for a client
+	frame  int // bytes of one frame from the client
+	outbox int // bytes that wait for the client
 }
 
-// A session is one connection of a client.
+// A session serves one connection of a client.
 type session struct {
 	broker *broker
 	wire   wire
 	limits limits
-	user   string // who the preflight request has shown to be; "": anybody
+	user   string // as the token has shown; "": no token is required
 	log    *log.Logger
 	name   string // for the log
 
 	out       *outbox
 	written   chan struct{}      // closed when the writer has ended
 	beat      chan time.Duration // a new interval for heartbeats to the client
-	patience  *time.Timer        // runs while something is expected of the client
-	silence   time.Duration      // how long it may say nothing; 0: for ever
+	patience  *time.Timer        // ends the session if the client says nothing in time
+	silence   time.Duration      // how long the client may say nothing; 0: no limit
 	publisher *publisher         // nil before the logon
 
 	subscriptions map[string]*subscription // by id; the broker's lock guards it
 
-	// Publishes that no ack has been sent for. The clients take an ack for all
-	// sequence numbers up to its own.
+	// Publishes without an ack so far, and the last sequence number. One ack stands
+	// for all sequence numbers up to its own.
 	unacked  int
 	sequence uint64
 
@@ -68,7 +68,7 @@ func newSession(b *broker, w wire, l limits, user, name string, logger *log.Logg
 	}
 }
 
-// run serves the client until one end closes the connection.
+// run serves the client until either end closes the connection.
 func (s *session) run() {
 	s.patience = time.AfterFunc(logonTimeout, func() { s.abort(errLogon) })
 	go func() {
@@ -95,7 +95,7 @@ func (s *session) run() {
 	}
 }
 
-// because keeps the first reason for the end, and returns it.
+// because records why the session ends and returns the first reason recorded.
 func (s *session) because(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,33 +105,33 @@ func (s *session) because(err error) error {
 	return s.cause
 }
 
-// stop ends the session when the client has been sent what there is for it.
+// stop ends the session after the outbox has been sent.
 func (s *session) stop(cause error) {
 	s.because(cause)
 	s.out.close()
 }
 
-// abort ends the session at once. It does not wait.
+// abort ends the session at once. It does not wait for the end.
 func (s *session) abort(cause error) {
 	s.stop(cause)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.aborted {
 		s.aborted = true
-		s.closing.Go(s.wire.abort) // with TLS it may take a moment
+		s.closing.Go(s.wire.abort) // closing TLS may block for a while
 	}
 }
 
-// put adds to what the client is to be sent.
+// put adds to the outbox. If the client does not keep up, it ends the session.
 func (s *session) put(i item) {
 	if err := s.out.put(i); err != nil {
 		s.abort(err)
 	}
 }
 
-// readAll executes the commands of the client, until the end of what it sends.
-// What comes after stop is still executed: a client that has published and left
-// may already be back.
+// readAll executes the commands of the client until the connection ends. It goes on
+// after stop: a client that publishes, leaves and logs on again at once must not lose
+// what it has sent.
 func (s *session) readAll() error {
 	for {
 		limit := s.limits.frame
@@ -156,13 +156,13 @@ func (s *session) readAll() error {
 	}
 }
 
-// writeAll sends what is in the outbox until that is closed.
+// writeAll sends the outbox until that is closed and empty.
 func (s *session) writeAll() error {
 	heartbeat := newHead("heartbeat").end()
 	ticker := time.NewTicker(time.Hour)
 	ticker.Stop()
 	defer ticker.Stop()
-	delivered := make(map[*subscription]string) // bookmarks that no ack was sent for
+	delivered := make(map[*subscription]string) // bookmarks to acknowledge
 	for {
 		items, open := s.out.take()
 		for _, i := range items {
@@ -208,7 +208,8 @@ func (s *session) write(i item) error {
 	return s.wire.write(i.frame...)
 }
 
-// ack sends an ack of this kind if the command asks for it. more may add fields.
+// ack sends an ack of this kind if the command asks for it. more, if it is not nil,
+// adds fields.
 func (s *session) ack(c *command, kind string, more func(head) head) {
 	if slices.Contains(c.acks, kind) {
 		s.put(item{frame: [][]byte{s.ackHead(c, kind, more).str("status", "success").end()}})
@@ -226,8 +227,7 @@ func (s *session) ackHead(c *command, kind string, more func(head) head) head {
 	return h
 }
 
-// fail tells the client that a command was not executed, whether it has asked for
-// an ack or not.
+// fail sends a failure ack, even if the client has not asked for any ack.
 func (s *session) fail(c *command, reason error) {
 	kind := "processed"
 	for _, asked := range []string{"stats", "completed", "persisted", "processed"} {
@@ -245,7 +245,7 @@ func (s *session) ackPublishes() {
 	s.put(item{frame: [][]byte{newHead("ack").str("a", "persisted").num("s", s.sequence).str("status", "success").end()}})
 }
 
-// expect sets how long the client may be silent.
+// expect sets how long the client may be silent; 0 means no limit.
 func (s *session) expect(silence time.Duration) {
 	s.patience.Stop()
 	if s.silence = silence; silence > 0 {

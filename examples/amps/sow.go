@@ -10,21 +10,22 @@ import (
 	"strings"
 )
 
-// A sow is the state of the world of a topic: the last message for each key.
-// The broker's lock guards the records.
+// A sow is the state of the world of a topic: the last message for each key. The
+// broker's lock guards the records.
 type sow struct {
-	path    []string // of the key in a message
+	path    []string // of the key field in a message
 	records map[uint64]*message
 }
 
-// newSOW takes the field of the key as it stands in filters, such as /id.
+// newSOW takes the key field in the form that filters use, such as /id.
 func newSOW(keyField string) *sow {
 	path := strings.Split(strings.TrimPrefix(keyField, "/"), "/")
 	return &sow{path: path, records: make(map[uint64]*message)}
 }
 
-// key is the SOW key of a message. Clients see it in decimal, and take it as it
-// is, so it is a hash: no key of an application can hold a comma.
+// key returns the SOW key of a message: a hash of the key field, which clients see as
+// a decimal number. The field itself could hold commas, and clients send lists of
+// keys.
 func (s *sow) key(body []byte) (key uint64, ok bool) {
 	var text string
 	switch value := field(decode(body), s.path).(type) {
@@ -39,7 +40,7 @@ func (s *sow) key(body []byte) (key uint64, ok bool) {
 	return binary.BigEndian.Uint64(sum[:]) >> 1, true // Java has no unsigned numbers
 }
 
-// matching returns those of the records that a sow_delete names.
+// matching returns the records that a sow_delete selects.
 func (s *sow) matching(f filter, keys string, body []byte) []*message {
 	if len(body) > 0 {
 		if key, ok := s.key(body); ok && s.records[key] != nil {
@@ -65,8 +66,8 @@ func (s *sow) matching(f filter, keys string, body []byte) []*message {
 	return found
 }
 
-// merge lays a delta over a message: objects field by field, anything else as a
-// whole. Both must be JSON.
+// merge applies a delta to a message. It replaces the fields that the delta has,
+// inside objects too. Both must be JSON.
 func merge(old, delta []byte) []byte { return encode(mergeValues(decode(old), decode(delta))) }
 
 func mergeValues(old, delta any) any {
@@ -81,8 +82,8 @@ func mergeValues(old, delta any) any {
 	return o
 }
 
-// difference is what merge needs to make new from old. It holds the key in any
-// case. A field that has gone cannot be told.
+// difference returns the delta that turns old into new. It always holds the key. It
+// cannot express that a field has gone.
 func difference(old, new []byte, key []string) []byte {
 	o, n := decode(old), decode(new)
 	value := field(n, key)
@@ -103,7 +104,7 @@ func difference(old, new []byte, key []string) []byte {
 	return encode(d)
 }
 
-// changes reports false if there are none.
+// changes reports whether there are any.
 func changes(old, new any) (any, bool) {
 	o, ok := old.(map[string]any)
 	n, both := new.(map[string]any)

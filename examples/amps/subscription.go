@@ -2,24 +2,24 @@ package main
 
 import "strconv"
 
-// A subscription is one of a session. Its fields never change.
+// A subscription belongs to one session. Its fields never change.
 type subscription struct {
 	session  *session
 	id       string
 	topic    string
 	filter   filter
-	delta    bool // changed fields alone
+	delta    bool // send only the fields that have changed
 	bookmark bool
-	oof      bool // tell what leaves the result
+	oof      bool // tell the client when a record leaves the result
 	noKey    bool
 	stamp    bool
-	acks     bool // of what a bookmark subscription was sent
+	acks     bool // tell it what has been sent, see persisted
 }
 
-// deliver puts the message into the outboxes. Whoever does not keep up is cut
-// off, and delays nobody.
+// deliver puts the message into the outboxes of the subscribers. It never waits for
+// them: the session of a subscriber that does not keep up is ended.
 func (b *broker) deliver(m, old *message) {
-	var document, before any // decoded once, if any filter asks
+	var document, before any // decoded once, for all filters
 	var changed []byte
 	for _, sub := range b.subscriptions[m.topic] {
 		matches, matched := true, old != nil
@@ -72,8 +72,8 @@ func (sub *subscription) header(m *message, length int, command, reason string) 
 	return h.str("x", m.correlation).str("reason", reason).num("l", uint64(length)).str("sids", sub.id).end()
 }
 
-// persisted is the ack that a bookmark subscription has been sent what there is up
-// to this bookmark. The client's bookmark store resumes from it.
+// persisted is the ack that the subscription has been sent all messages up to this
+// bookmark. The client's bookmark store uses it to resume.
 func (sub *subscription) persisted(bookmark string) []byte {
 	return newHead("ack").str("a", "persisted").str("sub_id", sub.id).str("bm", bookmark).str("status", "success").end()
 }

@@ -11,29 +11,32 @@ import (
 	"github.com/coder/websocket"
 )
 
-// AMPS's JavaScript client speaks WebSocket, and frames by messages what goes by
-// lengths over TCP. It begins with a text message that says how bodies travel: as
-// "text", where the message type is json. Each command is a binary message of 4
-// bytes, little-endian, that counts the messages that follow: the header, then the
-// parts of the body. The server sends no counts: a header is one message, a body
-// the next.
+// This is the WebSocket protocol of AMPS's JavaScript client. It has the same headers
+// and bodies as TCP, but messages in place of lengths. The client's first message says
+// how bodies are sent: "text" for JSON. Each command is a binary message of 4 bytes,
+// little-endian, with the count of the messages that follow, then the header, then
+// the body. The server sends no counts: a header is one message, a body the next.
 
 // maxParts bounds the messages of one command.
 const maxParts = 64
 
 type webSocketWire struct {
 	conn    *websocket.Conn
-	started bool // the first message has come
+	started bool            // the first message has been read
+	reading context.Context // ends when read has failed
+	end     context.CancelFunc
 }
 
-// newWebSocketWire answers the upgrade request. On an error, an answer has been
-// sent.
+// newWebSocketWire accepts the upgrade request. If it returns an error, it has
+// answered with that.
 func newWebSocketWire(w http.ResponseWriter, r *http.Request) (*webSocketWire, error) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &webSocketWire{conn: conn}, nil
+	ws := &webSocketWire{conn: conn}
+	ws.reading, ws.end = context.WithCancel(context.Background())
+	return ws, nil
 }
 
 func (ws *webSocketWire) read(limit int) ([]byte, error) {
@@ -79,17 +82,20 @@ func (ws *webSocketWire) message(limit int) (websocket.MessageType, []byte, erro
 	case errors.As(err, &closed) && (closed.Code == websocket.StatusNormalClosure || closed.Code == websocket.StatusGoingAway):
 		err = io.EOF
 	}
+	if err != nil {
+		ws.end()
+	}
 	return kind, message, err
 }
 
-func (ws *webSocketWire) more() bool { return false } // the library does not tell
+func (ws *webSocketWire) more() bool { return false } // the library does not tell how much it has read
 
 func (ws *webSocketWire) write(parts ...[]byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
 	for _, part := range parts {
 		if len(part) == 0 {
-			continue // there is no message for an empty body: its header says so
+			continue // an empty body has no message; its header has the length 0
 		}
 		if err := ws.conn.Write(ctx, websocket.MessageText, part); err != nil {
 			return err
@@ -100,29 +106,32 @@ func (ws *webSocketWire) write(parts ...[]byte) error {
 
 func (ws *webSocketWire) flush() error { return nil }
 
-// finish sends a close frame and waits for the client's, for 5 seconds at most.
-// What comes in that time is lost, so the client's answer to a ping is awaited
-// first: what it has sent before that has been read by then.
+// finish sends a close frame and waits for that of the client, for 5 seconds at most.
+// Everything that arrives in that time is lost. So it sends a ping first: when the
+// answer arrives, everything that the client has sent before it has been read.
 func (ws *webSocketWire) finish(cause error) {
+	code := websocket.StatusPolicyViolation
 	var bad malformed
 	switch {
-	case cause == nil, errors.Is(cause, io.EOF):
-		ws.conn.Close(websocket.StatusNormalClosure, "")
-		return
+	case errors.Is(cause, io.EOF):
+		code = websocket.StatusNormalClosure
 	case errors.As(cause, &bad):
-		ws.conn.Close(websocket.StatusProtocolError, "malformed input")
-		return
+		code = websocket.StatusProtocolError
+		ws.end() // the session has stopped reading
+	case errors.Is(cause, errShutdown):
+		code = websocket.StatusGoingAway
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), linger)
-	defer cancel()
-	ws.conn.Ping(ctx)
-	if errors.Is(cause, errShutdown) {
-		ws.conn.Close(websocket.StatusGoingAway, errShutdown.Error())
-		return
+	if ws.reading.Err() == nil {
+		ctx, cancel := context.WithTimeout(ws.reading, linger)
+		defer cancel()
+		ws.conn.Ping(ctx)
 	}
-	ws.conn.Close(websocket.StatusPolicyViolation, "the server has ended the connection")
+	ws.conn.Close(code, "") // the clients show the code
 }
 
 func (ws *webSocketWire) drain() {} // finish has done it
 
-func (ws *webSocketWire) abort() { ws.conn.CloseNow() }
+func (ws *webSocketWire) abort() {
+	ws.end()
+	ws.conn.CloseNow()
+}
