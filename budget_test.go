@@ -102,7 +102,7 @@ func TestBudgetServerExchange(t *testing.T) {
 // deadline; the budget is a fifth of it.
 func BenchmarkServerExchange(b *testing.B) {
 	c := &budgetConn{in: budgetRequest}
-	answer := zeroPolicy.answers[0]
+	answer := zeroPolicy.answers[0].raw
 	b.Run("preflight", func(b *testing.B) {
 		dst := make([]byte, 0, 1<<10)
 		for b.Loop() {
@@ -183,6 +183,37 @@ func TestBudgetClient(t *testing.T) {
 	}
 }
 
+// TestBudgetConnect: what it costs that HandshakeTimeout bounds the connect to an
+// IP address. The budget of a dialed connection leaves no more room.
+func TestBudgetConnect(t *testing.T) {
+	allocations := func(dial func(address string) (net.Conn, error)) float64 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		address := l.Addr().String()
+		// They wait in the backlog: whoever accepts allocates too.
+		return testing.AllocsPerRun(100, func() {
+			c, err := dial(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		})
+	}
+	next := new(net.Dialer)
+	bare := allocations(func(address string) (net.Conn, error) {
+		return next.DialContext(context.Background(), "tcp", address)
+	})
+	for name, timeout := range map[string]time.Duration{"bounded": 0, "not bounded": -1} {
+		d := &PreflightDialer{NetDialer: next, HandshakeTimeout: timeout}
+		ours := allocations(func(address string) (net.Conn, error) {
+			return d.connect(context.Background(), &road{network: "tcp", address: address}, nil)
+		})
+		t.Logf("%s: %v allocations, of package net %v", name, ours, bare)
+		require.LessOrEqual(t, ours-bare, 4.0)
+	}
+}
+
 // TestBudgetStack: a handshake has enough of the 2 KiB with which its goroutine
 // begins. To copy them to more would cost it more time than the parsing.
 func TestBudgetStack(t *testing.T) {
@@ -207,7 +238,7 @@ func TestBudgetStack(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(c, budgetRequest)
 		require.NoError(t, err)
-		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[0])))
+		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[0].raw)))
 		require.NoError(t, err)
 		return c
 	}

@@ -36,7 +36,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol)
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
 	b = x.seen.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
@@ -45,10 +45,17 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		return heads{}, x.refused(r, n)
+		e := x.refused(r, n, b)
+		switch {
+		case r.Status >= 300 && r.Status < 400:
+			e.cause += location(e.Header, b)
+		case u.tunnelTLS && r.Status == http.StatusUpgradeRequired:
+			e.cause += "; or the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)"
+		}
+		return heads{}, e
 	}
-	if broken := r.Switched(u.protocol); broken != nil {
-		e := x.refusal(r, n)
+	if broken := r.Switched(u.protocol, u.tunnelTLS); broken != nil {
+		e := x.refusal(r, n, b)
 		e.cause = broken.Rule
 		return heads{}, e
 	}
@@ -80,19 +87,19 @@ func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err e
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
 		defer x.finishBy(x.soon())()
-		if r, n, unread := x.response(at); unread == nil && r.Status >= 300 {
+		if r, n, unread := x.response(request, at); unread == nil && r.Status >= 300 {
 			return r, n, nil
 		}
 		return r, 0, &stageError{at.write, err}
 	}
 	x.seen.event(eventWritten)
-	return x.response(at)
+	return x.response(request, at)
 }
 
-// response reads until there is a final answer.
-func (x *exchange) response(at *stage) (r wire.Response, n int, err error) {
+// response reads until there is a final answer to request.
+func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(at); err != nil {
+		if n, err = x.responseHead(request, at); err != nil {
 			stage := at.wait
 			if len(x.buf) > 0 {
 				stage = at.read
@@ -114,10 +121,10 @@ func (x *exchange) response(at *stage) (r wire.Response, n int, err error) {
 }
 
 // responseHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) responseHead(at *stage) (int, error) {
+func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
-			return 0, notHTTP(x.buf, at)
+			return 0, notHTTP(x.buf, request, at)
 		}
 		if n := wire.ResponseEnd(x.buf, scanned); n > 0 {
 			return n, nil
@@ -142,34 +149,64 @@ func (x *exchange) responseHead(at *stage) (int, error) {
 	}
 }
 
-// notHTTP is the error of an answer that is not HTTP/1.x. TLS servers answer
-// plain HTTP with an alert, and Apache's mod_proxy_wstunnel with a page that has
-// no status line when the server is down.
-func notHTTP(b []byte, at *stage) error {
-	why := "something else listens there, or a proxy on the way failed without a proper answer"
-	const alert = "\x15\x03" // RFC 8446 §5.1
-	if bytes.HasPrefix(b, []byte(alert)) {
-		why = "the port speaks TLS; " + at.tls
+// openings are what an answer that is not HTTP/1.x may begin with, and what that
+// shows.
+var openings = []struct{ begins, shows string }{
+	{tlsAlert, "the port speaks TLS"},
+	{"SSH-", "an SSH server listens there"},
+	{"220", "a mail or FTP server listens there"},
+	{"-ERR", "Redis or another server of a line protocol listens there"},
+	{"GET ", "an echo server listens there"},
+	{"CONNECT ", "an echo server listens there"},
+	{"HTTP/", "it is another version of HTTP"},
+	{"<!DOCTYPE html>", noStatusLine},
+	{"<html", noStatusLine},
+}
+
+const (
+	tlsAlert     = "\x15\x03" // RFC 8446 §5.1
+	noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
+)
+
+// notHTTP is the error of an answer that is not HTTP/1.x. A server that is no HTTP
+// server may send our own request back, with a credential in it: then a known
+// opening is shown at most.
+func notHTTP(b, request []byte, at *stage) error {
+	known, why := "", "something else listens there, or a proxy on the way failed without a proper answer"
+	for _, o := range openings {
+		if len(b) >= len(o.begins) && bytes.EqualFold(b[:len(o.begins)], []byte(o.begins)) {
+			known, why = o.begins, o.shows
+			break
+		}
 	}
-	b = b[:min(len(b), 32)]
-	if bytes.HasPrefix(b, []byte("GET ")) {
-		// An echo of our request, whose query may hold a secret.
-		b, _, _ = bytes.Cut(b, []byte("?"))
+	if known == tlsAlert {
+		why += "; " + at.tls
 	}
-	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", b, why)
+	snippet := string(b[:min(len(b), 32)])
+	if echoes(snippet, request) {
+		snippet = known
+	}
+	if snippet == "" {
+		return errors.New("the answer is not HTTP/1.x: " + why)
+	}
+	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", snippet, why)
 }
 
 // refused makes the error of a final answer that is not the one asked for.
-func (x *exchange) refused(r wire.Response, n int) *StatusError {
-	e := x.refusal(r, n)
+func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError {
+	e := x.refusal(r, n, request)
 	e.Body = x.body()
 	e.cause = likelyCause(e)
 	return e
 }
 
-// refusal is the error of the answer whose head are the first n bytes of x.buf.
-func (x *exchange) refusal(r wire.Response, n int) *StatusError {
-	return &StatusError{StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n])}
+// refusal is the error of the answer to request whose head are the first n bytes
+// of x.buf.
+func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError {
+	return &StatusError{
+		StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n]),
+		echo: echoes(string(r.Reason), request),
+	}
 }
 
 // body reads what there is of a refusal's body. Its framing is left to

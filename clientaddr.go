@@ -35,7 +35,7 @@ func newProxies(prefixes []netip.Prefix, field string) (proxies, error) {
 	}
 	for i, prefix := range prefixes {
 		if !prefix.IsValid() {
-			return proxies{}, fmt.Errorf("preflight: PreflightListener.TrustedProxies: prefix %d is not valid", i)
+			return proxies{}, fmt.Errorf("preflight: PreflightListener.TrustedProxies[%d] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")", i)
 		}
 		if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
 			prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
@@ -56,7 +56,7 @@ func (p *proxies) trust(a net.Addr) bool {
 	case nil:
 		return false
 	case *net.UnixAddr:
-		return a != nil // the file system has let it in
+		return a != nil // see trusts
 	case *net.TCPAddr:
 		if a == nil {
 			return false
@@ -67,6 +67,21 @@ func (p *proxies) trust(a net.Addr) bool {
 		ap, err := netip.ParseAddrPort(a.String())
 		return err == nil && p.trustIP(plainIP(ap.Addr()))
 	}
+}
+
+// trusts reports whether the peer of the connection, or the client that its PROXY
+// header has named, is one of the TrustedProxies. A Unix socket is trusted for the
+// permissions of its file. An abstract one (unix(7)) has none, and package net
+// writes its name with an "@"; nor has one without a name, of socketpair(2).
+func (x *exchange) trusts(p *policy) bool {
+	peer := x.addr()
+	if _, unix := peer.(*net.UnixAddr); unix {
+		own, ok := x.conn.LocalAddr().(*net.UnixAddr)
+		if !ok || own == nil || own.Name == "" || own.Name[0] == '@' {
+			return false
+		}
+	}
+	return p.proxies.trust(peer)
 }
 
 // plainIP is ip as the prefixes have it: a listener for both versions sees

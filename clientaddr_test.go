@@ -77,8 +77,8 @@ func TestNewProxiesRefuses(t *testing.T) {
 		field    string
 		text     string
 	}{
-		"zero prefix":      {append(slices.Clone(good), netip.Prefix{}), "", "preflight: PreflightListener.TrustedProxies: prefix 1 is not valid"},
-		"too many bits":    {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "preflight: PreflightListener.TrustedProxies: prefix 0 is not valid"},
+		"zero prefix":      {append(slices.Clone(good), netip.Prefix{}), "", "preflight: PreflightListener.TrustedProxies[1] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
+		"too many bits":    {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "preflight: PreflightListener.TrustedProxies[0] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
 		"no field name":    {good, "X Forwarded", `preflight: PreflightListener.ClientAddrHeader: "X Forwarded" is not a field name`},
 		"colon":            {good, "Forwarded:", `preflight: PreflightListener.ClientAddrHeader: "Forwarded:" is not a field name`},
 		"field of nobody":  {nil, "Forwarded", "preflight: PreflightListener.ClientAddrHeader has no effect without TrustedProxies"},

@@ -35,24 +35,34 @@ type Conn struct {
 	req   atomic.Pointer[http.Request]
 	resp  atomic.Pointer[http.Response]
 
-	// While there is a rest or a watch the connection is young. Then, Read looks
-	// at nothing but the flag.
-	young    atomic.Bool
-	mu       sync.Mutex
-	closed   bool
-	rest     []byte    // arrived behind the handshake, and not yet read
-	deadline time.Time // of Read, as long as the connection is young
-	watch    *watch
+	// special is set while Read has more to do than to call the connection:
+	// there is a rest or a watch, or the connection has been closed. Otherwise
+	// Read loads this flag and nothing else.
+	special    atomic.Bool
+	mu         sync.Mutex
+	closed     bool      // by Close
+	readClosed bool      // by CloseRead
+	rest       []byte    // arrived behind the handshake, and not yet read
+	deadline   time.Time // of Read, as long as special is set
+	watch      *watch
 }
 
-// A watch looks on at a plain connection that may yet turn out to be HTTP.
+// A watch inspects what a plain connection reads as long as it may still turn
+// out to be HTTP.
 type watch struct {
-	// reading makes one step of a Read and the look at what it has read, so
+	// reading holds a Read together with the inspection of what it has read, so
 	// that no other Read returns what follows a request line.
 	reading sync.Mutex
 	sniffer wire.Sniffer
 	verdict wire.Verdict
+	left    int // bytes still to be inspected
 }
+
+// watchLimit is how many bytes of a connection are inspected at most. Without a
+// limit, a protocol whose first line never ends would go without splice for
+// good. No proxy forwards a longer request line unless it is configured to: the
+// largest default is the 1 MiB of net/http, which Caddy and Traefik use.
+const watchLimit = 1 << 20
 
 // errHTTP is the end of a connection that was taken for plain.
 var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
@@ -127,8 +137,8 @@ func (c *Conn) NetConn() net.Conn { return c.conn }
 func (c *Conn) Read(b []byte) (int, error) {
 	var n int
 	var err error
-	if c.young.Load() {
-		n, err = c.readYoung(b)
+	if c.special.Load() {
+		n, err = c.readSpecial(b)
 	} else {
 		n, err = c.conn.Read(b)
 	}
@@ -136,24 +146,44 @@ func (c *Conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *Conn) readYoung(b []byte) (int, error) {
+func (c *Conn) readSpecial(b []byte) (int, error) {
 	if n, err, ok := c.readRest(b); ok {
 		return n, err
 	}
 	c.mu.Lock()
-	w := c.watch
+	w, ended := c.watch, c.ended()
 	c.mu.Unlock()
-	if w == nil {
-		return c.conn.Read(b)
+	switch {
+	case w != nil:
+		return c.readWatched(w, b, ended)
+	case ended != nil:
+		return 0, ended
 	}
-	return c.readWatched(w, b)
+	return c.conn.Read(b)
 }
 
-func (c *Conn) readWatched(w *watch, b []byte) (n int, err error) {
+// ended is the error of Read once the connection has been closed. What was left
+// of the rest is gone then, so nothing that came behind it may be returned: TLS
+// still returns what it has decrypted, and Linux what has arrived before and
+// after CloseRead. The caller holds mu.
+func (c *Conn) ended() error {
+	switch {
+	case c.closed:
+		return c.opError("read", net.ErrClosed)
+	case c.readClosed:
+		return io.EOF
+	}
+	return nil
+}
+
+// readWatched is Read while there is a watch. ended is that of the connection.
+func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 	w.reading.Lock()
 	defer w.reading.Unlock()
-	// Also when it has been closed, TLS gives out what it has decrypted.
 	if w.verdict != wire.HTTP {
+		if ended != nil {
+			return 0, ended
+		}
 		n, err = c.conn.Read(b)
 	}
 	if w.verdict == wire.More {
@@ -175,10 +205,13 @@ func (c *Conn) readWatched(w *watch, b []byte) (n int, err error) {
 	return n, err
 }
 
-// look comes to a verdict as soon as there is one.
+// look sets the verdict as soon as there is one. At the limit it is plain.
 func (w *watch) look(b []byte) {
+	w.left -= len(b)
 	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {
 		w.verdict = v
+	} else if w.left <= 0 {
+		w.verdict = wire.Plain
 	}
 }
 
@@ -207,14 +240,14 @@ func (c *Conn) keep(rest []byte) {
 		rest = nil
 	}
 	c.rest = rest
-	c.young.Store(rest != nil || c.watch != nil)
+	c.special.Store(rest != nil || c.watch != nil || c.closed || c.readClosed)
 }
 
-// drop gives the rest up for good, and returns it.
-func (c *Conn) drop() []byte {
+// drop takes the rest for good, and with it the right to read.
+func (c *Conn) drop() (rest []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rest := c.rest
+	rest = c.rest
 	c.closed = true
 	c.keep(nil)
 	return rest
@@ -232,14 +265,14 @@ func (c *Conn) Write(b []byte) (int, error) {
 // (splice) as it does without a Conn.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var written int64
-	if c.young.Load() {
+	if c.special.Load() {
 		n, err := c.writeRest(w)
 		c.seen.read(int64(n))
 		written = int64(n)
 		if err != nil {
 			return written, err
 		}
-		for buf := make([]byte, 4<<10); c.young.Load(); {
+		for buf := make([]byte, 4<<10); c.special.Load(); {
 			n, readErr := c.Read(buf)
 			if n, err = write(w, buf[:n]); err != nil {
 				return written + int64(n), err
@@ -290,7 +323,7 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 	c.mu.Unlock()
 	n, err := write(w, rest)
 	c.mu.Lock()
-	if !c.closed {
+	if !c.closed && !c.readClosed {
 		c.keep(rest[n:])
 	}
 	c.mu.Unlock()
@@ -307,10 +340,11 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // Close closes the connection. What arrived with the handshake and has not
-// been read is dropped.
+// been read is dropped. A Read after Close returns [net.ErrClosed]; a Read at the
+// same time never returns bytes that came behind dropped ones.
 func (c *Conn) Close() error {
+	err := c.conn.Close() // first, so that what is dropped is the last that could be read
 	c.drop()
-	err := c.conn.Close()
 	c.mu.Lock()
 	onClose := c.onClose
 	c.onClose = nil
@@ -333,13 +367,20 @@ func (c *Conn) CloseWrite() error {
 }
 
 // CloseRead ends the direction from the peer and drops what arrived with the
-// handshake. On Linux the peer does not hear of it: what it goes on to send is
-// taken until its window is full, and then blocks it. It is an error wrapping
-// [errors.ErrUnsupported] if the connection below cannot do that.
+// handshake. Read returns [io.EOF] from then on. On Linux the peer is not told: the
+// kernel takes what it goes on to send until its window is full, which blocks
+// it. If the connection below cannot do that, or fails to, CloseRead returns an
+// error and drops nothing; that it cannot wraps [errors.ErrUnsupported].
 func (c *Conn) CloseRead() error {
 	if h, ok := c.conn.(interface{ CloseRead() error }); ok {
-		c.drop()
-		return h.CloseRead()
+		err := h.CloseRead()
+		if err == nil {
+			c.mu.Lock()
+			c.readClosed = true
+			c.keep(nil)
+			c.mu.Unlock()
+		}
+		return err
 	}
 	return c.opError("close", fmt.Errorf("CloseRead on %T: %w", c.conn, errors.ErrUnsupported))
 }
@@ -359,23 +400,32 @@ func (c *Conn) RemoteAddr() net.Addr {
 
 // SetDeadline sets both deadlines, as [net.Conn] says.
 func (c *Conn) SetDeadline(t time.Time) error {
-	return c.restDeadline(t, c.conn.SetDeadline(t))
+	if c.special.Load() {
+		return c.setRestDeadline(c.conn.SetDeadline, t)
+	}
+	return c.conn.SetDeadline(t)
 }
 
 // SetReadDeadline sets the deadline of Read, as [net.Conn] says.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.restDeadline(t, c.conn.SetReadDeadline(t))
+	if c.special.Load() {
+		return c.setRestDeadline(c.conn.SetReadDeadline, t)
+	}
+	return c.conn.SetReadDeadline(t)
 }
 
 // SetWriteDeadline sets the deadline of Write, as [net.Conn] says.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
 
-// restDeadline makes a deadline that the connection has taken that of the rest.
-func (c *Conn) restDeadline(t time.Time, err error) error {
-	if err == nil && c.young.Load() {
-		c.mu.Lock()
+// setRestDeadline sets a deadline of the connection by set, and makes it that of
+// the rest if the connection has taken it. The lock is held over both: of two
+// calls at once, the same one must win in both places.
+func (c *Conn) setRestDeadline(set func(time.Time) error, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := set(t)
+	if err == nil {
 		c.deadline = t
-		c.mu.Unlock()
 	}
 	return err
 }

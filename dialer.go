@@ -3,12 +3,10 @@ package preflight
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -35,52 +33,85 @@ type ContextDialer interface {
 // A bad configuration is an error before anything is dialed. Fields must not
 // be changed while a method runs; methods are safe for concurrent use.
 //
-// gRPC, and whatever else takes a DialContext function, gives up its own use of
-// the environment's proxies (HTTPS_PROXY) with a dialer of yours: set Proxy to
-// [net/http.ProxyFromEnvironment] to have it again. It also sets TCP_USER_TIMEOUT
-// on a bare *net.TCPConn alone: set it with the Control function of a
-// [net.Dialer] in NetDialer. With gRPC's dns resolver the address is an IP
-// address: set Host, or use its passthrough resolver.
+// # Drivers that change the address
+//
+// Many drivers do not dial the address that they are configured with. They
+// resolve its name first (pgx, nats.go, gRPC with its dns resolver), so that
+// Host would be an IP address. They dial the RemoteAddr of a connection once
+// more (pgx, to cancel a query), which is that of the proxy. Or they dial
+// addresses that the server tells them (Redis Cluster), which only the proxy
+// can reach. Give such a driver a dial function that ignores the address:
+//
+//	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+//		return d.DialContext(ctx, "tcp", "edge.example:80")
+//	}
+//
+// Where the driver talks to several servers, the function uses the address for
+// one thing, which is to choose the Path.
+//
+// gRPC uses the environment's proxies (HTTPS_PROXY) only where it dials by itself:
+// with a dial function, set Proxy to [net/http.ProxyFromEnvironment]. It sets
+// TCP_USER_TIMEOUT on a bare *net.TCPConn alone: set it with the Control function
+// of a [net.Dialer] in NetDialer.
 type PreflightDialer struct {
 	// NetDialer opens the connection to the proxy; nil means a zero
-	// [net.Dialer]. It is closed if the handshake fails. A connection without
-	// deadlines, such as a channel of an SSH connection, is closed when the
-	// context or HandshakeTimeout ends.
+	// [net.Dialer]. It must return when its context ends. The connection is
+	// closed if the handshake fails. A connection without deadlines, such as a
+	// channel of an SSH connection, is closed when the context or
+	// HandshakeTimeout ends.
 	NetDialer ContextDialer
 
 	// Proxy chooses the forward (outbound) proxy by which the address is
 	// reached, as that of [net/http.Transport] does; nil, or a nil URL, means
 	// none. [net/http.ProxyFromEnvironment] fits. Its argument is a request
-	// with the dialed address, the scheme https with TLSConfig, else http, and
-	// the context of the dial. The schemes are http and https (CONNECT), and
-	// socks5 and socks5h, which both leave the resolution of names to the
-	// proxy. Userinfo in the URL becomes its credentials. TLS to an https proxy
+	// with the dialed address, the scheme https and the context of the dial.
+	// The scheme is https without TLSConfig too: a tunnel needs CONNECT, which
+	// is what HTTPS_PROXY stands for, and gRPC asks in the same way.
+	//
+	// The schemes of the returned URL are http and https (CONNECT), and socks5
+	// and socks5h, which both leave the resolution of names to the proxy.
+	// Userinfo in the URL becomes its credentials. TLS to an https proxy
 	// is that of TLSConfig, its roots, client certificates and callbacks
 	// included, under the name of the proxy; where it needs settings of its
 	// own, use an http URL and a NetDialer that dials TLS. Unix sockets are
 	// dialed directly.
 	Proxy func(*http.Request) (*url.URL, error)
 
+	// ProxyHeader holds further fields of the CONNECT request, such as
+	// User-Agent, which some firewalls require. It is an error without Proxy,
+	// and has no effect with a SOCKS5 proxy. Proxy-Authorization takes the
+	// place of the credentials in the proxy's URL. The names that are errors in
+	// Header are errors here too, Proxy-Authorization excepted.
+	ProxyHeader http.Header
+
 	// TLSConfig, if it is set, makes the connection to the reverse proxy a TLS
-	// connection. ServerName is taken from the address if it is empty. Only
-	// http/1.1 is offered by ALPN, because HTTP/2 has no Upgrade (RFC 9113
-	// §8.6): a NextProtos without http/1.1 is an error. The Config is not
-	// modified.
+	// connection. If ServerName is empty, it is the name in Host, or in the
+	// address without Host. Only http/1.1 is offered by ALPN, because HTTP/2
+	// has no Upgrade (RFC 9113 §8.6): a NextProtos without http/1.1 is an
+	// error. The Config is not modified.
 	TLSConfig *tls.Config
 
 	// TunnelTLSConfig, if it is set, makes the tunnel a TLS connection after the
-	// 101, end to end through whatever terminates TLS on the way. ServerName is
-	// taken from Host, or the address, if it is empty. The Config is not
-	// modified.
+	// 101, end to end through whatever terminates TLS on the way. The request
+	// asks for it by the field "Preflight-Tunnel: tls", which the 101 must
+	// repeat: a PreflightListener does so if its TLSConfig is set, and answers
+	// 426 if not. A server that ends TLS above its listener does not know the
+	// field: leave TunnelTLSConfig nil there, and call [crypto/tls.Client] on the
+	// returned Conn. An end of the tunnel without TLS's close_notify is
+	// [io.ErrUnexpectedEOF]. ServerName is taken from Host, or the address, if
+	// it is empty. The Config is not modified.
 	TunnelTLSConfig *tls.Config
 
-	// Protocol is the upgrade token; "" means "tcp", or "tcps" with
-	// TunnelTLSConfig. Squid compares it with regard to case.
+	// Protocol is the upgrade token; "" means "tcp". "websocket" is an error.
+	// Squid compares it with regard to case.
 	Protocol string
 
 	// Host is the Host field of the request, a name or an address with or
-	// without a port, by which a proxy may choose the server. "" means the
-	// dialed address, "localhost" on a Unix socket.
+	// without a port, by which a proxy may choose the server. It is also the
+	// server name of TLS, see TLSConfig. "" means the dialed address without
+	// the default port, which is 80, or 443 with TLSConfig; on a Unix socket it
+	// means "localhost". Internationalized names are converted to ASCII
+	// (RFC 5891), here and in the address.
 	Host string
 
 	// Path is the request target by which the proxy chooses the server: a
@@ -90,30 +121,32 @@ type PreflightDialer struct {
 
 	// Header holds further fields of the request, sent in the order of their
 	// names. Host, Connection, Upgrade, Content-Length, Transfer-Encoding,
-	// Trailer and Expect are errors here. Proxy-Authorization is sent to the
-	// forward proxy alone, with the CONNECT, in place of the credentials of its
-	// URL, and is an error without Proxy. The whole head should stay below 7 KiB, which every
-	// proxy lets pass. A proxy may send the request more than once: a
+	// Trailer and Expect are errors here, and so is Proxy-Authorization, which
+	// belongs in ProxyHeader. The whole head should stay below 7 KiB, which
+	// every proxy lets pass. A proxy may send the request more than once: a
 	// credential that is good for one use fails.
 	Header http.Header
 
 	// GetHeader returns fields that replace those of the same name in Header,
-	// for credentials that expire. It is called for each attempt with the
-	// context of the dial. refused is nil, but after a 401 or 407 of the first
-	// attempt: then it is that refusal, with the challenge, and the dial is
-	// tried once more on a new connection. An error ends the dial. It is called
-	// concurrently, and must not return a Header that it changes later.
+	// for credentials that expire. A Proxy-Authorization among them goes to the
+	// forward proxy, in place of that of ProxyHeader. GetHeader is called for
+	// each attempt with the context of the dial. refused is nil, but after a
+	// 401 or 407 of the first attempt: then it is that refusal, with the
+	// challenge, and the dial is tried once more on a new connection. An error
+	// ends the dial. It is called concurrently, and must not return a Header
+	// that it changes later.
 	GetHeader func(ctx context.Context, refused *StatusError) (http.Header, error)
 
-	// HandshakeTimeout bounds an attempt from the moment NetDialer has
-	// returned: forward proxy, TLS, upgrade and TLS inside the tunnel. 0 means
-	// 10 seconds; negative means that the context alone bounds it. Dialing is
-	// bounded by the context and by NetDialer's own timeout.
+	// HandshakeTimeout bounds each attempt from the moment NetDialer has
+	// returned: forward proxy, TLS, upgrade and TLS inside the tunnel. If the
+	// context has no deadline, NetDialer has as much time before that. 0 means
+	// 10 seconds; negative means that the context alone bounds the dial; more
+	// than 365 days is an error.
 	HandshakeTimeout time.Duration
 
-	// Telemetry shows the attempts and the connections behind them, but those
-	// of DialURL without an upgrade; nil means that nobody looks. The contexts
-	// given to NetDialer, Proxy and GetHeader carry the span of the attempt.
+	// Telemetry shows the attempts and the connections behind them, except
+	// those of DialURL without an upgrade; nil disables it. The contexts given
+	// to NetDialer, Proxy and GetHeader carry the span of the attempt.
 	Telemetry *Telemetry
 }
 
@@ -126,6 +159,10 @@ func (d *PreflightDialer) Dial(network, address string) (net.Conn, error) {
 // connection, if any, is always a [*Conn]. Once successfully connected, any
 // expiration of ctx does not affect the connection.
 //
+// The network is tcp, tcp4, tcp6 or unix. The other networks of package net
+// carry no stream and are an error. A network that package net does not know is
+// left to NetDialer, unless that is nil or a [*net.Dialer].
+//
 // An error of NetDialer is returned unchanged, or in a [*net.OpError] with Op
 // "proxyconnect" if it was the forward proxy that was dialed. A refusal is a
 // [*StatusError]. Any other failure of the handshake is a [*net.OpError] with Op
@@ -137,6 +174,11 @@ func (d *PreflightDialer) DialContext(ctx context.Context, network, address stri
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
+	return d.attempts(ctx, r)
+}
+
+// attempts dials, and once more if GetHeader may have better credentials.
+func (d *PreflightDialer) attempts(ctx context.Context, r road) (net.Conn, error) {
 	conn, refused, err := d.dial(ctx, r, nil)
 	if refused != nil {
 		conn, _, err = d.dial(ctx, r, refused)
@@ -160,41 +202,40 @@ func (d *PreflightDialer) again(err error) *StatusError {
 // A road is where a dial leads, and by which layers.
 type road struct {
 	network, address string
-	upgrade          upgrade // without its header
+	connectTimeout   time.Duration // of NetDialer; 0: as HandshakeTimeout says
+	upgrade          upgrade       // without its header
 	tls, tunnelTLS   *tls.Config
 	seen             *observation // of one attempt
 }
 
 // road resolves the configuration; the caller's fields stay as they are.
 func (d *PreflightDialer) road(network, address string) (r road, err error) {
-	r = road{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.Host, protocol: d.Protocol}}
+	if err := d.checkNet(network); err != nil {
+		return r, err
+	}
+	if !strings.HasPrefix(network, "unix") {
+		address = asciiHost(address)
+	}
+	r = road{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.hostField(network, address), protocol: d.Protocol}}
 	u := &r.upgrade
 	if u.target == "" {
 		u.target = "/"
 	}
-	if u.host == "" {
-		u.host = hostOf(network, address)
-	}
 	if u.protocol == "" {
 		u.protocol = defaultToken
-		if d.TunnelTLSConfig != nil {
-			u.protocol = tokenTLS
-		}
 	}
+	u.tunnelTLS = d.TunnelTLSConfig != nil
 	if err := u.check(); err != nil {
 		return r, err
 	}
+	name := d.tlsName(network, address)
 	if d.TLSConfig != nil {
-		if r.tls, err = tlsConfig(d.TLSConfig, serverName(network, address)); err != nil {
+		if r.tls, err = tlsConfig(d.TLSConfig, name); err != nil {
 			return r, fmt.Errorf("TLSConfig: %w", err)
 		}
 	}
 	if d.TunnelTLSConfig != nil {
 		r.tunnelTLS = d.TunnelTLSConfig.Clone()
-		name := serverName(network, address)
-		if d.Host != "" {
-			name = hostName(d.Host)
-		}
 		if err := nameServer(r.tunnelTLS, name); err != nil {
 			return r, fmt.Errorf("TunnelTLSConfig: %w", err)
 		}
@@ -220,12 +261,12 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 			r.seen.fail(ctx, errPanic)
 		}
 	}()
-	header, credentials, err := d.header(ctx, refused)
+	header, proxyHeader, err := d.header(ctx, refused)
 	if err != nil {
 		return nil, nil, err
 	}
 	r.upgrade.header = header
-	proxy, err := d.forwardProxy(ctx, &r, credentials)
+	proxy, err := d.forwardProxy(ctx, &r, proxyHeader)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -246,145 +287,48 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 
 // connect opens the transport.
 func (d *PreflightDialer) connect(ctx context.Context, r *road, proxy *forwardProxy) (net.Conn, error) {
-	if proxy == nil {
-		return d.netDialer().DialContext(ctx, r.network, r.address)
+	network, address := r.network, r.address
+	if proxy != nil {
+		network, address = "tcp", proxy.address
 	}
-	c, err := d.netDialer().DialContext(ctx, "tcp", proxy.address)
-	if err != nil {
+	next := d.netDialer()
+	timeout := r.connectTimeout
+	if _, ok := ctx.Deadline(); timeout == 0 && !ok {
+		timeout = d.handshakeTimeout()
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = withConnectDeadline(ctx, time.Now().Add(timeout), next, address)
+		defer cancel()
+	}
+	c, err := dialNet(ctx, next, network, address)
+	if err != nil && proxy != nil {
 		return nil, &net.OpError{Op: "proxyconnect", Net: "tcp", Err: err} // as net/http has it
 	}
-	return c, nil
+	return c, err
 }
 
-// header is that of an attempt, and what of it is for the forward proxy alone.
-func (d *PreflightDialer) header(ctx context.Context, refused *StatusError) (h http.Header, credentials []string, err error) {
-	h = d.Header
+// header returns the fields of the upgrade request, and those of the CONNECT.
+func (d *PreflightDialer) header(ctx context.Context, refused *StatusError) (h, proxyHeader http.Header, err error) {
+	h, proxyHeader = d.Header, d.ProxyHeader
 	if d.GetHeader != nil {
 		fresh, err := d.GetHeader(ctx, refused)
 		if err != nil {
 			return nil, nil, fmt.Errorf("preflight: GetHeader: %w", err)
 		}
+		if values, ok := valuesOf(fresh, proxyAuthorization); ok {
+			fresh = without(fresh, proxyAuthorization)
+			proxyHeader = replaced(proxyHeader, http.Header{proxyAuthorization: values})
+		}
 		h = replaced(h, fresh)
-	}
-	for name, values := range h {
-		if !strings.EqualFold(name, proxyAuthorization) {
-			continue
-		}
-		if d.Proxy == nil {
-			return nil, nil, errors.New("preflight: the header field Proxy-Authorization is for a forward proxy, and Proxy is not set")
-		}
-		if len(values) != 1 || len(credentials) > 0 {
-			return nil, nil, errors.New("preflight: the header field Proxy-Authorization has more than one value, or none")
-		}
-		credentials = values
-	}
-	if credentials != nil {
-		if err := checkHeader(http.Header{proxyAuthorization: credentials}, nil); err != nil {
-			return nil, nil, fmt.Errorf("preflight: %w", err)
-		}
-		h = without(h, proxyAuthorization)
 	}
 	if err := checkHeader(h, reserved); err != nil {
 		return nil, nil, fmt.Errorf("preflight: %w", err)
 	}
-	return h, credentials, nil
-}
-
-// DialURL dials what rawURL names, see [ParseURL]. With http_preflight=true it
-// performs the upgrade as DialContext does, with the path of the URL as Path
-// and its userinfo, if there is any, as Basic credentials (RFC 7617); the
-// connection is a [*Conn]. Without it, it dials the host itself, with TLS for
-// tcps, and the path and the userinfo are for the application, by ParseURL.
-//
-// The scheme decides about TLS: tcps uses TLSConfig, or a zero one if there is
-// none, and tcp with a TLSConfig is an error. Path must be empty, and Header
-// without Authorization if the URL has userinfo. Options are applied to the TCP
-// connection that NetDialer returns; bind needs a NetDialer that is nil or a
-// [*net.Dialer].
-func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn, error) {
-	t, err := ParseURL(rawURL)
-	if err != nil {
-		return nil, err
+	if err := d.checkProxyHeader(proxyHeader); err != nil {
+		return nil, nil, fmt.Errorf("preflight: forward proxy: %w", err)
 	}
-	at := *d
-	if at.NetDialer, err = t.dialer(d.NetDialer); err != nil {
-		return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
-	}
-	switch {
-	case d.Path != "":
-		return nil, fmt.Errorf("preflight: dial %s: the path is that of the URL; leave PreflightDialer.Path empty", t)
-	case !t.TLS && d.TLSConfig != nil:
-		return nil, fmt.Errorf("preflight: dial %s: the scheme tcp is without TLS although TLSConfig is set; use tcps", t)
-	case t.TLS && d.TLSConfig == nil:
-		at.TLSConfig = new(tls.Config)
-	}
-	if !t.Preflight {
-		return at.dialPlain(ctx, t)
-	}
-	at.Path = t.Path
-	if t.User != nil {
-		if at.Header, err = withBasic(d.Header, t.User); err != nil {
-			return nil, fmt.Errorf("preflight: dial %s: %w", t, err)
-		}
-	}
-	return at.DialContext(ctx, "tcp", t.Address)
-}
-
-// dialPlain dials without an upgrade.
-func (d *PreflightDialer) dialPlain(ctx context.Context, t *Target) (net.Conn, error) {
-	r := road{network: "tcp", address: t.Address, upgrade: upgrade{target: t.Path, host: t.Address}}
-	if t.TLS {
-		r.tls = d.TLSConfig.Clone()
-		if err := nameServer(r.tls, serverName(r.network, t.Address)); err != nil {
-			return nil, fmt.Errorf("preflight: TLSConfig: %w", err)
-		}
-	}
-	c, refused, err := d.dialLayers(ctx, r, nil)
-	if refused != nil {
-		c, _, err = d.dialLayers(ctx, r, refused)
-	}
-	return c, err
-}
-
-// dialLayers is dial without an upgrade.
-func (d *PreflightDialer) dialLayers(ctx context.Context, r road, refused *StatusError) (conn net.Conn, again *StatusError, err error) {
-	_, credentials, err := d.header(ctx, refused)
-	if err != nil {
-		return nil, nil, err
-	}
-	proxy, err := d.forwardProxy(ctx, &r, credentials)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := d.connect(ctx, &r, proxy)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if conn == nil {
-			abandon(c)
-		}
-	}()
-	conn, err = r.layers(ctx, c, proxy, d.deadline())
-	return conn, d.again(err), err
-}
-
-func withBasic(h http.Header, user *url.Userinfo) (http.Header, error) {
-	for name := range h {
-		if strings.EqualFold(name, "Authorization") {
-			return nil, errors.New("the URL has credentials although Header has Authorization")
-		}
-	}
-	password, _ := user.Password()
-	credentials, err := basic(user.Username(), password)
-	if err != nil {
-		return nil, err
-	}
-	if h = h.Clone(); h == nil {
-		h = make(http.Header)
-	}
-	h.Set("Authorization", credentials)
-	return h, nil
+	return h, proxyHeader, nil
 }
 
 // handshake goes from the dialed connection to the tunnel.
@@ -399,9 +343,11 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *road, pr
 		return nil, err
 	}
 	if r.tunnelTLS != nil {
-		if c, err = handshakeTLS(ctx, newConn(c, nil, heads{}, rest, nil), r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
+		below := &tunnelConn{Conn: newConn(c, nil, heads{}, rest, nil)}
+		if c, err = handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
 			return nil, err
 		}
+		below.open = true
 		r.seen.event(eventTunnelTLS)
 		rest = nil
 	}
@@ -429,52 +375,15 @@ func (r *road) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, dead
 
 // deadline is that of a handshake that begins now; zero if there is none.
 func (d *PreflightDialer) deadline() time.Time {
-	switch {
-	case d.HandshakeTimeout < 0:
-		return time.Time{}
-	case d.HandshakeTimeout == 0:
-		return time.Now().Add(defaultTimeout)
+	if t := d.handshakeTimeout(); t >= 0 {
+		return time.Now().Add(t)
 	}
-	return time.Now().Add(d.HandshakeTimeout)
+	return time.Time{}
 }
 
-func (d *PreflightDialer) netDialer() ContextDialer {
-	if d.NetDialer == nil {
-		return new(net.Dialer)
+func (d *PreflightDialer) handshakeTimeout() time.Duration {
+	if d.HandshakeTimeout == 0 {
+		return defaultTimeout
 	}
-	return d.NetDialer
-}
-
-// hostName is the name in a valid Host field.
-func hostName(host string) string {
-	u := url.URL{Host: host}
-	return u.Hostname()
-}
-
-// hostOf is the Host field for an address that package net can dial. What it
-// cannot make valid, upgrade.check refuses.
-func hostOf(network, address string) string {
-	if strings.HasPrefix(network, "unix") {
-		return "localhost"
-	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	name, number := host, port
-	// A zone means nothing to another machine (RFC 6874 §1), and package net
-	// dials the local system where there is no host.
-	if name, _, _ = strings.Cut(name, "%"); name == "" {
-		name = "localhost"
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		// Package net knows services by name, a Host field does not.
-		if n, err := net.LookupPort("tcp", port); err == nil {
-			number = strconv.Itoa(n)
-		}
-	}
-	if name == host && number == port && address[0] != '[' {
-		return address // as it would be put together again
-	}
-	return net.JoinHostPort(name, number)
+	return d.HandshakeTimeout
 }

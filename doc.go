@@ -17,7 +17,8 @@
 //	... the bytes of the application, both ways ...
 //
 // This is the Upgrade of RFC 9110 §7.8. The token tcp is not registered; Docker's
-// API has used it in the same sense for years.
+// API has used it in the same sense for years. The token tcps, for which AMPS's
+// clients ask where they speak TLS to the proxy, means the same.
 //
 // # Client
 //
@@ -32,7 +33,8 @@
 //
 // A refusal is a [*StatusError], whose text names the likely cause. On its way the
 // dialer goes through a forward proxy (Proxy), speaks TLS to the edge (TLSConfig)
-// and inside the tunnel (TunnelTLSConfig), where it is told to.
+// and inside the tunnel (TunnelTLSConfig), where it is told to. It asks for TLS
+// inside by the field "Preflight-Tunnel: tls", which the answer must repeat.
 //
 // # Server
 //
@@ -43,8 +45,10 @@
 // Clients that connect without HTTP keep working on the same port: every
 // connection that does not begin with an HTTP/1.x request line is handed on
 // untouched. What does begin with one is upgraded, served by Handler or refused,
-// and never reaches the application. Where plain clients have no business on the
-// port, set RequireUpgrade. TLSConfig adds TLS on the same port, TrustedProxies
+// and never reaches the application. So an HTTP server, whose plain clients do begin
+// with one, sets Handler. Where the server speaks first, plain clients wait for
+// HandshakeTimeout unless PlainAfter is set. Where plain clients have no business on
+// the port, set RequireUpgrade. TLSConfig adds TLS on the same port, TrustedProxies
 // the client's address behind proxies, and ServeHTTP mounts the listener on an
 // HTTP server that is already there.
 //

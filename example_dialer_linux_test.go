@@ -1,7 +1,6 @@
 package preflight_test
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -11,8 +10,8 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// gRPC finds a dead peer by TCP_USER_TIMEOUT, which it sets on a bare
-// *net.TCPConn alone. Below a tunnel it is set before the connection is made.
+// gRPC detects a dead peer by TCP_USER_TIMEOUT, which it sets only on a bare
+// *net.TCPConn. Under a tunnel, set it with the Control function of a net.Dialer.
 func ExamplePreflightDialer_userTimeout() {
 	ln := &preflight.PreflightListener{Listener: listenLocal()}
 	defer ln.Close()
@@ -22,9 +21,12 @@ func ExamplePreflightDialer_userTimeout() {
 	timeout := 20 * time.Second
 	d := &preflight.PreflightDialer{NetDialer: &net.Dialer{
 		Control: func(_, _ string, c syscall.RawConn) (err error) {
-			return errors.Join(c.Control(func(fd uintptr) {
+			if e := c.Control(func(fd uintptr) {
 				err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(timeout.Milliseconds()))
-			}), err)
+			}); e != nil {
+				return e
+			}
+			return err
 		},
 	}}
 	conn, err := d.Dial("tcp", ln.Addr().String())

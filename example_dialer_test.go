@@ -3,9 +3,12 @@ package preflight_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync/atomic"
 
 	"github.com/preflight-go/preflight"
@@ -53,6 +56,41 @@ func ExamplePreflightDialer_registeredScheme() {
 	// Output:
 	// hello, registered
 	// edge.example
+}
+
+// A driver may resolve the name of its server before it dials, or dial the
+// RemoteAddr of a connection once more. Behind a reverse proxy neither address
+// leads to the server. A dial function that ignores the address does. The driver
+// here is an HTTP client, and its server has a name that only the network behind
+// the proxy knows.
+func ExamplePreflightDialer_driver() {
+	ln := &preflight.PreflightListener{Listener: listenLocal(), RequireUpgrade: true}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "hello from", r.Host)
+	})}
+	go server.Serve(ln)
+	defer server.Close()
+	edge := ln.Addr().String() // "edge.example:80"
+
+	d := &preflight.PreflightDialer{Path: "/client/accounts"}
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		fmt.Println("the driver dials", address)
+		return d.DialContext(ctx, "tcp", edge)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	for _, url := range []string{"http://accounts.internal/", "http://192.0.2.7:8080/"} {
+		resp, err := client.Get(url)
+		if err != nil {
+			log.Fatal(err)
+		}
+		io.Copy(os.Stdout, resp.Body)
+		resp.Body.Close()
+	}
+	// Output:
+	// the driver dials accounts.internal:80
+	// hello from accounts.internal
+	// the driver dials 192.0.2.7:8080
+	// hello from 192.0.2.7:8080
 }
 
 // A token that has expired is fetched anew when the server refuses it.

@@ -70,3 +70,55 @@ func ExamplePreflightListener_connContext() {
 	// /orders refused: 403 Forbidden
 	// /trades refused: 403 Forbidden
 }
+
+// userOf returns the user that Authorize has put into the request of a connection.
+func userOf(conn net.Conn) (string, error) {
+	tunnel, ok := conn.(*preflight.Conn)
+	if !ok || tunnel.Request() == nil {
+		return "", errors.New("the client has not come by preflight")
+	}
+	user, ok := tunnel.Request().Context().Value(userKey{}).(string)
+	if !ok {
+		return "", errors.New("nobody has vetted the client")
+	}
+	return user, nil
+}
+
+// A server asks the connection who the client is. A gRPC server does so in the
+// ServerHandshake of its TransportCredentials, which sees each connection once:
+//
+//	func (c withUser) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+//		name, err := userOf(raw)
+//		if err != nil {
+//			return nil, nil, err // closes the connection
+//		}
+//		conn, _, err := c.TransportCredentials.ServerHandshake(raw)
+//		return conn, user{name: name}, err
+//	}
+//
+// Its handlers find the AuthInfo by peer.FromContext. The program
+// [examples/grpcidentity] has all of that to copy.
+//
+// [examples/grpcidentity]: https://pkg.go.dev/github.com/preflight-go/preflight/examples/grpcidentity
+func ExampleConn_Request() {
+	ln := &preflight.PreflightListener{
+		Listener: listenLocal(),
+		Authorize: func(r *http.Request) (http.Header, error) {
+			if r.Header.Get("Authorization") != "Bearer 4711" {
+				return nil, errors.New("an unknown token") // answered 403
+			}
+			*r = *r.WithContext(context.WithValue(r.Context(), userKey{}, "alice"))
+			return nil, nil
+		},
+	}
+	defer ln.Close()
+
+	d := &preflight.PreflightDialer{Header: http.Header{"Authorization": {"Bearer 4711"}}}
+	conn, err := dialAndAccept(d, ln)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Println(userOf(conn))
+	// Output: alice <nil>
+}

@@ -213,7 +213,7 @@ func ExampleParseURL() {
 	// Output:
 	// edge.example:443 /user/can/put/path/here/amps/json true true true
 	// tcps://ops:xxxxx@edge.example:443/user/can/put/path/here/amps/json?http_preflight=true
-	// preflight: parse URL: unknown option "http_prefligth"; known are http_preflight, tcp_nodelay, tcp_keepalive, tcp_sndbuf, tcp_rcvbuf, tcp_linger, bind and ip_protocol_prefer
+	// preflight: parse URL: unknown option "http_prefligth"; known are http_preflight, tcp_nodelay, tcp_keepalive, tcp_sndbuf, tcp_rcvbuf, tcp_linger, tcp_connecttimeout, tcp_idlereadtimeout, bind, ip_protocol_prefer, sni, pretty and compression
 }
 
 // Layers stack in the order in which they appear on the wire: here a proxy

@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 )
 
-// A head of up to firstRead bytes that arrives in one segment costs one Read;
-// it is also what a peer that stalls in its head can hold. Only a longer head
-// is worth more memory.
+// A head of up to firstRead bytes that arrives in one segment costs one Read; it
+// is also what a peer that stalls in its head can hold. A longer head gets room
+// for secondRead bytes, and then for twice what has come.
 const (
 	firstRead  = 512
 	secondRead = 4 << 10
@@ -40,7 +42,7 @@ type exchange struct {
 	evicted     bool  // by the listener, while it was waiting
 	unknown     bool  // a proxy does not tell who the client is
 	consumed    int32 // what has been, of the bytes that a limit counts; here for its size
-	place       place
+	place       place // guarded by the listener's lock
 
 	interrupt func()
 	first     [firstRead]byte
@@ -83,9 +85,22 @@ func (x *exchange) cutOff() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.interrupted = true
-	if x.conn.SetDeadline(longAgo) != nil {
+	if x.setDeadline(x.conn.SetDeadline, longAgo) != nil {
 		go closeBottom(x.conn) // it may block, and the listener's lock is held
 	}
+}
+
+// setDeadline sets a deadline by set, a method of the connection. It is called on
+// goroutines that belong to nobody who could recover: a panic of the transport
+// is an error.
+func (x *exchange) setDeadline(set func(time.Time) error, t time.Time) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			reportPanic("a transport", v)
+			err = errPanic
+		}
+	}()
+	return set(t)
 }
 
 // finishBy bounds what is left to do on a connection that is lost to the
@@ -103,6 +118,7 @@ func (x *exchange) finishBy(t time.Time) (stop func() bool) {
 // it could block: that sends a last message, which without deadlines waits for
 // the peer to read.
 func closeBottom(c net.Conn) {
+	defer contain("the Close of a transport")
 	for {
 		layer, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -119,7 +135,22 @@ func abandon(c net.Conn) error {
 	if _, layered := c.(interface{ NetConn() net.Conn }); layered {
 		closeBottom(c)
 	}
+	defer contain("the Close of a transport")
 	return c.Close() // also a layer has something to give up
+}
+
+// contain is to be deferred around a call of the application's code where no
+// caller could recover from a panic, which would end the process. what names
+// the code.
+func contain(what string) {
+	if v := recover(); v != nil {
+		reportPanic(what, v)
+	}
+}
+
+// reportPanic prints a panic with its stack, as net/http does.
+func reportPanic(what string, v any) {
+	log.Printf("preflight: panic in %s: %v\n%s", what, v, debug.Stack())
 }
 
 // evict ends a handshake that waits for bytes, and reports whether it did.
@@ -130,10 +161,23 @@ func (x *exchange) evict() bool {
 		return false
 	}
 	x.evicted = true
-	if x.conn.SetReadDeadline(longAgo) != nil {
+	if x.setDeadline(x.conn.SetReadDeadline, longAgo) != nil {
 		x.interrupted = true
 		go closeBottom(x.conn)
 	}
+	return true
+}
+
+// revive takes back an eviction: the bytes came after all. It reports whether
+// there was one to take back. A transport without deadlines is being closed.
+func (x *exchange) revive() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.evicted || x.interrupted {
+		return false
+	}
+	x.evicted = false
+	x.conn.SetReadDeadline(x.deadline)
 	return true
 }
 
@@ -144,8 +188,7 @@ func (x *exchange) await() {
 	x.waiting = true
 }
 
-// settle ends the time in which the handshake can be evicted. One that was, and
-// whose bytes came after all, goes on: it only reads no more.
+// settle ends the time in which the handshake can be evicted.
 func (x *exchange) settle() {
 	if !x.waiting { // which the handshake alone changes
 		return
@@ -153,6 +196,7 @@ func (x *exchange) settle() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.waiting = false
+	x.place.settled = clock()
 }
 
 // readBy sets the deadline of reading.
@@ -180,7 +224,7 @@ var errInterrupted = errors.New("the handshake was interrupted")
 // deadline of ctx is left to ctx, whose cause is the error then.
 func (x *exchange) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return endOf(ctx)
 	}
 	x.ctx, x.deadline = ctx, deadline
 	if err := x.doBy(deadline); err != nil && !deadline.IsZero() {
@@ -199,7 +243,7 @@ func (x *exchange) end(err error) error {
 	if x.stop != nil && !x.stop() {
 		// The interruption has begun and will poison the connection, now or
 		// later: the handshake failed, whatever has arrived (golang/go#16523).
-		return x.because(err, context.Cause(x.ctx))
+		return x.because(err, endOf(x.ctx))
 	}
 	x.stop = nil
 	expired := x.timer != nil && !x.timer.Stop()
@@ -234,15 +278,43 @@ func isTimeout(err error) bool {
 // because replaces the symptom of an interrupted handshake by its cause, and
 // keeps the stage. A refusal stays one: the answer says more than the clock.
 func (x *exchange) because(err, cause error) error {
-	var refusal *StatusError
+	if refusal, ok := err.(*StatusError); ok { // not one that the transport has met
+		return refusal
+	}
 	var at *stageError
-	switch {
-	case errors.As(err, &refusal):
-		return err
-	case errors.As(err, &at):
+	if errors.As(err, &at) {
 		return &stageError{at.stage, cause}
 	}
 	return cause
+}
+
+// A contextError is the end of a handshake by the end of its context. It is what
+// the context says, whatever its cause, so that errors.Is finds
+// [context.Canceled] or [context.DeadlineExceeded]. errors.Is and errors.As also
+// find the cause, with one exception: a *StatusError in it is the refusal of
+// another handshake and would be taken for that of this one.
+type contextError struct{ err, cause error }
+
+// endOf is the error of ctx, which has ended.
+func endOf(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(err, cause) {
+		return err
+	}
+	return &contextError{err, cause}
+}
+
+func (e *contextError) Error() string { return e.err.Error() + ": " + e.cause.Error() }
+func (e *contextError) Unwrap() error { return e.err }
+
+// Timeout is that of the cause, by which the caller has said what it is.
+func (e *contextError) Timeout() bool { return isTimeout(e.cause) }
+
+func (e *contextError) Is(target error) bool { return errors.Is(e.cause, target) }
+
+func (e *contextError) As(target any) bool {
+	_, refusal := target.(**StatusError)
+	return !refusal && errors.As(e.cause, target)
 }
 
 // addr is the address of the client as far as it is known.
@@ -269,11 +341,9 @@ func (x *exchange) grow(size int) {
 func (x *exchange) read(limit int) error {
 	room := limit - int(x.consumed) - len(x.buf)
 	if len(x.buf) == cap(x.buf) {
-		if len(x.buf) < secondRead {
-			x.grow(secondRead)
-		} else {
-			x.grow(len(x.buf) + room)
-		}
+		// As much again as has come, and no more: a limit may be large, and a
+		// client that stalls must not hold all of it for the bytes of a part.
+		x.grow(max(secondRead, len(x.buf)+min(len(x.buf), room)))
 	}
 	free := x.buf[len(x.buf):cap(x.buf)]
 	free = free[:min(len(free), room)]

@@ -9,16 +9,16 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
 	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http/httpguts"
 )
 
 // urlFormat is the URL of a target.
@@ -53,6 +53,15 @@ func urlFormat(t *preflight.Target) string {
 	if t.Prefer != "" {
 		q.Set("ip_protocol_prefer", t.Prefer)
 	}
+	if t.ConnectTimeout != 0 {
+		q.Set("tcp_connecttimeout", strconv.FormatInt(t.ConnectTimeout.Milliseconds(), 10))
+	}
+	if t.ServerName != "" {
+		q.Set("sni", t.ServerName)
+	}
+	for name, value := range t.Options {
+		q.Set(name, value)
+	}
 	u.RawQuery = q.Encode()
 	return u.String()
 }
@@ -64,6 +73,7 @@ func FuzzParseURL(f *testing.F) {
 		"tcp://user:p%40ss@[fe80::1%25eth0]:1//a%2Fb é?bind=[::1]:4000&ip_protocol_prefer=ipv6",
 		"TCP://h:0?tcp_nodelay=0&tcp_keepalive=1&tcp_sndbuf=1&tcp_rcvbuf=2&tcp_linger=0&bind=127.0.0.1",
 		"host:1/?unknown=1#fragment",
+		"tcps://bücher.example:1/?sni=B%C3%9CCHER.example&tcp_linger=-1&tcp_connecttimeout=250&pretty=t&compression=zlib&tcp_idlereadtimeout=1",
 		"[::g]:x/%zz",
 	} {
 		f.Add(raw)
@@ -120,14 +130,22 @@ type badConn struct {
 	out   bytes.Buffer
 }
 
-func (c *badConn) Read(b []byte) (int, error)     { return c.in.Read(b[:min(len(b), c.piece)]) }
-func (c *badConn) Write(b []byte) (int, error)    { return c.out.Write(b) }
-func (*badConn) Close() error                     { return nil }
-func (*badConn) CloseWrite() error                { return nil }
-func (*badConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (*badConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (*badConn) SetDeadline(time.Time) error      { return nil }
-func (*badConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *badConn) Read(b []byte) (int, error) { return c.in.Read(b[:min(len(b), c.piece)]) }
+
+func (c *badConn) Write(b []byte) (int, error) { return c.out.Write(b) }
+
+func (*badConn) Close() error { return nil }
+
+func (*badConn) CloseWrite() error { return nil }
+
+func (*badConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
+
+func (*badConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+
+func (*badConn) SetDeadline(time.Time) error { return nil }
+
+func (*badConn) SetReadDeadline(time.Time) error { return nil }
+
 func (*badConn) SetWriteDeadline(time.Time) error { return nil }
 
 // badOutcome is all that an exchange has come to.
@@ -142,7 +160,7 @@ type badOutcome struct {
 func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Conn, error)) (badOutcome, *preflight.Conn) {
 	peer := &badConn{in: bytes.NewReader(in), piece: piece}
 	c, err := do(peer)
-	outcome := badOutcome{sent: goldenDate.ReplaceAllString(peer.out.String(), "\r\nDate: now\r\n")}
+	outcome := badOutcome{sent: testkit.GoldenDate.ReplaceAllString(peer.out.String(), "\r\nDate: now\r\n")}
 	if err != nil {
 		require.Nil(t, c)
 		outcome.err = err.Error()
@@ -159,13 +177,8 @@ func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Co
 
 // badSeeds adds the transcripts of a directory as seeds, each with a payload.
 func badSeeds(f *testing.F, dir string) {
-	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.http"))
-	require.NoError(f, err)
-	require.NotEmpty(f, files)
-	for i, file := range files {
-		b, err := os.ReadFile(file)
-		require.NoError(f, err)
-		f.Add(append(b, goldenPayload...), uint16(i))
+	for i, name := range testkit.Transcripts(f, dir) {
+		f.Add([]byte(testkit.Golden(f, dir+"/"+name)+testkit.GoldenPayload), uint16(i))
 	}
 }
 
@@ -173,22 +186,31 @@ func badSeeds(f *testing.F, dir string) {
 // a plain connection or refused, and every byte is where it belongs.
 func FuzzServer(f *testing.F) {
 	badSeeds(f, "to_listener")
-	for i, test := range badHeads {
-		if len(test.head) < 1<<10 {
-			f.Add([]byte(test.head+badSmuggled), uint16(i))
+	for i, test := range testkit.BadHeads {
+		if len(test.Head) < 1<<10 {
+			f.Add([]byte(test.Head+testkit.BadSmuggled), uint16(i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
 		serve := func(c net.Conn) (*preflight.Conn, error) { return preflight.Server(context.Background(), c) }
 		outcome, c := badRun(t, in, len(in)+1, serve)
 		pieces, _ := badRun(t, in, int(piece)+1, serve)
-		line, _, whole := bytes.Cut(in, []byte("\n"))
+		line, _, whole := bytes.Cut(bytes.TrimLeft(in, "\r\n"), []byte("\n"))
+		request := in
+		for range 2 { // empty lines before a request (RFC 9112 §2.2)
+			request = bytes.TrimPrefix(request, []byte("\r\n"))
+		}
 		for _, o := range []badOutcome{outcome, pieces} {
 			if o.late {
-				// Handed on in doubt: the application has a piece of a line.
+				// Handed on in doubt: the application has a piece of a line, and what
+				// may stand before that.
 				require.True(t, whole)
-				require.True(t, bytes.HasPrefix(line, []byte(o.tunnel)))
+				require.True(t, bytes.HasPrefix(in, []byte(o.tunnel)))
+				require.Less(t, len(o.tunnel), len(in))
 				require.Empty(t, o.sent)
+				if !bytes.HasPrefix(line, []byte("P")) && !bytes.HasPrefix(line, []byte("\x00")) { // PROXY, PRI
+					require.True(t, bytes.HasPrefix(line, bytes.TrimLeft([]byte(o.tunnel), "\r\n")))
+				}
 			}
 		}
 		if !pieces.late {
@@ -201,7 +223,7 @@ func FuzzServer(f *testing.F) {
 		case outcome.late:
 		case c == nil:
 			// One answer, and nothing behind it.
-			method, _, _ := strings.Cut(string(in), " ")
+			method, _, _ := strings.Cut(string(request), " ")
 			r := bufio.NewReader(strings.NewReader(outcome.sent))
 			answer, err := http.ReadResponse(r, &http.Request{Method: method})
 			require.NoError(t, err)
@@ -217,17 +239,21 @@ func FuzzServer(f *testing.F) {
 			require.Empty(t, outcome.sent)
 			require.Equal(t, string(in), outcome.tunnel)
 		default:
-			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
-			_, payload, found := strings.Cut(string(in), "\r\n\r\n")
+			token := c.Response().Header.Get("Upgrade")
+			require.Contains(t, []string{"tcp", "tcps"}, token)
+			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
+			_, payload, found := strings.Cut(string(request), "\r\n\r\n")
 			require.True(t, found)
 			require.Equal(t, payload, outcome.tunnel)
-			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
+			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
 			require.NoError(t, err)
 			require.Equal(t, http.MethodGet, r.Method)
 			require.Equal(t, r.RequestURI, c.Request().RequestURI)
 			require.Equal(t, r.Host, c.Request().Host)
 			require.NotEmpty(t, r.Host)
 			require.Equal(t, r.Header, c.Request().Header)
+			require.True(t, httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], token))
+			require.Empty(t, r.Header["Preflight-Tunnel"], "TLS inside is not offered")
 		}
 	})
 }
@@ -236,9 +262,9 @@ func FuzzServer(f *testing.F) {
 // first bytes are what follows the 101, or an error.
 func FuzzClient(f *testing.F) {
 	badSeeds(f, "to_dialer")
-	for i, test := range badAnswers {
-		if len(test.answer) < 1<<10 {
-			f.Add([]byte(test.answer), uint16(i))
+	for i, test := range testkit.BadAnswers {
+		if len(test.Answer) < 1<<10 {
+			f.Add([]byte(test.Answer), uint16(i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -34,6 +35,11 @@ var hopFields = []string{
 	"Te", "Keep-Alive", "Proxy-Connection",
 }
 
+// ownPrefixes begin the names of the fields by which the two ends negotiate. The
+// application sets none of them: one that copies fields of a request into its
+// answer must not be able to agree to anything.
+var ownPrefixes = []string{"Preflight-", "Sec-WebSocket-"}
+
 // checkHeader reports the first field of h, in the order of names, that may
 // not be sent. It never repeats a value, which may be a secret.
 func checkHeader(h http.Header, forbidden []string) (err error) {
@@ -52,8 +58,17 @@ func checkField(name string, values, forbidden []string) error {
 		return fmt.Errorf("the header field name %q is not a token", name)
 	}
 	for _, f := range forbidden {
-		if strings.EqualFold(name, f) {
+		switch {
+		case !strings.EqualFold(name, f):
+		case f == proxyAuthorization:
+			return errors.New("the header field Proxy-Authorization is for the forward proxy alone; set it in PreflightDialer.ProxyHeader")
+		default:
 			return fmt.Errorf("the header field %s may not be set here", f)
+		}
+	}
+	for _, prefix := range ownPrefixes {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
 		}
 	}
 	for _, value := range values {
@@ -86,6 +101,17 @@ func without(h http.Header, name string) http.Header {
 		}
 	}
 	return rest
+}
+
+// valuesOf returns the values of the fields called name, in whatever case, and
+// whether there is such a field.
+func valuesOf(h http.Header, name string) (values []string, ok bool) {
+	for other, v := range h {
+		if strings.EqualFold(other, name) {
+			values, ok = append(values, v...), true
+		}
+	}
+	return values, ok
 }
 
 // newHeader makes a Header of the fields of a parsed head.

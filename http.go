@@ -16,10 +16,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// idleTimeout is how long a connection may wait for its next ordinary request:
-// longer than the 60 s for which nginx keeps one, so that it is not we who
-// close it just when a request is on its way.
-const idleTimeout = 2 * time.Minute
+// defaultIdleTimeout is longer than the 600 s for which Google's load balancers
+// keep a connection, so that it is not the server that closes it just when a
+// request is on its way.
+const defaultIdleTimeout = 11 * time.Minute
 
 // ServeHTTP takes upgrade requests from a server of package net/http, on which
 // the listener is mounted like any handler:
@@ -168,6 +168,7 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 type httpConn struct {
 	*Conn
 	unknown bool            // a proxy does not tell who the client is
+	rule    *wire.Error     // that the first request breaks, if it carries Upgrade; then nil
 	open    context.Context // of the listener
 	state   atomic.Int32    // an http.ConnState
 }
@@ -190,7 +191,7 @@ func (l *PreflightListener) newServer() *http.Server {
 	return &http.Server{
 		Handler:           http.HandlerFunc(l.serveOwn),
 		ReadHeaderTimeout: l.handshakeTimeout(),
-		IdleTimeout:       idleTimeout,
+		IdleTimeout:       l.idleTimeout(),
 		MaxHeaderBytes:    l.policy.maxHeader,
 		// Else net/http would answer OPTIONS * itself, and keep the
 		// connection although the request has Upgrade.
@@ -208,14 +209,22 @@ func (l *PreflightListener) newServer() *http.Server {
 func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(httpConnKey{}).(*httpConn)
 	r.TLS = tlsState(c.conn)
+	rule := c.rule
+	if c.rule = nil; rule != nil && carriesUpgrade(r) {
+		l.respond(w, r, refusal(rule.Status, rule.Error()))
+		return
+	}
 	l.ServeHTTP(w, r)
 }
+
+// carriesUpgrade reports whether the connection of r must end unless r is answered
+// 101, see lastAnswer.
+func carriesUpgrade(r *http.Request) bool { return r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0 }
 
 // serveOrdinary gives a request to Handler.
 func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0:
-		closeAfter(w.Header()) // also for a handler that goes past lastAnswer
+	case carriesUpgrade(r):
 		last := &lastAnswer{ResponseWriter: w}
 		l.Handler.ServeHTTP(last, r)
 		last.finish()
@@ -229,7 +238,9 @@ func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request
 // lastAnswer ends the connection after the answer to a request with Upgrade.
 // Varnish and others then already hand on whatever follows without looking at
 // it: kept alive, the connection would let the client's next request walk past
-// the rules of its proxy.
+// the rules of its proxy. So it has all methods that http.ResponseController
+// looks for, and no Unwrap: behind it, a handler could ask net/http to keep the
+// connection.
 type lastAnswer struct {
 	http.ResponseWriter
 	status   int // of the final answer; 0: none yet
@@ -258,18 +269,27 @@ func (w *lastAnswer) Write(b []byte) (int, error) { return w.answered().Write(b)
 
 func (w *lastAnswer) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.answered(), r) }
 
-func (w *lastAnswer) Flush() { http.NewResponseController(w.answered()).Flush() }
+func (w *lastAnswer) Flush() { w.FlushError() }
+
+func (w *lastAnswer) FlushError() error { return http.NewResponseController(w.answered()).Flush() }
+
+func (w *lastAnswer) SetReadDeadline(t time.Time) error {
+	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
+}
+
+func (w *lastAnswer) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t)
+}
+
+func (w *lastAnswer) EnableFullDuplex() error {
+	return http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+}
 
 func (w *lastAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if w.hijacked = err == nil; w.hijacked {
-		w.Header().Del("Connection") // for a handler that adds to it
-	}
+	w.hijacked = err == nil
 	return c, rw, err
 }
-
-// Unwrap is for http.ResponseController.
-func (w *lastAnswer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // finish is called when the handler has returned.
 func (w *lastAnswer) finish() {
@@ -307,10 +327,11 @@ func (f *feed) Close() error {
 func (f *feed) Addr() net.Addr { return f.addr }
 
 // handOver gives a connection with an ordinary request to the server of Handler.
-func (l *PreflightListener) handOver(c *Conn, unknown bool) {
+// rule is that of a handover.
+func (l *PreflightListener) handOver(c *Conn, unknown bool, rule *wire.Error) {
 	l.serving.Do(func() { go l.server.Serve(l.feed) })
 	select {
-	case l.feed.conns <- &httpConn{Conn: c, unknown: unknown, open: l.ctx}:
+	case l.feed.conns <- &httpConn{Conn: c, unknown: unknown, rule: rule, open: l.ctx}:
 	case <-l.feed.done:
 		c.Close()
 	}

@@ -9,12 +9,9 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A PreflightListener accepts TCP clients that come through an HTTP reverse
@@ -36,10 +33,12 @@ import (
 //     returns the tunnel behind it.
 //   - Any other HTTP/1.x request goes to Handler, if there is one. Else it is
 //     refused with an HTTP answer: 426 where it is in order, and what RFC 9110 and
-//     9112 say where it is not. It never reaches the application, so that nobody
-//     can send it the body of a POST.
+//     9112 say where it is not. So is a request of another version (505), and a
+//     line that only a lax proxy makes of a request (400). No request reaches
+//     the application, so that nobody can send it the body of a POST. Up to two
+//     empty lines before a request are skipped (RFC 9112 §2.2).
 //   - Anything else is a plain connection, decided at the first byte that
-//     cannot belong to an HTTP/1.x request line. It is handed on untouched, unless
+//     cannot belong to a request line. It is handed on untouched, unless
 //     Authorize or RequireUpgrade is set: then it is closed without a word.
 //
 // Plain is also a client that ends its direction before that is decided, one
@@ -62,22 +61,27 @@ type PreflightListener struct {
 	net.Listener
 
 	// Protocols are the upgrade tokens served, in order of preference,
-	// compared without regard to case (RFC 9110 §7.8). nil means tcp, and
-	// tcps with TLSConfig, without which tcps is an error. Behind tcps a TLS
-	// handshake inside the tunnel follows the 101; Accept returns the
-	// connection after it. Empty, not nil, means none: every request goes to
-	// Handler, which must be set, and may mount other listeners by path.
+	// compared without regard to case (RFC 9110 §7.8). The 101 repeats the one
+	// that was chosen. nil means tcp and tcps: AMPS's clients ask for tcps when
+	// they speak TLS to the proxy, and mean the same. No token says anything
+	// about TLS inside the tunnel, see TLSConfig. "websocket" is an error.
+	// Empty, not nil, means none: every request goes to Handler, which must be
+	// set, and may mount other listeners by path.
 	Protocols []string
 
 	// Authorize vets an upgrade request, if it is set, before the 101 is
 	// sent. The fields that it returns join the 101; they may not be
-	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal; any
+	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal. No
+	// field of either may begin with Preflight- or Sec-WebSocket-. Any
 	// other error is a 403 whose text stays here. A panic, which is recorded by
 	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
 	//
 	// RemoteAddr of the request is the client's, as Conn.RemoteAddr. The
-	// Context ends with the handshake. To hand something on to the
-	// application, replace it:
+	// Context ends with the handshake, and when the client resets or ends its
+	// connection; [context.Cause] says why. A half-close counts as an end: a
+	// client must keep its direction open until it has the 101. An end is noticed
+	// after a tenth of a second, and on a transport with deadlines alone. To hand
+	// something on to the application, replace the Context:
 	//
 	//	*r = *r.WithContext(context.WithValue(r.Context(), key, user))
 	//
@@ -91,8 +95,9 @@ type PreflightListener struct {
 	// use. Authorize is called concurrently.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// RequireUpgrade refuses plain connections. It wins over AllowPlain. Set
-	// it wherever plain clients have no business on the port.
+	// RequireUpgrade refuses plain connections. Set it wherever plain clients
+	// have no business on the port. AllowPlain or PlainAfter beside it is an
+	// error.
 	RequireUpgrade bool
 
 	// AllowPlain hands plain connections on although Authorize is set. Without
@@ -103,8 +108,8 @@ type PreflightListener struct {
 	// plain connection, for protocols in which the server speaks first
 	// (200 ms to 1 s; MySQL, SMTP, NATS). It counts from the start of the
 	// innermost layer: behind a PROXY header or a TLS handshake, from there. 0
-	// means after HandshakeTimeout; negative is an error. It means nothing
-	// where plain connections are refused, and needs a transport with
+	// means after HandshakeTimeout; negative, or more than 365 days, is an error. It
+	// means nothing where plain connections are refused, and needs a transport with
 	// deadlines. Behind a proxy that connects before it has a request to send,
 	// such as Go's ReverseProxy, set RequireUpgrade instead.
 	PlainAfter time.Duration
@@ -112,33 +117,57 @@ type PreflightListener struct {
 	// Handler serves the ordinary HTTP requests on the port: health checks,
 	// administration, WebSocket. nil means that they are answered 426. It is
 	// called as a handler of [http.Server] is, whose timeouts are
-	// HandshakeTimeout for a head and 2 minutes between requests, with a
+	// HandshakeTimeout for a head and IdleTimeout between requests, with a
 	// RemoteAddr that is the peer's, or that of its PROXY header. A connection
 	// may send ordinary requests first and an upgrade request later; a request
 	// with Upgrade that is not answered 101 ends its connection. Connections
 	// with a request under way or between two are not counted by MaxPending.
 	//
-	// An upgrade request behind another one is parsed by package net/http, see
+	// Package net/http parses the requests that Handler serves, and decides
+	// which of them are malformed, wherever they stand on a connection. A first
+	// request that carries Upgrade is parsed by the stricter parser of this
+	// package; an upgrade request behind another one is net/http's, see
 	// ServeHTTP.
 	Handler http.Handler
 
+	// IdleTimeout is how long a connection may wait for its next ordinary
+	// request, for Handler. 0 means 11 minutes, which is more than the 10
+	// minutes of Google's load balancers; negative means no limit. It should be
+	// longer than the time for which the proxy keeps an idle connection:
+	// otherwise the listener may close one just when the proxy sends a request
+	// on it, which the client sees as a 502.
+	IdleTimeout time.Duration
+
 	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
-	// beside those that do not, and serves tcps. To require TLS, or client
-	// certificates, put [crypto/tls.NewListener] underneath, or serve nothing
-	// but tcps and set RequireUpgrade. NextProtos, if there are any, must hold
-	// http/1.1 for upgrade requests over TLS; before h2, if there is a Handler,
-	// because browsers offer both. The Config is not modified.
+	// beside those that do not, and inside tunnels whose request asks for it by
+	// the field "Preflight-Tunnel: tls", as PreflightDialer.TunnelTLSConfig
+	// does. The 101 repeats that field, and Accept returns the connection after
+	// the TLS handshake. Without TLSConfig such a request is answered 426. An
+	// end of such a tunnel without TLS's close_notify is [io.ErrUnexpectedEOF].
+	//
+	// To require TLS from the peer, or client certificates, put
+	// [crypto/tls.NewListener] underneath. To require TLS inside every tunnel,
+	// leave TLSConfig nil, set RequireUpgrade, and put crypto/tls.NewListener
+	// above; clients dial without TunnelTLSConfig and call [crypto/tls.Client]
+	// on the connection.
+	//
+	// NextProtos, if there are any, must hold http/1.1 for upgrade requests over
+	// TLS; before h2, if there is a Handler, because browsers offer both. The
+	// Config is not modified.
 	TLSConfig *tls.Config
 
 	// TrustedProxies are the peers that are believed about the client's
 	// address: by a PROXY header (version 1 or 2) at the beginning of a
 	// connection, and by ClientAddrHeader in an upgrade request. From anyone
-	// else both are mere bytes. The address is followed from the peer to the
-	// source in the PROXY header and on through the field, from the right, as
-	// long as the address so far is trusted itself; that is what
-	// Conn.RemoteAddr and the RemoteAddr of a request are then. IPv4-mapped
-	// IPv6 addresses count as IPv4, zones are ignored, and the peer of a Unix
-	// socket is trusted if there is any prefix. nil means nobody.
+	// else both are mere bytes, and a request behind a PROXY header is answered
+	// 400. The address is followed from the peer to the source in the PROXY
+	// header and on through the field, from the right, as long as the address
+	// so far is trusted itself; that is what Conn.RemoteAddr and the RemoteAddr
+	// of a request are then. IPv4-mapped IPv6 addresses count as IPv4, and zones
+	// are ignored. The peer of a Unix socket is trusted if there is any prefix,
+	// because the permissions of the socket's file decide who may connect. An
+	// abstract socket of Linux has no file: anybody on the machine may connect,
+	// and nobody is trusted. nil means nobody.
 	//
 	// A PROXY header that is malformed ends the connection; a field that is, is
 	// answered 400. For the further contents of PROXY headers (TLVs), wrap
@@ -155,24 +184,27 @@ type PreflightListener struct {
 
 	// HandshakeTimeout bounds each handshake as a whole: the PROXY header, TLS,
 	// reading, Authorize, writing the 101, and TLS inside the tunnel. 0 means
-	// 10 seconds; negative is an error. It does not run while a finished
-	// connection waits for Accept.
+	// 10 seconds; negative, or more than 365 days, is an error. It does not run
+	// while a finished connection waits for Accept.
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
-	// 16 KiB; negative is an error. The later ordinary requests of a connection,
-	// which net/http reads for Handler, may be up to 8 KiB larger.
+	// 16 KiB; negative, or more than 1 GiB, is an error. A client that stalls
+	// holds 4 KiB or twice what it has sent, and not the limit. Ordinary
+	// requests, which net/http reads for Handler, may be up to 8 KiB larger.
 	MaxHeaderBytes int
 
 	// MaxPending bounds the handshakes under way, from the moment a
 	// connection is accepted from Listener, or a request comes by ServeHTTP, to
-	// the moment Accept returns it or Handler takes it. 0 means 4096; negative
-	// is an error. When it is reached, a new client takes the place of the one
+	// the moment Accept returns it or Handler takes it. 0 means 4096; negative, or
+	// more than 1<<30, is an error. When it is reached, a new client takes the place of the one
 	// that has kept us waiting for bytes the longest, and for a second at
 	// least: that one is handed on as plain if it has sent nothing and plain
 	// connections are allowed, else closed. If there is none, new clients wait
 	// in the kernel's backlog, and requests in ServeHTTP until their
-	// HandshakeTimeout (503).
+	// HandshakeTimeout (503). A client that has gone while Authorize runs gives its
+	// place up at once. As many calls of Authorize as MaxPending may still be
+	// running for such clients, beside those that are counted.
 	MaxPending int
 
 	// Telemetry shows the handshakes and the connections behind them; nil
@@ -216,8 +248,7 @@ func (l *PreflightListener) prepare() {
 		l.room = make(chan struct{}, 1)
 		l.gone, l.drained, l.quiet = make(chan struct{}), make(chan struct{}), make(chan struct{})
 		l.onClose = l.closed
-		l.pending.born = time.Now()
-		l.pending.oldest.prev, l.pending.oldest.next = &l.pending.oldest, &l.pending.oldest
+		l.pending.prepare()
 		l.policy = policy{
 			protocols:   slices.Clone(l.Protocols),
 			authorize:   l.Authorize,
@@ -227,16 +258,13 @@ func (l *PreflightListener) prepare() {
 			tls:         l.TLSConfig,
 			handler:     l.Handler != nil,
 			draining:    &l.draining,
-			goesOn:      l.goesOn,
+			keeper:      l,
 			role:        l.Telemetry.serverSide(),
 		}
 		if l.Protocols == nil {
-			l.policy.protocols = zeroPolicy.protocols
-			if l.TLSConfig != nil {
-				l.policy.protocols = []string{defaultToken, tokenTLS}
-			}
+			l.policy.protocols = defaultProtocols
 		}
-		l.policy.answers = answers(l.policy.protocols...)
+		l.policy.answers = answers(l.policy.protocols)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
@@ -250,27 +278,44 @@ func (l *PreflightListener) prepare() {
 	})
 }
 
+// What is larger is a mistake, or means no limit, which there is not to be. Sums
+// with smaller values do not overflow: deadlines, and what net/http adds to
+// MaxHeaderBytes.
+const (
+	maxTimeout = 365 * 24 * time.Hour
+	maxLimit   = 1 << 30
+)
+
 func (l *PreflightListener) check() error {
 	switch {
 	case l.HandshakeTimeout < 0:
 		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
 	case l.PlainAfter < 0:
 		return errors.New("preflight: PreflightListener.PlainAfter is negative")
+	case l.RequireUpgrade && l.AllowPlain:
+		return errors.New("preflight: PreflightListener.RequireUpgrade refuses plain connections and AllowPlain lets them in; set one of them")
+	case l.RequireUpgrade && l.PlainAfter > 0:
+		return errors.New("preflight: PreflightListener.PlainAfter is for plain connections, which RequireUpgrade refuses; set one of them")
 	case l.MaxHeaderBytes < 0:
 		return errors.New("preflight: PreflightListener.MaxHeaderBytes is negative")
 	case l.MaxPending < 0:
 		return errors.New("preflight: PreflightListener.MaxPending is negative")
+	case l.HandshakeTimeout > maxTimeout:
+		return fmt.Errorf("preflight: PreflightListener.HandshakeTimeout is %v, and may be %v at most", l.HandshakeTimeout, maxTimeout)
+	case l.PlainAfter > maxTimeout:
+		return fmt.Errorf("preflight: PreflightListener.PlainAfter is %v, and may be %v at most", l.PlainAfter, maxTimeout)
+	case l.MaxHeaderBytes > maxLimit:
+		return fmt.Errorf("preflight: PreflightListener.MaxHeaderBytes is %d, and may be %d (1 GiB) at most", l.MaxHeaderBytes, maxLimit)
+	case l.MaxPending > maxLimit:
+		return fmt.Errorf("preflight: PreflightListener.MaxPending is %d, and may be %d at most", l.MaxPending, maxLimit)
 	case len(l.policy.protocols) == 0 && l.Handler == nil:
-		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp")
+		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp and tcps")
 	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
 		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
 	for _, p := range l.policy.protocols {
-		if !wire.ValidProtocol(p) {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %q is not a token that Upgrade can hold", p)
-		}
-		if strings.EqualFold(p, tokenTLS) && l.TLSConfig == nil {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %s needs TLSConfig", p)
+		if err := checkProtocol(p); err != nil {
+			return fmt.Errorf("preflight: PreflightListener.Protocols: %w", err)
 		}
 	}
 	return nil
@@ -281,6 +326,13 @@ func (l *PreflightListener) handshakeTimeout() time.Duration {
 		return defaultTimeout
 	}
 	return l.HandshakeTimeout
+}
+
+func (l *PreflightListener) idleTimeout() time.Duration {
+	if l.IdleTimeout == 0 {
+		return defaultIdleTimeout
+	}
+	return l.IdleTimeout
 }
 
 func (l *PreflightListener) maxPending() int {
@@ -358,10 +410,10 @@ func (l *PreflightListener) Close() error {
 func (l *PreflightListener) cutOff() {
 	l.cancel()
 	l.mu.Lock()
-	for p := l.pending.oldest.next; p != &l.pending.oldest; p = p.next {
+	for x := l.pending.oldest.place.next; x != &l.pending.oldest; x = x.place.next {
 		// Their goroutines close them. Closing them here could take seconds
 		// each: crypto/tls waits for its last message to be sent.
-		p.x.cutOff()
+		x.cutOff()
 	}
 	l.mu.Unlock()
 	if l.server != nil {
@@ -391,9 +443,12 @@ func (l *PreflightListener) closeInner() error {
 // has returned has been closed by [Conn.Close], and Handler has served its
 // requests (what it has hijacked is its own). It closes none of them: the
 // application tells its peers to go, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do; both call Close, which then leaves the rest to
-// Shutdown. A connection that is closed through [Conn.NetConn] is not seen, and
-// a client that is silent takes until its HandshakeTimeout: give ctx more.
+// http.Server.Shutdown do. Both call Close. Close leaves the rest to a Shutdown
+// that has begun, but cuts off every handshake if none has. So begin Shutdown,
+// wait until the server's Serve has returned, and then stop the server; the
+// examples show that. A connection that is closed through [Conn.NetConn] is not
+// seen. A silent client delays Shutdown by up to HandshakeTimeout: give ctx a
+// longer deadline.
 //
 // It returns nil when all of that is done, or the cause of the end of ctx; what is left then
 // goes on as before, and Close ends what belongs to the listener.

@@ -3,6 +3,7 @@ package preflight
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -79,11 +80,19 @@ func (o *observation) arrive(ctx context.Context, method, head []byte) context.C
 // arrived is arrive where somebody looks, with what that needs of the stack.
 func (o *observation) arrived(ctx context.Context, method, head []byte) context.Context {
 	o.head = string(head)
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		ctx = o.role.propagator.Extract(ctx, (*carrier)(o))
-	}
 	o.base = ctx
-	return o.start(ctx, knownMethod(method))
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		o.extract()
+	}
+	return o.start(o.base, knownMethod(method))
+}
+
+// extract continues the trace that the request belongs to.
+func (o *observation) extract() {
+	defer contain(inTelemetry)
+	if ctx := o.role.propagator.Extract(o.base, (*carrier)(o)); ctx != nil {
+		o.base = ctx
+	}
 }
 
 // request is the head of the request, and its context for the time after the
@@ -108,9 +117,22 @@ func (o *observation) start(ctx context.Context, method string) context.Context 
 	if method == otherMethod {
 		method = "HTTP" // as semconv names such a span
 	}
-	o.ctx, o.span = o.role.tracer.Start(ctx, method, o.role.span...)
+	o.ctx = ctx
+	o.startSpan(method, o.role.span)
 	return o.ctx
 }
+
+// startSpan starts the span in o.ctx. If that fails, a span that does nothing
+// stands in for it.
+func (o *observation) startSpan(name string, options []trace.SpanStartOption) {
+	defer contain(inTelemetry)
+	o.span = noSpan
+	if ctx, span := o.role.tracer.Start(o.ctx, name, options...); ctx != nil && span != nil {
+		o.ctx, o.span = ctx, span
+	}
+}
+
+var noSpan = trace.SpanFromContext(context.Background())
 
 // otherMethod stands for those that would make too many names.
 const otherMethod = "_OTHER"
@@ -130,17 +152,22 @@ func knownMethod(method []byte) string {
 
 // event adds an event to the span.
 func (o *observation) event(name string) {
-	if o != nil && o.span.IsRecording() {
+	if o == nil {
+		return
+	}
+	defer contain(inTelemetry)
+	if o.span.IsRecording() {
 		o.span.AddEvent(name)
 	}
 }
 
-// panicked records a panic of the application's code. It reports false if
-// nobody will see it. The value is left out, which may hold a secret.
-func (o *observation) panicked(v any) bool {
+// panicked records a panic of the application's code. It reports false if the
+// span does not show it. The value is left out, which may hold a secret.
+func (o *observation) panicked(v any) (shown bool) {
 	if o == nil || o.ended {
 		return false
 	}
+	defer contain(inTelemetry)
 	o.ensureSpan()
 	if !o.span.IsRecording() {
 		return false
@@ -153,7 +180,7 @@ func (o *observation) panicked(v any) bool {
 // ensureSpan makes a span for a handshake that has come to no request.
 func (o *observation) ensureSpan() {
 	if o.span == nil {
-		o.ctx, o.span = o.role.tracer.Start(o.ctx, "HTTP", append(o.role.span[:1:1], trace.WithTimestamp(o.since))...)
+		o.startSpan("HTTP", append(o.role.span[:1:1], trace.WithTimestamp(o.since)))
 	}
 }
 
@@ -164,18 +191,36 @@ func (o *observation) done(kind string) {
 	}
 	to, now := o.role.outcomes[kind], time.Now()
 	if o.span != nil {
-		if o.span.IsRecording() {
-			o.span.SetAttributes(o.withServer(to.span)...)
-		}
-		o.span.End()
-		o.past = o.span.SpanContext()
+		o.endSpan(codes.Unset, "", to.span)
 	}
-	o.role.handshakes.Record(o.ctx, now.Sub(o.since).Seconds(), to.handshake...)
+	o.record(o.role.handshakes, o.ctx, now.Sub(o.since), to.handshake)
 	o.ended, o.outcome, o.since = true, to, now
 	o.ctx, o.span = nil, nil
 	if kind != kindHTTP {
-		o.role.active.Add(o.base, 1, to.active...)
+		o.role.add(o.role.active, o.base, 1, to.active)
 	}
+}
+
+// endSpan ends the span with what is known of the handshake.
+func (o *observation) endSpan(code codes.Code, description string, attributes []attribute.KeyValue) {
+	defer contain(inTelemetry)
+	span := o.span
+	defer span.End()
+	o.past = span.SpanContext()
+	if !span.IsRecording() {
+		return
+	}
+	span.SetStatus(code, description)
+	span.SetAttributes(o.withServer(attributes)...)
+	if code == codes.Error && o.method != "" {
+		span.SetAttributes(semconv.HTTPRequestMethodKey.String(o.method))
+	}
+}
+
+// record records a duration.
+func (o *observation) record(in metric.Float64Histogram, ctx context.Context, d time.Duration, options []metric.RecordOption) {
+	defer contain(inTelemetry)
+	in.Record(ctx, d.Seconds(), options...)
 }
 
 // fail ends a handshake that has not ended yet with err. ctx bounded it: if it has
@@ -185,6 +230,9 @@ func (o *observation) fail(ctx context.Context, err error) {
 		return
 	}
 	o.ended = true
+	if o.probe(err) {
+		return
+	}
 	stage := stageOf(err)
 	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil {
 		err = ctx.Err()
@@ -197,15 +245,20 @@ func (o *observation) fail(ctx context.Context, err error) {
 	if ok || err == errPlain || err == errClosing {
 		attributes[0] = kindKey.String(kindRefused)
 	}
-	if o.ensureSpan(); o.span.IsRecording() {
-		o.span.SetStatus(codes.Error, stage)
-		o.span.SetAttributes(o.withServer(attributes[1:])...)
-		if o.method != "" {
-			o.span.SetAttributes(semconv.HTTPRequestMethodKey.String(o.method))
-		}
+	o.ensureSpan()
+	o.endSpan(codes.Error, stage, attributes[1:])
+	o.record(o.role.handshakes, o.ctx, time.Since(o.since), []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes...))})
+}
+
+// probe counts a client that has said nothing, and reports whether it was one. It
+// has no span: there was no handshake, and health checks connect every few seconds.
+func (o *observation) probe(err error) bool {
+	var probe probeError
+	if o.span != nil || !errors.As(err, &probe) {
+		return false
 	}
-	o.span.End()
-	o.role.handshakes.Record(o.ctx, time.Since(o.since).Seconds(), metric.WithAttributeSet(attribute.NewSet(attributes...)))
+	o.record(o.role.handshakes, o.ctx, time.Since(o.since), o.role.outcomes[kindProbe].handshake)
+	return true
 }
 
 // withServer adds what is dialed, if anything is.
@@ -260,10 +313,10 @@ func (o *observation) count(sum *atomic.Int64, n int64) {
 
 func (o *observation) recordIO() {
 	if n := o.received.Swap(0); n > 0 {
-		o.role.io.Add(o.base, n, o.outcome.received...)
+		o.role.add(o.role.io, o.base, n, o.outcome.received)
 	}
 	if n := o.sent.Swap(0); n > 0 {
-		o.role.io.Add(o.base, n, o.outcome.sent...)
+		o.role.add(o.role.io, o.base, n, o.outcome.sent)
 	}
 }
 
@@ -272,22 +325,24 @@ func (o *observation) close() {
 	if o == nil || o.closed.Swap(true) {
 		return
 	}
-	o.role.active.Add(o.base, -1, o.outcome.active...)
-	o.role.lifetimes.Record(o.base, time.Since(o.since).Seconds(), o.outcome.lifetime...)
+	o.role.add(o.role.active, o.base, -1, o.outcome.active)
+	o.record(o.role.lifetimes, o.base, time.Since(o.since), o.outcome.lifetime)
 	o.recordIO()
 }
 
 // inject appends the trace context to the fields of a request. user are the fields that
 // the user has set.
-func (o *observation) inject(b []byte, user http.Header) []byte {
+func (o *observation) inject(b []byte, user http.Header) (injected []byte) {
+	injected = b // also if the propagator panics
 	if o == nil {
 		return b
 	}
+	defer contain(inTelemetry)
 	o.lines, o.user = b, user
 	o.role.propagator.Inject(o.ctx, (*carrier)(o))
-	b = o.lines
+	injected = o.lines
 	o.lines, o.user = nil, nil
-	return b
+	return injected
 }
 
 // A carrier is where the trace context comes from, or goes to.

@@ -31,6 +31,13 @@ import (
 // of [Conn.Request] carries it, so that an application can go on with the trace.
 // Spans are named after the method. They and the metrics, which the README
 // lists, never hold a header value, a path or the text of an error.
+//
+// A client that ends or resets its connection before it has said anything, such
+// as a health check that merely connects, is a probe: it is counted under the kind
+// probe, has no span, and is no failure.
+//
+// A panic of a provider, of what it has made (a sampler, a span processor) or of
+// the propagator is printed with its stack, and the handshake goes on.
 type Telemetry struct {
 	// TracerProvider makes the spans; nil means that of [otel.GetTracerProvider].
 	TracerProvider trace.TracerProvider
@@ -45,6 +52,7 @@ type Telemetry struct {
 	Propagator propagation.TextMapPropagator
 
 	once           sync.Once
+	ready          bool // false if a provider panicked
 	client, server role
 }
 
@@ -57,7 +65,11 @@ const (
 	kindHTTP     = "http"    // it is Handler's
 	kindRefused  = "refused" // by an HTTP answer, or a plain connection without a word
 	kindFailed   = "failed"
+	kindProbe    = "probe" // the client has said nothing
 )
+
+// inTelemetry is where an application's code panics, for contain.
+const inTelemetry = "what Telemetry calls"
 
 const kindKey = attribute.Key("preflight.kind")
 
@@ -101,23 +113,27 @@ type outcome struct {
 
 // clientSide is the role of a dialer; nil if t is.
 func (t *Telemetry) clientSide() *role {
-	if t == nil {
+	if t == nil || !t.prepared() {
 		return nil
 	}
-	t.once.Do(t.prepare)
 	return &t.client
 }
 
 // serverSide is the role of a listener; nil if t is.
 func (t *Telemetry) serverSide() *role {
-	if t == nil {
+	if t == nil || !t.prepared() {
 		return nil
 	}
-	t.once.Do(t.prepare)
 	return &t.server
 }
 
+func (t *Telemetry) prepared() bool {
+	t.once.Do(t.prepare)
+	return t.ready
+}
+
 func (t *Telemetry) prepare() {
+	defer contain(inTelemetry)
 	tracers, meters, propagator := t.TracerProvider, t.MeterProvider, t.Propagator
 	if tracers == nil {
 		tracers = otel.GetTracerProvider()
@@ -138,6 +154,7 @@ func (t *Telemetry) prepare() {
 	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
 		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
 	report(err)
+	t.ready = true
 }
 
 func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
@@ -167,6 +184,7 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 		kindUpgraded: newOutcome(kindUpgraded, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
 		kindPlain:    newOutcome(kindPlain),
 		kindHTTP:     newOutcome(kindHTTP),
+		kindProbe:    newOutcome(kindProbe),
 	}
 }
 
@@ -197,15 +215,26 @@ func report(err error) {
 // underWay counts n more handshakes under way.
 func (r *role) underWay(n int64) {
 	if r != nil {
-		r.pending.Add(context.Background(), n)
+		r.add(r.pending, context.Background(), n, nil)
 	}
 }
 
 // evicted counts a handshake that was ended to make room.
 func (r *role) evicted() {
 	if r != nil {
-		r.evictions.Add(context.Background(), 1)
+		r.add(r.evictions, context.Background(), 1, nil)
 	}
+}
+
+// add adds n to a counter.
+func (r *role) add(to adder, ctx context.Context, n int64, options []metric.AddOption) {
+	defer contain(inTelemetry)
+	to.Add(ctx, n, options...)
+}
+
+// An adder is a counter of either kind.
+type adder interface {
+	Add(ctx context.Context, n int64, options ...metric.AddOption)
 }
 
 // stageOf is what a handshake was doing when it failed.

@@ -2,9 +2,9 @@ package preflight
 
 import (
 	"context"
-	"log"
+	"fmt"
+	"net"
 	"net/http"
-	"runtime/debug"
 	"time"
 )
 
@@ -18,31 +18,61 @@ const (
 // pending are the handshakes under way, those that are finished and wait for
 // Accept included, and after them the connections that Accept has returned.
 type pending struct {
-	count    int   // of handshakes
-	oldest   place // of those not finished, a ring in order of age; its next is the oldest
-	evicting bool  // one has been evicted and has not left yet; it makes room for one
-	active   int   // connections that Accept has returned and that are open
-	born     time.Time
+	count    int      // of handshakes
+	yielded  int      // of those, the ones whose places are given to others, see yield
+	oldest   exchange // stands for the ring of those not finished, in order of age; its next is the oldest
+	evicting bool     // one has been evicted and has not left yet; it makes room for one
+	active   int      // connections that Accept has returned and that are open
 }
 
-// A place is the place of an exchange in the ring of those under way.
+// A place is the place of an exchange in the ring of those under way. Its age is
+// the time for which the exchange has kept us waiting; what our own work takes
+// is not counted.
 type place struct {
-	x          *exchange
-	since      time.Duration // after the listener was born; a Time would be three times as large
-	prev, next *place
+	since      time.Duration // by clock; the age is what has passed since
+	settled    time.Duration // by clock; when our work began
+	prev, next *exchange
 }
+
+var epoch = time.Now()
+
+// clock is a time that is a third as large as a [time.Time].
+func clock() time.Duration { return time.Since(epoch) }
+
+func (p *pending) prepare() { p.oldest.place.prev, p.oldest.place.next = &p.oldest, &p.oldest }
 
 func (p *pending) enter(x *exchange) {
-	x.place = place{x: x, since: time.Since(p.born), prev: p.oldest.prev, next: &p.oldest}
-	x.place.prev.next, x.place.next.prev = &x.place, &x.place
+	now := clock()
+	x.place = place{since: now, settled: now}
+	p.insert(x, &p.oldest)
 }
 
-// leave may be called again.
-func (p *pending) leave(x *exchange) {
+// insert puts x before next.
+func (p *pending) insert(x, next *exchange) {
+	x.place.prev, x.place.next = next.place.prev, next
+	x.place.prev.place.next, next.place.prev = x, x
+}
+
+// remove takes x out of the ring. It may be called again.
+func (p *pending) remove(x *exchange) {
 	if x.place.next != nil {
-		x.place.prev.next, x.place.next.prev = x.place.next, x.place.prev
-		x.place = place{}
+		x.place.prev.place.next, x.place.next.place.prev = x.place.next, x.place.prev
+		x.place.prev, x.place.next = nil, nil
 	}
+}
+
+// resume ends a time of our work, by which x becomes younger.
+func (p *pending) resume(x *exchange) {
+	next := x.place.next
+	if next == nil {
+		return
+	}
+	x.place.since += clock() - x.place.settled
+	for next != &p.oldest && next.place.since < x.place.since {
+		next = next.place.next
+	}
+	p.remove(x)
+	p.insert(x, next)
 }
 
 // acceptAll accepts connections until the listener is closed. An error goes to
@@ -50,7 +80,7 @@ func (p *pending) leave(x *exchange) {
 // the pause that the caller makes on EMFILE is ours too.
 func (l *PreflightListener) acceptAll() {
 	for l.ctx.Err() == nil {
-		c, err := l.Listener.Accept()
+		c, err := l.acceptOne()
 		if err != nil {
 			if l.draining.Load() {
 				return
@@ -62,11 +92,23 @@ func (l *PreflightListener) acceptAll() {
 		x.seen = l.policy.role.begin()
 		x.await()
 		if !l.admit(l.ctx, x) {
-			c.Close()
+			abandon(c)
 			return
 		}
 		go l.handshake(x)
 	}
+}
+
+// acceptOne makes an error of a panic of the wrapped listener: no caller of ours
+// could recover from it.
+func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			reportPanic("the Accept of PreflightListener.Listener", v)
+			err = fmt.Errorf("preflight: PreflightListener.Listener: %w", errPanic)
+		}
+	}()
+	return l.Listener.Accept()
 }
 
 func (l *PreflightListener) deliver(d delivery) bool {
@@ -110,14 +152,16 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 	l.handOn(x, &h, err)
 }
 
-// goesOn is told of a handshake that has settled and has work before it. If it was
-// evicted, its bytes came after all, and it makes no room.
+// goesOn is told of a handshake that has settled because its bytes have come. If
+// it was evicted in that moment, it goes on nevertheless, with a new second, and
+// somebody else has to make room.
 func (l *PreflightListener) goesOn(x *exchange) {
-	if !x.evicted {
+	if !x.evicted || !x.revive() {
 		return
 	}
-	x.evicted = false
 	l.mu.Lock()
+	l.pending.remove(x)
+	l.pending.enter(x)
 	l.pending.evicting = false
 	l.mu.Unlock()
 	l.signalRoom()
@@ -161,7 +205,7 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 		return
 	}
 	if h.ordinary {
-		l.handOver(conn, x.unknown)
+		l.handOver(conn, x.unknown, h.rule)
 		return
 	}
 	l.opened()
@@ -182,8 +226,11 @@ func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
 	}
 	x.consume(len(x.buf) - len(h.rest))
 	h.rest = nil
-	l.await(x)
-	if err := x.secure(l.policy.tls); err != nil {
+	l.mu.Lock()
+	l.pending.remove(x)
+	l.pending.enter(x) // a whole request has come, so its age begins anew
+	l.mu.Unlock()
+	if err := x.secureTunnel(&l.policy); err != nil {
 		return &stageError{"TLS handshake in the tunnel", err}
 	}
 	return nil
@@ -195,18 +242,18 @@ func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
 func (l *PreflightListener) detach(x *exchange) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pending.leave(x)
+	l.pending.remove(x)
 	return l.ctx.Err() == nil
 }
 
 // release ends a handshake, also where Authorize ends the goroutine: its
-// connection is closed if it was not handed on, and its place is free. It is to be
+// connection is closed if it was not handed on, and its place is free. It must be
 // deferred: a panic in a callback of TLS or in a transport ends this connection
 // alone, as it does in net/http.
 func (l *PreflightListener) release(x *exchange) {
 	panicked := recover()
 	if panicked != nil && !x.seen.panicked(panicked) {
-		log.Printf("preflight: panic in a handshake: %v\n%s", panicked, debug.Stack())
+		reportPanic("a handshake", panicked)
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
@@ -214,7 +261,7 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 	l.policy.role.underWay(-1)
 	l.mu.Lock()
-	l.pending.leave(x)
+	l.pending.remove(x)
 	l.pending.count--
 	evicted := x.evicted
 	if evicted {
@@ -227,7 +274,7 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 	l.signalRoom()
 	if panicked == nil {
-		x.free()
+		x.free() // else whoever panicked may still use it
 	}
 }
 
@@ -241,7 +288,7 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 			l.signalRoom()
 			return false
 		}
-		if l.pending.count < l.maxPending() {
+		if l.pending.count-l.pending.yielded < l.maxPending() {
 			l.pending.count++
 			l.pending.enter(x)
 			l.mu.Unlock()
@@ -268,26 +315,47 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 
 // makeRoom evicts the oldest handshake that has kept us waiting for long
 // enough. If there is none, it returns the time until there may be one, or 0
-// if only the end of a handshake can make room. The caller holds mu.
+// if only the end of a handshake, or of our work in one, can make room. The
+// caller holds mu.
 func (l *PreflightListener) makeRoom() (wait time.Duration) {
-	for p := l.pending.oldest.next; p != &l.pending.oldest && !l.pending.evicting; p = p.next {
-		age := time.Since(l.pending.born) - p.since
+	for x := l.pending.oldest.place.next; x != &l.pending.oldest && !l.pending.evicting; x = x.place.next {
+		age := clock() - x.place.since
 		if age < grace {
 			return grace - age
 		}
-		l.pending.evicting = p.x.evict()
+		l.pending.evicting = x.evict()
 	}
 	return 0
 }
 
-// await makes x one that waits for bytes of the client, from now on.
-func (l *PreflightListener) await(x *exchange) {
+// waits is told that x has done with our work, and waits for bytes of the client
+// again.
+func (l *PreflightListener) waits(x *exchange) {
 	l.mu.Lock()
-	l.pending.leave(x)
-	l.pending.enter(x)
+	l.pending.resume(x)
 	l.mu.Unlock()
 	x.await()
-	l.signalRoom() // who waits may now wait for this one
+	l.signalRoom() // a client that waits for a place may now wait for this one
+}
+
+// yield gives the place of a handshake to others while its work goes on. At most
+// MaxPending do so at a time: an Authorize that does not end for clients that
+// have gone is not called without a limit. reclaim ends it.
+func (l *PreflightListener) yield() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending.yielded >= l.maxPending() {
+		return false
+	}
+	l.pending.yielded++
+	l.signalRoom()
+	return true
+}
+
+func (l *PreflightListener) reclaim() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending.yielded--
 }
 
 // signalRoom wakes one that waits in admit. Each that has waited wakes the next,

@@ -21,17 +21,17 @@ import (
 
 // A forwardProxy is the outbound proxy by which an address is reached.
 type forwardProxy struct {
-	address     string      // host:port of the proxy itself
-	target      string      // host:port of what it is to lead to
-	tls         *tls.Config // of an https proxy
-	credentials string      // the value of Proxy-Authorization; "" means none
-	socks       *proxy.Auth // of SOCKS5; nil means none
-	isSOCKS     bool
+	address string      // host:port of the proxy itself
+	target  string      // host:port of what it is to lead to
+	tls     *tls.Config // of an https proxy
+	header  http.Header // further fields of the CONNECT
+	socks   *proxy.Auth // of SOCKS5; nil means none
+	isSOCKS bool
 }
 
-// forwardProxy asks Proxy by which way r goes; nil means directly. credentials
-// are the values of Proxy-Authorization among the fields.
-func (d *PreflightDialer) forwardProxy(ctx context.Context, r *road, credentials []string) (*forwardProxy, error) {
+// forwardProxy asks Proxy by which way r goes; nil means directly. header holds
+// further fields of the CONNECT.
+func (d *PreflightDialer) forwardProxy(ctx context.Context, r *road, header http.Header) (*forwardProxy, error) {
 	if d.Proxy == nil || strings.HasPrefix(r.network, "unix") {
 		return nil, nil
 	}
@@ -49,18 +49,39 @@ func (d *PreflightDialer) forwardProxy(ctx context.Context, r *road, credentials
 	if p.target, err = authority(r.address); err != nil {
 		return nil, fmt.Errorf("preflight: forward proxy: %w", err)
 	}
-	if len(credentials) > 0 {
-		p.credentials = credentials[0]
-	}
+	p.header = replaced(p.header, header)
 	return p, nil
 }
 
-// request is what Proxy decides by.
-func (r *road) request(ctx context.Context) *http.Request {
-	u := &url.URL{Scheme: "http", Host: hostOf("tcp", r.address)} // the one that the proxy would be asked for
-	if r.tls != nil {
-		u.Scheme = "https"
+// checkProxyHeader checks the further fields of a CONNECT.
+func (d *PreflightDialer) checkProxyHeader(h http.Header) error {
+	if len(h) == 0 {
+		return nil
 	}
+	credentials, ok := valuesOf(h, proxyAuthorization)
+	switch {
+	case d.Proxy == nil && len(d.ProxyHeader) > 0:
+		return errors.New("ProxyHeader is set although Proxy is not set")
+	case d.Proxy == nil:
+		return errors.New("GetHeader returned Proxy-Authorization although Proxy is not set")
+	case ok && len(credentials) != 1:
+		return errors.New("the header field Proxy-Authorization has more than one value, or none")
+	}
+	if err := checkField(proxyAuthorization, credentials, nil); err != nil {
+		return err
+	}
+	if err := checkHeader(without(h, proxyAuthorization), reserved); err != nil {
+		return fmt.Errorf("ProxyHeader: %w", err)
+	}
+	return nil
+}
+
+// request is what Proxy decides by. Its scheme is https, whether or not there is
+// TLS: a tunnel needs CONNECT, as https does. http.ProxyFromEnvironment takes
+// HTTP_PROXY for http, which may lead to a proxy that knows no CONNECT, and gRPC
+// asks about https as well. Its host is the one that the proxy would be asked for.
+func (r *road) request(ctx context.Context) *http.Request {
+	u := &url.URL{Scheme: "https", Host: hostOf("tcp", r.address)}
 	u.RawPath, u.RawQuery, _ = strings.Cut(r.upgrade.target, "?")
 	u.Path, _ = url.PathUnescape(u.RawPath) // which upgrade.check has seen
 	req := &http.Request{Method: http.MethodGet, URL: u, Host: r.upgrade.host, Header: make(http.Header)}
@@ -68,11 +89,11 @@ func (r *road) request(ctx context.Context) *http.Request {
 }
 
 // A proxyError is an error of the function Proxy. Its text is left out: that of
-// http.ProxyFromEnvironment repeats the proxy's URL with its password.
+// package url repeats the proxy's URL with its password.
 type proxyError struct{ err error }
 
 func (e *proxyError) Error() string {
-	return "preflight: Proxy returned an error, which is left out here because it may hold a password (errors.Unwrap has it); is HTTP_PROXY or HTTPS_PROXY malformed?"
+	return "preflight: Proxy returned an error, which is left out here because it may hold a password (errors.Unwrap has it)"
 }
 func (e *proxyError) Unwrap() error { return e.err }
 
@@ -81,7 +102,7 @@ func (d *PreflightDialer) newForwardProxy(u *url.URL) (*forwardProxy, error) {
 		return nil, errors.New("its URL has no host; the form is http://host:port")
 	}
 	p := new(forwardProxy)
-	port := u.Port()
+	host, port := asciiHost(u.Hostname()), u.Port()
 	switch u.Scheme {
 	case "http":
 		port = orElse(port, "80")
@@ -92,7 +113,7 @@ func (d *PreflightDialer) newForwardProxy(u *url.URL) (*forwardProxy, error) {
 			config = new(tls.Config)
 		}
 		config = config.Clone()
-		config.ServerName = u.Hostname()
+		config.ServerName = host
 		config.NextProtos = []string{alpnHTTP}
 		p.tls = config
 	case "socks5", "socks5h":
@@ -101,7 +122,7 @@ func (d *PreflightDialer) newForwardProxy(u *url.URL) (*forwardProxy, error) {
 	default:
 		return nil, fmt.Errorf("the scheme %q is unknown; http, https, socks5 and socks5h are known", u.Scheme)
 	}
-	p.address = net.JoinHostPort(u.Hostname(), port)
+	p.address = net.JoinHostPort(host, port)
 	if _, err := authority(p.address); err != nil {
 		return nil, errors.New("the host or the port of its URL is not valid")
 	}
@@ -110,11 +131,14 @@ func (d *PreflightDialer) newForwardProxy(u *url.URL) (*forwardProxy, error) {
 	}
 	password, _ := u.User.Password()
 	if p.isSOCKS {
+		if len(u.User.Username()) > 255 || len(password) > 255 {
+			return nil, errors.New("the user name or the password is longer than the 255 bytes of SOCKS5: RFC 1929 §2")
+		}
 		p.socks = &proxy.Auth{User: u.User.Username(), Password: password}
 		return p, nil
 	}
-	var err error
-	p.credentials, err = basic(u.User.Username(), password)
+	credentials, err := basic(u.User.Username(), password)
+	p.header = http.Header{proxyAuthorization: {credentials}}
 	return p, err
 }
 
@@ -150,7 +174,7 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 	if p.isSOCKS {
 		err = p.connectSOCKS(c)
 	} else {
-		err = x.connect(p.target, p.credentials)
+		err = x.connect(p.target, p.header)
 	}
 	err = x.end(err)
 	rest := bytes.Clone(x.buf)
@@ -180,18 +204,15 @@ func authority(address string) (string, error) {
 }
 
 // connect asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6); x.buf then holds
-// what followed its answer.
-func (x *exchange) connect(authority, credentials string) error {
-	header := http.Header{"Host": {authority}}
-	if credentials != "" {
-		header[proxyAuthorization] = []string{credentials}
-	}
-	r, n, err := x.ask(wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1", header), stageConnect)
+// what followed its answer. Host comes first (RFC 9110 §7.2).
+func (x *exchange) connect(authority string, header http.Header) error {
+	head := wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority, header)
+	r, n, err := x.ask(head, stageConnect)
 	if err != nil {
 		return err
 	}
 	if r.Status < 200 || r.Status > 299 {
-		e := x.refusal(r, n)
+		e := x.refusal(r, n, head)
 		e.ForwardProxy = true
 		e.Body = x.body()
 		e.cause = likelyCause(e)

@@ -23,33 +23,69 @@ const defaultMaxHeader = 16 << 10
 // A policy is how a server decides. It does not change.
 type policy struct {
 	protocols   []string // in order of preference
-	answers     [][]byte // the 101 of each, as it is without further fields
+	answers     []switching
 	authorize   func(*http.Request) (http.Header, error)
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
-	tls         *tls.Config // for clients that speak TLS first, and in tunnels of tokenTLS
+	tls         *tls.Config // for clients that speak TLS first, and inside tunnels that ask for it
 	proxies     proxies
-	handler     bool            // ordinary requests are served, not refused
-	draining    *atomic.Bool    // nothing new is let in; nil: never
-	goesOn      func(*exchange) // before work in the midst of sorting; nil: nobody cares
+	handler     bool         // ordinary requests are served, not refused
+	draining    *atomic.Bool // nothing new is let in; nil: never
+	keeper      keeper       // nil: nobody keeps places
 	role        *role
+}
+
+// A keeper keeps the places of the handshakes under way.
+type keeper interface {
+	waits(*exchange)  // for bytes of the client, after work of ours
+	goesOn(*exchange) // bytes of the client have come
+	yield() bool      // a place is free although work goes on
+	reclaim()         // it is not free any more
+}
+
+func (p *policy) waits(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.waits(x)
+	}
+}
+
+func (p *policy) goesOn(x *exchange) {
+	if p.keeper != nil {
+		p.keeper.goesOn(x)
+	}
 }
 
 func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
 
 var zeroPolicy = policy{
-	protocols: []string{defaultToken},
-	answers:   answers(defaultToken),
+	protocols: defaultProtocols,
+	answers:   answers(defaultProtocols),
 	maxHeader: defaultMaxHeader,
 }
 
+var defaultProtocols = []string{defaultToken, secureToken}
+
+// A switching is the 101 of a protocol without fields of the application, and the
+// one that also confirms TLS inside the tunnel.
+type switching struct{ raw, tunnelTLS []byte }
+
 // answers makes the 101 of each protocol once, for all connections to share.
-func answers(protocols ...string) (all [][]byte) {
+func answers(protocols []string) (all []switching) {
 	for _, p := range protocols {
-		all = append(all, wire.AppendSwitching(nil, p, nil))
+		all = append(all, switching{
+			raw:       wire.AppendSwitching(nil, p, false, nil),
+			tunnelTLS: wire.AppendSwitching(nil, p, true, nil),
+		})
 	}
 	return all
+}
+
+// A choice is what an upgrade request is answered with. The zero value stands for
+// an ordinary request, which is Handler's.
+type choice struct {
+	protocol  string // of policy.protocols
+	tunnelTLS bool
 }
 
 var (
@@ -57,6 +93,13 @@ var (
 	errEvicted = errors.New("closed to make room for another handshake")
 	errClosing = errors.New("the listener is shutting down")
 )
+
+// An ordinaryError ends sorting where net/http is to judge a request for Handler.
+type ordinaryError struct {
+	rule *wire.Error // the request breaks it, and may yet turn out to carry Upgrade; or nil
+}
+
+func (*ordinaryError) Error() string { return "a request that net/http is to judge" }
 
 // A handover is a connection that has been sorted: the application's, or one
 // with an ordinary request for the Handler.
@@ -66,6 +109,7 @@ type handover struct {
 	watch    *watch        // of what may yet turn out to be HTTP
 	req      *http.Request // nil if nobody has looked at it
 	ordinary bool          // rest begins with an ordinary request
+	rule     *wire.Error   // that this request breaks, if it carries Upgrade
 	secure   bool          // TLS is yet to begin inside the tunnel
 }
 
@@ -104,15 +148,19 @@ func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 // from call to call, it would have the stack of each handshake grow.
 func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
 	x.settle()
+	ordinary, _ := err.(*ordinaryError)
 	switch {
+	case ordinary != nil:
+		h.rule = ordinary.rule
+		return x.answer(p, n, choice{}, nil, dst, h)
 	case err != nil:
 		return err
 	case n > 0:
-		protocol, err := x.choose(p, x.buf[:n])
+		c, err := x.choose(p, x.buf[:n])
 		if err != nil {
 			return err
 		}
-		return x.answer(p, n, protocol, nil, dst, h)
+		return x.answer(p, n, c, nil, dst, h)
 	case p.refusePlain:
 		return errPlain
 	case p.isDraining():
@@ -122,55 +170,67 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	return nil
 }
 
-// choose finds the protocol that a request asks for, and who its client is. There
-// is none in an ordinary request that is Handler's.
-func (x *exchange) choose(p *policy, head []byte) (protocol string, err error) {
+// choose finds out what a request asks for, and who its client is.
+func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	if len(head) > p.maxHeader { // net/http lets a little more pass
-		return "", x.refuseHead(tooLarge(head), p)
+		return c, x.refuseHead(tooLarge(head), p)
 	}
 	var request wire.Request
 	if broken := request.Parse(head); broken != nil {
-		return "", x.refuseHead(broken, p)
+		if p.handler && !wire.MayUpgrade(head) {
+			return c, nil
+		}
+		return c, x.refuseHead(broken, p)
 	}
 	protocol, broken := request.Protocol(p.protocols)
-	if broken == nil && protocol == "" {
-		if p.handler {
-			return "", nil
+	switch {
+	case broken != nil:
+	case protocol != "":
+		if request.TunnelTLS && p.tls == nil {
+			broken = &wire.Error{Status: http.StatusUpgradeRequired, Offset: -1,
+				Rule: "TLS inside the tunnel, which Preflight-Tunnel asks for, is not offered here (PreflightListener.TLSConfig)"}
 		}
+	case p.handler:
+		return c, nil
+	default:
 		broken = ordinary(&request)
 	}
 	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
 	if broken != nil {
-		return "", x.refuseHead(broken, p)
+		return c, x.refuseHead(broken, p)
 	}
 	if p.isDraining() {
-		return "", x.refuse(unavailable(whyDraining), p)
+		return c, x.refuse(unavailable(whyDraining), p)
 	}
 	if broken := x.findClient(p, head); broken != nil {
-		return "", x.refuseHead(broken, p)
+		return c, x.refuseHead(broken, p)
 	}
-	return protocol, nil
+	return choice{protocol, request.TunnelTLS}, nil
 }
 
 // answer answers the request whose head are the first n bytes of x.buf, with what
 // choose has found. req is that request if net/http has read it; its Context is to
 // survive then.
-func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, dst []byte, h *handover) error {
-	if protocol == "" {
+func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
+	if c.protocol == "" {
 		h.rest, h.ordinary = x.buf, true
 		return nil
 	}
 	head := x.buf[:n]
-	h.heads.answer = p.answers[slices.Index(p.protocols, protocol)]
+	answer := &p.answers[slices.Index(p.protocols, c.protocol)]
+	h.heads.answer = answer.raw
+	if c.tunnelTLS {
+		h.heads.answer = answer.tunnelTLS
+	}
 	if req != nil || p.authorize != nil {
-		if err := x.permit(p, head, protocol, req, h); err != nil {
+		if err := x.permit(p, head, c, req, h); err != nil {
 			return err
 		}
 	}
 	if req == nil && x.seen == nil {
 		h.heads.request = append(dst, head...)
 	}
-	h.rest, h.secure = x.buf[n:], strings.EqualFold(protocol, tokenTLS)
+	h.rest, h.secure = x.buf[n:], c.tunnelTLS
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return &stageError{"write the 101", err}
 	}
@@ -178,7 +238,7 @@ func (x *exchange) answer(p *policy, n int, protocol string, req *http.Request, 
 }
 
 // permit asks the application, if it wants to be asked. req is as for answer.
-func (x *exchange) permit(p *policy, head []byte, protocol string, req *http.Request, h *handover) error {
+func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
 	h.req = req
 	if req != nil {
 		req.RemoteAddr = addrString(x.addr())
@@ -193,7 +253,7 @@ func (x *exchange) permit(p *policy, head []byte, protocol string, req *http.Req
 	}
 	h.req = req
 	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, protocol, header)
+		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
 	}
 	return nil
 }
@@ -205,7 +265,7 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 		return nil
 	}
 	peer := x.addr()
-	if !p.proxies.trust(peer) {
+	if !x.trusts(p) {
 		return nil
 	}
 	var lines []string
@@ -233,10 +293,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 		}
 	}
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
-	defer cancel()
-	*req = *req.WithContext(ctx)
+	client := x.lookOut(p)
+	defer client.end() // also where Authorize ends the goroutine
+	*req = *req.WithContext(client.ctx)
 	header, err := x.callAuthorize(p, req)
+	gone := client.end()
 	outlive(req.Context(), req)
 
 	var chosen *StatusError
@@ -248,6 +309,11 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 		}
 	case errors.Is(err, errPanic):
 		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+	case gone != nil && errors.Is(err, context.Canceled):
+		// Not refused: Authorize has come to no answer. It is sent all the
+		// same, for a client that has only ended its direction.
+		x.seen.fail(x.ctx, &stageError{"authorize", gone})
+		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:

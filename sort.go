@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -23,7 +24,7 @@ const (
 	layerBelow layer = iota // a TLS layer that is there already
 	layerProxy              // a header of the PROXY protocol
 	layerTLS
-	layerLine // the first line of an HTTP request, or of anything else
+	layerLine // the first line of an HTTP request, or of any other protocol
 	layerHead // the head of an HTTP request
 )
 
@@ -35,6 +36,7 @@ type sorter struct {
 	layer   layer
 	sniffer wire.Sniffer // of layerLine
 	scanned int          // of layerHead
+	rule    *wire.Error  // that the head breaks
 	limit   int          // of what may be buffered
 	broken  error        // of reading, after which nothing more is read
 
@@ -113,9 +115,19 @@ func (x *exchange) handshakeBelow() error {
 		return nil
 	}
 	if err := below.HandshakeContext(x.ctx); err != nil {
-		return &stageError{stageTLS, err}
+		return &stageError{stageTLS, helloError(x.conn, err)}
 	}
 	return nil
+}
+
+// helloError is the error of a TLS handshake: that of a probe if the client has
+// gone before its ClientHello was whole.
+func helloError(c net.Conn, err error) error {
+	// The version is set when the ClientHello has been read.
+	if state := tlsState(c); ended(err) && state != nil && state.Version == 0 {
+		return probeError{err}
+	}
+	return err
 }
 
 const stagePROXY = "read the PROXY header"
@@ -124,7 +136,7 @@ const stagePROXY = "read the PROXY header"
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
-	if !p.proxies.any() || !p.proxies.trust(x.addr()) {
+	if !p.proxies.any() || !x.trusts(p) {
 		return true, nil
 	}
 	m, n := wire.ProxyHeader(x.buf)
@@ -153,18 +165,21 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 	}
 	m, n := wire.ClientHello(x.buf)
 	switch {
+	case m == wire.Maybe && s.broken != nil && len(x.buf) > 0:
+		return true, x.probed(s.broken, p)
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
 	case m == wire.Yes && n <= len(x.buf):
 		s.limit = p.maxHeader
-		if x.settle(); p.goesOn != nil {
-			p.goesOn(x)
-		}
-		if err := x.secure(p.tls); err != nil {
+		x.settle()
+		p.goesOn(x)
+		if err := x.secure(p); err != nil {
 			return false, &stageError{stageTLS, err}
 		}
-		x.await()
+		p.waits(x)
 		return true, nil
+	case s.broken != nil && ended(s.broken):
+		return false, &stageError{stageTLS, probeError{s.broken}}
 	case s.broken != nil:
 		return false, &stageError{stageTLS, s.broken}
 	case m == wire.Yes:
@@ -178,42 +193,88 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 
 // line decides between HTTP and a plain connection.
 func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
-	verdict := s.sniffer.Next(x.buf)
-	if verdict == wire.More && len(x.buf) >= p.maxHeader {
-		if verdict = s.sniffer.AtLimit(x.buf); verdict == wire.Plain {
+	verdict, full := s.sniffer.Next(x.buf), len(x.buf) >= p.maxHeader
+	if verdict == wire.More && full {
+		if verdict = s.sniffer.AtLimit(); verdict == wire.Plain {
 			verdict = wire.Doubt
 		}
 	}
 	switch {
+	case verdict == wire.HTTP && s.sniffer.BehindHeader():
+		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader}, p)
 	case verdict == wire.HTTP:
+		x.consume(s.sniffer.EmptyLines())
 		return true, false
 	case s.broken != nil: // perhaps on a layer below
 		s.err = x.unread(s.broken, verdict, p)
 	case verdict == wire.More:
 		return false, false
+	case verdict == wire.Doubt && p.refusePlain && !full:
+		// It is refused in any case. If it turns out to be HTTP, it is told why.
+		return false, false
 	}
 	if verdict != wire.Plain {
-		s.watch = &watch{sniffer: s.sniffer} // which goes on where the sniffer has come to
+		// It goes on where the sniffer has come to.
+		s.watch = &watch{sniffer: s.sniffer, left: max(watchLimit, p.maxHeader) - len(x.buf)}
 	}
 	return false, true
 }
 
+const untrustedHeader = "a PROXY header stands before the request, and is not taken from this peer"
+
 // head looks for the end of the head.
 func (s *sorter) head(x *exchange, p *policy) (done bool) {
-	n, broken := wire.RequestEnd(x.buf, s.scanned)
+	var n int
+	from := s.scanned
 	s.scanned = len(x.buf)
-	if broken == nil && n == 0 && s.scanned >= p.maxHeader {
-		broken = tooLarge(x.buf)
+	if s.rule == nil {
+		n, s.rule = wire.RequestEnd(x.buf, from)
+	}
+	if n == 0 && s.rule == nil && s.scanned >= p.maxHeader {
+		s.rule = tooLarge(x.buf)
 	}
 	switch {
-	case broken != nil:
-		s.err = x.refuseHead(broken, p)
+	case s.rule != nil && p.handler:
+		return s.judge(x, p, from)
+	case s.rule != nil:
+		s.err = x.refuseHead(s.rule, p)
 	case n > 0:
 		s.n = n
 	case s.broken != nil:
 		s.err = x.unread(s.broken, wire.HTTP, p)
 	default:
 		return false
+	}
+	return true
+}
+
+// judge decides who judges a head that breaks a rule of ours, where there is a
+// Handler: net/http, as it does for the requests that follow on a connection, or
+// we, if it may be an upgrade request. That shows when it has ended as net/http
+// sees it; at the limit, net/http is to read on. What lies before from holds no
+// such end.
+func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
+	n := wire.ResponseEnd(x.buf, from)
+	whole := n > 0
+	switch {
+	case whole:
+	case s.scanned >= p.maxHeader:
+		n = s.scanned
+	case s.broken == nil:
+		return false
+	default:
+		if s.err = x.unread(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
+			s.err = x.refuseHead(s.rule, p)
+		}
+		return true
+	}
+	switch {
+	case wire.MayUpgrade(x.buf[:n]):
+		s.err = x.refuseHead(s.rule, p)
+	case whole:
+		s.n, s.err = n, &ordinaryError{}
+	default:
+		s.n, s.err = n, &ordinaryError{s.rule}
 	}
 	return true
 }
@@ -247,17 +308,17 @@ func (x *exchange) believe(header []byte) error {
 }
 
 // secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
-// handshake can be evicted while it reads, and not while it works: GetCertificate
-// may take its time.
-func (x *exchange) secure(config *tls.Config) error {
+// handshake can be evicted while it waits for the client, and not while it works:
+// GetCertificate may take its time.
+func (x *exchange) secure(p *policy) error {
 	x.settle()
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
-	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x}
+	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
 	x.buf = x.buf[:0]
-	tc := tls.Server(below, config)
+	tc := tls.Server(below, p.tls)
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return err // below may yet be closed, by the end of ctx
+		return helloError(tc, err) // below may yet be closed, by the end of ctx
 	}
 	below.x = nil
 	x.mu.Lock()
@@ -270,14 +331,21 @@ func (x *exchange) secure(config *tls.Config) error {
 type awaitedConn struct {
 	*Conn
 	x *exchange // during the handshake
+	p *policy
 }
 
 func (c *awaitedConn) Read(b []byte) (int, error) {
-	if c.x != nil {
-		c.x.await()
-		defer c.x.settle()
+	x := c.x
+	if x == nil {
+		return c.Conn.Read(b)
 	}
-	return c.Conn.Read(b)
+	c.p.waits(x)
+	defer x.settle() // also where the transport panics
+	n, err := c.Conn.Read(b)
+	if x.settle(); n > 0 {
+		c.p.goesOn(x)
+	}
+	return n, err
 }
 
 // Close is called by the TLS layer too, when the time of its handshake is over.
@@ -295,13 +363,50 @@ func speaksOther(c net.Conn) bool {
 	return state != nil && state.NegotiatedProtocol != "" && state.NegotiatedProtocol != alpnHTTP
 }
 
+// A probeError is the end of a connection whose client has said nothing: not a
+// byte, or less than a TLS ClientHello. Health checks and port scans are such
+// clients. It is no failure of a handshake, because there was none.
+type probeError struct{ error }
+
+func (e probeError) Unwrap() error { return e.error }
+
+// probed is the error of a client that has ended its connection with err before
+// it has said anything. It is nil where that is a plain connection: a client may
+// end its direction at once and wait for what the server says first (nc -N). From
+// here a probe looks the same, so what is handed on counts as plain: it is a
+// connection of the application, with a lifetime and bytes.
+func (x *exchange) probed(err error, p *policy) error {
+	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
+		return nil
+	}
+	return &stageError{stageRead, probeError{err}}
+}
+
+// ended reports whether err is the end of a connection by its peer, in order or
+// by a reset.
+func ended(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
+const stageRead = "read the upgrade request"
+
 // unread decides what to do with a client of whom no more can be read. nil
 // stands for a plain connection.
 func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
-	failed := &stageError{"read the upgrade request", err}
+	failed := &stageError{stageRead, err}
 	x.mu.Lock()
 	evicted := x.evicted
 	x.mu.Unlock()
+	if len(x.buf) == 0 {
+		if probe := x.probed(err, p); probe != nil {
+			return probe
+		}
+	}
 	switch {
 	case x.ctx.Err() != nil:
 		return failed

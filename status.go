@@ -20,9 +20,11 @@ type StatusError struct {
 	// StatusCode is the status of the answer. Authorize may choose 300 to
 	// 599; anything else is answered 500.
 	StatusCode int
-	// Status is the code with the reason phrase, "403 Forbidden". It is for
-	// reading alone: the phrase that Authorize's answer carries is the
-	// standard one, because proxies replace others.
+	// Status is the code with the reason phrase, "403 Forbidden". The phrase is
+	// as received, or the standard one if there was none. It may hold whatever the
+	// peer put there, which Error, being made for logs, does not. The phrase that
+	// Authorize's answer carries is always the standard one, because proxies
+	// replace others.
 	Status string
 	// Header holds the fields of the answer. Of those that Authorize
 	// returns, the ones that frame the message are dropped.
@@ -38,18 +40,22 @@ type StatusError struct {
 
 	what  string // who answered or was answered
 	cause string // known, or likely
+	echo  bool   // the phrase may repeat a secret of the request
 }
 
 // Error names who answered what, and the likely cause: the setting, of this
 // library or of a proxy, that is most often behind such an answer. Of the answer
-// itself it holds the status, and of a Location the scheme and the host.
+// itself it holds the status, and of a Location the scheme and the host. Neither
+// is shown if it repeats a part of the request's query or of a field value:
+// the standard phrase stands in its place. Controls and format characters are
+// escaped.
 func (e *StatusError) Error() string {
 	status := e.Status
-	if status == "" {
+	if status == "" || e.echo {
 		status = statusText(e.StatusCode, http.StatusText(e.StatusCode))
 	}
 	const most = 128 // of a phrase that the peer chose
-	text := "preflight: " + e.what + strings.ToValidUTF8(status[:min(len(status), most)], "?")
+	text := "preflight: " + e.what + printable(status[:min(len(status), most)])
 	if e.cause != "" {
 		text += ": " + e.cause
 	}
@@ -59,15 +65,19 @@ func (e *StatusError) Error() string {
 // ErrorType is the status code, as OpenTelemetry's error.type has it.
 func (e *StatusError) ErrorType() string { return strconv.Itoa(e.StatusCode) }
 
-// Temporary reports whether the same request may be answered otherwise at
-// another time: 408, 425, 429, 500, 502, 503 and 504, which proxies answer when
-// the server behind them is unavailable or busy (lighttpd 500). Everything else
-// wants a change of the configuration or of the credentials first.
+// Temporary reports whether waiting can help, so that the same request may be
+// answered otherwise later: after 408, 425, 429, 502, 503 and 504, and after a 500
+// of a forward proxy, which tinyproxy answers when it cannot reach the host. A 500
+// of the server is a fault of its own, such as a middleware that hides
+// http.Hijacker or a panic in Authorize. Everything else needs a change of the
+// configuration or of the credentials.
 func (e *StatusError) Temporary() bool {
 	switch e.StatusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
+	case http.StatusInternalServerError:
+		return e.ForwardProxy
 	}
 	return false
 }
@@ -111,7 +121,7 @@ func likelyCause(e *StatusError) string {
 	case status < 300 || status == http.StatusUpgradeRequired:
 		return "the server saw no upgrade, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; h2o and cloud load balancers may pass websocket alone; others in the README), or the path leads to something else"
 	case status < 400:
-		return "redirects are not followed; dial what Location names" + location(e.Header)
+		return "redirects are not followed; dial what Location names"
 	case status == http.StatusUnauthorized:
 		return "the credentials in Header or GetHeader are missing, wrong or expired"
 	case status == http.StatusForbidden:
@@ -138,8 +148,10 @@ func likelyCause(e *StatusError) string {
 		return "the server behind the proxy is unavailable: down, full or shutting down; try again later"
 	case status == http.StatusGatewayTimeout:
 		return "the server behind the proxy is unavailable, or did not answer in the proxy's time; try again later"
+	case status == http.StatusInternalServerError:
+		return "the server or the proxy has a fault of its own, which its log explains: a middleware in front of the listener that hides http.Hijacker, a panic in Authorize, or a proxy that takes the server behind it for unavailable (lighttpd)"
 	case status >= 500:
-		return "the proxy failed, or the server behind it is unavailable; try again later"
+		return "the proxy failed, or the server behind it is unavailable"
 	}
 	return "the upgrade was refused"
 }
@@ -150,7 +162,7 @@ func connectCause(e *StatusError) string {
 	case status == http.StatusBadRequest && speaksTLS(e.Body):
 		return "its port speaks TLS; " + stageConnect.tls
 	case status == http.StatusProxyAuthRequired, status == http.StatusUnauthorized:
-		return "it wants credentials, or others: put them into the URL that Proxy returns, or Proxy-Authorization into Header or GetHeader"
+		return "it wants credentials, or others: put them into the URL that Proxy returns, or Proxy-Authorization into ProxyHeader or GetHeader"
 	case status == http.StatusForbidden:
 		return "it does not allow CONNECT to this host and port (Squid: SSL_ports and http_access; tinyproxy: ConnectPort)"
 	case status == http.StatusBadRequest, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented, status == http.StatusNotFound:
@@ -163,10 +175,11 @@ func connectCause(e *StatusError) string {
 	return "it refused the CONNECT"
 }
 
-// location is what may be shown of a Location: the rest may hold secrets.
-func location(h http.Header) string {
+// location is what may be shown of a Location: the rest may hold secrets, and so
+// may the host if it is an echo of what was sent.
+func location(h http.Header, sent []byte) string {
 	u, err := url.Parse(h.Get("Location"))
-	if err != nil || u.Host == "" {
+	if err != nil || u.Host == "" || echoes(u.Host, sent) {
 		return ""
 	}
 	return ", " + (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()

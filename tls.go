@@ -24,7 +24,7 @@ const (
 var plainHints = map[string]string{
 	stageTLS:       " (leave TLSConfig nil, or write tcp:// in a URL)",
 	stageProxyTLS:  " (write http:// in the URL that Proxy returns)",
-	stageTunnelTLS: " (leave TunnelTLSConfig nil, or serve tcps there)",
+	stageTunnelTLS: " (leave TunnelTLSConfig nil, or set TLSConfig of the listener)",
 }
 
 // handshakeTLS bounds a TLS handshake by ctx and by deadline, which may be zero.
@@ -50,7 +50,7 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 	var plain tls.RecordHeaderError
 	switch {
 	case ctx.Err() != nil:
-		err = context.Cause(ctx)
+		err = endOf(ctx)
 	case bounded.Err() != nil:
 		err = os.ErrDeadlineExceeded // not the caller's context: it has not ended
 	case err == io.EOF:

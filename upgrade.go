@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/preflight-go/preflight/internal/wire"
 )
@@ -18,7 +20,9 @@ import (
 const (
 	defaultTimeout = 10 * time.Second
 	defaultToken   = "tcp"
-	tokenTLS       = "tcps" // TLS inside the tunnel
+	// AMPS's clients ask for tcps where they speak TLS to the proxy. It is
+	// another name for tcp and says nothing about TLS inside the tunnel.
+	secureToken = "tcps"
 )
 
 // errIncomplete is the cause of a bare EOF in a handshake.
@@ -28,10 +32,12 @@ var errIncomplete = fmt.Errorf("the connection ended before the answer, so the p
 // connection it has dialed. It is for composition: c may be anything.
 //
 // Of req it sends the target (URL), the Host, the Header and the token that
-// Header holds as Upgrade ("tcp" without one). Method must be GET or "", there
-// can be no Body, and the fields that PreflightDialer.Header may not hold are
-// errors here too, before anything is sent. req becomes [Conn.Request] and must
-// not be modified afterwards; its own Context is not used.
+// Header holds as Upgrade ("tcp" without one; "websocket" is an error). Method
+// must be GET or "", there can be no Body, and the fields that
+// PreflightDialer.Header may not hold are errors here too, before anything is
+// sent. Client does not ask for TLS inside the tunnel; [crypto/tls.Client] over
+// the returned Conn needs no consent of the listener. req becomes [Conn.Request]
+// and must not be modified afterwards; its own Context is not used.
 //
 // The handshake ends with ctx, or after 10 seconds. Once Client has returned,
 // ctx has no effect on the connection. A refusal is a [*StatusError]. On error
@@ -78,6 +84,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 // An upgrade is a validated upgrade request.
 type upgrade struct {
 	target, host, protocol string
+	tunnelTLS              bool // TLS inside the tunnel is asked for
 	header                 http.Header
 }
 
@@ -90,10 +97,21 @@ func (u *upgrade) check() error {
 		host := u.host[strings.LastIndex(u.host, "@")+1:] // before it stands a password
 		return fmt.Errorf("the host %q is not valid in a Host field: it must be a name or an address, with or without a port", host)
 	}
-	if !wire.ValidProtocol(u.protocol) {
-		return fmt.Errorf("the protocol %q is not a token that Upgrade can hold", u.protocol)
+	if err := checkProtocol(u.protocol); err != nil {
+		return err
 	}
 	return checkHeader(u.header, reserved)
+}
+
+// checkProtocol reports why a token cannot be that of a tunnel.
+func checkProtocol(token string) error {
+	if !wire.ValidProtocol(token) {
+		return fmt.Errorf("the protocol %q is not a token that Upgrade can hold", token)
+	}
+	if name, _, _ := strings.Cut(token, "/"); strings.EqualFold(name, "websocket") {
+		return fmt.Errorf("the protocol %q is that of WebSocket, whose bytes are frames; a tunnel of raw bytes needs another token, such as tcp", token)
+	}
+	return nil
 }
 
 // upgradeOf reads an upgrade off the request given to Client.
@@ -110,6 +128,7 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 	if u.host == "" {
 		u.host = req.URL.Host
 	}
+	u.host = asciiHost(u.host)
 	tokens, connection := req.Header.Values("Upgrade"), req.Header.Values("Connection")
 	if len(tokens) > 1 || len(connection) > 1 || len(connection) == 1 && !strings.EqualFold(connection[0], "upgrade") {
 		return nil, errors.New("the request may hold one Upgrade field with one token, and no Connection but Upgrade")
@@ -154,13 +173,35 @@ func failure(c net.Conn, err error, what string) error {
 	return opError("preflight", c, err)
 }
 
+// printable is s with escapes in place of what a terminal may obey or hide:
+// controls, and format characters such as those that change the direction of
+// text. A peer may put them into the names of its certificate, for one.
+func printable(s string) string {
+	odd := func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }
+	if strings.IndexFunc(s, odd) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if odd(r) {
+			quoted := strconv.Quote(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
 // A stageError says what a handshake was doing when it failed.
 type stageError struct {
 	stage string
 	err   error
 }
 
-func (e *stageError) Error() string { return e.stage + ": " + e.err.Error() }
+func (e *stageError) Error() string { return e.stage + ": " + printable(e.err.Error()) }
 func (e *stageError) Unwrap() error { return e.err }
 
 // Timeout makes net.OpError, which looks no further than its Err, report one.

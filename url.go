@@ -1,15 +1,14 @@
 package preflight
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
 )
@@ -20,9 +19,9 @@ import (
 //
 // means. Its String, and every error about it, leaves the password out.
 type Target struct {
-	Address   string        // host:port; an IPv6 address in brackets
+	Address   string        // host:port, the host in ASCII; an IPv6 address in brackets
 	Path      string        // as it stands in the URL, percent-encoded; "/" if there is none
-	User      *url.Userinfo // nil: none
+	User      *url.Userinfo // for the logon of the application; nil: none
 	TLS       bool          // the scheme is tcps
 	Preflight bool          // http_preflight
 
@@ -32,18 +31,40 @@ type Target struct {
 	KeepAlive     *bool          // tcp_keepalive
 	SendBuffer    int            // tcp_sndbuf, bytes
 	ReceiveBuffer int            // tcp_rcvbuf, bytes
-	Linger        *int           // tcp_linger, seconds; 0: Close resets the connection
+	Linger        *int           // tcp_linger, seconds; 0: Close resets the connection; -1: off
 	Bind          netip.AddrPort // bind, the local address; port 0: any
 	Prefer        string         // ip_protocol_prefer: "ipv4", "ipv6" or ""
+
+	ConnectTimeout time.Duration // tcp_connecttimeout; 0: none of its own
+	ServerName     string        // sni, the name of the server for TLS, in ASCII; "": none
+
+	// Options holds the options that are the application's, by name, with
+	// their values as they stand in the URL: pretty (an option of the logon),
+	// compression (of what the application sends) and tcp_idlereadtimeout (of
+	// its reads). They have no effect on the dial. nil if there are none.
+	Options map[string]string
 }
 
-// ParseURL parses a connection string in the form that AMPS clients use. The
-// scheme is tcp, or tcps for TLS to the host; the port must be given. Options
-// are http_preflight, tcp_nodelay, tcp_keepalive (true, false, 1, 0),
-// tcp_sndbuf, tcp_rcvbuf (bytes, above 0), tcp_linger (seconds), bind (an IP
-// address with or without a port, an IPv6 address with a port in brackets) and
-// ip_protocol_prefer (ipv4, ipv6). An unknown scheme or option is an error that
-// names it, and so is a repeated option.
+// ParseURL parses a connection string in the form that the AMPS clients for C++
+// and Java use, and accepts every option for tcp and tcps that one of them
+// accepts. The scheme is tcp, or tcps for TLS to the host; the port must be given.
+// The options are
+//
+//	http_preflight      true, false, 1, 0: perform the upgrade
+//	tcp_nodelay         true, false, 1, 0
+//	tcp_keepalive       true, false, 1, 0
+//	tcp_sndbuf          bytes, above 0
+//	tcp_rcvbuf          bytes, above 0
+//	tcp_linger          seconds; 0 resets the connection on Close, -1 turns it off
+//	tcp_connecttimeout  milliseconds; 0 sets none
+//	bind                an IP address with or without a port, an IPv6 address with a port in brackets
+//	ip_protocol_prefer  ipv4, ipv6
+//	sni                 a host name; for tcps alone
+//
+// and those of [Target.Options], whose values are not checked. For the C++ client
+// tcp_linger=0 turns lingering off; here and for the Java client -1 does. An
+// unknown scheme or option is an error that names it, as it is for both clients,
+// and so is a repeated option.
 func ParseURL(rawURL string) (*Target, error) {
 	t, err := parseURL(rawURL)
 	if err != nil {
@@ -53,6 +74,9 @@ func ParseURL(rawURL string) (*Target, error) {
 }
 
 func parseURL(rawURL string) (*Target, error) {
+	if !hasScheme(rawURL) {
+		return nil, errors.New("no scheme; the form is tcp://host:port/path?http_preflight=true, with tcps:// for TLS")
+	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// Its text repeats the URL, which may hold a password.
@@ -62,7 +86,8 @@ func parseURL(rawURL string) (*Target, error) {
 		}
 		return nil, withoutInput(err)
 	}
-	t := &Target{Address: u.Host, Path: escapedPath(u), User: u.User}
+	t := &Target{Address: asciiHost(u.Host), Path: escapedPath(u), User: u.User}
+	u.Host = t.Address
 	switch u.Scheme {
 	case "tcp":
 	case "tcps":
@@ -108,6 +133,20 @@ func parseURL(rawURL string) (*Target, error) {
 		}
 	}
 	return t, nil
+}
+
+// hasScheme reports whether a URL begins with a scheme (RFC 3986 §3.1). Package
+// url takes the host of host:9007/path for one, or misses it in another way; here
+// each scheme but tcp and tcps has "//" behind it.
+func hasScheme(rawURL string) bool {
+	scheme, rest, ok := strings.Cut(rawURL, ":")
+	for i, c := range []byte(strings.ToLower(scheme)) {
+		if letter := 'a' <= c && c <= 'z'; !letter && (i == 0 || !strings.ContainsRune("0123456789+-.", rune(c))) {
+			return false
+		}
+	}
+	known := strings.EqualFold(scheme, "tcp") || strings.EqualFold(scheme, "tcps")
+	return ok && scheme != "" && (known || strings.HasPrefix(rest, "//"))
 }
 
 // withoutInput keeps the kind of an error of package url and drops the part
@@ -159,15 +198,26 @@ func (t *Target) set(name, value string) (err error) {
 	case "tcp_rcvbuf":
 		t.ReceiveBuffer, err = parseInt(value, 1)
 	case "tcp_linger":
-		t.Linger, err = pointer(parseInt(value, 0))
+		t.Linger, err = pointer(parseInt(value, -1))
+	case "tcp_connecttimeout":
+		var ms int
+		ms, err = parseInt(value, 0)
+		t.ConnectTimeout = time.Duration(ms) * time.Millisecond
 	case "bind":
 		t.Bind, err = parseBind(value)
 	case "ip_protocol_prefer":
 		if t.Prefer = value; value != "ipv4" && value != "ipv6" {
 			err = errors.New("want ipv4 or ipv6")
 		}
+	case "sni":
+		t.ServerName, err = t.parseServerName(value)
+	case "pretty", "compression", "tcp_idlereadtimeout":
+		if t.Options == nil {
+			t.Options = make(map[string]string)
+		}
+		t.Options[name] = value
 	default:
-		return fmt.Errorf("unknown option %q; known are http_preflight, tcp_nodelay, tcp_keepalive, tcp_sndbuf, tcp_rcvbuf, tcp_linger, bind and ip_protocol_prefer", name)
+		return fmt.Errorf("unknown option %q; known are http_preflight, tcp_nodelay, tcp_keepalive, tcp_sndbuf, tcp_rcvbuf, tcp_linger, tcp_connecttimeout, tcp_idlereadtimeout, bind, ip_protocol_prefer, sni, pretty and compression", name)
 	}
 	if err != nil {
 		return fmt.Errorf("option %s=%q: %w", name, value, err)
@@ -193,6 +243,18 @@ func parseInt(s string, least int) (int, error) {
 		return 0, fmt.Errorf("want a number from %d to %d", least, 1<<31-1)
 	}
 	return int(n), nil
+}
+
+func (t *Target) parseServerName(s string) (string, error) {
+	name := asciiHost(s)
+	_, notAddress := netip.ParseAddr(name) // RFC 6066 §3: no addresses
+	switch {
+	case !t.TLS:
+		return "", errors.New("the scheme tcp is without TLS; use tcps")
+	case notAddress == nil || !validHostname(name, false):
+		return "", errors.New("want a host name")
+	}
+	return name, nil
 }
 
 func parseBind(s string) (netip.AddrPort, error) {
@@ -224,101 +286,4 @@ func (t Target) String() string {
 		u.RawQuery = "http_preflight=true"
 	}
 	return u.Redacted()
-}
-
-// dialer is next with the options of the target.
-func (t *Target) dialer(next ContextDialer) (ContextDialer, error) {
-	if next == nil {
-		next = new(net.Dialer)
-	}
-	if t.Bind.IsValid() {
-		d, ok := next.(*net.Dialer)
-		if !ok {
-			return nil, fmt.Errorf("option bind needs a *net.Dialer as NetDialer, not %T", next)
-		}
-		bound := *d
-		bound.LocalAddr = net.TCPAddrFromAddrPort(t.Bind)
-		next = &bound
-	}
-	return &targetDialer{next, t}, nil
-}
-
-// A targetDialer applies the options of a target to the connections of next.
-type targetDialer struct {
-	next ContextDialer
-	*Target
-}
-
-func (d *targetDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.dialPreferred(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	if err := d.apply(c); err != nil {
-		abandon(c)
-		return nil, err
-	}
-	return c, nil
-}
-
-// dialPreferred tries the preferred family, then whatever else there is.
-func (d *targetDialer) dialPreferred(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.Prefer == "" {
-		return d.next.DialContext(ctx, network, address)
-	}
-	first, second := network+"4", network+"6"
-	if d.Prefer == "ipv6" {
-		first, second = second, first
-	}
-	c, err := d.next.DialContext(ctx, first, address)
-	if err == nil || ctx.Err() != nil {
-		return c, err
-	}
-	c, other := d.next.DialContext(ctx, second, address)
-	if other != nil {
-		return nil, errors.Join(err, other)
-	}
-	return c, nil
-}
-
-// apply sets the socket options.
-func (t *Target) apply(c net.Conn) error {
-	if t.NoDelay == nil && t.KeepAlive == nil && t.SendBuffer == 0 && t.ReceiveBuffer == 0 && t.Linger == nil {
-		return nil
-	}
-	tcp := tcpConn(c)
-	if tcp == nil {
-		return fmt.Errorf("preflight: the tcp_ options need a TCP connection; NetDialer returned %T", c)
-	}
-	var errs []error
-	if t.NoDelay != nil {
-		errs = append(errs, tcp.SetNoDelay(*t.NoDelay))
-	}
-	if t.KeepAlive != nil {
-		errs = append(errs, tcp.SetKeepAlive(*t.KeepAlive))
-	}
-	if t.SendBuffer > 0 {
-		errs = append(errs, tcp.SetWriteBuffer(t.SendBuffer))
-	}
-	if t.ReceiveBuffer > 0 {
-		errs = append(errs, tcp.SetReadBuffer(t.ReceiveBuffer))
-	}
-	if t.Linger != nil {
-		errs = append(errs, tcp.SetLinger(*t.Linger))
-	}
-	return errors.Join(errs...)
-}
-
-// tcpConn is the TCP connection at the bottom of c, or nil.
-func tcpConn(c net.Conn) *net.TCPConn {
-	for {
-		switch below := c.(type) {
-		case *net.TCPConn:
-			return below
-		case interface{ NetConn() net.Conn }:
-			c = below.NetConn()
-		default:
-			return nil
-		}
-	}
 }

@@ -98,5 +98,5 @@ func (r *results) budgets() string {
 		}
 		t.rows = append(t.rows, []string{b.what, fmt.Sprintf("%s %.4g", sign, b.limit), value, verdict})
 	}
-	return "## The budgets\n\nA median that is within the limit passes; the ± says how sure that is. Those that are counts alone are\ntests of the library.\n\n" + t.markdown()
+	return "## The budgets\n\nA median that is within the limit passes. The ± shows how certain that is. Budgets that are pure counts are\nalso tests of the library.\n\n" + t.markdown()
 }

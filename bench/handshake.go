@@ -46,7 +46,7 @@ func (b *bench) handshakeOne(ctx context.Context) (*section, error) {
 func (b *bench) handshakeLoose(ctx context.Context) (*section, error) {
 	return b.handshakes(ctx, handshaking{
 		key: keyLoose, title: "Handshake, one dialer, not pinned",
-		text: " The kernel is free to put both sides where it likes, and the one waits for a processor while threads of the other look for work: four times as many repetitions make up for that.",
+		text: " The kernel may run both sides on any processor. One side then sometimes waits while threads of the other look for work. Four times as many repetitions compensate for that.",
 		of:   []string{bareTCP, ours, plain, byHand}, start: b.pair, repetitions: 4 * b.repetitions, n: b.one, dialers: 1,
 	})
 }
@@ -63,7 +63,7 @@ func micros(d time.Duration, n int) float64 { return float64(d) / float64(n) / 1
 func (b *bench) handshakes(ctx context.Context, of handshaking) (*section, error) {
 	s := &section{
 		key: of.key, title: of.title,
-		text: fmt.Sprintf("Dial, handshake, close: %d of them in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", of.n, of.repetitions) + of.text,
+		text: fmt.Sprintf("Dial, handshake, close: %d times in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", of.n, of.repetitions) + of.text,
 		columns: []column{
 			ratio("time, ratio", elapsed), median("per s", rate, "%.0f"), median("p50 µs", latency, "%.0f"),
 			median("server CPU", serverCPU, "%.0f"), ratio("ratio", serverCPU),

@@ -78,7 +78,7 @@ var tcpOnly = []string{"tcp"}
 func parseAnswer() error {
 	r, broken := wire.ParseResponse(switching[:wire.ResponseEnd(switching, 0)])
 	if broken == nil {
-		broken = r.Switched("tcp")
+		broken = r.Switched("tcp", false)
 	}
 	if broken != nil {
 		return broken

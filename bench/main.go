@@ -1,9 +1,12 @@
 // Bench measures preflight and its peers side by side, in one run on one machine,
 // and writes RESULTS.md and the plots beside it. It runs on Linux.
 //
-//	go run ./bench             # some minutes
-//	go run -tags heavy ./bench # with Xray-core and sing-box, as in RESULTS.md
-//	go run ./bench -quick      # every row with few repetitions, to stdout
+//	go -C bench run .             # some minutes
+//	go -C bench run -tags heavy . # with Xray-core and sing-box, as in RESULTS.md
+//	go -C bench run . -quick      # every row with few repetitions, to stdout
+//
+// The folder has a workspace of its own. In that of the root, the many modules of
+// Xray-core and sing-box would slow down every go command.
 package main
 
 import (

@@ -104,7 +104,7 @@ func (b *bench) idleConnections(ctx context.Context) (*section, error) {
 	const title = "Idle connections"
 	s := &section{
 		key: keyIdle, title: title,
-		text: fmt.Sprintf("Bytes of the server process for each of %d connections that are past their handshake and wait in Read, after a garbage collection; %d repetitions, each with new processes. The kernel's own memory is not part of it.",
+		text: fmt.Sprintf("Bytes of the server process for each of %d connections that have finished their handshake and wait in Read, after a garbage collection; %d repetitions, each with new processes. The memory of the kernel is not included.",
 			b.idle, min(2, b.few)),
 		columns: memoryColumns(),
 		samples: newSamples(names(peers)...),

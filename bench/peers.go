@@ -54,7 +54,7 @@ var peers = append([]*peer{
 	{plain, "bare TCP clients on a PreflightListener, with the floor's bytes", listenPlain, dialOther},
 	{byHand, "what people write by hand: Request.Write and ReadResponse, Hijack", listenNetHTTP, dialNetHTTP},
 	{coderWS, "WebSocket as a net.Conn", listenCoder, dialCoder},
-	{"gorilla/websocket", "WebSocket, with a Read and Write of our own on its messages", listenGorilla, dialGorilla},
+	{"gorilla/websocket", "WebSocket, with our own Read and Write over its messages", listenGorilla, dialGorilla},
 	{proxyHdr, "the floor's bytes behind a PROXY header", listenProxyProto, dialProxyProto},
 	{cmuxHTTP, "the floor's bytes, sorted by the Upgrade field", listenCmux, dialTCP},
 	{goTLS, "TLS without resumption, and nothing else", listenTLS, dialTLS},
@@ -94,10 +94,10 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp"), fields)
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
 }
 
-var switching = wire.AppendSwitching(nil, "tcp", nil)
+var switching = wire.AppendSwitching(nil, "tcp", false, nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {

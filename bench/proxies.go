@@ -72,7 +72,7 @@ func (b *bench) throughProxies(ctx context.Context) (*section, error) {
 	o := order{Op: "handshake", N: b.one, Dialers: goodDialers}
 	s := &section{
 		key: keyProxies, title: title,
-		text: fmt.Sprintf("preflight's handshake, %d in each of %d repetitions, with %d dialers: without a proxy, through a port that passes TCP through, and through one that understands HTTP, of the same proxy. Where a proxy is not installed, its rows are empty.",
+		text: fmt.Sprintf("preflight's handshake, %d times in each of %d repetitions, with %d dialers: without a proxy, through a TCP port of the proxy, and through an HTTP port of the same proxy. If a proxy is not installed, its rows are empty.",
 			o.N, b.few, o.Dialers),
 		columns: []column{
 			ratio("time, ratio", elapsed), median("per s", rate, "%.0f"), median("p50 µs", latency, "%.0f"),

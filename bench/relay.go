@@ -60,7 +60,7 @@ func (b *bench) relayed(ctx context.Context) (*section, error) {
 	const title = "Relay with io.Copy"
 	s := &section{
 		key: keyRelay, title: title,
-		text: fmt.Sprintf("A process that accepts as the one and dials as the other, and has io.Copy move %d MiB; %d repetitions. CPU is that process's. Calls are counted by strace for %d MiB: where the kernel moves the bytes (splice), read and write are few.",
+		text: fmt.Sprintf("One process accepts, dials, and moves %d MiB between the two connections by io.Copy; %d repetitions. CPU is that of this process. strace counts the calls for %d MiB. If the kernel moves the bytes (splice), there are few reads and writes.",
 			b.bulk>>20, b.few, tracedBulk>>20),
 		columns: []column{
 			ratio("CPU, ratio", relayCPU), median("CPU s/GiB", relayCPU, "%.2f"), median("MiB/s", throughput, "%.0f"),

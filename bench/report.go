@@ -111,33 +111,33 @@ func repeated(s string, n int) []string {
 
 const introduction = `# Results
 
-Written by ` + "`go run%s ./bench%s`" + `, which measures everything in one run, side by side.
+Written by ` + "`go -C bench run%s .%s`" + `, which measures everything in one run.
 
-Where there are a client and a server, they are processes of their own, so that CPU (rusage), allocations
-and bytes are those of one side. The rows take turns, beginning with another one in each repetition.
-A ratio is the median of those to the first row in the same repetition, ± half their
-interquartile range in percent; everything else is a median over the repetitions. Connections go over the
-loopback interface and are reset when they are closed (SO_LINGER 0), so that none is left in
-TIME_WAIT. What is compared has the same head to send, of %d bytes, where its own protocol allows it.
+Client and server are separate processes, so CPU (rusage), allocations and bytes belong to one side.
+The rows take turns, and each repetition begins with another row.
+In each repetition every row is divided by the first row. A ratio is the median of these quotients, ± half
+their interquartile range in percent. Every other value is a median over the repetitions. Connections use the
+loopback interface. They are reset on close (SO_LINGER 0), so that none stays in TIME_WAIT. Every row sends the
+same head of %d bytes if its protocol allows it.
 `
 
 const noise = `## What is noise, and what is not measured
 
-- **Times and CPU** depend on what else the machine does. The ± says how much within this
-  run; the difference between two rows whose ranges overlap is none. Where the ± of a row is above some 10 %%,
-  its third digit means nothing. Between runs, ratios differ by about as much.
-- **Allocations, bytes, calls and memory** are counts. They repeat to about 1 %%, RSS to some percent.
-- With one dialer nothing overlaps: each microsecond of either side is one of the handshake, and so is what a
-  thread takes to wake up. Where both sides are not pinned, their threads also get into each other's way, which differs
+- **Times and CPU** depend on what else the machine does. The ± shows how much within this
+  run. If the ranges of two rows overlap, there is no proven difference. If the ± of a row is above about 10 %%,
+  ignore its third digit. Between runs, ratios differ by about as much.
+- **Allocations, bytes, calls and memory** are counts. They repeat within about 1 %%, RSS within a few percent.
+- With one dialer nothing overlaps: the time of both sides, and the time that a thread takes to wake up, add to
+  the handshake. If the sides are not pinned, their threads also disturb each other, and this changes
   from minute to minute: on the machine of the committed results, a dozen runs of 100 repetitions gave 1.15 to 1.20,
-  shorter ones 1.11 to 1.30. A third of what is added there is the client's part.
-- One machine is client, server and proxy at once, without a network: what a
-  handshake costs here in time is mostly the kernel's work and the scheduler's. With a real round
-  trip between them, everyone's handshake takes that, and the differences vanish.
-- The WebSocket rows and those of Xray-core and sing-box speak their own protocol, with fields of their
-  own. go-proxyproto, cmux and the plain client sort a connection, and the floor's bytes
-  are exchanged behind that; crypto/tls does its handshake and nothing else.
-- Not measured: TLS below or inside a tunnel, HTTP/2, other kernels and processors,
+  and shorter runs 1.11 to 1.30. The client causes a third of this overhead.
+- One machine is client, server and proxy at once, without a network. The time of a
+  handshake is mostly the work of the kernel and the scheduler. With a real network, the round
+  trip dominates in every row, and the differences vanish.
+- The WebSocket rows and those of Xray-core and sing-box speak their own protocol, with their own
+  fields. go-proxyproto, cmux and the plain client sort a connection first, and then exchange the same bytes
+  as bare TCP. crypto/tls does only its handshake.
+- Not measured: TLS under or inside a tunnel, HTTP/2, other kernels and processors,
   packet loss, more than %d connections, the kernel's memory, throughput of many connections at once.
 `
 

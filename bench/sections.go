@@ -17,7 +17,7 @@ func (b *bench) telemetry(ctx context.Context) (*section, error) {
 	of := append([]string{ours}, names(telemetryPeers)...)
 	return b.handshakes(ctx, handshaking{
 		key: keyTelemetry, title: "Telemetry",
-		text: " `Telemetry` is nil in the first row, and has the no-op providers, and the SDK, in the others. The SDK samples every span, batches them for an exporter that drops them, and aggregates all metrics. With the SDK there is a span to tell the server of: its client sends `traceparent` too, 70 bytes.",
+		text: " `Telemetry` is nil in the first row. The other rows have the no-op providers and the SDK. The SDK samples every span, batches the spans for an exporter that drops them, and aggregates all metrics. With the SDK the client also sends `traceparent`, 70 bytes.",
 		of:   of, start: b.pair, repetitions: b.repetitions, n: b.many, dialers: 64,
 	})
 }
@@ -32,7 +32,7 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 	const title = "In memory"
 	s := &section{
 		key: keyMemory, title: title,
-		text: fmt.Sprintf("Parsing, and whole exchanges over a connection in memory, %d times in each of %d repetitions. Ratios are to the first of each kind. The last kind are two benchmarks of the library's own, one after the other, with a head of 176 bytes, both bounded by a deadline: what `preflight.Server` does, before it makes a Conn of it.", b.feats, b.repetitions),
+		text: fmt.Sprintf("Parsing, and whole exchanges over a connection in memory, %d times in each of %d repetitions. A ratio compares with the first row of its kind. The last kind is two benchmarks of the library itself, with a head of 176 bytes and a deadline. They measure what `preflight.Server` does before it makes a Conn.", b.feats, b.repetitions),
 		columns: []column{
 			{"time, ratio", func(s *samples, row string) string { return s.ratio(row, firstFeat(row), elapsed).String() }},
 			median("ns", elapsed, "%.0f"), median("allocs", allocs, "%.1f"), median("B", bytesN, "%.0f"),

@@ -41,7 +41,7 @@ func (b *bench) stuckClients(ctx context.Context) (*section, error) {
 	repetitions := min(3, b.few)
 	s := &section{
 		key: keyStuck, title: title,
-		text: fmt.Sprintf("Clients that send %d bytes of their head and then nothing. Memory: bytes of the server process for each of %d of them, in terms of connections that are only read from. Rate: handshakes per second of good clients (%d dialers, the median of %d times %d), alone, beside %d and beside %d that are stuck; ratios are to the rate alone in the same repetition, of %d. Timeouts and limits on their number are set out of the way (MaxPending is 4096 and HandshakeTimeout 10 s by default).",
+		text: fmt.Sprintf("Clients that send %d bytes of their head and then nothing. Memory: bytes of the server process for each of %d of them, compared with connections on which the server only waits in Read. Rate: handshakes per second of good clients (%d dialers, the median of %d times %d), alone, beside %d and beside %d stuck clients. A ratio compares with the rate alone in the same repetition, of %d. Timeouts and limits are set so high that they have no effect (MaxPending is 4096 and HandshakeTimeout 10 s by default).",
 			stuckBytes, b.stuck, goodDialers, bursts, b.many, min(fewStuck, b.stuck/2), b.stuck, repetitions),
 		columns: append(memoryColumns(), median("rate alone", rateAlone, "%.0f"), spreadOf("few stuck, ratio", ratioOfFew), spreadOf("many stuck, ratio", ratioOfMany)),
 		samples: newSamples(append([]string{blockedReader}, stuckPeers()...)...),

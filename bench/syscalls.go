@@ -64,7 +64,7 @@ const handshakeCalls = "socket,connect,accept4,read,recvfrom,write,writev,sendto
 func (b *bench) syscalls(ctx context.Context) (*section, error) {
 	s := &section{
 		key: keySyscalls, title: "System calls of a handshake",
-		text: fmt.Sprintf("Those on sockets that succeeded, by strace, for one connection with one dialer: the difference between processes that do %d and %d of them. `all` is accept or connect, socket options, epoll_ctl and close too, and not what waits (futex, epoll_pwait). The application's last read, which finds the end, fails and does not count. One of the client's socket options is the measurement's own.",
+		text: fmt.Sprintf("Successful calls on sockets for one connection with one dialer, counted by strace: the difference between processes that make %d and %d connections. `all` includes accept or connect, socket options, epoll_ctl and close, but not calls that wait (futex, epoll_pwait). The last read of the application finds the end, fails and is not counted. One of the client's socket options belongs to the measurement.",
 			b.traced, 2*b.traced),
 		columns: []column{
 			median("server read", "server read", "%.2f"), median("write", "server write", "%.2f"), median("all", "server all", "%.1f"),

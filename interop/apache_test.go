@@ -39,14 +39,15 @@ func startApache(t *testing.T, backend string, edits ...string) *running {
 			"<VirtualHost *:443>", "<VirtualHost " + addresses[1] + ">",
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 		})...))
 	}
 	config := filepath.Join(dir, "apache.conf")
 	d := launch(t, dir, 2, findBinary(t, "apache2"), func(addresses []string) (args []string) {
 		render(t, "apache.conf.tmpl", config, map[string]any{
 			"Root": os.Geteuid() == 0, "Dir": dir,
-			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "socache_shmcb", "ssl"},
+			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+				"lbmethod_byrequests", "slotmem_shm", "socache_shmcb", "ssl"},
 		})
 		configure(addresses, backend)
 		return []string{"-D", "FOREGROUND", "-f", config}

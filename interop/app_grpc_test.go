@@ -253,7 +253,7 @@ func testGRPCKeepalive(t *testing.T, p proxy) {
 	talk := grpcOpen(t, grpcDial(t, f.dialer(), f.address))
 	talk.say(t, "hello")
 	// A tunnel that is younger, and silent, is ended.
-	_, err := p.start(t, serveEcho(t), seconds...).plain.dial(t, "/tunnel/").Read(make([]byte, 1))
+	_, err := p.start(t, serveEcho(t), seconds...).plain.dial(t, "/client/").Read(make([]byte, 1))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 	talk.say(t, "still there")

@@ -83,7 +83,7 @@ func tunnels(t *testing.T, to port) []route {
 			if to.roots != nil {
 				d := f.dialer()
 				d.TunnelTLSConfig = &tls.Config{RootCAs: to.roots}
-				all = append(all, route{name + "-tcps", d, f.address, r})
+				all = append(all, route{name + "-inside", d, f.address, r})
 			}
 		}
 		lead(p.name, r.plain)

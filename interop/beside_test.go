@@ -47,7 +47,7 @@ func TestPlainBeside(t *testing.T) {
 		const each, rounds = 10, 20
 		var conns []net.Conn
 		for range each {
-			conns = append(conns, f.dial(t, "/tunnel/"), dialPlain(t, address))
+			conns = append(conns, f.dial(t, "/client/"), dialPlain(t, address))
 		}
 		errs := make([]error, len(conns))
 		var all sync.WaitGroup
@@ -68,7 +68,7 @@ func TestPlainBeside(t *testing.T) {
 // With RequireUpgrade they cannot.
 func TestPlainRefused(t *testing.T) {
 	address := serve(t, &preflight.PreflightListener{RequireUpgrade: true}, func(c *preflight.Conn) { io.Copy(c, c) })
-	require.NoError(t, echo(startNginx(t, address).plain.dial(t, "/tunnel/"), []byte("hello")))
+	require.NoError(t, echo(startNginx(t, address).plain.dial(t, "/client/"), []byte("hello")))
 
 	c := dialPlain(t, address)
 	_, err := c.Write([]byte("SHUTDOWN\r\n"))
@@ -92,16 +92,16 @@ func TestOrdinaryHTTPBesidePlain(t *testing.T) {
 	address := serve(t, &preflight.PreflightListener{}, func(c *preflight.Conn) { server.serve(c) })
 	nginx := startNginx(t, address, "location / {", captured)
 	for _, f := range []front{nginx.plain, nginx.tls} {
-		for _, path := range []string{"/tunnel/", "/tunnel/%0D%0ASHUTDOWN%0D%0A"} {
+		for _, path := range []string{"/client/", "/client/%0D%0ASHUTDOWN%0D%0A"} {
 			answers := ordinaryHTTP(t, f, path)
 			require.Equal(t, "426 405 426 426 400", statuses(answers))
-			require.Equal(t, "tcp", answers[0].Header.Get("Upgrade"))
+			require.Equal(t, "tcp, tcps", answers[0].Header.Get("Upgrade"))
 			require.Equal(t, "GET", answers[1].Header.Get("Allow"))
 		}
 		require.Equal(t, "400 400 400 400 400", statuses(ordinaryHTTP(t, f, "/captured/a%20b")))
 
 		// The server is there, and this line is the first that it sees.
-		c := f.dial(t, "/tunnel/")
+		c := f.dial(t, "/client/")
 		require.NoError(t, talk(c, bufio.NewReader(c), "hello", "OK hello"))
 	}
 	require.Equal(t, []string{"hello", "hello"}, server.seen())
@@ -156,10 +156,10 @@ func TestNotYetAccepted(t *testing.T) {
 		// The first call of Accept begins the handshakes, which then go on.
 		first := make(chan net.Conn, 1)
 		go func() { first <- accept(t, l) }()
-		f.dial(t, "/tunnel/")
+		f.dial(t, "/client/")
 		require.NotNil(t, <-first)
 
-		c := f.dial(t, "/tunnel/")
+		c := f.dial(t, "/client/")
 		data := greeting(16 << 10)
 		_, err := c.Write(data)
 		require.NoError(t, err)

@@ -36,7 +36,7 @@ func startCaddy(t *testing.T, backend string, edits ...string) *running {
 			"https://", "https://" + port(addresses[1]),
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 			"disable_redirects", "disable_redirects\n" +
 				"default_bind 127.0.0.1\n" +
 				"admin unix/" + filepath.Join(dir, "s"),

@@ -41,7 +41,7 @@ func startEnvoy(t *testing.T, backend string, edits ...string) *running {
 		write(t, dir, "envoy.yaml", deployed(t, envoyFile, slices.Concat(edits, []string{
 			"{ address: 0.0.0.0, port_value: 80 }", at(addresses[0]),
 			"{ address: 0.0.0.0, port_value: 443 }", at(addresses[1]),
-			"{ address: 127.0.0.1, port_value: 9000 }", at(backend),
+			"{ address: 127.0.0.1, port_value: 9007 }", at(backend),
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
 			// Two of the lab must never have the same port.
@@ -103,7 +103,7 @@ func TestEnvoyClose(t *testing.T) {
 		}
 	}))
 	for range attempts {
-		c := e.plain.dial(t, "/tunnel/")
+		c := e.plain.dial(t, "/client/")
 		_, err := c.Write(make([]byte, size))
 		require.NoError(t, errors.Join(err, c.Close()))
 		if awaited(t, received) < size {

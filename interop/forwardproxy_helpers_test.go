@@ -26,6 +26,7 @@ type outConfig struct {
 	allowed  []string // ports that CONNECT may lead to
 	password string   // that of jane; "": for everyone
 	outgoing string   // the address it connects from; "": any
+	hosts    string   // a file with names that squid knows
 }
 
 var outForwards = []outForward{
@@ -57,6 +58,9 @@ func outSquid(t *testing.T, scheme string, c outConfig) (u *url.URL, certificate
 		}
 		if c.outgoing != "" {
 			port += "\ntcp_outgoing_address " + c.outgoing
+		}
+		if c.hosts != "" {
+			port += "\nhosts_file " + c.hosts
 		}
 		clients := "acl clients src 127.0.0.1\n"
 		if c.password != "" {

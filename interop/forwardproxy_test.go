@@ -48,7 +48,7 @@ func outRefused(t *testing.T, d *preflight.PreflightDialer, address string) *pre
 	e := statusError(t, err)
 	require.True(t, e.ForwardProxy, "%v", e)
 	require.ErrorContains(t, e, "the forward proxy 127.0.0.1:")
-	require.ErrorContains(t, e, e.Status)
+	require.ErrorContains(t, e, fmt.Sprint(" answered ", e.StatusCode, " ", http.StatusText(e.StatusCode), ": "))
 	require.NotContains(t, e.Error(), "secret")
 	return e
 }
@@ -118,9 +118,9 @@ func TestConnect(t *testing.T) {
 					require.False(t, e.Temporary())
 				})
 			}
-			t.Run("Header", func(t *testing.T) {
+			t.Run("ProxyHeader", func(t *testing.T) {
 				d := dialer(tlsFront, outWithUser(toJane, url.UserPassword("jane", "wrong")))
-				d.Header = http.Header{"Proxy-Authorization": {outBasic("jane", "secret")}}
+				d.ProxyHeader = http.Header{"Proxy-Authorization": {outBasic("jane", "secret")}, "User-Agent": {"probe/1"}}
 				outThrough(t, d, tlsFront.address)
 			})
 			t.Run("GetHeader", func(t *testing.T) {

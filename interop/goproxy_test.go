@@ -37,7 +37,7 @@ func startGoReverseProxy(t *testing.T, backend string, edits ...string) *running
 			`":443"`, `"` + addresses[1] + `"`,
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 		})...))
 		output, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, filepath.Join(dir, "main.go")).CombinedOutput()
 		require.NoError(t, err, "%s", output)

@@ -26,9 +26,9 @@ func TestGRPCRefused(t *testing.T) {
 		Listener: listenTCP(t),
 		Authorize: func(r *http.Request) (http.Header, error) {
 			switch r.URL.Path {
-			case "/tunnel/401":
+			case "/401":
 				return nil, &preflight.StatusError{StatusCode: http.StatusUnauthorized, Body: []byte("a body, which may be a secret")}
-			case "/tunnel/503":
+			case "/503":
 				return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"7"}}}
 			}
 			return nil, nil
@@ -46,13 +46,13 @@ func TestGRPCRefused(t *testing.T) {
 		want      []string
 		permanent bool
 	}{
-		{"401", f, "/tunnel/401", http.StatusUnauthorized,
+		{"401", f, "/client/401", http.StatusUnauthorized,
 			[]string{"answered 401 Unauthorized", "the credentials in Header or GetHeader are missing, wrong or expired"}, true},
 		{"404", f, "/elsewhere", http.StatusNotFound, []string{"answered 404 Not Found", "check Path and Host"}, true},
-		{"426", stripped, "/tunnel/", http.StatusUpgradeRequired,
+		{"426", stripped, "/client/", http.StatusUpgradeRequired,
 			[]string{"answered 426 Upgrade Required", "nginx wants `proxy_http_version 1.1`"}, true},
-		{"502", down, "/tunnel/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "the server behind the proxy is unavailable"}, false},
-		{"503", f, "/tunnel/503", http.StatusServiceUnavailable,
+		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "the server behind the proxy is unavailable"}, false},
+		{"503", f, "/client/503", http.StatusServiceUnavailable,
 			[]string{"answered 503 Service", "the server behind the proxy is unavailable"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

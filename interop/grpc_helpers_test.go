@@ -80,7 +80,13 @@ func grpcServe(t *testing.T, name string, l net.Listener, options ...grpc.Server
 // grpcDial is a client whose connections are made by d.
 func grpcDial(t *testing.T, d preflight.ContextDialer, address string, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	c, err := grpc.NewClient("passthrough:///"+address, append([]grpc.DialOption{
+	return grpcDialTarget(t, d, "passthrough:///"+address, options...)
+}
+
+// grpcDialTarget is the same for a target with a resolver of its own.
+func grpcDialTarget(t *testing.T, d preflight.ContextDialer, target string, options ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	c, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", address)
 		}),
@@ -99,6 +105,17 @@ func grpcAsk(t *testing.T, c *grpc.ClientConn) string {
 	var answer wrapperspb.StringValue
 	require.NoError(t, c.Invoke(ctx, "/interop.Service/Who", new(emptypb.Empty), &answer))
 	return answer.Value
+}
+
+// grpcFails is the error of a call that must fail.
+func grpcFails(t *testing.T, c *grpc.ClientConn) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := c.Invoke(ctx, "/interop.Service/Who", new(emptypb.Empty), new(wrapperspb.StringValue))
+	require.Error(t, err)
+	require.NoError(t, ctx.Err())
+	return err
 }
 
 // A grpcTalk is a stream to grpcEcho.

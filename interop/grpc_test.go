@@ -9,18 +9,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -190,42 +186,6 @@ func TestGRPCPeer(t *testing.T) {
 			require.Equal(t, first, grpcAsk(t, c))
 		})
 	}
-}
-
-// The credentials of the example, on top of TLS, and for a client that has not
-// come by preflight.
-func TestGRPCCredentials(t *testing.T) {
-	dir := t.TempDir()
-	roots := writeCertificate(t, dir)
-	tls, err := credentials.NewServerTLSFromFile(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
-	require.NoError(t, err)
-	l := &preflight.PreflightListener{
-		Listener: listenTCP(t),
-		Authorize: func(r *http.Request) (http.Header, error) {
-			*r = *r.WithContext(context.WithValue(r.Context(), userKey{}, "alice"))
-			return nil, nil
-		},
-		AllowPlain: true,
-	}
-	users := make(chan preflightUser, 1)
-	grpcServe(t, "the server", l, grpc.Creds(preflightCredentials{tls}),
-		grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			client, _ := peer.FromContext(ctx)
-			users <- client.AuthInfo.(preflightUser)
-			return handler(ctx, request)
-		}))
-	secure := grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(roots, ""))
-	grpcAsk(t, grpcDial(t, new(preflight.PreflightDialer), l.Addr().String(), secure))
-	user := <-users
-	require.Equal(t, "alice", user.Name)
-	require.Equal(t, credentials.PrivacyAndIntegrity, user.SecurityLevel)
-
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	plain := grpcDial(t, new(net.Dialer), l.Addr().String(), secure)
-	err = plain.Invoke(ctx, "/interop.Service/Who", new(emptypb.Empty), new(wrapperspb.StringValue))
-	require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
-	require.Empty(t, users)
 }
 
 // refusedByTCP returns when nobody listens at address any more.

@@ -134,16 +134,30 @@ func TestPROXYHeaderSpoofed(t *testing.T) {
 			_, err = io.WriteString(c, header+upgrade)
 			require.NoError(t, err)
 			r := bufio.NewReader(c)
+			answer, err := http.ReadResponse(r, nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusBadRequest, answer.StatusCode)
+			body, err := io.ReadAll(answer.Body)
+			require.NoError(t, err)
+			require.Contains(t, string(body), "a PROXY header stands before the request")
+		})
+		t.Run("Direct/"+name+"/plain", func(t *testing.T) {
+			c, err := mallory.dialer().Dial("tcp", backend)
+			require.NoError(t, err)
+			bounded(t, c)
+			_, err = io.WriteString(c, header+"QUIT\r\n")
+			require.NoError(t, err)
+			r := bufio.NewReader(c)
 			line, err := r.ReadString('\n')
 			require.NoError(t, err)
 			at, err := parseTold(line)
 			require.NoError(t, err)
 			require.Equal(t, told{c.LocalAddr().String(), c.LocalAddr().String(), "none: a plain connection"}, at)
 			// To the server, all of it is bytes of some protocol.
-			echoed := make([]byte, len(header+upgrade))
+			echoed := make([]byte, len(header+"QUIT\r\n"))
 			_, err = io.ReadFull(r, echoed)
 			require.NoError(t, err)
-			require.Equal(t, header+upgrade, string(echoed))
+			require.Equal(t, header+"QUIT\r\n", string(echoed))
 		})
 		t.Run("ThroughHAProxy/"+name, func(t *testing.T) {
 			c, err := mallory.dialer().Dial("tcp", address)
@@ -177,7 +191,7 @@ func startHAProxy(file string) func(t *testing.T, backend string, edits ...strin
 				"bind :80", "bind " + addresses[0],
 				"bind :443", "bind " + addresses[1],
 				"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "tls.crt"),
-				"127.0.0.1:9000", backend,
+				"127.0.0.1:9007", backend,
 			})...))
 		}
 		for from, to := range map[string]string{"cert.pem": "tls.crt", "key.pem": "tls.key"} {
@@ -201,6 +215,7 @@ func startHAProxy(file string) func(t *testing.T, backend string, edits ...strin
 				configure(d.addresses, backend)
 				haproxyTold(socket, "reload")
 			},
+			stats: func() string { return haproxyTold(socket, "@1 show stat") },
 		}
 	}
 }

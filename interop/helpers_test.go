@@ -22,6 +22,7 @@ var programs string
 
 // TestMain fails if a goroutine of the library or of a test outlives the tests.
 func TestMain(m *testing.M) {
+	runChild()
 	var err error
 	if programs, err = os.MkdirTemp("", "preflight-interop-"); err != nil {
 		panic(err)

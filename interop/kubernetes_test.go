@@ -28,6 +28,7 @@ var (
 	builtins = []kubernetesModule{
 		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/api/v1.json"},
 		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/networking.k8s.io/v1.json"},
+		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/apps/v1.json"},
 	}
 )
 
@@ -39,7 +40,7 @@ func TestKubernetes(t *testing.T) {
 	schemas := kubernetesSchemas(t)
 	files, err := filepath.Glob("../deploy/kubernetes/*.yaml")
 	require.NoError(t, err)
-	require.Len(t, files, 3)
+	require.Len(t, files, 4)
 	for _, file := range files {
 		for kind, resource := range kubernetesResources(t, deployed(t, "kubernetes/"+filepath.Base(file))) {
 			require.Contains(t, schemas, kind)
@@ -47,16 +48,20 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 
+	probed := kubernetesResources(t, deployed(t, "kubernetes/deployment.yaml", kubernetesHTTPGet...))
+	require.NoError(t, schemas["apps/v1 Deployment"].Validate(probed["apps/v1 Deployment"]))
+
 	for _, mistake := range []struct{ file, kind, old, new, says string }{
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "ingressClassName:", "ingressClass:", "additional properties 'ingressClass' not allowed"},
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", "            pathType: Prefix\n", "", "missing property 'pathType'"},
 		{"ingress-nginx.yaml", "networking.k8s.io/v1 Ingress", `"3600"`, "3600", "got number, want string"},
-		{"ingress-nginx.yaml", "v1 Service", "port: 9000", "port: tunnels", "got string, want integer"},
+		{"ingress-nginx.yaml", "v1 Service", "port: 9007", "port: tunnels", "got string, want integer"},
 		{"gateway-api.yaml", "gateway.networking.k8s.io/v1 HTTPRoute", "type: PathPrefix", "type: Prefix", "value must be one of"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "httpUpgrade:", "upgrade:", "additional properties 'upgrade' not allowed"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "streamIdleTimeout: 1h", "streamIdleTimeout: 1 hour", "does not match pattern"},
+		{"deployment.yaml", "apps/v1 Deployment", "tcpSocket:", "tcp:", "additional properties 'tcp' not allowed"},
 		{"istio.yaml", "networking.istio.io/v1alpha3 EnvoyFilter", "operation: MERGE", "operation: merge", "value must be one of"},
-		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /tunnel/", "prefixed: /tunnel/", "additional properties 'prefixed' not allowed"},
+		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /client/", "prefixed: /client/", "additional properties 'prefixed' not allowed"},
 	} {
 		resources := kubernetesResources(t, deployed(t, "kubernetes/"+mistake.file, mistake.old, mistake.new))
 		require.ErrorContains(t, schemas[mistake.kind].Validate(resources[mistake.kind]), mistake.says)
@@ -125,6 +130,7 @@ func kubernetesSchemas(t *testing.T) map[string]*jsonschema.Schema {
 			"v1 Service":                   "io.k8s.api.core.v1.Service",
 			"v1 ConfigMap":                 "io.k8s.api.core.v1.ConfigMap",
 			"networking.k8s.io/v1 Ingress": "io.k8s.api.networking.v1.Ingress",
+			"apps/v1 Deployment":           "io.k8s.api.apps.v1.Deployment",
 		} {
 			if components[name] != nil {
 				add(kind, document, "#/components/schemas/"+name)

@@ -103,7 +103,7 @@ func testMisconfigured(t *testing.T, x trial) string {
 
 // testIdle waits until the proxy ends a silent tunnel.
 func testIdle(t *testing.T, x trial) string {
-	c := x.start(t, x.server.address, x.idle...).plain.dial(t, "/tunnel/idle")
+	c := x.start(t, x.server.address, x.idle...).plain.dial(t, "/client/idle")
 	_, err := c.Read(make([]byte, 1))
 	atClient, atServer := ending(err), awaited(t, x.server.ends)
 	if atClient == atServer {
@@ -116,7 +116,7 @@ func testIdle(t *testing.T, x trial) string {
 func testReload(t *testing.T, x trial) string {
 	var open []*preflight.Conn
 	for range 5 {
-		open = append(open, x.front.dial(t, "/tunnel/amps/json"))
+		open = append(open, x.front.dial(t, "/client/amps/json"))
 	}
 	other := startLabServer(t)
 	x.reload(other.address)
@@ -125,7 +125,7 @@ func testReload(t *testing.T, x trial) string {
 	}
 	until(t, "a new tunnel leads to the other server", func() bool {
 		d := x.front.dialer()
-		d.Path = "/tunnel/told"
+		d.Path = "/client/told"
 		c, err := d.DialContext(t.Context(), "tcp", x.front.address)
 		if err != nil {
 			return false

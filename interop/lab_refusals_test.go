@@ -12,7 +12,7 @@ import (
 // testRefusals has the server refuse.
 func testRefusals(t *testing.T, x trial) string {
 	for path, want := range refusals {
-		got := x.front.refused(t, "/tunnel/refuse/"+path)
+		got := x.front.refused(t, "/client/refuse/"+path)
 		require.Equal(t, want.StatusCode, got.StatusCode)
 		require.Equal(t, string(want.Body), string(got.Body))
 		for name, values := range want.Header {
@@ -24,7 +24,7 @@ func testRefusals(t *testing.T, x trial) string {
 			require.Equal(t, want.Header.Get("Retry-After"), strconv.Itoa(int(asked.Seconds())))
 		}
 	}
-	other := x.front.refused(t, "/tunnel/forbidden")
+	other := x.front.refused(t, "/client/forbidden")
 	require.Equal(t, http.StatusForbidden, other.StatusCode)
 	require.NotContains(t, string(other.Body), "a reason of our own")
 	return "arrive"
@@ -33,8 +33,8 @@ func testRefusals(t *testing.T, x trial) string {
 // testOrdinaryHTTP sends what is no upgrade request. Whatever a path holds, it
 // stays one.
 func testOrdinaryHTTP(t *testing.T, x trial) string {
-	answered := statuses(ordinaryHTTP(t, x.front, "/tunnel/"))
-	if odd := statuses(ordinaryHTTP(t, x.front, "/tunnel/%0D%0ASHUTDOWN%0D%0A")); odd != "400 400 400 400 400" { // by a proxy that refuses such a path
+	answered := statuses(ordinaryHTTP(t, x.front, "/client/"))
+	if odd := statuses(ordinaryHTTP(t, x.front, "/client/%0D%0ASHUTDOWN%0D%0A")); odd != "400 400 400 400 400" { // by a proxy that refuses such a path
 		require.Equal(t, answered, odd)
 	}
 	return answered
@@ -52,7 +52,7 @@ func testElsewhere(t *testing.T, x trial) string {
 func testLargeHead(t *testing.T, x trial) string {
 	const head = 7 << 10
 	d := x.front.dialer()
-	d.Path = "/tunnel/told"
+	d.Path = "/client/told"
 	rest := len("GET  HTTP/1.1\r\nHost: \r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-Token: \r\n\r\n") + len(d.Path) + len(x.front.address)
 	d.Header = http.Header{"X-Token": {strings.Repeat("x", head-rest)}}
 	c, err := d.DialContext(t.Context(), "tcp", x.front.address)

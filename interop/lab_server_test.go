@@ -30,9 +30,9 @@ type labServer struct {
 	roots       *x509.CertPool // of the TLS inside the tunnels
 	certificate tls.Certificate
 	stop        func() error
-	gate        chan struct{} // what lets /tunnel/late begin to read
+	gate        chan struct{} // what lets /client/late begin to read
 	ends        chan string   // what half-close has read, how idle has ended, what was behind a transfer
-	transfers   chan transfer // those of /tunnel/transfer
+	transfers   chan transfer // those of /client/transfer
 }
 
 func startLabServer(t *testing.T) *labServer {
@@ -74,7 +74,7 @@ func (s *labServer) restart(t *testing.T) {
 	s.serve(l)
 }
 
-// refusals are the answers below /tunnel/refuse/.
+// refusals are the answers below /client/refuse/.
 var refusals = map[string]*preflight.StatusError{
 	"401": {StatusCode: 401, Header: http.Header{"Www-Authenticate": {`Bearer realm="amps"`}}, Body: []byte("the token has expired\n")},
 	"403": {StatusCode: 403, Header: http.Header{"X-Policy": {"7", "8"}}, Body: []byte("not for you\n")},
@@ -96,9 +96,9 @@ func authorize(r *http.Request) (http.Header, error) {
 	return http.Header{"X-Session": {"17"}}, nil
 }
 
-// labPath is what /tunnel/what/detail asks for.
+// labPath is what /client/what/detail asks for, with or without /client.
 func labPath(r *http.Request) (what, detail string) {
-	what, detail, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/tunnel/"), "/")
+	what, detail, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/client"), "/"), "/")
 	return what, detail
 }
 

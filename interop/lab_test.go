@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ type proxy struct {
 	// second, for testIdle.
 	idle     []string
 	mistakes []mistake
+	// keepsPath says that /client/told arrives so, and not as /told.
+	keepsPath bool
 	// outcomes are those that are not the usual ones, by the name of the
 	// behaviour; by "tls/" and the name if they are so over TLS alone.
 	outcomes map[string]string
@@ -65,6 +68,8 @@ type running struct {
 	// restart ends it and runs it again at the same addresses; for the
 	// applications that run through it.
 	restart func(t *testing.T)
+	// stats are what it tells of its servers; of HAProxy.
+	stats func() string
 }
 
 // A front is an address at which a proxy accepts clients.
@@ -75,7 +80,7 @@ type front struct {
 }
 
 func (f front) dialer() *preflight.PreflightDialer {
-	d := &preflight.PreflightDialer{Path: "/tunnel/amps/json", TLSConfig: f.tlsConfig(), HandshakeTimeout: patience}
+	d := &preflight.PreflightDialer{Path: "/client/amps/json", TLSConfig: f.tlsConfig(), HandshakeTimeout: patience}
 	if f.forward != nil {
 		d.Proxy = http.ProxyURL(f.forward)
 	}
@@ -112,6 +117,14 @@ type trial struct {
 	server *labServer
 	front  front
 	want   string // the outcome that is expected
+}
+
+// arrives returns the path that the server sees of a request for path.
+func (p proxy) arrives(path string) string {
+	if p.keepsPath {
+		return path
+	}
+	return strings.TrimPrefix(path, "/client")
 }
 
 // A behaviour is a row of MATRIX.md.

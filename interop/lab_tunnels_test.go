@@ -38,18 +38,25 @@ var ofTunnels = []behaviour{
 	{"Elsewhere", "a path without a route", "404", testElsewhere},
 	{"LargeHead", "a head of 7 KiB", "arrives", testLargeHead},
 	{"HalfClose", "half-close", "no", testHalfClose},
-	{"Inside", "`tcps`, TLS inside the tunnel", "yes", testInside},
+	{"Inside", "TLS inside the tunnel", "yes", testInside},
 }
 
 // testTunnel opens tunnels by address and by URL.
 func testTunnel(t *testing.T, x trial) string {
-	c := x.front.dial(t, "/tunnel/amps/json")
+	c := x.front.dial(t, "/client/amps/json")
 	require.NoError(t, echo(c, []byte("hello")))
 	require.NoError(t, echo(c, []byte("hello again")))
 	require.Equal(t, http.StatusSwitchingProtocols, c.Response().StatusCode)
 	require.Equal(t, "tcp", c.Response().Header.Get("Upgrade"))
 
-	u := url.URL{Scheme: "tcp", User: url.UserPassword("jane", "secret"), Host: x.front.address, Path: "/tunnel/told", RawQuery: "http_preflight=true"}
+	amps := x.front.dialer() // AMPS's clients name the same tunnel so, where they speak TLS to the proxy
+	amps.Protocol = "tcps"
+	named, err := amps.DialContext(t.Context(), "tcp", x.front.address)
+	require.NoError(t, err)
+	require.Equal(t, "tcps", named.(*preflight.Conn).Response().Header.Get("Upgrade"))
+	require.NoError(t, echo(bounded(t, named), []byte("hello")))
+
+	u := url.URL{Scheme: "tcp", User: url.UserPassword("jane", "secret"), Host: x.front.address, Path: "/client/told", RawQuery: "http_preflight=true"}
 	if x.front.roots != nil {
 		u.Scheme = "tcps"
 	}
@@ -58,13 +65,12 @@ func testTunnel(t *testing.T, x trial) string {
 	byURL, err := d.DialURL(t.Context(), u.String())
 	require.NoError(t, err)
 	_, at := see(t, bounded(t, byURL))
-	require.Equal(t, "/tunnel/told", at.URI)
-	user, password, _ := (&http.Request{Header: at.Header}).BasicAuth()
-	require.Equal(t, []string{"jane", "secret"}, []string{user, password})
+	require.Equal(t, x.arrives("/client/told"), at.URI)
+	require.NotContains(t, at.Header, "Authorization", "the userinfo is the application's")
 	return "yes"
 }
 
-// see is what the server says of a tunnel to /tunnel/told. What follows is an
+// see is what the server says of a tunnel to /client/told. What follows is an
 // echo, read from r.
 func see(t *testing.T, c net.Conn) (r *bufio.Reader, at seen) {
 	t.Helper()
@@ -77,7 +83,10 @@ func see(t *testing.T, c net.Conn) (r *bufio.Reader, at seen) {
 
 func testFields(t *testing.T, x trial) string {
 	d := x.front.dialer()
-	d.Path, d.Host = "/tunnel/told?feed=a%20b", "amps.example"
+	d.Path, d.Host = "/client/told?feed=a%20b", "amps.example"
+	if d.TLSConfig != nil {
+		d.TLSConfig.ServerName, _, _ = net.SplitHostPort(x.front.address) // not Host's
+	}
 	d.Header = http.Header{
 		"Authorization": {"Bearer good"},
 		"Cookie":        {"session=17"},
@@ -87,7 +96,7 @@ func testFields(t *testing.T, x trial) string {
 	}
 	c := x.front.dialWith(t, d)
 	_, at := see(t, c)
-	require.Equal(t, d.Path, at.URI)
+	require.Equal(t, x.arrives(d.Path), at.URI)
 	var lost []string
 	if at.Host != d.Host {
 		lost = append(lost, "Host")
@@ -113,7 +122,7 @@ func testClient(t *testing.T, x trial) string {
 	const ip, lie = "127.0.0.5", "198.51.100.66"
 	s := source{ip, []string{lie + ", 127.0.0.1"}}
 	d := x.front.dialer()
-	d.Path, d.NetDialer = "/tunnel/told", s.dialer()
+	d.Path, d.NetDialer = "/client/told", s.dialer()
 	d.Header = s.header()
 	d.Header["Forwarded"] = []string{"for=" + lie}
 	d.Header["X-Real-Ip"] = []string{lie}
@@ -133,7 +142,7 @@ func testClient(t *testing.T, x trial) string {
 func testServerFirst(t *testing.T, x trial) string {
 	for _, how := range []string{"first", "glued"} {
 		for _, size := range []int{17, 100 << 10} {
-			c := x.front.dial(t, fmt.Sprintf("/tunnel/%s/%d", how, size))
+			c := x.front.dial(t, fmt.Sprintf("/client/%s/%d", how, size))
 			got := make([]byte, size)
 			_, err := io.ReadFull(c, got)
 			require.NoError(t, err, "%s %d", how, size)
@@ -147,7 +156,7 @@ func testServerFirst(t *testing.T, x trial) string {
 // testClientFirst has the client write right behind the 101, and the server read
 // when that is done. It fits into the buffers of the sockets on the way.
 func testClientFirst(t *testing.T, x trial) string {
-	c := x.front.dial(t, "/tunnel/late")
+	c := x.front.dial(t, "/client/late")
 	data := greeting(16 << 10)
 	_, err := c.Write(data)
 	require.NoError(t, err)
@@ -160,7 +169,7 @@ func testClientFirst(t *testing.T, x trial) string {
 }
 
 func testTransfer(t *testing.T, x trial) string {
-	c := x.front.dial(t, "/tunnel/transfer")
+	c := x.front.dial(t, "/client/transfer")
 	atClient := exchange(c, 2)
 	require.NoError(t, atClient.err)
 	// The client closes when the server has everything: lighttpd, and Envoy without
@@ -242,7 +251,7 @@ func testTunnels(t *testing.T, x trial) string {
 
 // testHalfClose ends one direction and uses the other.
 func testHalfClose(t *testing.T, x trial) string {
-	c := x.front.dial(t, "/tunnel/reply")
+	c := x.front.dial(t, "/client/reply")
 	_, err := c.Write([]byte("hello"))
 	require.NoError(t, err)
 	require.NoError(t, c.CloseWrite())
@@ -257,7 +266,7 @@ func testHalfClose(t *testing.T, x trial) string {
 	}
 	require.Contains(t, []string{"", "hello"}, string(back))
 
-	c = x.front.dial(t, "/tunnel/half-close")
+	c = x.front.dial(t, "/client/half-close")
 	_, err = c.Read(make([]byte, 1))
 	require.Equal(t, io.EOF, err)
 	c.Write([]byte("hello"))
@@ -283,7 +292,7 @@ func testInside(t *testing.T, x trial) string {
 	if err != nil {
 		return ending(err)
 	}
-	require.Equal(t, "tcps", c.(*preflight.Conn).Response().Header.Get("Upgrade"))
+	require.Equal(t, "tls", c.(*preflight.Conn).Response().Header.Get("Preflight-Tunnel"))
 	require.NoError(t, echo(bounded(t, c), []byte("hello")))
 	return "yes"
 }

@@ -44,7 +44,7 @@ func startLighttpd(t *testing.T, backend string, edits ...string) *running {
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
 			`"/var/www/html"`, `"` + dir + `"`,
-			`"host" => "127.0.0.1", "port" => 9000`, `"host" => "` + host + `", "port" => ` + port,
+			`"host" => "127.0.0.1", "port" => 9007`, `"host" => "` + host + `", "port" => ` + port,
 		})...))
 		return []string{"-D", "-f", filepath.Join(dir, "lighttpd.conf")}
 	}, func() bool {

@@ -31,10 +31,10 @@ func TestMatrix(t *testing.T) {
 func matrix() string {
 	text := new(strings.Builder)
 	fmt.Fprint(text, "# What each proxy does\n\n"+
-		"Each proxy runs with the file of `deploy/` that stands at the head of its column, in plain text and,\n"+
-		"where it has that, over TLS. `go test -race -run TestProxy ./interop` requires every outcome,\n"+
-		"`go test -race -run 'Proxy/nginx/tls/Transfer' ./interop` one of them; this file is generated from\n"+
-		"what the tests require (`go test -run TestMatrix ./interop -update`).\n\n| |")
+		"Each column is one proxy with its file of `deploy/`, without TLS and, if the proxy has TLS, with it.\n"+
+		"`go test -race -run TestProxy ./interop` requires every outcome, and\n"+
+		"`go test -race -run 'Proxy/nginx/tls/Transfer' ./interop` requires one of them. This file is generated from\n"+
+		"the tests: `go test -run TestMatrix ./interop -update`.\n\n| |")
 	for _, p := range proxies {
 		fmt.Fprintf(text, " [%s](../deploy/%s) |", p.name, p.file)
 	}
@@ -51,12 +51,13 @@ func matrix() string {
 		fmt.Fprintln(text)
 	}
 	fmt.Fprint(text, `
-- Half-close: when one end of a tunnel ends its direction, what the other then sends arrives ("yes"), or
-  the proxy ends both ("no"); lighttpd at times does neither.
-- The last rows name what a dial, or a tunnel, ends with: a status, an orderly end (EOF) or a reset.
-- "–": the proxy has no such thing: no TLS, no line that could be forgotten, no timer for silent tunnels,
-  no reload that could leave them alone. A forward proxy, by which the client gets out (CONNECT), knows no paths; for the server, the
-  client's address is that proxy's; and TLS through it is between the two ends.
+- Half-close: one end of a tunnel ends its direction, and the other goes on sending. "yes": its data arrives. "no": the
+  proxy ends both directions. lighttpd sometimes does neither.
+- The last rows show how a dial or a tunnel ends: with a status, with an orderly end (EOF) or with a reset.
+- "–": does not apply. The proxy has no TLS, no line that could be forgotten, no timer for silent tunnels, or no
+  reload that keeps them. A forward proxy (CONNECT) has no paths. To the server its address is that of the client. TLS
+  through it is between the two ends.
+- The path: the proxies remove the prefix /client, except Squid and the forward proxies.
 `)
 	return text.String()
 }

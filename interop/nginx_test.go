@@ -44,7 +44,7 @@ func startNginx(t *testing.T, backend string, edits ...string) *running {
 			"listen 443 ssl;", "listen " + addresses[1] + " ssl http2;",
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 		})...))
 	}
 	config := filepath.Join(dir, "nginx.conf")

@@ -28,10 +28,11 @@ const (
 
 var (
 	squid = proxy{
-		name:  "squid",
-		file:  squidFile,
-		start: startSquid,
-		idle:  squidIdle,
+		name:      "squid",
+		file:      squidFile,
+		start:     startSquid,
+		keepsPath: true,
+		idle:      squidIdle,
 		mistakes: []mistake{
 			{[]string{"http_upgrade_request_protocols tcp allow all", ""}, []string{"the server saw no upgrade"}},
 		},
@@ -41,10 +42,11 @@ var (
 		},
 	}
 	squidForward = proxy{
-		name:  "squid-forward",
-		file:  squidForwardFile,
-		start: startSquidForward,
-		idle:  squidIdle,
+		name:      "squid-forward",
+		file:      squidForwardFile,
+		start:     startSquidForward,
+		keepsPath: true,
+		idle:      squidIdle,
 		mistakes: []mistake{
 			{[]string{squidEdge, "acl edge port 443"}, []string{"the forward proxy 127.0.0.1:", "it does not allow CONNECT to this host and port"}},
 		},
@@ -71,7 +73,7 @@ func startSquid(t *testing.T, backend string, edits ...string) *running {
 			"https_port 443 ", "https_port " + addresses[1] + " ",
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"cache_peer 127.0.0.1 parent 9000 ", "cache_peer " + host + " parent " + port + " ",
+			"cache_peer 127.0.0.1 parent 9007 ", "cache_peer " + host + " parent " + port + " ",
 		})...))
 	}
 	d := launchSquid(t, dir, 2, func(addresses []string) { configure(addresses, backend) })
@@ -166,7 +168,7 @@ func TestSquidReset(t *testing.T) {
 		c.NetConn().(*net.TCPConn).SetLinger(0)
 		c.Close()
 	}))
-	c := squid.plain.dial(t, "/tunnel/")
+	c := squid.plain.dial(t, "/client/")
 	_, err := c.Write([]byte("x"))
 	require.NoError(t, err)
 	page, err := io.ReadAll(c)

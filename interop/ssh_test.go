@@ -231,7 +231,7 @@ func outSilent(l net.Listener, upgrade bool, heard chan<- struct{}) error {
 		if _, err := http.ReadRequest(r); err != nil {
 			return outEnd(err)
 		}
-		if _, err := io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcps\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\n\r\n"); err != nil {
 			return err
 		}
 	}

@@ -18,10 +18,11 @@ const (
 )
 
 var tinyproxyForward = proxy{
-	name:  "tinyproxy-forward",
-	file:  tinyproxyFile,
-	start: startTinyproxy,
-	idle:  []string{"Timeout 3600", "Timeout 1"},
+	name:      "tinyproxy-forward",
+	file:      tinyproxyFile,
+	start:     startTinyproxy,
+	keepsPath: true,
+	idle:      []string{"Timeout 3600", "Timeout 1"},
 	mistakes: []mistake{
 		{[]string{tinyproxyPorts, "ConnectPort 443\n"}, []string{"the forward proxy 127.0.0.1:", "it does not allow CONNECT to this host and port"}},
 	},

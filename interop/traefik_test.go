@@ -32,7 +32,7 @@ func startTraefik(t *testing.T, backend string, edits ...string) *running {
 		write(t, dir, "dynamic.yml", deployed(t, traefikDynamic, slices.Concat(edits, []string{
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
 			"/etc/ssl/preflight/tls.key", filepath.Join(dir, "key.pem"),
-			"127.0.0.1:9000", backend,
+			"127.0.0.1:9007", backend,
 		})...))
 	}
 	var r running

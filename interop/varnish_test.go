@@ -25,6 +25,8 @@ var varnish = proxy{
 		"Down":      "EOF",
 		"Front":     none, // it has no TLS
 		"HalfClose": "yes",
+		// Only a GET is piped, so that the upgrade is taken out of a POST.
+		"OrdinaryHTTP": "426 426 426 426 400",
 	},
 }
 
@@ -45,7 +47,7 @@ func startVarnish(t *testing.T, backend string, edits ...string) *running {
 			"-a :80", "-a " + address,
 			"/etc/varnish/preflight.vcl", filepath.Join(dir, file),
 			`.host = "127.0.0.1"`, `.host = "` + host + `"`,
-			`.port = "9000"`, `.port = "` + port + `"`,
+			`.port = "9007"`, `.port = "` + port + `"`,
 		})...)
 		write(t, dir, file, vcl)
 		_, command, _ := strings.Cut(vcl, "#   varnishd ")

@@ -153,7 +153,6 @@ func TestOnlyWayOut(t *testing.T) {
 	backend := &outOnlyFrom{Listener: listenTCP(t), ip: outEdgeIP}
 	grpcServe(t, "the server", &preflight.PreflightListener{
 		Listener:       backend,
-		Protocols:      []string{"tcps"},
 		TLSConfig:      &tls.Config{Certificates: []tls.Certificate{pair}},
 		RequireUpgrade: true,
 		Authorize:      issuer.authorize,
@@ -165,7 +164,7 @@ func TestOnlyWayOut(t *testing.T) {
 		Proxy:            http.ProxyURL(squid),
 		TLSConfig:        edge.tlsConfig(),
 		TunnelTLSConfig:  &tls.Config{RootCAs: inner},
-		Path:             "/tunnel/amps/json",
+		Path:             "/client/amps/json",
 		GetHeader:        cache.getHeader,
 		HandshakeTimeout: patience,
 	}

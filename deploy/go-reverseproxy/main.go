@@ -1,8 +1,8 @@
 // Command go-reverseproxy is a reverse proxy in front of a PreflightListener,
 // made of net/http/httputil. To be copied into a proxy of your own.
 //
-// Change the certificate, the address of the listener (127.0.0.1:9000) and the
-// path that leads to it (/tunnel/). The listener then wants:
+// Change the certificate, the address of the listener (127.0.0.1:9007) and the path
+// that leads to it (/client/). Set these fields of the listener:
 //
 //	RequireUpgrade:   true, // ReverseProxy connects before it has a request to send
 //	TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where the proxy connects from
@@ -19,13 +19,11 @@ import (
 )
 
 func main() {
-	listener := &url.URL{Scheme: "http", Host: "127.0.0.1:9000"}
+	listener := &url.URL{Scheme: "http", Host: "127.0.0.1:9007"}
 	// The upgrade needs no setting: ReverseProxy passes it, and never ends a
 	// tunnel that is silent.
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
-			// The path arrives as it was sent. To take /tunnel off, wrap the
-			// proxy in http.StripPrefix.
 			r.SetURL(listener)
 			// SetURL has put the listener's address into its place.
 			r.Out.Host = r.In.Host
@@ -34,9 +32,12 @@ func main() {
 			// r.Out.Header first: it is then appended to that.
 			r.SetXForwarded()
 		},
+		// ReverseProxy makes no health checks: while the listener is down, it
+		// answers 502.
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/tunnel/", proxy)
+	// /client/amps/json arrives as /amps/json.
+	mux.Handle("/client/", http.StripPrefix("/client", proxy))
 
 	// The timeouts bound requests. Nothing bounds a tunnel.
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}

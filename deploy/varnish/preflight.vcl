@@ -1,4 +1,4 @@
-# Varnish 6 or later in front of a PreflightListener. To be copied to /etc/varnish/.
+# Varnish 6 or later in front of a PreflightListener. Copy it to /etc/varnish/.
 #
 # Varnish has no TLS: hitch, HAProxy or another proxy does it in front. The timer
 # of tunnels is none of VCL's but one of the command line, which "systemctl edit
@@ -6,44 +6,54 @@
 #
 #   varnishd -a :80 -f /etc/varnish/preflight.vcl -p pipe_timeout=3600 -s malloc,64m
 #
-# pipe_timeout ends a tunnel that is silent for so many seconds, without it after
-# 60. A message of the application that is answered, every 20 to 25 seconds, is
-# better still: it works behind every proxy.
+# pipe_timeout ends a tunnel that is silent for so many seconds, without it after 60.
+# Better: let the application send a message that is answered every 20 to 25 seconds.
+# That works behind every proxy.
 #
-# Change the address of the listener (127.0.0.1, 9000) and the path that leads to
-# it (/tunnel/). The listener then wants:
+# Change the address of the listener (127.0.0.1, 9007) and the path that leads to it
+# (/client/). Set these fields of the listener:
 #
-#   RequireUpgrade:   true, // nothing but tunnels comes from Varnish
+#   RequireUpgrade:   true, // only tunnels come from Varnish
 #   TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where Varnish connects from
 #   ClientAddrHeader: "X-Forwarded-For",
 #
-# Each tunnel takes a worker thread: there are thread_pools times thread_pool_max
-# of them, 10000. A reload (another VCL) leaves tunnels alone; a restart ends them.
+# Each tunnel uses a worker thread: there are thread_pools times thread_pool_max of
+# them, 10000. A reload (another VCL) keeps tunnels open. A restart ends them.
 
 vcl 4.1;
 
 backend preflight {
     .host = "127.0.0.1";
-    .port = "9000";
+    .port = "9007";
+    # Varnish makes no health checks without a probe. If the listener has a
+    # Handler, it can ask for a page of it:
+    #.probe = { .url = "/healthz"; }
+    # A listener without a Handler answers every page with 426:
+    #.probe = { .url = "/"; .expected_response = 426; }
 }
 
 # Varnish itself has put the client's address behind X-Forwarded-For by now: the
 # listener reads from the right.
 sub vcl_recv {
-    if (req.url !~ "^/tunnel/") {
+    if (req.url !~ "^/client/") {
         return (synth(404));
     }
-    # The path arrives as it was sent. To take /tunnel off:
-    # set req.url = regsub(req.url, "^/tunnel", "");
-    if (req.http.Upgrade) {
-        # Varnish looks at nothing that the client sends behind this request. It
-        # is no second request either: the listener closes after a refusal.
+    # /client/amps/json arrives as /amps/json.
+    set req.url = regsub(req.url, "^/client", "");
+    # Varnish would pass any bytes on as a method, and "http/1.1" as a version.
+    if (req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$") {
+        return (synth(400));
+    }
+    # Only this is an upgrade request. Varnish does not read what the client sends after
+    # it. That cannot become a second request, because the listener closes after a
+    # refusal.
+    if (req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade) {
         return (pipe);
     }
     return (pass);
 }
 
-# Else Varnish takes both out of the request.
+# Without these lines Varnish removes both fields from the request.
 sub vcl_pipe {
     set bereq.http.Upgrade = req.http.Upgrade;
     set bereq.http.Connection = req.http.Connection;

@@ -47,6 +47,7 @@ const (
 	ordinary     = `preflight_server_handshake_duration_seconds_count{preflight_kind="http"}`
 	refused      = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="403"}`
 	failed       = `preflight_server_handshake_duration_seconds_count{preflight_kind="failed"}`
+	probe        = `preflight_server_handshake_duration_seconds_count{preflight_kind="probe"}`
 	within500ms  = `preflight_server_handshake_duration_seconds_bucket{preflight_kind="upgraded",le="0.5"}`
 	within2500ms = `preflight_server_handshake_duration_seconds_bucket{preflight_kind="upgraded",le="2.5"}`
 	within       = `preflight_server_handshake_duration_seconds_bucket{preflight_kind="upgraded",le="+Inf"}`
@@ -76,13 +77,23 @@ var ill = map[string]map[string]string{
 	"PreflightDialsFail":        {dialRefused: "0+100x60"},
 }
 
-// testFiring requires that each alert fires when it has to, and no other then.
+// testFiring requires that each alert fires when it has to, and no other then;
+// and that health checks which only connect change nothing, however many they
+// are: they raise no alert, also where there is nothing else, and hide none.
 func testFiring(t *testing.T, series []labels.Labels) {
+	checks := func(values map[string]string) map[string]string {
+		values = maps.Clone(values)
+		values[probe] = "0+6000x60"
+		return values
+	}
 	require.Empty(t, firing(t, series, well))
+	require.Empty(t, firing(t, series, checks(well)))
+	require.Empty(t, firing(t, series, checks(map[string]string{})))
 	for _, rule := range alerts(t) {
 		values := maps.Clone(well)
 		maps.Copy(values, ill[rule.Alert])
 		require.Equal(t, []string{rule.Alert}, firing(t, series, values))
+		require.Equal(t, []string{rule.Alert}, firing(t, series, checks(values)))
 	}
 }
 

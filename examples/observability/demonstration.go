@@ -36,6 +36,7 @@ func (c *clients) demonstrate(ctx context.Context, notes io.Writer) error {
 		{"a client that speaks TLS to a proxy that does not", c.failed},
 		{"a plain client, straight to the server", c.plain},
 		{"an ordinary request", c.ordinary},
+		{"a health check that only connects", c.probe},
 		{"more slow clients than the server has room for", c.slow},
 	} {
 		if err := c.play(ctx, act.what, act.play); err != nil {
@@ -134,6 +135,16 @@ func (c *clients) ordinary(ctx context.Context) error {
 		return errors.New(response.Status)
 	}
 	return nil
+}
+
+// probe resets its connection, as HAProxy and many load balancers do. A check that
+// closes it in order looks like a plain client that waits for the server to speak.
+func (c *clients) probe(ctx context.Context) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.server)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.(*net.TCPConn).SetLinger(0), conn.Close())
 }
 
 // slow fills the room for handshakes with clients that stop in the middle of their

@@ -6,14 +6,17 @@
 // refusals, a plain client, an ordinary request, clients that are too slow.
 // Usage, from the root of the repository:
 //
-//	# Spans and metrics as lines of JSON on the standard output.
+//	# A tree of spans for each act, and a line for each metric.
 //	go run ./examples/observability
 //
 //	# To a collector.
 //	OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 go run ./examples/observability
 //
+//	# Everything that the spans and metrics hold, as JSON.
+//	OTEL_TRACES_EXPORTER=console OTEL_METRICS_EXPORTER=console go run ./examples/observability
+//
 //	# Again and again until Ctrl-C, for a Prometheus that scrapes localhost:9464.
-//	OTEL_METRICS_EXPORTER=prometheus go run ./examples/observability -listen 127.0.0.1:9007 >spans.json
+//	OTEL_METRICS_EXPORTER=prometheus go run ./examples/observability -listen 127.0.0.1:9007
 //
 // The other variables of OpenTelemetry are obeyed too, OTEL_EXPORTER_OTLP_PROTOCOL
 // and OTEL_SERVICE_NAME among them. In an application, what matters is the field

@@ -14,6 +14,7 @@ const wantSpans = `
 HTTP (server)
 a client that speaks TLS to a proxy that does not
   GET (client)
+a health check that only connects
 a plain client, straight to the server
 a tunnel that the server refuses
   GET (client)
@@ -31,6 +32,31 @@ tunnels
   GET (client)
     GET (server)
       answer
+`
+
+// printedSpans is the same as a tree prints it, without the times. HTTP (server) is
+// the client that had to make room.
+const printedSpans = `
+tunnels
+  GET (client) 101: connect, request_written, first_byte, upgraded
+    GET (server) 101
+      answer
+  GET (client) 101: connect, request_written, first_byte, upgraded
+    GET (server) 101
+      answer
+  GET (client) 101: connect, request_written, first_byte, upgraded
+    GET (server) 101
+      answer
+a tunnel that the server refuses
+  GET (client) 403: connect, request_written, first_byte
+    GET (server) 403
+a client that speaks TLS to a proxy that does not
+  GET (client) tls: connect
+a plain client, straight to the server
+answer
+an ordinary request
+more slow clients than the server has room for
+HTTP (server) evicted
 `
 
 var wantMetrics = map[string]bool{

@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
-	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -21,20 +20,22 @@ import (
 // scope is the name under which this program makes spans of its own.
 const scope = "github.com/preflight-go/preflight/examples/observability"
 
-// export sets up OpenTelemetry: to out, but to a collector if the environment
-// names one. flush sends what has not been sent, and ends it.
+// export sets up OpenTelemetry: to a collector, or to whatever else the environment
+// names, else in a short form to out. flush sends what has not been sent, and ends
+// it.
 func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush func() error, err error) {
 	var spanOptions []autoexport.SpanOption
 	var metricOptions []autoexport.MetricOption
+	var printed metric.Reader
+	var batch []trace.BatchSpanProcessorOption
 	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
+		batch = append(batch, trace.WithBatchTimeout(time.Minute)) // so that the trees are whole
 		spanOptions = append(spanOptions, autoexport.WithFallbackSpanExporter(
-			func(context.Context) (trace.SpanExporter, error) {
-				return stdouttrace.New(stdouttrace.WithWriter(out))
-			}))
+			func(context.Context) (trace.SpanExporter, error) { return tree{out}, nil }))
 		metricOptions = append(metricOptions, autoexport.WithFallbackMetricReader(
 			func(context.Context) (metric.Reader, error) {
-				exporter, err := stdoutmetric.New(stdoutmetric.WithWriter(out))
-				return metric.NewPeriodicReader(exporter), err
+				printed = metric.NewManualReader()
+				return printed, nil
 			}))
 	}
 	service, err := resource.New(ctx,
@@ -48,7 +49,7 @@ func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush f
 	if err != nil {
 		return nil, nil, fmt.Errorf("the exporter of spans: %w", err)
 	}
-	traces := trace.NewTracerProvider(trace.WithResource(service), trace.WithBatcher(spans))
+	traces := trace.NewTracerProvider(trace.WithResource(service), trace.WithBatcher(spans, batch...))
 	reader, err := autoexport.NewMetricReader(ctx, metricOptions...)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("the exporter of metrics: %w", err), traces.Shutdown(ctx))
@@ -57,7 +58,11 @@ func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush f
 	flush = func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
-		return errors.Join(traces.Shutdown(ctx), metrics.Shutdown(ctx))
+		err := traces.Shutdown(ctx)
+		if printed != nil {
+			err = errors.Join(err, printMetrics(ctx, out, printed))
+		}
+		return errors.Join(err, metrics.Shutdown(ctx))
 	}
 	return &preflight.Telemetry{
 		TracerProvider: traces,

@@ -36,7 +36,7 @@ var clients = []client{
 	{"Lines/Preflight", useLines("preflight /lines")},
 	{"Lines/TLS", useLines("TLS")},
 	{"Lines/PreflightInTLS", useLines("preflight in TLS /lines")},
-	{"Lines/TCPS", useLines("tcps tunnel /lines")},
+	{"Lines/TLSInTunnel", useLines("TLS in a tunnel /lines")},
 	{"HTTP", useHTTP("http://")},
 	{"HTTPS", useHTTP("https://")},
 	{"WebSocket", useWebSocket("ws://")},
@@ -45,7 +45,7 @@ var clients = []client{
 	{"GRPC/TLS", useGRPCOverTLS},
 	{"GRPC/Preflight", useGRPC("preflight /lines")},
 	{"GRPC/PreflightInTLS", useGRPC("preflight in TLS /lines")},
-	{"GRPC/TCPS", useGRPC("tcps tunnel /lines")},
+	{"GRPC/TLSInTunnel", useGRPC("TLS in a tunnel /lines")},
 }
 
 type dial = func(ctx context.Context, p *program) (net.Conn, error)
@@ -64,7 +64,7 @@ var dials = map[string]dial{
 	"preflight in TLS /lines": func(ctx context.Context, p *program) (net.Conn, error) {
 		return (&preflight.PreflightDialer{Path: "/lines", TLSConfig: p.tls()}).DialContext(ctx, "tcp", p.address)
 	},
-	"tcps tunnel /lines": func(ctx context.Context, p *program) (net.Conn, error) {
+	"TLS in a tunnel /lines": func(ctx context.Context, p *program) (net.Conn, error) {
 		return (&preflight.PreflightDialer{Path: "/lines", TunnelTLSConfig: p.tls()}).DialContext(ctx, "tcp", p.address)
 	},
 }

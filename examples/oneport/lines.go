@@ -81,8 +81,8 @@ func wayIn(conn *preflight.Conn) string {
 		return "TLS"
 	case request == nil:
 		return "plain TCP"
-	case conn.Response().Header.Get("Upgrade") == "tcps":
-		return "tcps tunnel " + request.URL.Path
+	case conn.Response().Header.Get("Preflight-Tunnel") == "tls":
+		return "TLS in a tunnel " + request.URL.Path
 	case secure:
 		return "preflight in TLS " + request.URL.Path
 	}

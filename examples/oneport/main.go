@@ -2,7 +2,7 @@
 //
 //   - a TCP server of lines, which answers in capitals: to clients of plain TCP,
 //     to those that come by preflight, to those that speak TLS, by preflight in TLS,
-//     and with TLS inside the tunnel (tcps)
+//     and with TLS inside the tunnel
 //   - a page and /healthz by HTTP and HTTPS, and the same lines by WebSocket
 //   - gRPC (its health service): without TLS, by TLS, and through any tunnel
 //

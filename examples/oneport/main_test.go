@@ -165,7 +165,7 @@ func TestSilentClients(t *testing.T) {
 	p := start(t, limit)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	for _, way := range []string{"plain TCP", "TLS", "preflight /lines", "preflight in TLS /lines", "tcps tunnel /lines"} {
+	for _, way := range []string{"plain TCP", "TLS", "preflight /lines", "preflight in TLS /lines", "TLS in a tunnel /lines"} {
 		for _, said := range []string{"", "P", "PRI * HT", preface, preface + "\r\nSM\r\n\r\n", "GET / HT", "GET / HTTP/1.1\r\nHo", "\x16\x03\x01\x02"} {
 			c, err := dials[way](ctx, p)
 			require.NoError(t, err, way)

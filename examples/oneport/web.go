@@ -37,7 +37,7 @@ func usage(address string) string {
   by preflight      printf 'GET /lines HTTP/1.1\r\nHost: me\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhello\n' | nc -N HOST PORT
   TLS               (echo hello; sleep 1) | openssl s_client -quiet -no_ign_eof -connect ADDRESS
   preflight in TLS  (printf 'GET /lines HTTP/1.1\r\nHost: me\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhello\n'; sleep 1) | openssl s_client -quiet -no_ign_eof -connect ADDRESS
-  tcps tunnel       in Go: PreflightDialer{Path: "/lines", TunnelTLSConfig: &tls.Config{InsecureSkipVerify: true}}
+  TLS in a tunnel   in Go: PreflightDialer{Path: "/lines", TunnelTLSConfig: &tls.Config{InsecureSkipVerify: true}}
   HTTP, HTTPS       curl http://ADDRESS/healthz; curl -k https://ADDRESS/healthz
   WebSocket         websocat ws://ADDRESS/ws
   gRPC              grpcurl -plaintext ADDRESS grpc.health.v1.Health/Check

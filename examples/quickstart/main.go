@@ -1,4 +1,4 @@
-// Quickstart plays the use case that HTTP preflight was made for, on one open
+// Quickstart runs the use case that HTTP preflight was made for, on one open
 // port. A reverse proxy has three locations:
 //
 //	/client/  TCP by preflight, to a publish/subscribe server that speaks lines of JSON
@@ -44,6 +44,22 @@ const (
 	// patience bounds each step that waits for somebody else.
 	patience = 5 * time.Second
 )
+
+// farewell ends the output. A test compares its two lines with run.
+const farewell = `
+The two lines of Go that did it, from examples/quickstart/main.go:
+
+  listener := &preflight.PreflightListener{Listener: ln}   the server, before: ln
+  publisher, err := dialer.DialURL(setup, clientURL)       the client, before: net.Dial("tcp", address)
+
+What to try next:
+
+  go run ./examples/quickstart -proxy nginx   the same through a real nginx
+  go run ./examples/quickstart -for 0         until Ctrl-C; connect clients of your own
+  go run ./examples/oneport                   TCP, TLS, HTTP, WebSocket and gRPC on one port
+  deploy/README.md                            a configuration to copy for your proxy
+  docs/migration.md                           how to roll it out
+`
 
 type config struct {
 	listen     string        // address of the one open port
@@ -183,7 +199,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	published, err := play(ctx, cfg.duration, out, publisher, arrivals, throughProxy, direct)
 	err = errors.Join(err, printAdminPage(ctx, out, adminURL))
 	if err == nil {
-		fmt.Fprintf(out, "\nOK: every message arrived at both subscribers, in order (%d of %[1]d).\n", published)
+		fmt.Fprintf(out, "\nOK: every message arrived at both subscribers, in order (%d of %[1]d).\n%s", published, farewell)
 	}
 	return err
 }

@@ -46,6 +46,21 @@ func configOf(t *testing.T, args ...string) config {
 	return cfg
 }
 
+// The two lines at the end of the output are lines of run.
+func TestFarewell(t *testing.T) {
+	source, err := os.ReadFile("main.go")
+	require.NoError(t, err)
+	code, _, _ := strings.Cut(farewell, "What to try next")
+	shown := 0
+	for line := range strings.Lines(code) {
+		if line, _, ok := strings.Cut(strings.TrimSpace(line), "   "); ok {
+			require.Contains(t, string(source), "\n\t"+line+"\n")
+			shown++
+		}
+	}
+	require.Equal(t, 2, shown)
+}
+
 func TestEveryMessageArrives(t *testing.T) {
 	for _, proxy := range []string{"go", "nginx"} {
 		t.Run(proxy, func(t *testing.T) {
@@ -72,6 +87,7 @@ func TestEveryMessageArrives(t *testing.T) {
 				"  WebSocket /amps/json         0          2",
 				"  plain TCP                    0          2",
 				"OK: every message arrived at both subscribers, in order (2 of 2)",
+				"What to try next:",
 			} {
 				require.Contains(t, text, "\n"+part)
 			}

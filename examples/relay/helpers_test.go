@@ -150,7 +150,7 @@ func ways(t *testing.T) []way {
 		{"Preflight", nil, new(preflight.PreflightDialer)},
 		{"TLS", flags, &tls.Dialer{Config: config}},
 		{"PreflightInTLS", flags, &preflight.PreflightDialer{TLSConfig: config}},
-		{"TCPS", flags, &preflight.PreflightDialer{TunnelTLSConfig: config}},
+		{"TLSInTunnel", flags, &preflight.PreflightDialer{TunnelTLSConfig: config}},
 	}
 }
 

@@ -3,7 +3,7 @@
 // come by preflight and plain ones share its port; what they send goes to the
 // server, and what the server sends goes to them, without a change:
 //
-//	go run ./examples/relay -listen :9432 -to 127.0.0.1:5432
+//	go run ./examples/relay -listen :9007 -to 127.0.0.1:5432
 //
 // A server that speaks first, as MySQL, NATS and SMTP do, wants -plain-after
 // 200ms, so that its plain clients need not wait; one that has no plain clients
@@ -62,7 +62,7 @@ func main() {
 func parseFlags(args []string) (config, error) {
 	var cfg config
 	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
-	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9000", "`address` for tunnels and plain clients")
+	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9007", "`address` for tunnels and plain clients")
 	flags.StringVar(&cfg.to, "to", "", "`address` of the server, must be given")
 	flags.DurationVar(&cfg.plainAfter, "plain-after", 0, "hand a silent client to a server that speaks first after this `time` (200ms to 1s)")
 	flags.BoolVar(&cfg.requireUpgrade, "require-upgrade", false, "refuse plain clients")

@@ -229,7 +229,7 @@ func TestNoCertificate(t *testing.T) {
 func TestFlags(t *testing.T) {
 	cfg, err := parseFlags([]string{"-to", "127.0.0.1:5432"})
 	require.NoError(t, err)
-	require.Equal(t, "127.0.0.1:9000", cfg.listen)
+	require.Equal(t, "127.0.0.1:9007", cfg.listen)
 	_, err = parseFlags(nil)
 	require.ErrorContains(t, err, "-to")
 }

@@ -18,7 +18,7 @@ import (
 
 // addTranscripts adds the golden transcripts of the package above as seeds.
 func addTranscripts(f *testing.F, dir string) {
-	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", dir, "*.http"))
+	files, err := filepath.Glob(filepath.Join("..", "testkit", "testdata", dir, "*.http"))
 	require.NoError(f, err)
 	require.NotEmpty(f, files)
 	for _, file := range files {
@@ -77,10 +77,22 @@ func everyLineCounts(t *testing.T, head []byte, fields int) {
 	require.Equal(t, want, fields)
 }
 
-// carelessLine is what nginx makes of a request when $uri or a capture stands
-// in proxy_pass: whatever the client has percent-encoded, but for NUL and LF,
-// stands in the target as it is.
-var carelessLine = regexp.MustCompile(`^[A-Za-z]+ /[^\x00\n]* HTTP/1\.[0-9]\r?\n`)
+// These lines are requests, whoever reads them, and never plain.
+var requestLines = []*regexp.Regexp{
+	// What HAProxy, Varnish and Apache forward, or what it has been before they did.
+	regexp.MustCompile(`^(\r?\n){0,2}[^\x00-\x20\x7f]+ [^\x00-\x20]* (?i:http)/[0-9A-Za-z./]*\r?\n`),
+	// What nginx makes of a request when $uri or a capture stands in proxy_pass, and
+	// a lax lighttpd forwards: anything but LF stands in the target.
+	regexp.MustCompile(`^(\r?\n){0,2}[^\x00-\x20\x7f]+ (/|(?i:https?)://)[^\n]* (?i:http|rtsp)/[0-9A-Za-z./]*\r?\n`),
+}
+
+// headers are those of the PROXY protocol, which some proxies send unasked.
+var headers = []string{
+	"PROXY UNKNOWN\r\n",
+	"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n",
+	kndHeader2(0),
+	kndHeader2(12) + "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb",
+}
 
 func FuzzRequest(f *testing.F) {
 	addTranscripts(f, "to_listener")
@@ -92,6 +104,14 @@ func FuzzRequest(f *testing.F) {
 		"GET / HTTP/1.1\nHost: h\r\n b\r\n\r\n",
 		"GET key\r\n",
 		"POST /a b\tc\rd\x01e HTTP HTTP/1.1\r\nHost: h\r\n\r\n",
+		"\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+		"\r\n\nPOST /x HTTP/0.9\r\nContent-Length: 5\r\n\r\nhello",
+		"PO(ST\xff /x hTTp/2\r\n\r\n",
+		"POST  HTTP/1.1\r\nHost: h\r\n\r\n",
+		"POST HTTP://h/ x RTSP/1.0\r\n\r\n",
+		"PROXY UNKNOWN HTTP/1.1\r\nHost: h\r\n\r\n",
+		"PROXY UNKNOWN\r\nPOST /x HTTP/1.1\r\nHost: h\r\n\r\n",
+		"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x02xxPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint16(3))
 	}
@@ -114,15 +134,32 @@ func FuzzRequest(f *testing.F) {
 			v = split.Next(b)
 		}
 		require.Equal(t, verdict, v)
-		if carelessLine.Match(b) {
+		theirs, refused := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		request := refused == nil && theirs.Method != "PRI" && theirs.RequestURI != "" // only net/http knows a CONNECT to nowhere
+		for _, line := range requestLines {
+			request = request || line.Match(b) && !bytes.Contains(b, []byte("PRI * HTTP/2"))
+		}
+		if request {
 			require.Equal(t, wire.HTTP, verdict)
 		}
-
-		theirs, refused := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if verdict == wire.HTTP && !whole.BehindHeader() {
+			var skipped wire.Sniffer
+			require.Equal(t, wire.HTTP, skipped.Next(b[whole.EmptyLines():]))
+			require.LessOrEqual(t, whole.EmptyLines(), 4)
+			require.Equal(t, strings.Repeat("\r\n", whole.EmptyLines()/2), string(b[:whole.EmptyLines()]))
+		}
+		for _, header := range headers {
+			var behind wire.Sniffer
+			want := verdict
+			if want == wire.More {
+				want = wire.Doubt // which it is from the header on
+			}
+			require.Equal(t, want, behind.Next(append([]byte(header), b...)), "behind %q", header)
+			require.Equal(t, want == wire.HTTP, want == wire.HTTP && behind.BehindHeader())
+		}
+		// What is handed to net/http as no upgrade is none in its eyes.
 		if refused == nil && theirs.ProtoMajor == 1 && theirs.RequestURI != "" {
-			// What anybody reads as HTTP/1.x is never plain bytes to the
-			// application. (Only net/http knows a CONNECT to nowhere.)
-			require.Equal(t, wire.HTTP, verdict)
+			require.True(t, wire.MayUpgrade(b) || theirs.Header["Upgrade"] == nil)
 		}
 		if broken != nil {
 			require.Zero(t, n)
@@ -196,7 +233,7 @@ func FuzzRequest(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			fields.Del(name)
 		}
-		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol), fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, false), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
@@ -258,7 +295,7 @@ func FuzzResponse(f *testing.F) {
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 
-		switched := r.Switched("tcp")
+		switched := r.Switched("tcp", false)
 		if switched == nil {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Connection"], "upgrade"))
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
@@ -284,12 +321,12 @@ func FuzzResponse(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			ours.Del(name)
 		}
-		again := wire.AppendSwitching(nil, "tcp", ours)
+		again := wire.AppendSwitching(nil, "tcp", false, ours)
 		require.Equal(t, len(again), wire.ResponseEnd(again, 0))
 		r2, broken := wire.ParseResponse(again)
 		require.Nil(t, broken)
 		require.Equal(t, http.StatusSwitchingProtocols, r2.Status)
-		require.Nil(t, r2.Switched("tcp"))
+		require.Nil(t, r2.Switched("tcp", false))
 		fields, _ := fieldsOf(again)
 		sameFields(t, fields, ours, "Connection", "Upgrade")
 	})

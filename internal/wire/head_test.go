@@ -106,7 +106,7 @@ func TestNoAllocations(t *testing.T) {
 				panic("ResponseEnd")
 			}
 			r, err := wire.ParseResponse(answer[:n])
-			if err != nil || r.Status != 101 || r.Switched("tcp") != nil {
+			if err != nil || r.Status != 101 || r.Switched("tcp", false) != nil {
 				panic("ParseResponse")
 			}
 		},
@@ -117,11 +117,11 @@ func TestNoAllocations(t *testing.T) {
 			}
 		},
 		"write": func() {
-			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp")
+			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp", false)
 			buf = wire.AppendField(buf, "traceparent", "00-01-02-01")
 			buf = wire.AppendFields(buf, header)
-			buf = wire.AppendSwitching(buf[:0], "tcp", header)
-			buf = wire.AppendSwitching(buf[:0], "tcp", nil)
+			buf = wire.AppendSwitching(buf[:0], "tcp", false, header)
+			buf = wire.AppendSwitching(buf[:0], "tcp", false, nil)
 			buf = wire.AppendRefusal(buf[:0], 426, "Upgrade Required", header, 10)
 		},
 	} {

@@ -27,12 +27,29 @@ const (
 // ProxyHeader tells whether b begins with a header of the PROXY protocol, of
 // either version. If so, n is its length: 0 as long as that is not known,
 // negative if the header can have no end.
+//
+// A request whose method is PROXY is no header, although `PROXY UNKNOWN HTTP/1.1`
+// has the form of one: a client can send it through an HTTP proxy that is trusted,
+// and what follows would be sorted as the beginning of a connection. Where that
+// shows late in a line of version 1, the answer goes from Yes with n = 0 to No.
 func ProxyHeader(b []byte) (m Match, n int) {
 	switch {
 	case bytes.HasPrefix(b, []byte(proxyV1)):
 		line := b[:min(len(b), maxProxyV1)]
-		if n = bytes.IndexByte(line, '\n') + 1; n == 0 && len(line) == maxProxyV1 {
+		n = bytes.IndexByte(line, '\n') + 1
+		if n > 0 {
+			line = line[:n]
+		}
+		var s Sniffer
+		verdict := s.Feed(line)
+		if n == 0 && len(line) == maxProxyV1 {
 			n = -1
+			if verdict == More {
+				verdict = s.AtLimit()
+			}
+		}
+		if verdict == HTTP {
+			return No, 0
 		}
 		return Yes, n
 	case bytes.HasPrefix(b, []byte(proxyV2)):
@@ -51,6 +68,41 @@ func ProxyHeader(b []byte) (m Match, n int) {
 // begins reports whether b, which may be empty, is the beginning of s.
 func begins(b []byte, s string) bool {
 	return len(b) < len(s) && string(b) == s[:len(b)]
+}
+
+// proxyHeader looks for the end of a header of the PROXY protocol. What follows
+// it is sniffed as what stands at the beginning.
+func (s *Sniffer) proxyHeader(c byte) Verdict {
+	var ended bool
+	switch s.state {
+	case inHeader:
+		if ended = c == '\n'; !ended && s.n > maxProxyV1 {
+			return Plain
+		}
+		s.n++
+	case inSignature:
+		i := s.n - len(proxyV2)
+		if i < 0 && c != proxyV2[s.n] {
+			return Plain
+		}
+		s.n++
+		if i < 0 {
+			break
+		}
+		// Version and command, family, length of the rest (PROXY protocol §2.2).
+		if s.first[i] = c; i == 3 {
+			s.enter(inAddresses)
+			s.n = int(binary.BigEndian.Uint16(s.first[2:]))
+			ended = s.n == 0
+		}
+	case inAddresses:
+		s.n--
+		ended = s.n == 0
+	}
+	if ended {
+		*s = Sniffer{seen: s.seen, doubt: true, behind: true}
+	}
+	return Doubt
 }
 
 // ClientHello tells whether b begins with a TLS record that holds a ClientHello

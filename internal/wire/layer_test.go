@@ -68,6 +68,35 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
+// TestProxyHeaderIsNoRequest asks at every length of a request line whose method
+// is PROXY. No answer may say how long the header is.
+func TestProxyHeaderIsNoRequest(t *testing.T) {
+	for line, known := range map[string]int{
+		"PROXY UNKNOWN HTTP/1.1\r\n":         21,
+		"PROXY UNKNOWN HTTP/2\r\n":           21,
+		"PROXY TCP4 http/0.9\r\n":            18,
+		"PROXY TCP6 HTTP/\r\n":               17,
+		"PROXY / HTTP/1.1\r\n":               15,
+		"PROXY  HTTP/1.1\r\n":                14,
+		"PROXY http://h/ HTTP/1.1\r\n":       23,
+		"PROXY /a b HTTP/1.1\r\n":            21,
+		"PROXY /a RTSP/1.0\n":                18,
+		"PROXY /" + long(200) + " HTTP/1.1":  107,
+		"PROXY http://" + long(200) + " HTT": 107,
+	} {
+		b := []byte(line + "PROXY UNKNOWN\r\n")
+		for i := len(kndSignature1); i <= len(b); i++ {
+			m, n := wire.ProxyHeader(b[:i])
+			want := wire.Yes
+			if i >= known {
+				want = wire.No
+			}
+			require.Equal(t, want, m, "%q", b[:i])
+			require.Zero(t, n, "%q", b[:i])
+		}
+	}
+}
+
 // TestProxyHeaderContradicted replaces each byte of both signatures.
 func TestProxyHeaderContradicted(t *testing.T) {
 	for _, signature := range []string{kndSignature1, kndSignature2} {
@@ -186,7 +215,8 @@ func kndRecord(t testing.TB, config *tls.Config) []byte {
 }
 
 // FuzzLayers requires of both functions that more bytes never change an answer,
-// that a Maybe is one, and that a length is that of the layer alone.
+// but for a header that turns out to be a request line, that a Maybe is one, and
+// that a length is that of the layer alone.
 func FuzzLayers(f *testing.F) {
 	src := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 56324}
 	src6 := &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 56324}
@@ -207,18 +237,26 @@ func FuzzLayers(f *testing.F) {
 	f.Add(kndHello(1<<14 + 1))
 	f.Add([]byte(kndSignature1 + strings.Repeat("x", 107)))
 	f.Add([]byte("PROXY\r\nPROXY TCP4 \n"))
+	f.Add([]byte("PROXY UNKNOWN HTTP/1.1\r\nHost: h\r\n\r\n"))
+	f.Add([]byte("PROXY / a HTTP/1.1\r\n"))
+	f.Add([]byte("PROXY /" + strings.Repeat("x", 107)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kept := slices.Clone(b)
 		kndLayer(t, b, wire.ProxyHeader, len(kndSignature2), []string{kndSignature1 + "\n", kndHeader2(0)})
 		kndLayer(t, b, wire.ClientHello, 6, []string{string(kndHello(1)), string(kndHello(1 << 14))})
 		require.Equal(t, kept, b, "the bytes were modified")
 
-		// What the PROXY protocol's own parser accepts is as long as we say.
-		// Its buffer is the whole of b, as it gives up where that ends.
+		// What the PROXY protocol's own parser accepts is as long as we say, unless
+		// it is a request. Its buffer is the whole of b, as it gives up where that ends.
 		whole := bytes.NewReader(b)
 		r := bufio.NewReaderSize(whole, len(b)+1)
 		if _, err := proxyproto.Read(r); err == nil {
 			m, n := wire.ProxyHeader(b)
+			var s wire.Sniffer
+			if s.Next(b) == wire.HTTP && !s.BehindHeader() {
+				require.Equal(t, wire.No, m)
+				return
+			}
 			require.Equal(t, wire.Yes, m)
 			require.Equal(t, len(b)-whole.Len()-r.Buffered(), n)
 		}
@@ -233,7 +271,10 @@ func kndLayer(t *testing.T, b []byte, begins func([]byte) (wire.Match, int), mos
 	for i := range min(len(b), 200) + 1 {
 		at := fmt.Sprintf("%q", b[:i])
 		m, n := begins(b[:i])
-		if last != wire.Maybe {
+		if late := last == wire.Yes && m == wire.No && length == 0 && bytes.HasPrefix(b, []byte(kndSignature1)); late {
+			var s wire.Sniffer // a request line, as shows late
+			require.True(t, s.Next(b[:i]) == wire.HTTP || s.AtLimit() == wire.HTTP, at)
+		} else if last != wire.Maybe {
 			require.Equal(t, last, m, "%s changes the answer", at)
 		}
 		if m == wire.Maybe {

@@ -9,14 +9,22 @@ type Request struct {
 	Host           []byte // the target's authority in absolute-form (RFC 9112 §3.2.2)
 	Minor          byte   // HTTP/1.Minor
 	Upgrade        bool   // an Upgrade field is present, whatever it says
+	TunnelTLS      bool   // TLS inside the tunnel is asked for
 
 	head       []byte
 	upgrade    []byte // the value of the first Upgrade field
 	others     int    // where to look for more of them; 0: nowhere
 	connection bool   // Connection lists upgrade
+	own        *Error // in a field of the exchange's own
 	body       *Error
 	expect     *Error
 }
+
+// TunnelField is the field by which a request asks for TLS inside the tunnel, and
+// by which the 101 confirms it. Its only value is tls.
+const TunnelField = "Preflight-Tunnel"
+
+const tunnelTLS = "tls"
 
 // RequestEnd looks for the end of a request head in b, of which b[:from] has
 // been looked at before. It returns the length of the head, or 0 if more bytes
@@ -76,12 +84,16 @@ func (r *Request) requestLine() (int, *Error) {
 		return 0, bad(method+1, "the request line is not `method SP target SP version`: RFC 9112 §3")
 	}
 	r.Method, r.Target = line[:method], line[method+1:target]
-	version := line[target+1:]
-	if len(version) != 8 || !bytes.HasPrefix(version, []byte("HTTP/1.")) || !digits(version[7:]) {
+	v := line[target+1:]
+	if len(v) != 8 || !bytes.HasPrefix(v, []byte("HTTP/")) || !digits(v[5:6]) || v[6] != '.' || !digits(v[7:]) {
 		return 0, bad(target+1, "the version is not HTTP/1.x: RFC 9112 §2.3")
 	}
-	if r.Minor = version[7] - '0'; r.Minor > 1 {
-		return 0, &Error{505, target + 8, "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6"}
+	const unsupported = "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6"
+	if v[5] != '1' {
+		return 0, &Error{505, target + 6, unsupported}
+	}
+	if r.Minor = v[7] - '0'; r.Minor > 1 {
+		return 0, &Error{505, target + 8, unsupported}
 	}
 	if i := badTarget(r.Target); i >= 0 {
 		return 0, bad(method+1+i, "the target holds a byte that must be percent-encoded: RFC 9112 §3.2")
@@ -178,6 +190,11 @@ func (r *Request) fields(pos int) *Error {
 					return bad(pos, "Upgrade is not a list of protocols: RFC 9110 §7.8")
 				}
 			}
+		case equalFold(name, TunnelField):
+			if r.TunnelTLS || string(value) != tunnelTLS {
+				r.own = bad(pos, "Preflight-Tunnel is repeated, or its value is not tls")
+			}
+			r.TunnelTLS = true
 		case equalFold(name, "content-length"):
 			// Repeated or listed lengths may be rejected even where they agree.
 			if lengths++; lengths > 1 || len(value) == 0 || !digits(value) {
@@ -223,6 +240,8 @@ func (r *Request) Protocol(protocols []string) (string, *Error) {
 	}
 	offset := len(r.Method) + len(r.Target) + 2
 	switch {
+	case r.own != nil:
+		return "", r.own
 	case r.Minor == 0:
 		// RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored.
 		return "", &Error{426, offset, "HTTP/1.0 has no upgrade: RFC 9110 §7.8"}
@@ -256,4 +275,30 @@ func (r *Request) choose(protocols []string) string {
 		}
 	}
 	return ""
+}
+
+// MayUpgrade reports whether the head of a request, which may be malformed or cut
+// off, has a line that some recipient may take for an Upgrade field. It allows
+// for a bare CR at the end of a line, and for white space and controls around the
+// name.
+func MayUpgrade(head []byte) bool {
+	const name = "upgrade"
+	for {
+		end := bytes.IndexAny(head, "\r\n")
+		if end < 0 {
+			return false
+		}
+		head = skipControls(head[end:])
+		if hasPrefixFold(head, name) && bytes.HasPrefix(skipControls(head[len(name):]), []byte(":")) {
+			return true
+		}
+	}
+}
+
+// skipControls is b behind the controls and the white space that it begins with.
+func skipControls(b []byte) []byte {
+	for len(b) > 0 && (b[0] <= ' ' || b[0] == 0x7f) {
+		b = b[1:]
+	}
+	return b
 }

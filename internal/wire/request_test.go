@@ -191,7 +191,11 @@ func TestParseRequestRefuses(t *testing.T) {
 		"two SP":                    {"GET  / HTTP/1.1\r\n\r\n", 400, 4, "method SP target SP version"},
 		"no version":                {"GET / \r\n\r\n", 400, 6, "HTTP/1.x"},
 		"two SP before the version": {"GET /  HTTP/1.1\r\n\r\n", 400, 6, "HTTP/1.x"},
-		"version 2.0":               {"GET / HTTP/2.0\r\n\r\n", 400, 6, "HTTP/1.x"},
+		"version 2.0":               {"GET / HTTP/2.0\r\n\r\n", 505, 11, "HTTP/1.1"},
+		"version 0.9":               {"GET / HTTP/0.9\r\n\r\n", 505, 11, "HTTP/1.1"},
+		"version 2":                 {"GET / HTTP/2\r\n\r\n", 400, 6, "HTTP/1.x"},
+		"version 1,1":               {"GET / HTTP/1,1\r\n\r\n", 400, 6, "HTTP/1.x"},
+		"version x.1":               {"GET / HTTP/x.1\r\n\r\n", 400, 6, "HTTP/1.x"},
 		"version 1.2":               {"GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, 13, "HTTP/1.1"},
 		"version in lower case":     {"GET / http/1.1\r\n\r\n", 400, 6, "HTTP/1.x"},
 		"byte in the target":        {"GET /a\x80 HTTP/1.1\r\n\r\n", 400, 6, "percent-encoded"},
@@ -329,5 +333,80 @@ func TestProtocolRefuses(t *testing.T) {
 			require.Equal(t, test.offset, err.Offset)
 			require.Contains(t, err.Rule, test.rule)
 		})
+	}
+}
+
+// TestTunnelTLS: the field that asks for TLS inside the tunnel has one value and
+// stands once. Where it is otherwise, only a request that is ours is refused.
+func TestTunnelTLS(t *testing.T) {
+	for fields, want := range map[string]string{ // "" is malformed
+		"":                               "raw",
+		"Preflight-Tunnel: tls\r\n":      "tls",
+		"preflight-tunnel:\ttls \r\n":    "tls",
+		"PREFLIGHT-TUNNEL:tls\r\n":       "tls",
+		"Preflight-Tunnel: TLS\r\n":      "",
+		"Preflight-Tunnel: tls2\r\n":     "",
+		"Preflight-Tunnel: raw\r\n":      "",
+		"Preflight-Tunnel:\r\n":          "",
+		"Preflight-Tunnel: tls, tls\r\n": "",
+		"Preflight-Tunnel: tls\r\nPreflight-Tunnel: tls\r\n":       "",
+		"Preflight-Tunnel: raw\r\nPreflight-Tunnel: tls\r\n":       "",
+		"Preflight-Tunnel: tls\r\nX: y\r\npreflight-tunnel:\r\n":   "",
+		"Preflight-Tunnels: x\r\nPreflight-Tunne: y\r\nX: tls\r\n": "raw",
+	} {
+		t.Run(fields, func(t *testing.T) {
+			r, err := parseRequest(upgradeRequest(fields))
+			require.Nil(t, err)
+			protocol, err := r.Protocol([]string{"tcp"})
+			if want == "" {
+				require.NotNil(t, err)
+				require.Equal(t, 400, err.Status)
+				require.Contains(t, err.Rule, "Preflight-Tunnel")
+			} else {
+				require.Nil(t, err)
+				require.Equal(t, "tcp", protocol)
+				require.Equal(t, want == "tls", r.TunnelTLS)
+			}
+			protocol, err = r.Protocol([]string{"other"})
+			require.Nil(t, err)
+			require.Empty(t, protocol)
+		})
+	}
+}
+
+// TestMayUpgrade: a head that carries Upgrade in anybody's eyes is told from one
+// that does not, however malformed it is.
+func TestMayUpgrade(t *testing.T) {
+	const line = "GET / HTTP/1.1\r\nHost: h\r\n"
+	for _, head := range []string{
+		line + "Upgrade: tcp\r\n\r\n",
+		line + "UPGRADE:\r\n\r\n",
+		line + "A: b\nupgrade: tcp\n\n",
+		line + "A: b\rUpgrade: tcp\r\n\r\n",
+		line + "A: b\r\n Upgrade: tcp\r\n\r\n",
+		line + "\x00\x0b\x7fUpgrade: tcp\r\n\r\n",
+		line + "Upgrade \t\x00: tcp\r\n\r\n",
+		line + "Upgrade\r\n: tcp\r\n\r\n",
+		line + "Upgrade\r\n\r\nUpgrade:",
+		"\nUpgrade:",
+	} {
+		require.True(t, wire.MayUpgrade([]byte(head)), "%q", head)
+	}
+	for _, head := range []string{
+		"",
+		line,
+		"Upgrade: tcp",
+		line + "Upgrade-Insecure-Requests: 1\r\n\r\n",
+		line + "X-Upgrade: tcp\r\nConnection: Upgrade\r\nUpgrad: e\r\nUpgradee: x\r\n\r\n",
+		line + "X: Upgrade: tcp\r\n\r\n",
+		line + "Upgrade",
+		line + "Upgr",
+		"GET /?\nUpgrade HTTP/1.1\r\n\r\n",
+	} {
+		require.False(t, wire.MayUpgrade([]byte(head)), "%q", head)
+	}
+	// Many line ends take time in proportion to their number, not to its square.
+	for _, unit := range []string{"\r", "\n", "\r\n ", "\nupgrade ", "\nupgrade\r"} {
+		require.False(t, wire.MayUpgrade(bytes.Repeat([]byte(unit), 1<<16)), "%q", unit)
 	}
 }

@@ -11,6 +11,8 @@ type Response struct {
 	protocol   []byte
 	protocols  int
 	connection bool
+	tunnels    int  // fields that speak of TLS inside the tunnel
+	tunnelTLS  bool // the last of them does so in order
 }
 
 // NotHTTP reports whether b cannot be the beginning of an HTTP/1.x answer.
@@ -75,6 +77,9 @@ func ParseResponse(head []byte) (Response, *Error) {
 			}
 		case equalFold(name, "connection"):
 			r.connection = r.connection || lists(value, "upgrade")
+		case equalFold(name, TunnelField):
+			r.tunnels++
+			r.tunnelTLS = string(value) == tunnelTLS
 		}
 		pos = next
 	}
@@ -92,9 +97,11 @@ func badText(b []byte) bool {
 }
 
 // Switched reports why a 101 does not switch to the protocol that was asked
-// for; nil if it does. nginx, lighttpd, Squid and Varnish hand on a 101 with a
-// wrong token or none, so what they let through is verified here: RFC 9110 §7.8.
-func (r *Response) Switched(protocol string) *Error {
+// for, with TLS inside the tunnel or without; nil if it does. nginx, lighttpd,
+// Squid and Varnish hand on a 101 with a wrong token or none, so what they let
+// through is verified here: RFC 9110 §7.8. TLS inside the tunnel is verified
+// because one end would otherwise take the other's TLS for the application's data.
+func (r *Response) Switched(protocol string, tunnelTLS bool) *Error {
 	switch {
 	case r.protocols == 0:
 		return bad(0, "the 101 has no Upgrade field: RFC 9110 §7.8")
@@ -102,6 +109,12 @@ func (r *Response) Switched(protocol string) *Error {
 		return bad(0, "the 101 names another protocol in Upgrade than the one asked for, or several: RFC 9110 §7.8")
 	case !r.connection:
 		return bad(0, "the 101 does not list upgrade in Connection: RFC 9110 §7.6.1")
+	case r.tunnels > 1 || r.tunnels == 1 && !r.tunnelTLS:
+		return bad(0, "the Preflight-Tunnel field of the 101 is repeated, or its value is not tls")
+	case tunnelTLS && r.tunnels == 0:
+		return bad(0, "the 101 does not confirm TLS inside the tunnel, which was asked for: its Preflight-Tunnel field is missing, so the server does not know it, or a proxy on the way removed it")
+	case !tunnelTLS && r.tunnels > 0:
+		return bad(0, "the 101 announces TLS inside the tunnel by Preflight-Tunnel, which was not asked for, so a proxy on the way added the field, or the server is at fault")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -163,7 +164,7 @@ func TestSwitched(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\n" + test.fields + "\r\n")
 			require.Nil(t, err)
-			err = r.Switched("tcp")
+			err = r.Switched("tcp", false)
 			if test.rule == "" {
 				require.Nil(t, err)
 				return
@@ -174,8 +175,43 @@ func TestSwitched(t *testing.T) {
 	}
 }
 
+// TestSwitchedTunnelTLS: both ends agree on TLS inside the tunnel, or there is none.
+func TestSwitchedTunnelTLS(t *testing.T) {
+	for fields, want := range map[string]struct{ raw, tls string }{ // the rule by what was asked for
+		"":                                  {"", "does not confirm TLS inside the tunnel"},
+		"Preflight-Tunnel: tls\r\n":         {"announces TLS inside the tunnel", ""},
+		"preflight-tunnel:tls\t\r\n":        {"announces TLS inside the tunnel", ""},
+		"Preflight-Tunnel: TLS\r\n":         {"its value is not tls", "its value is not tls"},
+		"Preflight-Tunnel:\r\n":             {"its value is not tls", "its value is not tls"},
+		"Preflight-Tunnel: tls, tls\r\n":    {"its value is not tls", "its value is not tls"},
+		"Preflight-Tunnel: tls\r\n tls\r\n": {"its value is not tls", "its value is not tls"},
+		"Preflight-Tunnel: tls\r\nPreflight-Tunnel: tls\r\n": {"repeated", "repeated"},
+		"Preflight-Tunnel: raw\r\nPreflight-Tunnel: tls\r\n": {"repeated", "repeated"},
+		"Preflight-Tunnels: tls\r\n":                         {"", "does not confirm TLS inside the tunnel"},
+		"X: y\r\n Preflight-Tunnel: tls\r\n":                 {"", "does not confirm TLS inside the tunnel"},
+	} {
+		for asked, rule := range map[bool]string{false: want.raw, true: want.tls} {
+			t.Run(fmt.Sprintf("%q, asked %t", fields, asked), func(t *testing.T) {
+				r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n" + fields + "\r\n")
+				require.Nil(t, err)
+				err = r.Switched("tcp", asked)
+				if rule == "" {
+					require.Nil(t, err)
+					return
+				}
+				require.NotNil(t, err)
+				require.Contains(t, err.Rule, rule)
+			})
+		}
+	}
+	// What is wrong with the upgrade itself is said first.
+	r, err := parseResponse("HTTP/1.1 101 x\r\nConnection: Upgrade\r\n\r\n")
+	require.Nil(t, err)
+	require.Contains(t, r.Switched("tcp", true).Rule, "no Upgrade")
+}
+
 func TestSwitchedFoldsASCIIOnly(t *testing.T) {
 	r, err := parseResponse("HTTP/1.1 101 x\r\nUpgrade: \u212a\r\nConnection: Upgrade\r\n\r\n")
 	require.Nil(t, err)
-	require.NotNil(t, r.Switched("k"))
+	require.NotNil(t, r.Switched("k", false))
 }

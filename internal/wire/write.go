@@ -7,16 +7,25 @@ import (
 
 // AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2),
 // then the one token: HAProxy, Apache, Caddy and Go's ReverseProxy break when
-// two are offered and one is chosen. The caller has validated everything, and
-// goes on with AppendField and AppendFields.
-func AppendRequest(b []byte, target, host, protocol string) []byte {
+// two are offered and one is chosen. TLS inside the tunnel is asked for behind
+// it. The caller has validated everything, and goes on with AppendField and
+// AppendFields for the user's fields.
+func AppendRequest(b []byte, target, host, protocol string, tunnelTLS bool) []byte {
 	b = append(b, "GET "...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, host...)
 	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: "...)
 	b = append(b, protocol...)
-	return append(b, "\r\n"...)
+	b = append(b, "\r\n"...)
+	return appendTunnel(b, tunnelTLS)
+}
+
+func appendTunnel(b []byte, asked bool) []byte {
+	if !asked {
+		return b
+	}
+	return AppendField(b, TunnelField, tunnelTLS)
 }
 
 // AppendHead appends a head with startLine, which has no line end.
@@ -28,12 +37,13 @@ func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
 
 // AppendSwitching appends the 101. It carries both fields always, because
 // proxies answer 502 or hang when one is missing, and neither Content-Length
-// nor Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1).
-func AppendSwitching(b []byte, protocol string, header map[string][]string) []byte {
+// nor Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1). It confirms TLS inside the
+// tunnel where that was asked for.
+func AppendSwitching(b []byte, protocol string, tunnelTLS bool, header map[string][]string) []byte {
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
 	b = append(b, protocol...)
 	b = append(b, "\r\nConnection: Upgrade\r\n"...)
-	return AppendFields(b, header)
+	return AppendFields(appendTunnel(b, tunnelTLS), header)
 }
 
 // AppendRefusal appends an answer that ends the connection. It always carries

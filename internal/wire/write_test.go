@@ -20,7 +20,7 @@ func TestAppendRequest(t *testing.T) {
 			"X-Empty: \r\n"+
 			"x-lower: x\r\n"+
 			"\r\n",
-		string(wire.AppendFields(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp"), map[string][]string{
+		string(wire.AppendFields(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp", false), map[string][]string{
 			"x-lower":       {"x"},
 			"X-Dup":         {"2", "1"},
 			"X-None":        {},
@@ -28,14 +28,19 @@ func TestAppendRequest(t *testing.T) {
 			"Authorization": {"Bearer t0ken"},
 		})))
 	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\na: b\r\n\r\n",
-		string(wire.AppendFields(wire.AppendField(wire.AppendRequest(nil, "/", "h", "x/1"), "a", "b"), nil)))
+		string(wire.AppendFields(wire.AppendField(wire.AppendRequest(nil, "/", "h", "x/1", false), "a", "b"), nil)))
+	// What the exchange asks for stands before what others add.
+	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\na: b\r\n\r\n",
+		string(wire.AppendFields(wire.AppendRequest(nil, "/", "h", "tcp", true), map[string][]string{"a": {"b"}})))
 }
 
 func TestAppendSwitching(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
-		string(wire.AppendSwitching(nil, "tcp", nil)))
+		string(wire.AppendSwitching(nil, "tcp", false, nil)))
 	require.Equal(t, "beforeHTTP/1.1 101 Switching Protocols\r\nUpgrade: tcps\r\nConnection: Upgrade\r\nA: 1\r\nB: 2\r\nB: 3\r\n\r\n",
-		string(wire.AppendSwitching([]byte("before"), "tcps", map[string][]string{"B": {"2", "3"}, "A": {"1"}})))
+		string(wire.AppendSwitching([]byte("before"), "tcps", false, map[string][]string{"B": {"2", "3"}, "A": {"1"}})))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Tunnel: tls\r\nA: 1\r\n\r\n",
+		string(wire.AppendSwitching(nil, "tcp", true, map[string][]string{"A": {"1"}})))
 }
 
 func TestAppendRefusal(t *testing.T) {

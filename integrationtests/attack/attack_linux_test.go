@@ -1,0 +1,135 @@
+package attack_test
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Ten thousand clients that stall in their heads are nobody's trouble but
+// their own.
+func TestAttackStalledHeads(t *testing.T) {
+	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: attackLong})
+	stuck := s.flood(t, attackers, attackHead)
+	s.holds(t, attackers)
+	attackEach(t, 200, 8, func(int) error { return s.good() })
+	s.holds(t, attackers) // as there was room for all, nobody had to go
+	attackLeave(stuck)
+	s.forgets(t)
+}
+
+// After HandshakeTimeout each of them has its answer, and nothing is left.
+func TestAttackStalledHeadsTimeOut(t *testing.T) {
+	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second})
+	attackEnds(t, s.flood(t, attackers, attackHead), "HTTP/1.1 408 ")
+	s.forgets(t)
+	require.NoError(t, s.good())
+}
+
+// Where plain connections are refused, ten thousand silent clients are closed
+// without a word.
+func TestAttackSilenceRefused(t *testing.T) {
+	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, RequireUpgrade: true, Observe: true})
+	silent := s.flood(t, attackers, "")
+	attackEach(t, 20, 4, func(int) error { return s.good() })
+	attackEnds(t, silent, "")
+	s.forgets(t)
+	end := s.stats(t, "stats")
+	require.Zero(t, end.Plain)
+	require.Equal(t, 20, end.Upgraded)
+}
+
+// Where they are not, each of them is the application's, and lives.
+func TestAttackSilenceHandedOn(t *testing.T) {
+	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, Observe: true})
+	silent := s.flood(t, attackers, "")
+	attackEach(t, 20, 4, func(int) error { return s.good() })
+	s.until(t, "all are delivered", func(now attackStats) bool { return now.Plain >= attackers })
+	attackEach(t, attackers, 16, func(i int) error { return attackEchoes(silent[i]) })
+	attackLeave(silent)
+	s.forgets(t)
+	end := s.stats(t, "stats")
+	require.Equal(t, attackers, end.Plain)
+	require.Equal(t, 20, end.Upgraded)
+}
+
+// More attackers than there is room for, each replaced when it is closed: the
+// listener closes the oldest, and so the good clients have their turn. What it
+// holds stays within MaxPending.
+func TestAttackMoreThanThereIsRoomFor(t *testing.T) {
+	const (
+		most   = 4096 // the default
+		good   = 50
+		margin = 32 // the acceptor, the application, goroutines about to end
+		// Those in the listener and those in the kernel's backlog, which holds
+		// 4096 more and has to have room for the good clients: if it overflows,
+		// that is the kernel's to solve, which takes it many seconds.
+		atATime = 7_800
+	)
+	s := attackStart(t, attackConfig{HandshakeTimeout: attackLong})
+	a := &attackRelay{server: s, conns: make([]*net.TCPConn, atATime), gate: make(chan struct{}, 32)}
+	for i := range a.conns {
+		a.wg.Go(func() { a.run(i) })
+	}
+	defer a.stop()
+	s.until(t, "each attacker has been there", func(now attackStats) bool { return now.Accepted > attackers })
+	before := a.opened.Load()
+	attackEach(t, good, 10, func(int) error { return s.good() })
+	require.Greater(t, a.opened.Load(), before+good, "the attack went on meanwhile")
+	a.stop()
+	end := s.stats(t, "stats")
+	require.Zero(t, a.failed.Load(), "attackers that could not connect")
+	require.GreaterOrEqual(t, end.MaxGoroutines, most)
+	require.LessOrEqual(t, end.MaxGoroutines, most+good+margin)
+	s.forgets(t)
+}
+
+// attackRelay are attackers who come back as soon as they have been closed.
+type attackRelay struct {
+	server         *attackServer
+	gate           chan struct{} // dialing at the same time
+	opened, failed atomic.Int64
+	wg             sync.WaitGroup
+
+	mu      sync.Mutex
+	stopped bool
+	conns   []*net.TCPConn
+}
+
+func (a *attackRelay) run(i int) {
+	for {
+		a.gate <- struct{}{}
+		c, err := a.server.dial()
+		<-a.gate
+		if err != nil {
+			a.failed.Add(1)
+			return
+		}
+		a.mu.Lock()
+		a.conns[i] = c
+		stopped := a.stopped
+		a.mu.Unlock()
+		if !stopped {
+			a.opened.Add(1)
+			io.WriteString(c, attackHead)
+			io.Copy(io.Discard, c)
+		}
+		c.Close()
+		if stopped {
+			return
+		}
+	}
+}
+
+func (a *attackRelay) stop() {
+	a.mu.Lock()
+	a.stopped = true
+	attackLeave(a.conns)
+	a.mu.Unlock()
+	a.wg.Wait()
+}

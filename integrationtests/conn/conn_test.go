@@ -1,0 +1,320 @@
+package conn_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/nettest"
+)
+
+// connWith is a plain Conn on the server's side of a pipe of connections, of
+// which rest has arrived and waits to be read.
+func connWith(t testing.TB, client, server net.Conn, rest string) *preflight.Conn {
+	t.Helper()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(client, rest)
+		sent <- err
+	}()
+	conn, err := preflight.Server(context.Background(), server)
+	require.NoError(t, err)
+	require.NoError(t, <-sent)
+	return conn
+}
+
+// connUpgraded is the upgrade between the two ends of a connection.
+func connUpgraded(t testing.TB, client, server net.Conn) (c, s *preflight.Conn) {
+	t.Helper()
+	type result struct {
+		conn *preflight.Conn
+		err  error
+	}
+	served := make(chan result, 1)
+	go func() {
+		conn, err := preflight.Server(context.Background(), server)
+		served <- result{conn, err}
+	}()
+	c, err := preflight.Client(context.Background(), client, testkit.UpgradeReq())
+	require.NoError(t, err)
+	r := <-served
+	require.NoError(t, r.err)
+	return c, r.conn
+}
+
+// connUpgradedOver is connUpgraded over a new pair of connections.
+func connUpgradedOver(t testing.TB, pair func(testing.TB) (net.Conn, net.Conn)) (c, s *preflight.Conn) {
+	t.Helper()
+	client, server := pair(t)
+	return connUpgraded(t, client, server)
+}
+
+// connReplayed lets nettest, which knows nothing of bytes that wait to be
+// replayed, run over a Conn that has some: they are read and compared by the
+// first Read, so that until then every method meets them.
+type connReplayed struct {
+	*preflight.Conn
+	mu   sync.Mutex
+	want string
+}
+
+func (c *connReplayed) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.want != "" {
+		got := make([]byte, len(c.want))
+		n, err := io.ReadFull(c.Conn, got)
+		if !strings.HasPrefix(c.want, string(got[:n])) {
+			return 0, fmt.Errorf("replayed %q, want %q", got[:n], c.want)
+		}
+		if c.want = c.want[n:]; err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Read(b)
+}
+
+// TestConnConforms runs every kind of Conn through the conformance tests of
+// net.Conn, at either end of TCP connections and of pipes.
+func TestConnConforms(t *testing.T) {
+	kinds := map[string]func(t *testing.T, client, server net.Conn) (c1, c2 net.Conn){
+		"client": func(t *testing.T, client, server net.Conn) (net.Conn, net.Conn) {
+			c, s := connUpgraded(t, client, server)
+			return c, s.NetConn()
+		},
+		"server": func(t *testing.T, client, server net.Conn) (net.Conn, net.Conn) {
+			c, s := connUpgraded(t, client, server)
+			return s, c.NetConn()
+		},
+		"plain": func(t *testing.T, client, server net.Conn) (net.Conn, net.Conn) {
+			const early = "\x00early"
+			return &connReplayed{Conn: connWith(t, client, server, early), want: early}, client
+		},
+	}
+	transports := map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": testkit.TcpPair, "pipe": testkit.ConnPipe}
+	for kind, conns := range kinds {
+		for transport, pair := range transports {
+			for _, swapped := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/swapped=%v", kind, transport, swapped), func(t *testing.T) {
+					nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+						client, server := pair(t)
+						c1, c2 = conns(t, client, server)
+						client.SetDeadline(time.Time{})
+						server.SetDeadline(time.Time{})
+						if swapped {
+							c1, c2 = c2, c1
+						}
+						return c1, c2, func() { client.Close(); server.Close() }, nil
+					})
+				})
+			}
+		}
+	}
+}
+
+// connEarly is a plain Conn with "early" to be read, and its peer.
+func connEarly(t testing.TB) (conn *preflight.Conn, peer net.Conn) {
+	t.Helper()
+	client, server := testkit.TcpPair(t)
+	return connWith(t, client, server, connRest), client
+}
+
+// connRest is decided to be plain at its first byte.
+const connRest = "\x00early"
+
+// TestConnReadsWhatCameWithTheHandshake: dialers of this kind have panicked on
+// the first such byte, in a Read of nothing, and others have dropped it.
+func TestConnReadsWhatCameWithTheHandshake(t *testing.T) {
+	conn, peer := connEarly(t)
+	n, err := conn.Read(nil)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	_, err = io.WriteString(peer, " and late")
+	require.NoError(t, err)
+	require.NoError(t, peer.(*net.TCPConn).CloseWrite())
+	got, err := io.ReadAll(iotest.OneByteReader(conn))
+	require.NoError(t, err)
+	require.Equal(t, connRest+" and late", string(got))
+}
+
+// TestConnReadDeadline: a deadline that has passed wins over bytes that have
+// arrived, as it does in the socket's own buffer, and costs none of them.
+func TestConnReadDeadline(t *testing.T) {
+	set := map[string]func(net.Conn, time.Time) error{
+		"SetDeadline":     net.Conn.SetDeadline,
+		"SetReadDeadline": net.Conn.SetReadDeadline,
+	}
+	read := map[string]func(*preflight.Conn) (int64, error){
+		"Read": func(c *preflight.Conn) (int64, error) {
+			n, err := c.Read(make([]byte, 64))
+			return int64(n), err
+		},
+		"WriteTo": func(c *preflight.Conn) (int64, error) { return c.WriteTo(io.Discard) },
+	}
+	for setter, set := range set {
+		for reader, read := range read {
+			t.Run(setter+"/"+reader, func(t *testing.T) {
+				conn, _ := connEarly(t)
+				require.NoError(t, set(conn, time.Unix(1, 0)))
+				n, err := read(conn)
+				require.Zero(t, n)
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				var netErr net.Error
+				require.ErrorAs(t, err, &netErr)
+				require.True(t, netErr.Timeout())
+
+				for _, later := range []time.Time{time.Now().Add(time.Hour), {}} {
+					require.NoError(t, set(conn, later))
+					b := make([]byte, 3)
+					_, err = io.ReadFull(conn, b)
+					require.NoError(t, err)
+				}
+			})
+		}
+	}
+	t.Run("SetWriteDeadline", func(t *testing.T) {
+		conn, _ := connEarly(t)
+		require.NoError(t, conn.SetWriteDeadline(time.Unix(1, 0)))
+		_, err := io.ReadFull(conn, make([]byte, len(connRest)))
+		require.NoError(t, err)
+		_, err = conn.Write([]byte("x"))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	})
+}
+
+func TestConnCloseDropsWhatWasNotRead(t *testing.T) {
+	conn, _ := connEarly(t)
+	require.NoError(t, conn.Close())
+	_, err := conn.Read(make([]byte, 64))
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = conn.WriteTo(io.Discard)
+	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+func TestConnCloseRead(t *testing.T) {
+	conn, peer := connEarly(t)
+	require.NoError(t, conn.CloseRead())
+	n, err := conn.Read(make([]byte, 64))
+	require.Zero(t, n)
+	require.ErrorIs(t, err, io.EOF)
+	_, err = io.WriteString(conn, "still open")
+	require.NoError(t, err)
+	got := make([]byte, len("still open"))
+	_, err = io.ReadFull(peer, got)
+	require.NoError(t, err)
+	require.Equal(t, "still open", string(got))
+}
+
+func TestConnCloseWrite(t *testing.T) {
+	conn, peer := connEarly(t)
+	require.NoError(t, conn.CloseWrite())
+	n, err := peer.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.ErrorIs(t, err, io.EOF)
+	_, err = io.WriteString(peer, "!")
+	require.NoError(t, err)
+	require.NoError(t, peer.Close())
+	got, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, connRest+"!", string(got))
+}
+
+// TestConnHalfCloseUnsupported: a transport that cannot half-close must not
+// pretend to, nor close both directions instead, nor lose what has arrived.
+func TestConnHalfCloseUnsupported(t *testing.T) {
+	client, server := testkit.ConnPipe(t)
+	conn := connWith(t, client, server, connRest)
+	for name, halfClose := range map[string]func() error{"CloseWrite": conn.CloseWrite, "CloseRead": conn.CloseRead} {
+		err := halfClose()
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+		require.ErrorContains(t, err, name)
+		var op *net.OpError
+		require.ErrorAs(t, err, &op)
+	}
+	go func() {
+		io.WriteString(client, "!")
+		client.Close()
+	}()
+	got, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, connRest+"!", string(got))
+}
+
+// TestConnAccessors: what Conn tells about itself needs no reading, so that
+// asking for an address never waits for a silent peer.
+func TestConnAccessors(t *testing.T) {
+	client, server := testkit.TcpPair(t)
+	c, s := connUpgraded(t, client, server)
+	require.Same(t, client, c.NetConn())
+	require.Same(t, server, s.NetConn())
+	require.Equal(t, client.RemoteAddr(), c.RemoteAddr())
+	require.Equal(t, client.LocalAddr(), s.RemoteAddr())
+	require.Equal(t, server.LocalAddr(), s.LocalAddr())
+
+	require.Equal(t, "/amps/json?a=b%20c", s.Request().RequestURI)
+	require.Equal(t, "edge.example", s.Request().Host)
+	require.Equal(t, client.LocalAddr().String(), s.Request().RemoteAddr)
+	for _, conn := range []*preflight.Conn{c, s} {
+		require.Equal(t, http.StatusSwitchingProtocols, conn.Response().StatusCode)
+		require.Equal(t, "101 Switching Protocols", conn.Response().Status)
+		require.Equal(t, "tcp", conn.Response().Header.Get("Upgrade"))
+		require.Same(t, conn.Request(), conn.Response().Request)
+	}
+}
+
+func TestConnOfPlainConnectionHasNoRequest(t *testing.T) {
+	conn, _ := connEarly(t)
+	require.Nil(t, conn.Request())
+	require.Nil(t, conn.Response())
+}
+
+// TestConnHasNoMoreMethods: these two would make drivers and net/http take
+// liberties with the connection that the documentation of Conn describes.
+func TestConnHasNoMoreMethods(t *testing.T) {
+	var conn any = new(preflight.Conn)
+	_, ok := conn.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	})
+	require.False(t, ok, "SyscallConn")
+	_, ok = conn.(interface{ ConnectionState() tls.ConnectionState })
+	require.False(t, ok, "ConnectionState")
+}
+
+// TestConnRequestIsOne: whoever asks gets the same request, also when two ask
+// for the first time at once.
+func TestConnRequestIsOne(t *testing.T) {
+	for range 50 {
+		_, s := connUpgradedOver(t, testkit.ConnPipe)
+		const askers = 4
+		requests, responses := make([]*http.Request, askers), make([]*http.Response, askers)
+		var begin, done sync.WaitGroup
+		begin.Add(1)
+		for i := range askers {
+			done.Go(func() {
+				begin.Wait()
+				responses[i], requests[i] = s.Response(), s.Request()
+			})
+		}
+		begin.Done()
+		done.Wait()
+		require.NotNil(t, requests[0])
+		for i := range askers {
+			require.Same(t, requests[0], requests[i])
+			require.Same(t, responses[0], responses[i])
+		}
+	}
+}

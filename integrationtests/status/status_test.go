@@ -1,0 +1,351 @@
+package status_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// scrRefusals are the answers that people meet, with what the text of the error
+// has to tell them: the cause, and the setting.
+var scrRefusals = []struct {
+	answer    string
+	code      int
+	temporary bool
+	says      []string
+}{
+	{"200 OK", 200, false, []string{"200 OK", "removes Upgrade", "proxy_http_version", "upgrade=tcp", "websocket"}},
+	{"204 No Content", 204, false, []string{"removes Upgrade"}},
+	{"206 Partial Content", 206, false, []string{"removes Upgrade"}},
+	{"426 Upgrade Required", 426, false, []string{"removes Upgrade", "proxy_set_header"}},
+	{"301 Moved Permanently", 301, false, []string{"not followed"}},
+	{"302 Found", 302, false, []string{"not followed", "Location"}},
+	{"308 Permanent Redirect", 308, false, []string{"not followed"}},
+	{"400 Bad Request", 400, false, []string{"malformed", "7 KiB", "websocket"}},
+	{"401 Unauthorized", 401, false, []string{"credentials", "GetHeader"}},
+	{"403 Forbidden", 403, false, []string{"upgrade_configs", "credentials"}},
+	{"404 Not Found", 404, false, []string{"Path", "Host"}},
+	{"405 Method Not Allowed", 405, false, []string{"does not know upgrades"}},
+	{"407 Proxy Authentication Required", 407, false, []string{"no forward proxy set by Proxy"}},
+	{"408 Request Timeout", 408, true, []string{"refused"}},
+	{"414 URI Too Long", 414, false, []string{"7 KiB", "Path"}},
+	{"418 I'm a teapot", 418, false, []string{"refused"}},
+	{"421 Misdirected Request", 421, false, []string{"Host", "ServerName"}},
+	{"425 Too Early", 425, true, []string{"refused"}},
+	{"429 Too Many Requests", 429, true, []string{"too many", "later"}},
+	{"431 Request Header Fields Too Large", 431, false, []string{"7 KiB", "Header"}},
+	{"500 Internal Server Error", 500, false, []string{"http.Hijacker", "Authorize", "unavailable"}},
+	{"501 Not Implemented", 501, false, []string{"does not know upgrades"}},
+	{"502 Bad Gateway", 502, true, []string{"unavailable", "down"}},
+	{"503 Service Unavailable", 503, true, []string{"unavailable", "full"}},
+	{"504 Gateway Timeout", 504, true, []string{"unavailable", "time"}},
+	{"505 HTTP Version Not Supported", 505, false, []string{"505"}},
+	{"511 Network Authentication Required", 511, false, []string{"failed"}},
+	{"999 Whatever", 999, false, []string{"999 Whatever"}},
+}
+
+// TestStatusError: each of them is the same error by a pipe and by TCP, arrives in
+// one piece or byte by byte, and tells of itself what programs ask for.
+func TestStatusError(t *testing.T) {
+	for _, test := range scrRefusals {
+		for _, tcp := range []bool{false, true} {
+			for _, drip := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/tcp=%v/drip=%v", test.answer, tcp, drip), func(t *testing.T) {
+					body := "you sent s3cr3t"
+					if test.code == 204 {
+						body = ""
+					}
+					answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: %d\r\n\r\n%s", test.answer, len(body), body)
+					_, err := testkit.ScrDial(t, tcp, func(c net.Conn) { testkit.ScrWrite(c, answer, drip) })
+					e := testkit.StatusError(t, err)
+					require.Same(t, e, err, "not wrapped")
+					require.Equal(t, test.code, e.StatusCode)
+					require.Equal(t, test.answer, e.Status)
+					require.Equal(t, []string{"1", "2"}, e.Header["X-A"])
+					require.Equal(t, body, string(e.Body))
+					require.False(t, e.ForwardProxy)
+					require.Equal(t, fmt.Sprint(test.code), e.ErrorType())
+					require.Equal(t, test.temporary, e.Temporary())
+					require.ErrorContains(t, err, "answered "+test.answer)
+					for _, s := range test.says {
+						require.ErrorContains(t, err, s)
+					}
+					if strings.Contains(err.Error(), "again later") {
+						require.True(t, test.temporary, "nothing else advises another try")
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestStatusErrorWrapped: who has a StatusError through others, as grpc wraps
+// it, finds it; and what it tells is true of a literal of the caller's too.
+func TestStatusErrorWrapped(t *testing.T) {
+	e := testkit.StatusError(t, fmt.Errorf("transport: %w", &net.OpError{Op: "dial", Err: &preflight.StatusError{StatusCode: 503}}))
+	require.True(t, e.Temporary())
+	require.Equal(t, "503", e.ErrorType())
+	require.Equal(t, "preflight: 503 Service Unavailable", e.Error())
+	require.Equal(t, "preflight: 599", (&preflight.StatusError{StatusCode: 599}).Error())
+	_, ok := e.RetryAfter() // of a nil Header
+	require.False(t, ok)
+	require.False(t, (&preflight.StatusError{}).Temporary())
+	require.False(t, (&preflight.StatusError{StatusCode: 500}).Temporary())
+	require.True(t, (&preflight.StatusError{StatusCode: 500, ForwardProxy: true}).Temporary(), "tinyproxy cannot reach the host")
+}
+
+// TestStatusErrorOfTLSPort: plain HTTP to a TLS port is the mistake of a
+// configuration, which servers tell in the body of a 400, or by an alert.
+func TestStatusErrorOfTLSPort(t *testing.T) {
+	for name, body := range map[string]string{
+		"nginx":  "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+		"Apache": "<p>Your browser sent a request that this server could not understand.<br />\nReason: You're speaking plain HTTP to an SSL-enabled server port.<br /></p>",
+		"Go":     "Client sent an HTTP request to an HTTPS server.\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := testkit.ScrDial(t, true, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"+body); c.Close() })
+			require.Equal(t, body, string(testkit.StatusError(t, err).Body))
+			require.ErrorContains(t, err, "speaks TLS")
+			require.ErrorContains(t, err, "TLSConfig")
+			require.NotContains(t, err.Error(), "websocket")
+		})
+	}
+	t.Run("the same words with another status", func(t *testing.T) {
+		_, err := testkit.ScrDial(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 404 N\r\n\r\nplain HTTP"); c.Close() })
+		require.NotContains(t, err.Error(), "TLS")
+	})
+	t.Run("net/http", func(t *testing.T) {
+		s := httptest.NewUnstartedServer(http.NotFoundHandler())
+		s.Config.ErrorLog = scrNoLog
+		s.StartTLS()
+		defer s.Close()
+		_, err := new(preflight.PreflightDialer).Dial("tcp", s.Listener.Addr().String())
+		require.Equal(t, 400, testkit.StatusError(t, err).StatusCode)
+		require.ErrorContains(t, err, "speaks TLS")
+	})
+	t.Run("alert, as OpenSSL sends it", func(t *testing.T) {
+		_, err := testkit.ScrDial(t, true, func(c net.Conn) { io.WriteString(c, "\x15\x03\x01\x00\x02\x02\x46"); c.Close() })
+		require.NotErrorAs(t, err, new(*preflight.StatusError))
+		require.ErrorContains(t, err, "speaks TLS")
+		require.ErrorContains(t, err, "TLSConfig")
+	})
+	t.Run("crypto/tls, which closes without a word", func(t *testing.T) {
+		ln := tls.NewListener(testkit.ListenTCP(t), testkit.DialCert(t).Config)
+		testkit.ServeEcho(t, ln)
+		_, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
+		testkit.ScrUnavailable(t, err)
+	})
+}
+
+// TestStatusErrorOfOurOwnFault: what is wrong with the server does not heal by
+// itself, and the error says where to look.
+func TestStatusErrorOfOurOwnFault(t *testing.T) {
+	testkit.LisLog(t)
+	hidden := &preflight.PreflightListener{}
+	panics := &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { panic("s3cr3t") }}
+	for name, h := range map[string]http.Handler{
+		"a middleware hides http.Hijacker": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			hidden.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+		}),
+		"Authorize panics":     panics,
+		"it is misconfigured":  &preflight.PreflightListener{MaxPending: -1},
+		"Authorize negotiates": &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return http.Header{"Preflight-X": {"s3cr3t"}}, nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(h)
+			defer s.Close()
+			_, err := new(preflight.PreflightDialer).Dial("tcp", s.Listener.Addr().String())
+			require.Equal(t, 500, testkit.StatusError(t, err).StatusCode)
+			require.False(t, testkit.StatusError(t, err).Temporary())
+			require.ErrorContains(t, err, "a middleware in front of the listener that hides http.Hijacker")
+			require.ErrorContains(t, err, "Authorize")
+			require.NotContains(t, err.Error(), "later")
+			testkit.UpgradeNoSecret(t, err)
+		})
+	}
+}
+
+// TestStatusErrorOfPlainPort is the reverse, with servers that answer and one that
+// speaks first.
+func TestStatusErrorOfPlainPort(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	l := testkit.Listen(t, &preflight.PreflightListener{RequireUpgrade: true})
+	testkit.ServeEcho(t, l)
+	banner := testkit.ListenTCP(t)
+	go func() {
+		if c, err := banner.Accept(); err == nil {
+			defer c.Close()
+			io.WriteString(c, "220 mail.example ESMTP\r\n")
+			io.Copy(io.Discard, c)
+		}
+	}()
+	for name, address := range map[string]string{"net/http": s.Listener.Addr().String(), "banner": banner.Addr().String()} {
+		t.Run(name, func(t *testing.T) {
+			d := preflight.PreflightDialer{TLSConfig: new(tls.Config), Header: testkit.UpgradeSecrets}
+			_, err := d.Dial("tcp", address)
+			require.ErrorContains(t, err, "does not speak TLS")
+			var plain tls.RecordHeaderError
+			require.ErrorAs(t, err, &plain)
+			require.NotEmpty(t, plain.RecordHeader)
+			var op *net.OpError
+			require.ErrorAs(t, err, &op)
+			require.False(t, op.Temporary(), "another try is no remedy")
+			testkit.UpgradeNoSecret(t, err)
+		})
+	}
+	t.Run("a listener that refuses plain connections", func(t *testing.T) {
+		_, err := (&preflight.PreflightDialer{TLSConfig: new(tls.Config)}).Dial("tcp", l.Addr().String())
+		var op *net.OpError
+		require.ErrorAs(t, err, &op)
+		require.True(t, op.Temporary())
+	})
+}
+
+// TestStatusErrorRedirect: it is not followed, and of its target, where a
+// session or a signature may stand, the text shows the host.
+func TestStatusErrorRedirect(t *testing.T) {
+	for location, shown := range map[string]string{
+		"https://login.example/s3cr3t?s3cr3t#s3cr3t":  ", https://login.example",
+		"https://me:s3cr3t@login.example:8443/s3cr3t": ", https://login.example:8443",
+		"https://s3cr3t@login.example?s3cr3t":         ", https://login.example",
+		"http://[2001:db8::1]:80/s3cr3t":              ", http://[2001:db8::1]:80",
+		"//login.example/s3cr3t":                      ", //login.example",
+		"/s3cr3t?s3cr3t":                              "",
+		"s3cr3t":                                      "",
+		"mailto:s3cr3t@login.example":                 "",
+		"https:s3cr3t":                                "",
+		"https:///s3cr3t":                             "",
+		"https://login.example\t/s3cr3t":              "",
+		"https://login.example%0a/s3cr3t":             "",
+		"https://login.example%zz/s3cr3t":             "",
+		"https://login.example:port/s3cr3t":           "",
+		"https://[s3cr3t/":                            "",
+		"":                                            "",
+		"https://login.example/s3cr3t\r\nLocation: //o.example": ", https://login.example",
+	} {
+		t.Run(location, func(t *testing.T) {
+			_, err := testkit.ScrDial(t, false, func(c net.Conn) {
+				io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: "+location+"\r\nContent-Length: 0\r\n\r\n")
+			})
+			first, _, _ := strings.Cut(location, "\r\n")
+			require.Equal(t, first, testkit.StatusError(t, err).Header.Get("Location"), "which programs may want")
+			require.True(t, strings.HasSuffix(err.Error(), "not followed; dial what Location names"+shown), err.Error())
+		})
+	}
+}
+
+func TestStatusErrorRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // in which it is 2000-01-01, midnight UTC
+		const no = -1
+		for value, want := range map[string]time.Duration{
+			"0":                                0,
+			"1":                                time.Second,
+			"120":                              2 * time.Minute,
+			" 007\t":                           7 * time.Second,
+			"Sat, 01 Jan 2000 00:02:00 GMT":    2 * time.Minute,
+			"Saturday, 01-Jan-00 00:02:00 GMT": 2 * time.Minute,
+			"Sat Jan  1 00:02:00 2000":         2 * time.Minute,
+			"Fri, 31 Dec 1999 23:59:59 GMT":    0,
+			"Friday, 31-Dec-99 23:59:59 GMT":   0,
+			"Fri Dec 31 23:59:59 1999":         0,
+			"Sat, 01 Jan 2000 00:00:00 GMT":    0,
+			// More than a Duration holds, 292 years.
+			"9223372036":                    9223372036 * time.Second,
+			"9223372037":                    math.MaxInt64,
+			"9223372036854775807":           math.MaxInt64,
+			"9223372036854775808":           math.MaxInt64,
+			strings.Repeat("9", 1000):       math.MaxInt64,
+			"Fri, 31 Dec 9999 23:59:59 GMT": math.MaxInt64,
+			"":                              no,
+			" ":                             no,
+			"-1":                            no,
+			"+1":                            no,
+			"1.5":                           no,
+			"1s":                            no,
+			"1 2":                           no,
+			"1, 2":                          no,
+			"0x10":                          no,
+			"١":                             no,
+			"soon":                          no,
+			"2000-01-01T00:02:00Z":          no,
+			"Sat, 32 Jan 2000 00:02:00 GMT": no,
+		} {
+			e := preflight.StatusError{StatusCode: 503, Header: http.Header{"Retry-After": {value}}}
+			got, ok := e.RetryAfter()
+			require.Equal(t, want != no, ok, "%q", value)
+			require.Equal(t, max(want, 0), got, "%q", value)
+		}
+		e := preflight.StatusError{Header: http.Header{"Retry-After": {"1", "2"}}}
+		_, ok := e.RetryAfter()
+		require.False(t, ok, "two fields")
+	})
+}
+
+// TestStatusErrorRetryAfterSent is what remains of it when it has come by wire.
+func TestStatusErrorRetryAfterSent(t *testing.T) {
+	for fields, want := range map[string]time.Duration{
+		"retry-after:7\r\n":                    7 * time.Second,
+		"Retry-After: 7 \r\n":                  7 * time.Second,
+		"Retry-After: 7\r\nRetry-After: 8\r\n": -1,
+		"Retry-After:\r\n":                     -1,
+		"X: 7\r\n":                             -1,
+		"Retry-After: 7\r\n 8\r\n":             -1,
+		"Retry-After: " + strings.Repeat("9", 4000) + "\r\n": math.MaxInt64,
+	} {
+		_, err := testkit.ScrDial(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 503 B\r\n"+fields+"\r\n"); c.Close() })
+		got, ok := testkit.StatusError(t, err).RetryAfter()
+		require.Equal(t, want >= 0, ok, "%q", fields)
+		require.Equal(t, max(want, 0), got, "%q", fields)
+	}
+}
+
+// TestStatusErrorBodyOverTLS: a proxy that keeps the connection open after half of
+// a body costs a second, or what is left of the handshake's time, and not the dial.
+func TestStatusErrorBodyOverTLS(t *testing.T) {
+	server := testkit.DialCert(t)
+	for name, sent := range map[string]string{
+		"length":  "HTTP/1.1 403 No\r\nContent-Length: 10\r\n\r\nno you",
+		"chunked": "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno you\r\n",
+		"none":    "HTTP/1.1 403 No\r\n\r\nno you",
+	} {
+		for _, noDeadlines := range []bool{false, true} {
+			for _, timeout := range []time.Duration{300 * time.Millisecond, 0, -1} {
+				t.Run(fmt.Sprintf("%s/noDeadlines=%v/%v", name, noDeadlines, timeout), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						peer := &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: func(c net.Conn) {
+							tc := tls.Server(c, server.Config)
+							testkit.UpgradeRead(tc)
+							io.WriteString(tc, sent)
+						}}
+						d := preflight.PreflightDialer{NetDialer: peer, TLSConfig: server.Client(), HandshakeTimeout: timeout}
+						begun := time.Now()
+						conn, err := d.DialContext(context.Background(), "tcp", "edge.example:443")
+						require.Nil(t, conn)
+						require.Equal(t, 403, testkit.StatusError(t, err).StatusCode)
+						require.Equal(t, "no you", string(testkit.StatusError(t, err).Body))
+						want := time.Second
+						if timeout > 0 {
+							want = timeout // the sooner of the two
+						}
+						require.Equal(t, want, time.Since(begun))
+						require.NotZero(t, peer.Spy.Closes.Load())
+					})
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package telemetry_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// faultyConn is a transport that panics in one of the methods that are called to
+// end a connection, at the earliest opportunity and after it has done its work,
+// if it is to do any.
+type faultyConn struct {
+	*testkit.LisConn
+	in   string
+	once *sync.Once
+}
+
+func (c faultyConn) fault(in string) {
+	if in == c.in {
+		c.once.Do(func() { panic("a fault of " + in) })
+	}
+}
+
+func (c faultyConn) Close() error {
+	err := c.LisConn.Close()
+	c.fault("Close")
+	return err
+}
+
+func (c faultyConn) SetDeadline(t time.Time) error {
+	switch {
+	case c.in == "Close": // which ends a transport without deadlines
+		return testkit.ErrNoDeadlines
+	case !t.IsZero() && t.Before(time.Now()):
+		c.fault("SetDeadline")
+	}
+	return c.LisConn.SetDeadline(t)
+}
+
+func (c faultyConn) SetReadDeadline(t time.Time) error {
+	switch {
+	case c.in == "Close":
+		return testkit.ErrNoDeadlines
+	case !t.IsZero() && t.Before(time.Now()):
+		c.fault("SetReadDeadline")
+	}
+	return c.LisConn.SetReadDeadline(t)
+}
+
+func newFaulty(t testing.TB, in string) (peer *testkit.LisClient, c faultyConn) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	c = faultyConn{&testkit.LisConn{Conn: theirs}, in, new(sync.Once)}
+	return testkit.ShdRaw(ours, c.LisConn), c
+}
+
+// The end of a context, and of HandshakeTimeout, interrupt a transport on a
+// goroutine whose panics nobody can recover.
+func TestTransportPanicsWhenItIsInterrupted(t *testing.T) {
+	for _, tt := range []struct {
+		in, by string
+		want   error
+	}{
+		{"SetDeadline", "ctx", context.Canceled},
+		{"Close", "ctx", context.Canceled},
+		{"Close", "HandshakeTimeout", os.ErrDeadlineExceeded},
+	} {
+		for name, role := range testkit.UpgradeRoles {
+			t.Run(tt.in+"/"+tt.by+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					printed := testkit.LisLog(t)
+					_, c := newFaulty(t, tt.in)
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if tt.by == "ctx" {
+						time.AfterFunc(time.Second, cancel)
+					}
+					_, err := role.Play(ctx, c)
+					require.ErrorIs(t, err, tt.want)
+					synctest.Wait()
+					require.Contains(t, printed.String(), "a fault of "+tt.in)
+				})
+			})
+		}
+	}
+}
+
+// Close interrupts every handshake, and a new client the oldest one, with the lock
+// of the listener held.
+func TestTransportPanicsInTheListener(t *testing.T) {
+	for _, in := range []string{"SetDeadline", "SetReadDeadline", "Close"} {
+		for _, how := range []string{"Close of the listener", "eviction", "the end of the client"} {
+			t.Run(in+"/"+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					printed, n := testkit.LisLog(t), testkit.LisNewNet()
+					l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour})
+					accepted := testkit.LisServe(t, l)
+					faulty, c := newFaulty(t, in)
+					n.Backlog <- c
+					faulty.Send(t, "GET /")
+					other := n.Dial(t)
+					time.Sleep(2 * time.Second)
+					called := in == "Close"
+					switch how {
+					case "Close of the listener":
+						l.Close()
+						other.Ended(t)
+						called = called || in == "SetDeadline"
+					case "eviction":
+						next := n.Dial(t).Upgraded(t, testkit.LisRequest())
+						testkit.LisTalk(t, next, <-accepted)
+						called = called || in == "SetReadDeadline"
+					case "the end of the client":
+						faulty.Send(t, " HTTP/1.1\r\n\x00")
+						faulty.Answer("GET")
+						faulty.Close()
+						other.Upgraded(t, testkit.LisRequest())
+						testkit.LisTalk(t, other, <-accepted)
+					}
+					synctest.Wait()
+					require.True(t, c.Closed.Load())
+					require.Equal(t, called, strings.Contains(printed.String(), "a fault of "+in), printed.String())
+					if how != "Close of the listener" {
+						for range 3 { // every place is free
+							next := n.Dial(t).Upgraded(t, testkit.LisRequest())
+							testkit.LisTalk(t, next, <-accepted)
+							synctest.Wait() // it has left
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// faultyListener panics in every second Accept.
+type faultyListener struct {
+	net.Listener
+	calls atomic.Int32
+}
+
+func (l *faultyListener) Accept() (net.Conn, error) {
+	if l.calls.Add(1)%2 == 1 {
+		panic("a fault of Accept")
+	}
+	return l.Listener.Accept()
+}
+
+// The wrapped listener is called on a goroutine of ours. Its panic is an error of
+// Accept, and the next call goes on.
+func TestListenerPanicInAccept(t *testing.T) {
+	printed := testkit.LisLog(t)
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: &faultyListener{Listener: testkit.ListenTCP(t)}})
+	conns, errs := 0, 0
+	for range 3 {
+		c := testkit.LisDial(t, l)
+		c.Send(t, testkit.LisRequest())
+	}
+	for conns < 3 {
+		conn, err := l.Accept()
+		if err != nil {
+			require.ErrorContains(t, err, "PreflightListener.Listener: panic")
+			require.NotErrorIs(t, err, net.ErrClosed)
+			errs++
+			continue
+		}
+		conns++
+		require.NoError(t, conn.Close())
+	}
+	require.GreaterOrEqual(t, errs, conns, "each once")
+	require.GreaterOrEqual(t, strings.Count(printed.String(), "a fault of Accept\ngoroutine"), errs)
+}

@@ -1,0 +1,48 @@
+package testkit
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+)
+
+// DialFunc is a ContextDialer.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (f DialFunc) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return f(ctx, network, address)
+}
+
+// DialNever fails the test if something is dialed.
+func DialNever(t testing.TB) preflight.ContextDialer {
+	return DialFunc(func(_ context.Context, network, address string) (net.Conn, error) {
+		t.Errorf("dialed %s %s", network, address)
+		return nil, errors.New("dialed")
+	})
+}
+
+// DialPeer is a NetDialer whose connections have peer, which runs in a goroutine,
+// at their other end. The last of them is spy.
+type DialPeer struct {
+	T                testing.TB
+	Peer             func(net.Conn)
+	Tcp              bool // rather than a pipe
+	NoDeadlines      bool
+	Network, Address string
+	Spy              *ConnSpy
+}
+
+func (d *DialPeer) DialContext(_ context.Context, network, address string) (net.Conn, error) {
+	pair := ConnPipe
+	if d.Tcp {
+		pair = TcpPair
+	}
+	client, server := pair(d.T)
+	d.Network, d.Address = network, address
+	d.Spy = &ConnSpy{Conn: client, NoDeadlines: d.NoDeadlines}
+	go d.Peer(server)
+	return d.Spy, nil
+}

@@ -1,0 +1,57 @@
+package testkit
+
+import (
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// ScrDial dials a proxy that reads the request and then follows script. The
+// dial must fail; whatever the reason, the dialer closes what it has opened, once,
+// sends nothing behind the request, and repeats no secret of it.
+func ScrDial(t testing.TB, tcp bool, script func(net.Conn)) (*ConnSpy, error) {
+	t.Helper()
+	type end struct {
+		behind int64
+		err    error
+	}
+	ended := make(chan end, 1)
+	peer := &DialPeer{T: t, Tcp: tcp, Peer: func(c net.Conn) {
+		UpgradeRead(c)
+		script(c)
+		n, err := io.Copy(io.Discard, c) // until the dialer closes, if the script has not
+		ended <- end{n, err}
+	}}
+	d := preflight.PreflightDialer{NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: UpgradeSecrets}
+	conn, err := d.Dial("tcp", "edge.example:80")
+	require.Error(t, err)
+	require.Nil(t, conn)
+	require.EqualValues(t, 1, peer.Spy.Closes.Load())
+	UpgradeNoSecret(t, err)
+	select {
+	case e := <-ended:
+		require.Zero(t, e.behind)
+		require.NotErrorIs(t, e.err, os.ErrDeadlineExceeded, "the connection was left open")
+	case <-time.After(Patience):
+		require.FailNow(t, "the connection was left open")
+	}
+	return peer.Spy, err
+}
+
+// ScrWrite writes s, byte by byte if it is to drip.
+func ScrWrite(c io.Writer, s string, drip bool) {
+	if !drip {
+		io.WriteString(c, s)
+		return
+	}
+	for i := range len(s) {
+		if _, err := io.WriteString(c, s[i:i+1]); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,25 @@
+package testkit
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// ScrUnavailable requires the error of an end without an answer, which may be
+// worth another try.
+func ScrUnavailable(t testing.TB, err error) {
+	t.Helper()
+	require.NotErrorAs(t, err, new(*preflight.StatusError))
+	require.ErrorContains(t, err, "unavailable")
+	require.True(t, errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET), "%v", err)
+	op, ok := err.(*net.OpError)
+	require.True(t, ok)
+	require.True(t, op.Temporary())
+	require.False(t, op.Timeout())
+}

@@ -1,0 +1,72 @@
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// What the requests of these tests carry and no error may repeat.
+var UpgradeSecrets = http.Header{
+	"Authorization": {"Bearer s3cr3t-authorization"},
+	"Cookie":        {"sid=s3cr3t-cookie"},
+	"X-Api-Key":     {"s3cr3t-key"},
+}
+
+// UpgradeNoSecret fails if err, or an error that it wraps, repeats a secret.
+func UpgradeNoSecret(t testing.TB, err error) {
+	t.Helper()
+	for ; err != nil; err = errors.Unwrap(err) {
+		for _, format := range []string{"%s", "%v", "%+v"} {
+			require.NotContains(t, fmt.Sprintf(format, err), "s3cr3t")
+		}
+	}
+}
+
+// UpgradeRead reads a request head and returns it.
+func UpgradeRead(c net.Conn) string {
+	var head []byte
+	b := make([]byte, 1)
+	for !strings.HasSuffix(string(head), "\r\n\r\n") {
+		if _, err := io.ReadFull(c, b); err != nil {
+			break
+		}
+		head = append(head, b...)
+	}
+	return string(head)
+}
+
+// UpgradeAnswered is what Client makes of an answer, after which the peer
+// closes the connection or keeps it open.
+func UpgradeAnswered(t testing.TB, answer string, keepOpen bool) (*preflight.Conn, error) {
+	t.Helper()
+	client, server := ConnPipe(t)
+	go func() {
+		UpgradeRead(server)
+		io.WriteString(server, answer)
+		if !keepOpen {
+			server.Close()
+		}
+	}()
+	req := UpgradeReq()
+	req.Header = UpgradeSecrets.Clone()
+	spy := &ConnSpy{Conn: client}
+	conn, err := preflight.Client(t.Context(), spy, req)
+	require.Zero(t, spy.Closes.Load(), "Client leaves closing to its caller")
+	require.Equal(t, err == nil, conn != nil)
+	UpgradeNoSecret(t, err)
+	return conn, err
+}
+
+// UpgradeBroken is a connection whose direction to the peer is broken.
+type UpgradeBroken struct{ *ConnSpy }
+
+func (c UpgradeBroken) Write([]byte) (int, error) { return 0, syscall.EPIPE }

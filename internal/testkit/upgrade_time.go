@@ -1,0 +1,36 @@
+package testkit
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
+
+var ErrUpgradeCause = errors.New("the reason why the context ended")
+
+// UpgradeEnds are the ways in which a handshake that makes no progress ends.
+var UpgradeEnds = map[string]struct {
+	Ctx   func(context.Context) (context.Context, context.CancelFunc)
+	After time.Duration
+	Want  error
+	Of    error // the context, whatever its cause; nil: it has not ended
+}{
+	"timeout": {context.WithCancel, 10 * time.Second, os.ErrDeadlineExceeded, nil},
+	"deadline of ctx": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return context.WithTimeout(ctx, 3*time.Second)
+	}, 3 * time.Second, context.DeadlineExceeded, context.DeadlineExceeded},
+	"deadline with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return context.WithTimeoutCause(ctx, 3*time.Second, ErrUpgradeCause)
+	}, 3 * time.Second, ErrUpgradeCause, context.DeadlineExceeded},
+	"cancel": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(ctx)
+		time.AfterFunc(2*time.Second, cancel)
+		return ctx, cancel
+	}, 2 * time.Second, context.Canceled, context.Canceled},
+	"cancel with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		time.AfterFunc(2*time.Second, func() { cancel(ErrUpgradeCause) })
+		return ctx, func() { cancel(nil) }
+	}, 2 * time.Second, ErrUpgradeCause, context.Canceled},
+}

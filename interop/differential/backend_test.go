@@ -1,0 +1,202 @@
+package differential
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/require"
+)
+
+// listeners are the configurations that hand plain connections on. Connections of
+// the proxy are dealt out among them in turn.
+var listeners = []struct {
+	name  string
+	piece int // how many bytes each Read of the listener gets; 0: any
+	make  func() *preflight.PreflightListener
+}{
+	{"zero", 0, func() *preflight.PreflightListener { return &preflight.PreflightListener{} }},
+	{"byte by byte", 1, func() *preflight.PreflightListener { return &preflight.PreflightListener{} }},
+	{"handed on at once, and watched", 7, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{PlainAfter: 1}
+	}},
+	{"AllowPlain", 0, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{
+			AllowPlain: true,
+			Authorize:  func(*http.Request) (http.Header, error) { return nil, &preflight.StatusError{StatusCode: 403} },
+		}
+	}},
+	{"TrustedProxies", 0, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	}},
+}
+
+// A backend is the server behind a proxy: an application that reads what it is
+// told, behind each of the listeners.
+type backend struct {
+	address string
+	stop    func() // which waits for what is under way
+	mu      sync.Mutex
+	conns   []*conn
+}
+
+func startBackend(t *testing.T) *backend {
+	t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := &backend{address: inner.Addr().String()}
+	var running sync.WaitGroup
+	var turns []turn
+	for _, l := range listeners {
+		turn := make(turn)
+		turns = append(turns, turn)
+		listener := l.make()
+		listener.Listener = turn
+		running.Go(func() { serve(listener) })
+	}
+	running.Go(func() {
+		for i := 0; ; i++ {
+			accepted, err := inner.Accept()
+			if err != nil {
+				for _, turn := range turns {
+					close(turn)
+				}
+				return
+			}
+			l := listeners[i%len(listeners)]
+			c := &conn{TCPConn: accepted.(*net.TCPConn), listener: l.name, piece: l.piece}
+			b.mu.Lock()
+			b.conns = append(b.conns, c)
+			b.mu.Unlock()
+			turns[i%len(turns)] <- c
+		}
+	})
+	b.stop = func() {
+		inner.Close()
+		running.Wait() // not for ever: all connections have deadlines
+	}
+	t.Cleanup(b.stop)
+	return b
+}
+
+// serve is the application behind a listener.
+func serve(l *preflight.PreflightListener) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer l.Close()
+	for {
+		accepted, err := l.Accept()
+		if err != nil {
+			return
+		}
+		running.Go(func() {
+			defer accepted.Close()
+			c := accepted.(*preflight.Conn)
+			if c.Request() != nil {
+				return // a tunnel, whose data is the client's
+			}
+			c.SetDeadline(time.Now().Add(2 * time.Second))
+			of := c.NetConn().(*conn)
+			for buf := make([]byte, 512); of.leaked() == ""; {
+				n, err := c.Read(buf)
+				of.mu.Lock()
+				of.plain = append(of.plain, buf[:n]...)
+				of.mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+}
+
+// all are the connections so far.
+func (b *backend) all() []*conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.conns
+}
+
+// reached reports whether a request to address comes through to b.
+func (b *backend) reached(address string) bool {
+	before := len(b.all())
+	send(address, "GET /client/ HTTP/1.1\r\nHost: h.example\r\nConnection: close\r\n\r\n")
+	return len(b.all()) > before
+}
+
+// A turn is a listener that accepts what is dealt out to it.
+type turn chan net.Conn
+
+func (l turn) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (turn) Close() error   { return nil }
+func (turn) Addr() net.Addr { return &net.TCPAddr{} }
+
+// A conn is a connection of the proxy. It keeps what has been read.
+type conn struct {
+	*net.TCPConn
+	listener string
+	piece    int
+
+	mu    sync.Mutex
+	all   []byte // by the listener and the application
+	plain []byte // of that, what the application has got as plain data
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.piece > 0 {
+		b = b[:min(len(b), c.piece)]
+	}
+	n, err := c.TCPConn.Read(b)
+	c.mu.Lock()
+	c.all = append(c.all, b[:n]...)
+	c.mu.Unlock()
+	return n, err
+}
+
+// WriteTo hides that of TCPConn, which would read past Read.
+func (c *conn) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, struct{ io.Reader }{c}) }
+
+// sent is what the proxy has sent, as far as it has been read, without a PROXY
+// header: that is the proxy's own.
+func (c *conn) sent() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return withoutHeader(string(c.all))
+}
+
+// leaked is what the application has got of a request, if it is a line at least.
+func (c *conn) leaked() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if plain := withoutHeader(string(c.plain)); strings.Contains(plain, "\n") {
+		return plain
+	}
+	return ""
+}
+
+func withoutHeader(s string) string {
+	const signature = "\r\n\r\n\x00\r\nQUIT\n"
+	const fixed = len(signature) + 4 // version, family, length
+	switch {
+	case strings.HasPrefix(s, "PROXY TCP4 "):
+		_, s, _ = strings.Cut(s, "\n")
+	case strings.HasPrefix(s, signature) && len(s) >= fixed:
+		n := fixed + int(binary.BigEndian.Uint16([]byte(s[fixed-2:])))
+		return s[min(n, len(s)):]
+	case strings.HasPrefix(signature, s[:min(len(s), len(signature))]): // not all of it
+		return ""
+	}
+	return s
+}
