@@ -3,14 +3,10 @@ package preflight
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -104,30 +100,6 @@ func (s *sorter) step(x *exchange, p *policy) (done bool) {
 		}
 		s.layer++
 	}
-}
-
-// handshakeBelow makes a TLS layer below us shake hands now, under the whole
-// deadline: left to the first Read, it would fail for good at the earlier
-// deadline of PlainAfter.
-func (x *exchange) handshakeBelow() error {
-	below, ok := x.conn.(interface{ HandshakeContext(context.Context) error })
-	if !ok {
-		return nil
-	}
-	if err := below.HandshakeContext(x.ctx); err != nil {
-		return &stageError{stageTLS, helloError(x.conn, err)}
-	}
-	return nil
-}
-
-// helloError is the error of a TLS handshake: that of a probe if the client has
-// gone before its ClientHello was whole.
-func helloError(c net.Conn, err error) error {
-	// The version is set when the ClientHello has been read.
-	if state := tlsState(c); ended(err) && state != nil && state.Version == 0 {
-		return probeError{err}
-	}
-	return err
 }
 
 const stagePROXY = "read the PROXY header"
@@ -305,124 +277,4 @@ func (x *exchange) believe(header []byte) error {
 		x.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 	}
 	return nil
-}
-
-// secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
-// handshake can be evicted while it waits for the client, and not while it works:
-// GetCertificate may take its time.
-func (x *exchange) secure(p *policy) error {
-	x.settle()
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
-	defer cancel()
-	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
-	x.buf = x.buf[:0]
-	tc := tls.Server(below, p.tls)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		return helloError(tc, err) // below may yet be closed, by the end of ctx
-	}
-	below.x = nil
-	x.mu.Lock()
-	x.conn = tc
-	x.mu.Unlock()
-	return nil
-}
-
-// An awaitedConn is what a TLS layer reads from.
-type awaitedConn struct {
-	*Conn
-	x *exchange // during the handshake
-	p *policy
-}
-
-func (c *awaitedConn) Read(b []byte) (int, error) {
-	x := c.x
-	if x == nil {
-		return c.Conn.Read(b)
-	}
-	c.p.waits(x)
-	defer x.settle() // also where the transport panics
-	n, err := c.Conn.Read(b)
-	if x.settle(); n > 0 {
-		c.p.goesOn(x)
-	}
-	return n, err
-}
-
-// Close is called by the TLS layer too, when the time of its handshake is over.
-func (c *awaitedConn) Close() error {
-	if c.x != nil {
-		return abandon(c.Conn)
-	}
-	return c.Conn.Close()
-}
-
-// speaksOther reports whether c is a TLS connection on which client and server
-// have agreed to speak something else than HTTP/1.1 (RFC 7301), such as gRPC's h2.
-func speaksOther(c net.Conn) bool {
-	state := tlsState(c)
-	return state != nil && state.NegotiatedProtocol != "" && state.NegotiatedProtocol != alpnHTTP
-}
-
-// A probeError is the end of a connection whose client has said nothing: not a
-// byte, or less than a TLS ClientHello. Health checks and port scans are such
-// clients. It is no failure of a handshake, because there was none.
-type probeError struct{ error }
-
-func (e probeError) Unwrap() error { return e.error }
-
-// probed is the error of a client that has ended its connection with err before
-// it has said anything. It is nil where that is a plain connection: a client may
-// end its direction at once and wait for what the server says first (nc -N). From
-// here a probe looks the same, so what is handed on counts as plain: it is a
-// connection of the application, with a lifetime and bytes.
-func (x *exchange) probed(err error, p *policy) error {
-	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
-		return nil
-	}
-	return &stageError{stageRead, probeError{err}}
-}
-
-// ended reports whether err is the end of a connection by its peer, in order or
-// by a reset.
-func ended(err error) bool {
-	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
-}
-
-const stageRead = "read the upgrade request"
-
-// unread decides what to do with a client of whom no more can be read. nil
-// stands for a plain connection.
-func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
-	failed := &stageError{stageRead, err}
-	x.mu.Lock()
-	evicted := x.evicted
-	x.mu.Unlock()
-	if len(x.buf) == 0 {
-		if probe := x.probed(err, p); probe != nil {
-			return probe
-		}
-	}
-	switch {
-	case x.ctx.Err() != nil:
-		return failed
-	case evicted:
-		// Room is made at the cost of a client that is silent, which an
-		// application whose server speaks first knows how to serve.
-		if len(x.buf) > 0 || p.refusePlain || !isTimeout(err) {
-			return errEvicted
-		}
-		return nil
-	case err == io.EOF && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
-	case isTimeout(err) && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
-	case err == io.EOF || isTimeout(err):
-		return nil
-	}
-	return failed
 }

@@ -2,17 +2,15 @@ package preflight
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log"
+	"io"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -237,27 +235,6 @@ func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []b
 	return nil
 }
 
-// permit asks the application, if it wants to be asked. req is as for answer.
-func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
-	h.req = req
-	if req != nil {
-		req.RemoteAddr = addrString(x.addr())
-	}
-	if p.authorize == nil {
-		outlive(x.ctx, req)
-		return nil
-	}
-	req, header, refusal := x.authorize(p, head, req)
-	if refusal != nil {
-		return x.refuse(refusal, p)
-	}
-	h.req = req
-	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
-	}
-	return nil
-}
-
 // findClient goes on from the peer to the client, as far as the proxies on the
 // way are believed.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
@@ -284,77 +261,75 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 	return nil
 }
 
-// authorize asks the application. Its answer is not trusted: a field that would
-// break the exchange, a status that is no refusal and a panic are all 500.
-func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
-	if req == nil {
-		var err error
-		if req, err = newRequest(x.ctx, head, x.conn, x.addr()); err != nil {
-			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
-		}
-	}
-	client := x.lookOut(p)
-	defer client.end() // also where Authorize ends the goroutine
-	*req = *req.WithContext(client.ctx)
-	header, err := x.callAuthorize(p, req)
-	gone := client.end()
-	outlive(req.Context(), req)
-
-	var chosen *StatusError
-	switch {
-	case err == nil:
-		err = checkHeader(header, hopFields)
-		if err == nil {
-			return req, header, nil
-		}
-	case errors.Is(err, errPanic):
-		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
-	case gone != nil && errors.Is(err, context.Canceled):
-		// Not refused: Authorize has come to no answer. It is sent all the
-		// same, for a client that has only ended its direction.
-		x.seen.fail(x.ctx, &stageError{"authorize", gone})
-		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
-	case !errors.As(err, &chosen) || chosen == nil:
-		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
-	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
-		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
-	default:
-		answer := *chosen // which may be a variable of the application's, used again and again
-		err = checkHeader(answer.Header, nil)
-		if err == nil {
-			return nil, nil, &answer
-		}
-	}
-	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)
-	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
-}
-
-// outlive gives a request, which lives as long as its Conn, a context that the
-// end of the handshake does not end. Inlined, it would have each handshake copy its
-// stack to a larger one, for the requests in it.
-//
-//go:noinline
-func outlive(ctx context.Context, req *http.Request) {
-	*req = *req.WithContext(context.WithoutCancel(ctx))
-}
-
 var errPanic = errors.New("panic in a function of the application")
-
-func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Header, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			if !x.seen.panicked(v) {
-				log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
-			}
-			err = errPanic
-		}
-	}()
-	return p.authorize(req)
-}
 
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b
 	}
 	return a
+}
+
+const stageRead = "read the upgrade request"
+
+// unread decides what to do with a client of whom no more can be read. nil
+// stands for a plain connection.
+func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
+	failed := &stageError{stageRead, err}
+	x.mu.Lock()
+	evicted := x.evicted
+	x.mu.Unlock()
+	if len(x.buf) == 0 {
+		if probe := x.probed(err, p); probe != nil {
+			return probe
+		}
+	}
+	switch {
+	case x.ctx.Err() != nil:
+		return failed
+	case evicted:
+		// Room is made at the cost of a client that is silent, which an
+		// application whose server speaks first knows how to serve.
+		if len(x.buf) > 0 || p.refusePlain || !isTimeout(err) {
+			return errEvicted
+		}
+		return nil
+	case err == io.EOF && verdict == wire.HTTP:
+		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
+	case isTimeout(err) && verdict == wire.HTTP:
+		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
+	case err == io.EOF || isTimeout(err):
+		return nil
+	}
+	return failed
+}
+
+// A probeError is the end of a connection whose client has said nothing: not a
+// byte, or less than a TLS ClientHello. Health checks and port scans are such
+// clients. It is no failure of a handshake, because there was none.
+type probeError struct{ error }
+
+func (e probeError) Unwrap() error { return e.error }
+
+// probed is the error of a client that has ended its connection with err before
+// it has said anything. It is nil where that is a plain connection: a client may
+// end its direction at once and wait for what the server says first (nc -N). From
+// here a probe looks the same, so what is handed on counts as plain: it is a
+// connection of the application, with a lifetime and bytes.
+func (x *exchange) probed(err error, p *policy) error {
+	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
+		return nil
+	}
+	return &stageError{stageRead, probeError{err}}
+}
+
+// ended reports whether err is the end of a connection by its peer, in order or
+// by a reset.
+func ended(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
