@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/clientaddr"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -27,7 +28,7 @@ type policy struct {
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
 	tls         *tls.Config // for clients that speak TLS first, and inside tunnels that ask for it
-	proxies     proxies
+	proxies     clientaddr.Proxies
 	handler     bool         // ordinary requests are served, not refused
 	draining    *atomic.Bool // nothing new is let in; nil: never
 	keeper      keeper       // nil: nobody keeps places
@@ -238,20 +239,20 @@ func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []b
 // findClient goes on from the peer to the client, as far as the proxies on the
 // way are believed.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
-	if !p.proxies.any() || x.unknown {
+	if !p.proxies.Any() || x.unknown {
 		return nil
 	}
 	peer := x.addr()
-	if !x.trusts(p) {
+	if !p.proxies.TrustsPeer(x.conn, peer) {
 		return nil
 	}
 	var lines []string
 	for name, value := range wire.Header(head) {
-		if strings.EqualFold(string(name), p.proxies.field) {
+		if strings.EqualFold(string(name), p.proxies.Field()) {
 			lines = append(lines, string(value))
 		}
 	}
-	client, err := p.proxies.client(peer, lines)
+	client, err := p.proxies.Client(peer, lines)
 	if err != nil {
 		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error()}
 	}

@@ -50,7 +50,7 @@ type sorter struct {
 // have returned by then, or is not inlined.
 func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 	s := sorter{limit: p.maxHeader}
-	if p.tls != nil || p.proxies.any() {
+	if p.tls != nil || p.proxies.Any() {
 		s.limit = max(s.limit, layerPrefix)
 	}
 	for !s.step(x, p) {
@@ -108,7 +108,7 @@ const stagePROXY = "read the PROXY header"
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
-	if !p.proxies.any() || !x.trusts(p) {
+	if !p.proxies.Any() || !p.proxies.TrustsPeer(x.conn, x.addr()) {
 		return true, nil
 	}
 	m, n := wire.ProxyHeader(x.buf)

@@ -7,6 +7,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/preflight-go/preflight/internal/clientaddr"
 )
 
 // prepare resolves the configuration once; the caller's fields stay as they are.
@@ -37,7 +39,10 @@ func (l *PreflightListener) prepare() {
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
-		if l.policy.proxies, l.err = newProxies(l.TrustedProxies, l.ClientAddrHeader); l.err == nil {
+		var err error
+		if l.policy.proxies, err = clientaddr.New(l.TrustedProxies, l.ClientAddrHeader); err != nil {
+			l.err = fmt.Errorf("preflight: PreflightListener.%w", err)
+		} else {
 			l.err = l.check()
 		}
 		if l.Handler != nil {
