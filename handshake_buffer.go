@@ -1,47 +1,41 @@
 package preflight
 
-import "io"
-
-// A head of up to firstRead bytes that arrives in one segment costs one Read; it
-// is also what a peer that stalls in its head can hold. A longer head gets room
-// for secondRead bytes, and then for twice what has come.
+// A head of up to firstRead bytes that arrives in one segment costs one Read.
+// firstRead is also the most that a peer which stalls in its head can make us hold.
+// A longer head gets room for secondRead bytes, and then for twice what has
+// arrived.
 const (
 	firstRead  = 512
 	secondRead = 4 << 10
 )
 
-// consume takes the first n bytes off the buffer, and leaves it its room.
-func (x *exchange) consume(n int) { x.buf = append(x.buf[:0], x.buf[n:]...) }
+// A buffer holds what a handshake has read and not yet consumed.
+type buffer struct {
+	buf   []byte
+	first [firstRead]byte // the first array of buf
+}
 
-// grow makes room for size bytes in all.
+// consume removes the first n bytes. The buffer keeps its capacity.
+func (b *buffer) consume(n int) { b.buf = append(b.buf[:0], b.buf[n:]...) }
+
+// grow makes the capacity at least size.
 //
 //go:noinline
-func (x *exchange) grow(size int) {
-	if size > cap(x.buf) {
-		x.buf = append(make([]byte, 0, size), x.buf...)
+func (b *buffer) grow(size int) {
+	if size > cap(b.buf) {
+		b.buf = append(make([]byte, 0, size), b.buf...)
 	}
 }
 
-// read reads more, until limit bytes have been read in all.
-func (x *exchange) read(limit int) error {
-	room := limit - int(x.consumed) - len(x.buf)
-	if len(x.buf) == cap(x.buf) {
-		// As much again as has come, and no more: a limit may be large, and a
-		// client that stalls must not hold all of it for the bytes of a part.
-		x.grow(max(secondRead, len(x.buf)+min(len(x.buf), room)))
+// room returns the free space behind the bytes in the buffer, which may hold up to
+// limit bytes. It grows a buffer that is full.
+func (b *buffer) room(limit int) []byte {
+	left := limit - len(b.buf)
+	if len(b.buf) == cap(b.buf) {
+		// Double it, and no more. The limit may be large, and a client that
+		// stalls must not hold all of it for the few bytes that it has sent.
+		b.grow(max(secondRead, len(b.buf)+min(len(b.buf), left)))
 	}
-	free := x.buf[len(x.buf):cap(x.buf)]
-	free = free[:min(len(free), room)]
-	// A transport may return nothing without an error, but not for ever.
-	for range 100 {
-		n, err := x.conn.Read(free)
-		if n > 0 {
-			x.buf = x.buf[:len(x.buf)+n]
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return io.ErrNoProgress
+	free := b.buf[len(b.buf):cap(b.buf)]
+	return free[:min(len(free), left)]
 }

@@ -101,8 +101,9 @@ func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err e
 
 // response reads until there is a final answer to request.
 func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
+	limit := maxAnswer
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(request, at); err != nil {
+		if n, err = x.responseHead(request, at, limit); err != nil {
 			stage := at.wait
 			if len(x.buf) > 0 {
 				stage = at.read
@@ -118,13 +119,14 @@ func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, 
 		}
 		// Interim answers may come unasked (RFC 9110 §15.2) and have no body.
 		x.buf = x.buf[n:]
-		x.consumed += int32(n)
+		limit -= n
 	}
 	return r, 0, &stageError{at.read, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
 
-// responseHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
+// responseHead reads until x.buf begins with a head, of at most limit bytes, and
+// returns its length.
+func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
 			return 0, notHTTP(x.buf, request, at)
@@ -133,11 +135,11 @@ func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
 			return n, nil
 		}
 		scanned = len(x.buf)
-		if int(x.consumed)+len(x.buf) >= maxAnswer {
+		if len(x.buf) >= limit {
 			return 0, fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswer)
 		}
-		first := len(x.buf)+int(x.consumed) == 0
-		err := x.read(maxAnswer)
+		first := len(x.buf) == 0 && limit == maxAnswer
+		err := x.read(limit)
 		if first && err == nil {
 			x.seen.event(eventFirstByte)
 		}

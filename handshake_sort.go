@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -277,4 +279,68 @@ func (x *exchange) believe(header []byte) error {
 		x.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 	}
 	return nil
+}
+
+const stageRead = "read the upgrade request"
+
+// unread decides what to do with a client of whom no more can be read. nil
+// stands for a plain connection.
+func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
+	failed := &stageError{stageRead, err}
+	x.mu.Lock()
+	evicted := x.evicted
+	x.mu.Unlock()
+	if len(x.buf) == 0 {
+		if probe := x.probed(err, p); probe != nil {
+			return probe
+		}
+	}
+	switch {
+	case x.ctx.Err() != nil:
+		return failed
+	case evicted:
+		// Room is made at the cost of a client that is silent, which an
+		// application whose server speaks first knows how to serve.
+		if len(x.buf) > 0 || p.refusePlain || !isTimeout(err) {
+			return errEvicted
+		}
+		return nil
+	case err == io.EOF && verdict == wire.HTTP:
+		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
+	case isTimeout(err) && verdict == wire.HTTP:
+		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
+	case err == io.EOF || isTimeout(err):
+		return nil
+	}
+	return failed
+}
+
+// A probeError is the end of a connection whose client has said nothing: not a
+// byte, or less than a TLS ClientHello. Health checks and port scans are such
+// clients. It is no failure of a handshake, because there was none.
+type probeError struct{ error }
+
+func (e probeError) Unwrap() error { return e.error }
+
+// probed is the error of a client that has ended its connection with err before
+// it has said anything. It is nil where that is a plain connection: a client may
+// end its direction at once and wait for what the server says first (nc -N). From
+// here a probe looks the same, so what is handed on counts as plain: it is a
+// connection of the application, with a lifetime and bytes.
+func (x *exchange) probed(err error, p *policy) error {
+	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
+		return nil
+	}
+	return &stageError{stageRead, probeError{err}}
+}
+
+// ended reports whether err is the end of a connection by its peer, in order or
+// by a reset.
+func ended(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }

@@ -30,7 +30,6 @@ type pending struct {
 // is not counted.
 type place struct {
 	since      time.Duration // by clock; the age is what has passed since
-	settled    time.Duration // by clock; when our work began
 	prev, next *exchange
 }
 
@@ -43,7 +42,7 @@ func (p *pending) prepare() { p.oldest.place.prev, p.oldest.place.next = &p.olde
 
 func (p *pending) enter(x *exchange) {
 	now := clock()
-	x.place = place{since: now, settled: now}
+	x.place, x.settled = place{since: now}, now
 	p.insert(x, &p.oldest)
 }
 
@@ -67,7 +66,7 @@ func (p *pending) resume(x *exchange) {
 	if next == nil {
 		return
 	}
-	x.place.since += clock() - x.place.settled
+	x.place.since += clock() - x.settled
 	for next != &p.oldest && next.place.since < x.place.since {
 		next = next.place.next
 	}
