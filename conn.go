@@ -27,7 +27,7 @@ type Conn struct {
 	conn    net.Conn
 	remote  *net.TCPAddr // the client's; nil: that of conn
 	onClose func()       // called once
-	seen    *observation
+	obs     *observation
 
 	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
@@ -40,7 +40,7 @@ type Conn struct {
 	mu         sync.Mutex
 	closed     bool      // by Close
 	readClosed bool      // by CloseRead
-	rest       []byte    // arrived behind the handshake, and not yet read
+	leftover   []byte    // arrived behind the handshake, and not yet read
 	deadline   time.Time // of Read, as long as special is set
 	watch      *watch
 }
@@ -51,15 +51,15 @@ type heads struct{ request, answer []byte }
 
 // newConn takes ownership of heads, rest and watch. remote is nil where the
 // client's address is that of c.
-func newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+func newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
 	conn := new(Conn)
-	conn.init(c, remote, heads, rest, watch)
+	conn.init(c, remote, heads, leftover, watch)
 	return conn
 }
 
-func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) {
+func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) {
 	c.conn, c.remote, c.heads, c.watch = conn, remote, heads, watch
-	c.keep(rest)
+	c.setLeftover(leftover)
 }
 
 // Request is the upgrade request: on the server's side the very one that
@@ -71,8 +71,8 @@ func (c *Conn) Request() *http.Request {
 		return r
 	}
 	head, ctx := c.heads.request, context.Background()
-	if head == nil && c.seen != nil {
-		head, ctx = c.seen.request()
+	if head == nil && c.obs != nil {
+		head, ctx = c.obs.request()
 	}
 	if len(head) == 0 {
 		return nil
@@ -120,12 +120,12 @@ func (c *Conn) Read(b []byte) (int, error) {
 	} else {
 		n, err = c.conn.Read(b)
 	}
-	c.seen.read(int64(n))
+	c.obs.read(int64(n))
 	return n, err
 }
 
 func (c *Conn) readSpecial(b []byte) (int, error) {
-	if n, err, ok := c.readRest(b); ok {
+	if n, err, ok := c.readLeftover(b); ok {
 		return n, err
 	}
 	c.mu.Lock()
@@ -154,17 +154,17 @@ func (c *Conn) ended() error {
 	return nil
 }
 
-func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
+func (c *Conn) readLeftover(b []byte) (n int, err error, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.rest) == 0 {
+	if len(c.leftover) == 0 {
 		return 0, nil, false
 	}
 	if c.expired() {
 		return 0, c.opError("read", os.ErrDeadlineExceeded), true
 	}
-	n = copy(b, c.rest)
-	c.keep(c.rest[n:])
+	n = copy(b, c.leftover)
+	c.setLeftover(c.leftover[n:])
 	return n, nil, true
 }
 
@@ -174,28 +174,28 @@ func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
 func (c *Conn) expired() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
 
 // keep replaces the rest, and frees it when it is empty. The caller holds mu.
-func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 {
-		rest = nil
+func (c *Conn) setLeftover(leftover []byte) {
+	if len(leftover) == 0 {
+		leftover = nil
 	}
-	c.rest = rest
-	c.special.Store(rest != nil || c.watch != nil || c.closed || c.readClosed)
+	c.leftover = leftover
+	c.special.Store(leftover != nil || c.watch != nil || c.closed || c.readClosed)
 }
 
 // drop takes the rest for good, and with it the right to read.
-func (c *Conn) drop() (rest []byte) {
+func (c *Conn) drop() (leftover []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rest = c.rest
+	leftover = c.leftover
 	c.closed = true
-	c.keep(nil)
-	return rest
+	c.setLeftover(nil)
+	return leftover
 }
 
 // Write writes to the connection.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	c.seen.wrote(int64(n))
+	c.obs.wrote(int64(n))
 	return n, err
 }
 
@@ -205,8 +205,8 @@ func (c *Conn) Write(b []byte) (int, error) {
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	if c.special.Load() {
-		n, err := c.writeRest(w)
-		c.seen.read(int64(n))
+		n, err := c.writeLeftover(w)
+		c.obs.read(int64(n))
 		written = int64(n)
 		if err != nil {
 			return written, err
@@ -226,7 +226,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	n, err := io.Copy(w, c.conn)
-	c.seen.read(n)
+	c.obs.read(n)
 	return written + n, err
 }
 
@@ -245,10 +245,10 @@ func write(w io.Writer, b []byte) (int, error) {
 
 // writeRest takes the rest, and puts back what w does not. The lock is not held
 // over the write: SetReadDeadline must not wait for a peer of w that does not read.
-func (c *Conn) writeRest(w io.Writer) (int, error) {
+func (c *Conn) writeLeftover(w io.Writer) (int, error) {
 	c.mu.Lock()
-	rest := c.rest
-	if rest == nil {
+	leftover := c.leftover
+	if leftover == nil {
 		c.mu.Unlock()
 		return 0, nil
 	}
@@ -258,12 +258,12 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 		c.mu.Unlock()
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	c.rest = nil
+	c.leftover = nil
 	c.mu.Unlock()
-	n, err := write(w, rest)
+	n, err := write(w, leftover)
 	c.mu.Lock()
 	if !c.closed && !c.readClosed {
-		c.keep(rest[n:])
+		c.setLeftover(leftover[n:])
 	}
 	c.mu.Unlock()
 	return n, err
@@ -274,7 +274,7 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 // without a Conn.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(c.conn, r)
-	c.seen.wrote(n)
+	c.obs.wrote(n)
 	return n, err
 }
 
@@ -288,7 +288,7 @@ func (c *Conn) Close() error {
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()
-	c.seen.close()
+	c.obs.close()
 	if onClose != nil {
 		onClose()
 	}
@@ -316,7 +316,7 @@ func (c *Conn) CloseRead() error {
 		if err == nil {
 			c.mu.Lock()
 			c.readClosed = true
-			c.keep(nil)
+			c.setLeftover(nil)
 			c.mu.Unlock()
 		}
 		return err
@@ -340,7 +340,7 @@ func (c *Conn) RemoteAddr() net.Addr {
 // SetDeadline sets both deadlines, as [net.Conn] says.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetDeadline, t)
 	}
 	return c.conn.SetDeadline(t)
 }
@@ -348,7 +348,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // SetReadDeadline sets the deadline of Read, as [net.Conn] says.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetReadDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetReadDeadline, t)
 	}
 	return c.conn.SetReadDeadline(t)
 }
@@ -359,7 +359,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadl
 // setRestDeadline sets a deadline of the connection by set, and makes it that of
 // the rest if the connection has taken it. The lock is held over both: of two
 // calls at once, the same one must win in both places.
-func (c *Conn) setRestDeadline(set func(time.Time) error, t time.Time) error {
+func (c *Conn) setLeftoverDeadline(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := set(t)

@@ -38,12 +38,12 @@ func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 		n, err = c.conn.Read(b)
 	}
 	if w.verdict == wire.More {
-		w.look(b[:n])
+		w.inspect(b[:n])
 		switch w.verdict {
 		case wire.Plain:
 			c.mu.Lock()
 			c.watch = nil
-			c.keep(c.rest)
+			c.setLeftover(c.leftover)
 			c.mu.Unlock()
 		case wire.HTTP:
 			clear(b[:n])
@@ -57,7 +57,7 @@ func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 }
 
 // look sets the verdict as soon as there is one. At the limit it is plain.
-func (w *watch) look(b []byte) {
+func (w *watch) inspect(b []byte) {
 	w.left -= len(b)
 	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {
 		w.verdict = v

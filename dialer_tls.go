@@ -56,7 +56,7 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 	var plain tls.RecordHeaderError
 	switch {
 	case ctx.Err() != nil:
-		err = endOf(ctx)
+		err = contextCause(ctx)
 	case bounded.Err() != nil:
 		err = os.ErrDeadlineExceeded // not the caller's context: it has not ended
 	case err == io.EOF:

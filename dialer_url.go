@@ -330,7 +330,7 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 
 // target resolves t by the configuration: the road to it, and the dialer that
 // takes that road.
-func (d *PreflightDialer) target(t *Target) (r road, at *PreflightDialer, err error) {
+func (d *PreflightDialer) target(t *Target) (r route, at *PreflightDialer, err error) {
 	if err := d.checkNet("tcp"); err != nil {
 		return r, nil, err
 	}
@@ -358,9 +358,9 @@ func (d *PreflightDialer) target(t *Target) (r road, at *PreflightDialer, err er
 	}
 	at.Path = t.Path
 	if t.Preflight {
-		r, err = at.road("tcp", t.Address)
+		r, err = at.route("tcp", t.Address)
 	} else {
-		r, err = at.plainRoad(t.Address)
+		r, err = at.plainRoute(t.Address)
 	}
 	r.connectTimeout = t.ConnectTimeout
 	return r, at, err
@@ -368,12 +368,12 @@ func (d *PreflightDialer) target(t *Target) (r road, at *PreflightDialer, err er
 
 // plainRoad is the road without an upgrade. Its upgrade is what Proxy is asked
 // about.
-func (d *PreflightDialer) plainRoad(address string) (r road, err error) {
+func (d *PreflightDialer) plainRoute(address string) (r route, err error) {
 	u := upgrade{target: d.Path, host: d.hostField("tcp", address), protocol: defaultToken}
 	if err := u.check(); err != nil {
 		return r, err
 	}
-	r = road{network: "tcp", address: address, upgrade: u}
+	r = route{network: "tcp", address: address, upgrade: u}
 	if d.TLSConfig != nil {
 		r.tls = d.TLSConfig.Clone()
 		if err := nameServer(r.tls, d.tlsName("tcp", address)); err != nil {
@@ -384,7 +384,7 @@ func (d *PreflightDialer) plainRoad(address string) (r road, err error) {
 }
 
 // dialLayers is dial without an upgrade.
-func (d *PreflightDialer) dialLayers(ctx context.Context, r road, refused *StatusError) (conn net.Conn, again *StatusError, err error) {
+func (d *PreflightDialer) dialLayers(ctx context.Context, r route, refused *StatusError) (conn net.Conn, retry *StatusError, err error) {
 	_, proxyHeader, err := d.header(ctx, refused)
 	if err != nil {
 		return nil, nil, err
@@ -403,5 +403,5 @@ func (d *PreflightDialer) dialLayers(ctx context.Context, r road, refused *Statu
 		}
 	}()
 	conn, err = r.layers(ctx, c, proxy, d.deadline())
-	return conn, d.again(err), err
+	return conn, d.retry(err), err
 }

@@ -21,13 +21,13 @@ type exchange struct {
 	base    net.Conn     // the lowest layer, which the caller supplied; nil: handed on
 	remote  *net.TCPAddr // the client's address; nil: that of conn
 	unknown bool         // a proxy does not report who the client is
-	seen    *observation
+	obs     *observation
 	place   place // guarded by the listener's lock
 }
 
 var exchanges = sync.Pool{New: func() any {
 	x := new(exchange)
-	x.interrupt = x.cutOff
+	x.interrupt = x.abort
 	return x
 }}
 
@@ -90,25 +90,25 @@ type bounds struct {
 
 	// mu orders the changes of the deadline, so that none of them undoes an
 	// interruption.
-	mu          sync.Mutex
-	interrupted bool          // nothing more may be done on the connection
-	waiting     bool          // for bytes of the client; otherwise our own work goes on
-	evicted     bool          // by the listener, while it was waiting
-	settled     time.Duration // by clock; when our own work began
+	mu             sync.Mutex
+	interrupted    bool          // nothing more may be done on the connection
+	waiting        bool          // for bytes of the client; otherwise our own work goes on
+	evicted        bool          // by the listener, while it was waiting
+	stoppedWaiting time.Duration // by clock; when our own work began
 
 	interrupt func() // cutOff, allocated once
 }
 
 // longAgo is a deadline that interrupts what is blocked now.
-var longAgo = time.Unix(1, 0)
+var aLongTimeAgo = time.Unix(1, 0)
 
 // cutOff ends what is blocked on the connection. A transport without
 // deadlines, such as a channel of an SSH connection, can only be closed.
-func (b *bounds) cutOff() {
+func (b *bounds) abort() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.interrupted = true
-	if b.setDeadline(b.conn.SetDeadline, longAgo) != nil {
+	if b.callSetDeadline(b.conn.SetDeadline, aLongTimeAgo) != nil {
 		go closeBottom(b.conn) // it may block, and the listener's lock is held
 	}
 }
@@ -116,7 +116,7 @@ func (b *bounds) cutOff() {
 // setDeadline sets a deadline by set, a method of the connection. It is called on
 // goroutines that belong to nobody who could recover: a panic of the transport
 // is an error.
-func (b *bounds) setDeadline(set func(time.Time) error, t time.Time) (err error) {
+func (b *bounds) callSetDeadline(set func(time.Time) error, t time.Time) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			reportPanic("a transport", v)
@@ -131,7 +131,7 @@ func (b *bounds) setDeadline(set func(time.Time) error, t time.Time) (err error)
 // deadline of its own for its last message.
 func (b *bounds) finishBy(t time.Time) (stop func() bool) {
 	c := b.conn
-	if _, layered := c.(interface{ NetConn() net.Conn }); b.doBy(t) == nil && !layered {
+	if _, layered := c.(interface{ NetConn() net.Conn }); b.setDeadlines(t) == nil && !layered {
 		return func() bool { return true }
 	}
 	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
@@ -184,7 +184,7 @@ func (b *bounds) evict() bool {
 		return false
 	}
 	b.evicted = true
-	if b.setDeadline(b.conn.SetReadDeadline, longAgo) != nil {
+	if b.callSetDeadline(b.conn.SetReadDeadline, aLongTimeAgo) != nil {
 		b.interrupted = true
 		go closeBottom(b.conn)
 	}
@@ -193,7 +193,7 @@ func (b *bounds) evict() bool {
 
 // revive takes back an eviction: the bytes came after all. It reports whether
 // there was one to take back. A transport without deadlines is being closed.
-func (b *bounds) revive() bool {
+func (b *bounds) undoEviction() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.evicted || b.interrupted {
@@ -205,25 +205,25 @@ func (b *bounds) revive() bool {
 }
 
 // await begins a time in which the handshake can be evicted: it waits for bytes.
-func (b *bounds) await() {
+func (b *bounds) startWaiting() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = true
 }
 
 // settle ends the time in which the handshake can be evicted.
-func (b *bounds) settle() {
+func (b *bounds) stopWaiting() {
 	if !b.waiting { // which the handshake alone changes
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = false
-	b.settled = clock()
+	b.stoppedWaiting = clock()
 }
 
 // readBy sets the deadline of reading.
-func (b *bounds) readBy(t time.Time) {
+func (b *bounds) setReadDeadline(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.interrupted && !(b.waiting && b.evicted) {
@@ -232,7 +232,7 @@ func (b *bounds) readBy(t time.Time) {
 }
 
 // doBy sets the deadline of reading and writing.
-func (b *bounds) doBy(t time.Time) error {
+func (b *bounds) setDeadlines(t time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.interrupted || b.waiting && b.evicted {
@@ -247,10 +247,10 @@ var errInterrupted = errors.New("the handshake was interrupted")
 // deadline of ctx is left to ctx, whose cause is the error then.
 func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
-		return endOf(ctx)
+		return contextCause(ctx)
 	}
 	b.ctx, b.deadline = ctx, deadline
-	if err := b.doBy(deadline); err != nil && !deadline.IsZero() {
+	if err := b.setDeadlines(deadline); err != nil && !deadline.IsZero() {
 		c := b.conn
 		b.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
 	}
@@ -266,13 +266,13 @@ func (b *bounds) end(err error) error {
 	if b.stop != nil && !b.stop() {
 		// The interruption has begun and will poison the connection, now or
 		// later: the handshake failed, whatever has arrived (golang/go#16523).
-		return b.because(err, endOf(b.ctx))
+		return b.withCause(err, contextCause(b.ctx))
 	}
 	b.stop = nil
 	expired := b.timer != nil && !b.timer.Stop()
 	switch {
 	case expired, isTimeout(err):
-		return b.because(err, os.ErrDeadlineExceeded)
+		return b.withCause(err, os.ErrDeadlineExceeded)
 	case err != nil:
 		return err
 	}
@@ -300,7 +300,7 @@ func isTimeout(err error) bool {
 
 // because replaces the symptom of an interrupted handshake by its cause, and
 // keeps the stage. A refusal stays one: the answer says more than the clock.
-func (b *bounds) because(err, cause error) error {
+func (b *bounds) withCause(err, cause error) error {
 	if refusal, ok := err.(*StatusError); ok { // not one that the transport has met
 		return refusal
 	}
@@ -319,7 +319,7 @@ func (b *bounds) because(err, cause error) error {
 type contextError struct{ err, cause error }
 
 // endOf is the error of ctx, which has ended.
-func endOf(ctx context.Context) error {
+func contextCause(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if errors.Is(err, cause) {
 		return err

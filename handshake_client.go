@@ -40,10 +40,10 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		}
 	}
 	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
-	b = x.seen.inject(b, u.header)
+	b = x.obs.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
-	r, n, err := x.ask(b, stageUpgrade)
+	r, n, err := x.roundTrip(b, stageUpgrade)
 	if err != nil {
 		return heads{}, err
 	}
@@ -62,7 +62,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		e.cause = broken.Rule
 		return heads{}, e
 	}
-	x.seen.event(eventUpgraded)
+	x.obs.event(eventUpgraded)
 	b = append(b, x.buf[:n]...)
 	x.buf = x.buf[n:]
 	return heads{b[:sent:sent], b[sent:]}, nil
@@ -85,17 +85,17 @@ var (
 
 // ask sends a request and returns the final answer, a 101 included, whose head
 // are the first n bytes of x.buf.
-func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err error) {
+func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int, err error) {
 	if _, err := x.conn.Write(request); err != nil {
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
-		defer x.finishBy(x.soon())()
-		if r, n, unread := x.response(request, at); unread == nil && r.Status >= 300 {
+		defer x.finishBy(x.bodyDeadline())()
+		if r, n, readFailed := x.response(request, at); readFailed == nil && r.Status >= 300 {
 			return r, n, nil
 		}
 		return r, 0, &stageError{at.write, err}
 	}
-	x.seen.event(eventWritten)
+	x.obs.event(eventWritten)
 	return x.response(request, at)
 }
 
@@ -141,7 +141,7 @@ func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, erro
 		first := len(x.buf) == 0 && limit == maxAnswer
 		err := x.read(limit)
 		if first && err == nil {
-			x.seen.event(eventFirstByte)
+			x.obs.event(eventFirstByte)
 		}
 		switch {
 		case err == io.EOF:
@@ -217,7 +217,7 @@ func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError 
 // body reads what there is of a refusal's body. Its framing is left to
 // net/http; what that cannot read is no explanation either.
 func (x *exchange) body() []byte {
-	defer x.finishBy(x.soon())()
+	defer x.finishBy(x.bodyDeadline())()
 	r, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(x.buf), x.conn)), nil)
 	if err != nil {
 		return nil
@@ -227,7 +227,7 @@ func (x *exchange) body() []byte {
 	return b
 }
 
-func (x *exchange) soon() time.Time {
+func (x *exchange) bodyDeadline() time.Time {
 	t := time.Now().Add(bodyWait)
 	if x.deadline.IsZero() {
 		return t

@@ -77,10 +77,10 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	if !bytes.HasPrefix(x.buf, []byte("HEAD ")) && e.StatusCode != http.StatusNotModified {
 		b = append(b, body...)
 	}
-	x.settle()
+	x.stopWaiting()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	_, err := x.conn.Write(b)
-	x.seen.fail(x.ctx, e)
+	x.obs.fail(x.ctx, e)
 	if err != nil {
 		return e
 	}
@@ -139,7 +139,7 @@ func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h
 		req.RemoteAddr = addrString(x.addr())
 	}
 	if p.authorize == nil {
-		outlive(x.ctx, req)
+		detachContext(x.ctx, req)
 		return nil
 	}
 	req, header, refusal := x.authorize(p, head, req)
@@ -162,12 +162,12 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
 		}
 	}
-	client := x.lookOut(p)
+	client := x.watchClient(p)
 	defer client.end() // also where Authorize ends the goroutine
 	*req = *req.WithContext(client.ctx)
 	header, err := x.callAuthorize(p, req)
 	gone := client.end()
-	outlive(req.Context(), req)
+	detachContext(req.Context(), req)
 
 	var chosen *StatusError
 	switch {
@@ -181,7 +181,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	case gone != nil && errors.Is(err, context.Canceled):
 		// Not refused: Authorize has come to no answer. It is sent all the
 		// same, for a client that has only ended its direction.
-		x.seen.fail(x.ctx, &stageError{"authorize", gone})
+		x.obs.fail(x.ctx, &stageError{"authorize", gone})
 		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
@@ -203,14 +203,14 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 // stack to a larger one, for the requests in it.
 //
 //go:noinline
-func outlive(ctx context.Context, req *http.Request) {
+func detachContext(ctx context.Context, req *http.Request) {
 	*req = *req.WithContext(context.WithoutCancel(ctx))
 }
 
 func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Header, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			if !x.seen.panicked(v) {
+			if !x.obs.panicked(v) {
 				log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
 			}
 			err = errPanic
@@ -221,7 +221,7 @@ func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Head
 
 // lookoutDelay is how long Authorize may run before a lookout begins to read. An
 // Authorize that decides by itself has returned by then, and costs no Read.
-const lookoutDelay = 100 * time.Millisecond
+const clientWatchDelay = 100 * time.Millisecond
 
 // A lookout reads from the connection while Authorize runs, so that Authorize is
 // told when its client has gone, and does not work on for nobody. Nothing else
@@ -232,7 +232,7 @@ const lookoutDelay = 100 * time.Millisecond
 // client could still read the 101, but it is nearly always a client, or a proxy
 // on its behalf, that has given up; net/http decides the same. The context is all
 // that ends: what Authorize answers nevertheless is sent.
-type lookout struct {
+type clientWatch struct {
 	x       *exchange
 	keeper  keeper
 	ctx     context.Context // of the request
@@ -246,13 +246,13 @@ type lookout struct {
 
 // lookOut begins a lookout. end must be called, in a deferred call too: Authorize
 // may end its goroutine.
-func (x *exchange) lookOut(p *policy) *lookout {
-	l := &lookout{x: x, keeper: p.keeper, done: make(chan struct{})}
+func (x *exchange) watchClient(p *policy) *clientWatch {
+	l := &clientWatch{x: x, keeper: p.keeper, done: make(chan struct{})}
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	l.cancel = cancel
 	l.ctx, l.release = context.WithDeadline(ctx, x.deadline)
 	if x.timer == nil { // else the transport has no deadlines, and its Read cannot be ended
-		l.timer = time.AfterFunc(lookoutDelay, l.look)
+		l.timer = time.AfterFunc(clientWatchDelay, l.read)
 	}
 	return l
 }
@@ -260,7 +260,7 @@ func (x *exchange) lookOut(p *policy) *lookout {
 // look reads until the connection ends, or end interrupts it. A client that sends
 // before it has the 101 could make us keep any amount: once there are firstRead
 // bytes, nobody looks any more.
-func (l *lookout) look() {
+func (l *clientWatch) read() {
 	defer close(l.done)
 	defer contain("a transport")
 	var err error
@@ -277,11 +277,11 @@ func (l *lookout) look() {
 
 // end ends the lookout. It returns why the client has gone, or nil if it has not.
 // It may be called again.
-func (l *lookout) end() error {
+func (l *clientWatch) end() error {
 	if l.timer != nil && !l.timer.Stop() {
-		l.x.readBy(longAgo)
+		l.x.setReadDeadline(aLongTimeAgo)
 		<-l.done
-		l.x.readBy(l.x.deadline)
+		l.x.setReadDeadline(l.x.deadline)
 	}
 	if l.yielded {
 		l.keeper.reclaim()

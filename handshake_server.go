@@ -35,21 +35,21 @@ type policy struct {
 
 // A keeper keeps the places of the handshakes under way.
 type keeper interface {
-	waits(*exchange)  // for bytes of the client, after work of ours
-	goesOn(*exchange) // bytes of the client have come
-	yield() bool      // a place is free although work goes on
-	reclaim()         // it is not free any more
+	waitsForClient(*exchange) // for bytes of the client, after work of ours
+	progressed(*exchange)     // bytes of the client have come
+	yield() bool              // a place is free although work goes on
+	reclaim()                 // it is not free any more
 }
 
-func (p *policy) waits(x *exchange) {
+func (p *policy) waitsForClient(x *exchange) {
 	if p.keeper != nil {
-		p.keeper.waits(x)
+		p.keeper.waitsForClient(x)
 	}
 }
 
-func (p *policy) goesOn(x *exchange) {
+func (p *policy) progressed(x *exchange) {
 	if p.keeper != nil {
-		p.keeper.goesOn(x)
+		p.keeper.progressed(x)
 	}
 }
 
@@ -101,13 +101,13 @@ func (*ordinaryError) Error() string { return "a request that net/http is to jud
 // A handover is a connection that has been sorted: the application's, or one
 // with an ordinary request for the Handler.
 type handover struct {
-	heads    heads
-	rest     []byte        // arrived behind the head; not to be kept
-	watch    *watch        // of what may yet turn out to be HTTP
-	req      *http.Request // nil if nobody has looked at it
-	ordinary bool          // rest begins with an ordinary request
-	rule     *wire.Error   // that this request breaks, if it carries Upgrade
-	secure   bool          // TLS is yet to begin inside the tunnel
+	heads     heads
+	leftover  []byte        // arrived behind the head; not to be kept
+	watch     *watch        // of what may yet turn out to be HTTP
+	req       *http.Request // nil if nobody has looked at it
+	ordinary  bool          // rest begins with an ordinary request
+	rule      *wire.Error   // that this request breaks, if it carries Upgrade
+	tunnelTLS bool          // TLS is yet to begin inside the tunnel
 }
 
 // kind is what the handshake has come to.
@@ -121,14 +121,14 @@ func (h *handover) kind() string {
 	return kindPlain
 }
 
-func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Conn {
+func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn {
 	if h.ordinary {
-		seen = nil // what Handler does with the connection is not ours to show
+		obs = nil // what Handler does with the connection is not ours to show
 	}
-	conn := seen.newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
+	conn := obs.newConn(c, remote, h.heads, bytes.Clone(h.leftover), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
-		seen.forget()
+		obs.dropHead()
 	}
 	return conn
 }
@@ -144,7 +144,7 @@ func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 // sorted goes on with the result of sort. It fills in h, which is empty: returned
 // from call to call, it would have the stack of each handshake grow.
 func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
-	x.settle()
+	x.stopWaiting()
 	ordinary, _ := err.(*ordinaryError)
 	switch {
 	case ordinary != nil:
@@ -163,7 +163,7 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	case p.isDraining():
 		return errClosing
 	}
-	h.rest, h.watch = x.buf, watch
+	h.leftover, h.watch = x.buf, watch
 	return nil
 }
 
@@ -192,7 +192,7 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	default:
 		broken = ordinary(&request)
 	}
-	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
+	x.ctx = x.obs.arrive(x.ctx, request.Method, head)
 	if broken != nil {
 		return c, x.refuseHead(broken, p)
 	}
@@ -210,7 +210,7 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 // survive then.
 func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
 	if c.protocol == "" {
-		h.rest, h.ordinary = x.buf, true
+		h.leftover, h.ordinary = x.buf, true
 		return nil
 	}
 	head := x.buf[:n]
@@ -224,10 +224,10 @@ func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []b
 			return err
 		}
 	}
-	if req == nil && x.seen == nil {
+	if req == nil && x.obs == nil {
 		h.heads.request = append(dst, head...)
 	}
-	h.rest, h.secure = x.buf[n:], c.tunnelTLS
+	h.leftover, h.tunnelTLS = x.buf[n:], c.tunnelTLS
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return &stageError{"write the 101", err}
 	}

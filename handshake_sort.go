@@ -57,13 +57,13 @@ func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 	}
 	for !s.step(x, p) {
 		// For its first word on each layer the client has no longer than PlainAfter.
-		brief := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
-		if brief {
-			x.readBy(x.within(p.plainAfter))
+		hasFirstDeadline := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
+		if hasFirstDeadline {
+			x.setReadDeadline(x.within(p.plainAfter))
 		}
 		s.broken = x.read(s.limit)
-		if brief && s.broken == nil {
-			x.readBy(x.deadline)
+		if hasFirstDeadline && s.broken == nil {
+			x.setReadDeadline(x.deadline)
 		}
 	}
 	return s.n, s.watch, s.err
@@ -120,7 +120,7 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	case n < 0 || n > p.maxHeader:
 		return false, &stageError{stagePROXY, errors.New("it has no end, or is longer than MaxHeaderBytes")}
 	case n > 0 && n <= len(x.buf):
-		if err := x.believe(x.buf[:n]); err != nil {
+		if err := x.readProxyHeader(x.buf[:n]); err != nil {
 			return false, &stageError{stagePROXY, err}
 		}
 		x.consume(n)
@@ -140,17 +140,17 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 	m, n := wire.ClientHello(x.buf)
 	switch {
 	case m == wire.Maybe && s.broken != nil && len(x.buf) > 0:
-		return true, x.probed(s.broken, p)
+		return true, x.probeFailure(s.broken, p)
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
 	case m == wire.Yes && n <= len(x.buf):
 		s.limit = p.maxHeader
-		x.settle()
-		p.goesOn(x)
-		if err := x.secure(p); err != nil {
+		x.stopWaiting()
+		p.progressed(x)
+		if err := x.acceptTLS(p); err != nil {
 			return false, &stageError{stageTLS, err}
 		}
-		p.waits(x)
+		p.waitsForClient(x)
 		return true, nil
 	case s.broken != nil && ended(s.broken):
 		return false, &stageError{stageTLS, probeError{s.broken}}
@@ -180,7 +180,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 		x.consume(s.sniffer.EmptyLines())
 		return true, false
 	case s.broken != nil: // perhaps on a layer below
-		s.err = x.unread(s.broken, verdict, p)
+		s.err = x.readFailed(s.broken, verdict, p)
 	case verdict == wire.More:
 		return false, false
 	case verdict == wire.Doubt && p.refusePlain && !full:
@@ -215,7 +215,7 @@ func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	case n > 0:
 		s.n = n
 	case s.broken != nil:
-		s.err = x.unread(s.broken, wire.HTTP, p)
+		s.err = x.readFailed(s.broken, wire.HTTP, p)
 	default:
 		return false
 	}
@@ -237,7 +237,7 @@ func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 	case s.broken == nil:
 		return false
 	default:
-		if s.err = x.unread(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
+		if s.err = x.readFailed(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
 			s.err = x.refuseHead(s.rule, p)
 		}
 		return true
@@ -256,7 +256,7 @@ func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 // believe takes the client's address from a header of the PROXY protocol. A
 // proxy's own connection (LOCAL), such as a health check, is the proxy's. Where the
 // proxy does not know who its client is, nothing that the client says is believed.
-func (x *exchange) believe(header []byte) error {
+func (x *exchange) readProxyHeader(header []byte) error {
 	// go-proxyproto has a limit of its own. What is beyond it are TLVs.
 	if most := 16 + int(proxyproto.MaxV2HeaderSize); len(header) > most {
 		header = bytes.Clone(header[:most])
@@ -285,13 +285,13 @@ const stageRead = "read the upgrade request"
 
 // unread decides what to do with a client of whom no more can be read. nil
 // stands for a plain connection.
-func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
+func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error {
 	failed := &stageError{stageRead, err}
 	x.mu.Lock()
 	evicted := x.evicted
 	x.mu.Unlock()
 	if len(x.buf) == 0 {
-		if probe := x.probed(err, p); probe != nil {
+		if probe := x.probeFailure(err, p); probe != nil {
 			return probe
 		}
 	}
@@ -327,7 +327,7 @@ func (e probeError) Unwrap() error { return e.error }
 // end its direction at once and wait for what the server says first (nc -N). From
 // here a probe looks the same, so what is handed on counts as plain: it is a
 // connection of the application, with a lifetime and bytes.
-func (x *exchange) probed(err error, p *policy) error {
+func (x *exchange) probeFailure(err error, p *policy) error {
 	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
 		return nil
 	}

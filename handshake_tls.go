@@ -40,12 +40,12 @@ func (c *tunnelConn) Read(b []byte) (int, error) {
 var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so that data may be missing: %w", io.ErrUnexpectedEOF)
 
 // secureTunnel accepts TLS inside the tunnel.
-func (x *exchange) secureTunnel(p *policy) error {
+func (x *exchange) acceptTunnelTLS(p *policy) error {
 	below := &tunnelConn{Conn: x.conn}
 	x.mu.Lock()
 	x.conn = below
 	x.mu.Unlock()
-	if err := x.secure(p); err != nil {
+	if err := x.acceptTLS(p); err != nil {
 		return err
 	}
 	below.open = true
@@ -79,8 +79,8 @@ func helloError(c net.Conn, err error) error {
 // secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
 // handshake can be evicted while it waits for the client, and not while it works:
 // GetCertificate may take its time.
-func (x *exchange) secure(p *policy) error {
-	x.settle()
+func (x *exchange) acceptTLS(p *policy) error {
+	x.stopWaiting()
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
 	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
@@ -108,11 +108,11 @@ func (c *awaitedConn) Read(b []byte) (int, error) {
 	if x == nil {
 		return c.Conn.Read(b)
 	}
-	c.p.waits(x)
-	defer x.settle() // also where the transport panics
+	c.p.waitsForClient(x)
+	defer x.stopWaiting() // also where the transport panics
 	n, err := c.Conn.Read(b)
-	if x.settle(); n > 0 {
-		c.p.goesOn(x)
+	if x.stopWaiting(); n > 0 {
+		c.p.progressed(x)
 	}
 	return n, err
 }

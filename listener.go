@@ -221,7 +221,7 @@ type PreflightListener struct {
 	draining  atomic.Bool   // since Shutdown
 	gone      chan struct{} // since Close: nobody accepts any more
 	drained   chan struct{} // nothing more will be delivered
-	quiet     chan struct{} // and nothing that was is still open
+	idle      chan struct{} // and nothing that was is still open
 	server    *http.Server  // of Handler; nil without one
 	feed      *feed
 	serving   sync.Once
@@ -297,19 +297,19 @@ func (l *PreflightListener) Close() error {
 	waiting := l.shutdowns > 0
 	l.mu.Unlock()
 	if !waiting {
-		l.cutOff()
+		l.abort()
 	}
 	return l.closeInner()
 }
 
 // cutOff ends what has not been delivered.
-func (l *PreflightListener) cutOff() {
+func (l *PreflightListener) abort() {
 	l.cancel()
 	l.mu.Lock()
 	for x := l.pending.oldest.place.next; x != &l.pending.oldest; x = x.place.next {
 		// Their goroutines close them. Closing them here could take seconds
 		// each: crypto/tls waits for its last message to be sent.
-		x.cutOff()
+		x.abort()
 	}
 	l.mu.Unlock()
 	if l.server != nil {
@@ -353,14 +353,14 @@ func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	l.draining.Store(true)
 	l.shutdowns++
-	l.tellEnd()
+	l.signalEnd()
 	l.mu.Unlock()
 	l.signalRoom()
 	defer l.endShutdown()
 	err := l.closeInner()
-	if !isClosed(l.quiet) { // which counts, also where ctx has ended
+	if !isClosed(l.idle) { // which counts, also where ctx has ended
 		select {
-		case <-l.quiet:
+		case <-l.idle:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -379,6 +379,6 @@ func (l *PreflightListener) endShutdown() {
 	last := l.shutdowns == 0
 	l.mu.Unlock()
 	if last && isClosed(l.gone) {
-		l.cutOff()
+		l.abort()
 	}
 }

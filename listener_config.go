@@ -17,7 +17,7 @@ func (l *PreflightListener) prepare() {
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		l.delivered = make(chan delivery)
 		l.room = make(chan struct{}, 1)
-		l.gone, l.drained, l.quiet = make(chan struct{}), make(chan struct{}), make(chan struct{})
+		l.gone, l.drained, l.idle = make(chan struct{}), make(chan struct{}), make(chan struct{})
 		l.onClose = l.closed
 		l.pending.prepare()
 		l.policy = policy{
