@@ -11,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // Conn is a connection behind its handshake: a tunnel to the peer, or a plain
@@ -29,7 +27,7 @@ type Conn struct {
 	conn    net.Conn
 	remote  *net.TCPAddr // the client's; nil: that of conn
 	onClose func()       // called once
-	seen    *observation
+	obs     *observation
 
 	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
@@ -42,30 +40,10 @@ type Conn struct {
 	mu         sync.Mutex
 	closed     bool      // by Close
 	readClosed bool      // by CloseRead
-	rest       []byte    // arrived behind the handshake, and not yet read
+	leftover   []byte    // arrived behind the handshake, and not yet read
 	deadline   time.Time // of Read, as long as special is set
 	watch      *watch
 }
-
-// A watch inspects what a plain connection reads as long as it may still turn
-// out to be HTTP.
-type watch struct {
-	// reading holds a Read together with the inspection of what it has read, so
-	// that no other Read returns what follows a request line.
-	reading sync.Mutex
-	sniffer wire.Sniffer
-	verdict wire.Verdict
-	left    int // bytes still to be inspected
-}
-
-// watchLimit is how many bytes of a connection are inspected at most. Without a
-// limit, a protocol whose first line never ends would go without splice for
-// good. No proxy forwards a longer request line unless it is configured to: the
-// largest default is the 1 MiB of net/http, which Caddy and Traefik use.
-const watchLimit = 1 << 20
-
-// errHTTP is the end of a connection that was taken for plain.
-var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
 
 // heads are what a handshake consisted of; zero for a plain connection. The
 // request is not kept where there is an http.Request from the beginning.
@@ -73,15 +51,15 @@ type heads struct{ request, answer []byte }
 
 // newConn takes ownership of heads, rest and watch. remote is nil where the
 // client's address is that of c.
-func newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+func newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
 	conn := new(Conn)
-	conn.init(c, remote, heads, rest, watch)
+	conn.init(c, remote, heads, leftover, watch)
 	return conn
 }
 
-func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) {
+func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) {
 	c.conn, c.remote, c.heads, c.watch = conn, remote, heads, watch
-	c.keep(rest)
+	c.setLeftover(leftover)
 }
 
 // Request is the upgrade request: on the server's side the very one that
@@ -93,8 +71,8 @@ func (c *Conn) Request() *http.Request {
 		return r
 	}
 	head, ctx := c.heads.request, context.Background()
-	if head == nil && c.seen != nil {
-		head, ctx = c.seen.request()
+	if head == nil && c.obs != nil {
+		head, ctx = c.obs.request()
 	}
 	if len(head) == 0 {
 		return nil
@@ -142,12 +120,12 @@ func (c *Conn) Read(b []byte) (int, error) {
 	} else {
 		n, err = c.conn.Read(b)
 	}
-	c.seen.read(int64(n))
+	c.obs.read(int64(n))
 	return n, err
 }
 
 func (c *Conn) readSpecial(b []byte) (int, error) {
-	if n, err, ok := c.readRest(b); ok {
+	if n, err, ok := c.readLeftover(b); ok {
 		return n, err
 	}
 	c.mu.Lock()
@@ -176,56 +154,17 @@ func (c *Conn) ended() error {
 	return nil
 }
 
-// readWatched is Read while there is a watch. ended is that of the connection.
-func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
-	w.reading.Lock()
-	defer w.reading.Unlock()
-	if w.verdict != wire.HTTP {
-		if ended != nil {
-			return 0, ended
-		}
-		n, err = c.conn.Read(b)
-	}
-	if w.verdict == wire.More {
-		w.look(b[:n])
-		switch w.verdict {
-		case wire.Plain:
-			c.mu.Lock()
-			c.watch = nil
-			c.keep(c.rest)
-			c.mu.Unlock()
-		case wire.HTTP:
-			clear(b[:n])
-			c.Close()
-		}
-	}
-	if w.verdict == wire.HTTP {
-		return 0, c.opError("read", errHTTP)
-	}
-	return n, err
-}
-
-// look sets the verdict as soon as there is one. At the limit it is plain.
-func (w *watch) look(b []byte) {
-	w.left -= len(b)
-	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {
-		w.verdict = v
-	} else if w.left <= 0 {
-		w.verdict = wire.Plain
-	}
-}
-
-func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
+func (c *Conn) readLeftover(b []byte) (n int, err error, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.rest) == 0 {
+	if len(c.leftover) == 0 {
 		return 0, nil, false
 	}
 	if c.expired() {
 		return 0, c.opError("read", os.ErrDeadlineExceeded), true
 	}
-	n = copy(b, c.rest)
-	c.keep(c.rest[n:])
+	n = copy(b, c.leftover)
+	c.setLeftover(c.leftover[n:])
 	return n, nil, true
 }
 
@@ -235,28 +174,28 @@ func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
 func (c *Conn) expired() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
 
 // keep replaces the rest, and frees it when it is empty. The caller holds mu.
-func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 {
-		rest = nil
+func (c *Conn) setLeftover(leftover []byte) {
+	if len(leftover) == 0 {
+		leftover = nil
 	}
-	c.rest = rest
-	c.special.Store(rest != nil || c.watch != nil || c.closed || c.readClosed)
+	c.leftover = leftover
+	c.special.Store(leftover != nil || c.watch != nil || c.closed || c.readClosed)
 }
 
 // drop takes the rest for good, and with it the right to read.
-func (c *Conn) drop() (rest []byte) {
+func (c *Conn) drop() (leftover []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rest = c.rest
+	leftover = c.leftover
 	c.closed = true
-	c.keep(nil)
-	return rest
+	c.setLeftover(nil)
+	return leftover
 }
 
 // Write writes to the connection.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	c.seen.wrote(int64(n))
+	c.obs.wrote(int64(n))
 	return n, err
 }
 
@@ -266,8 +205,8 @@ func (c *Conn) Write(b []byte) (int, error) {
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	if c.special.Load() {
-		n, err := c.writeRest(w)
-		c.seen.read(int64(n))
+		n, err := c.writeLeftover(w)
+		c.obs.read(int64(n))
 		written = int64(n)
 		if err != nil {
 			return written, err
@@ -287,7 +226,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	n, err := io.Copy(w, c.conn)
-	c.seen.read(n)
+	c.obs.read(n)
 	return written + n, err
 }
 
@@ -306,10 +245,10 @@ func write(w io.Writer, b []byte) (int, error) {
 
 // writeRest takes the rest, and puts back what w does not. The lock is not held
 // over the write: SetReadDeadline must not wait for a peer of w that does not read.
-func (c *Conn) writeRest(w io.Writer) (int, error) {
+func (c *Conn) writeLeftover(w io.Writer) (int, error) {
 	c.mu.Lock()
-	rest := c.rest
-	if rest == nil {
+	leftover := c.leftover
+	if leftover == nil {
 		c.mu.Unlock()
 		return 0, nil
 	}
@@ -319,12 +258,12 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 		c.mu.Unlock()
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	c.rest = nil
+	c.leftover = nil
 	c.mu.Unlock()
-	n, err := write(w, rest)
+	n, err := write(w, leftover)
 	c.mu.Lock()
 	if !c.closed && !c.readClosed {
-		c.keep(rest[n:])
+		c.setLeftover(leftover[n:])
 	}
 	c.mu.Unlock()
 	return n, err
@@ -335,7 +274,7 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 // without a Conn.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(c.conn, r)
-	c.seen.wrote(n)
+	c.obs.wrote(n)
 	return n, err
 }
 
@@ -349,7 +288,7 @@ func (c *Conn) Close() error {
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()
-	c.seen.close()
+	c.obs.close()
 	if onClose != nil {
 		onClose()
 	}
@@ -377,7 +316,7 @@ func (c *Conn) CloseRead() error {
 		if err == nil {
 			c.mu.Lock()
 			c.readClosed = true
-			c.keep(nil)
+			c.setLeftover(nil)
 			c.mu.Unlock()
 		}
 		return err
@@ -401,7 +340,7 @@ func (c *Conn) RemoteAddr() net.Addr {
 // SetDeadline sets both deadlines, as [net.Conn] says.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetDeadline, t)
 	}
 	return c.conn.SetDeadline(t)
 }
@@ -409,7 +348,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // SetReadDeadline sets the deadline of Read, as [net.Conn] says.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetReadDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetReadDeadline, t)
 	}
 	return c.conn.SetReadDeadline(t)
 }
@@ -420,7 +359,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadl
 // setRestDeadline sets a deadline of the connection by set, and makes it that of
 // the rest if the connection has taken it. The lock is held over both: of two
 // calls at once, the same one must win in both places.
-func (c *Conn) setRestDeadline(set func(time.Time) error, t time.Time) error {
+func (c *Conn) setLeftoverDeadline(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := set(t)

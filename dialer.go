@@ -170,7 +170,7 @@ func (d *PreflightDialer) Dial(network, address string) (net.Conn, error) {
 // ([context.Cause]); if HandshakeTimeout expired, it wraps
 // [os.ErrDeadlineExceeded], and Timeout reports true.
 func (d *PreflightDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	r, err := d.road(network, address)
+	r, err := d.route(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
@@ -178,7 +178,7 @@ func (d *PreflightDialer) DialContext(ctx context.Context, network, address stri
 }
 
 // attempts dials, and once more if GetHeader may have better credentials.
-func (d *PreflightDialer) attempts(ctx context.Context, r road) (net.Conn, error) {
+func (d *PreflightDialer) attempts(ctx context.Context, r route) (net.Conn, error) {
 	conn, refused, err := d.dial(ctx, r, nil)
 	if refused != nil {
 		conn, _, err = d.dial(ctx, r, refused)
@@ -191,7 +191,7 @@ func (d *PreflightDialer) attempts(ctx context.Context, r road) (net.Conn, error
 
 // again is an error of the handshake if fresh fields may help against it. A
 // refusal that NetDialer or GetHeader has met is none of this dial.
-func (d *PreflightDialer) again(err error) *StatusError {
+func (d *PreflightDialer) retry(err error) *StatusError {
 	refused, ok := err.(*StatusError)
 	if d.GetHeader != nil && ok && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusProxyAuthRequired) {
 		return refused
@@ -200,23 +200,23 @@ func (d *PreflightDialer) again(err error) *StatusError {
 }
 
 // A road is where a dial leads, and by which layers.
-type road struct {
+type route struct {
 	network, address string
 	connectTimeout   time.Duration // of NetDialer; 0: as HandshakeTimeout says
 	upgrade          upgrade       // without its header
 	tls, tunnelTLS   *tls.Config
-	seen             *observation // of one attempt
+	obs              *observation // of one attempt
 }
 
 // road resolves the configuration; the caller's fields stay as they are.
-func (d *PreflightDialer) road(network, address string) (r road, err error) {
+func (d *PreflightDialer) route(network, address string) (r route, err error) {
 	if err := d.checkNet(network); err != nil {
 		return r, err
 	}
 	if !strings.HasPrefix(network, "unix") {
 		address = asciiHost(address)
 	}
-	r = road{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.hostField(network, address), protocol: d.Protocol}}
+	r = route{network: network, address: address, upgrade: upgrade{target: d.Path, host: d.hostField(network, address), protocol: d.Protocol}}
 	u := &r.upgrade
 	if u.target == "" {
 		u.target = "/"
@@ -245,20 +245,20 @@ func (d *PreflightDialer) road(network, address string) (r road, err error) {
 
 // dial makes one attempt; refused is the end of the one before. again is that of
 // this one, if another is worth while.
-func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError) (conn *Conn, again *StatusError, err error) {
+func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusError) (conn *Conn, retry *StatusError, err error) {
 	side := d.Telemetry.clientSide()
-	r.seen = side.begin()
-	ctx = r.seen.dial(ctx, r.address)
-	side.underWay(1)
+	r.obs = side.begin()
+	ctx = r.obs.dial(ctx, r.address)
+	side.addPending(1)
 	defer func() {
-		side.underWay(-1)
+		side.addPending(-1)
 		switch {
 		case conn != nil:
-			r.seen.done(kindUpgraded)
+			r.obs.done(kindUpgraded)
 		case err != nil:
-			r.seen.fail(ctx, err)
+			r.obs.fail(ctx, err)
 		default:
-			r.seen.fail(ctx, errPanic)
+			r.obs.fail(ctx, errPanic)
 		}
 	}()
 	header, proxyHeader, err := d.header(ctx, refused)
@@ -272,7 +272,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 	}
 	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
-		r.seen.fail(ctx, &stageError{"dial", err}) // be it a refusal: it is not ours
+		r.obs.fail(ctx, &stageError{"dial", err}) // be it a refusal: it is not ours
 		return nil, nil, err
 	}
 	defer func() { // also where a callback of TLS panics
@@ -280,13 +280,13 @@ func (d *PreflightDialer) dial(ctx context.Context, r road, refused *StatusError
 			abandon(c)
 		}
 	}()
-	r.seen.event(eventConnect)
+	r.obs.event(eventConnect)
 	conn, err = d.handshake(ctx, c, &r, proxy)
-	return conn, d.again(err), err
+	return conn, d.retry(err), err
 }
 
 // connect opens the transport.
-func (d *PreflightDialer) connect(ctx context.Context, r *road, proxy *forwardProxy) (net.Conn, error) {
+func (d *PreflightDialer) connect(ctx context.Context, r *route, proxy *forwardProxy) (net.Conn, error) {
 	network, address := r.network, r.address
 	if proxy != nil {
 		network, address = "tcp", proxy.address
@@ -332,43 +332,43 @@ func (d *PreflightDialer) header(ctx context.Context, refused *StatusError) (h, 
 }
 
 // handshake goes from the dialed connection to the tunnel.
-func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *road, proxy *forwardProxy) (*Conn, error) {
+func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *route, proxy *forwardProxy) (*Conn, error) {
 	deadline := d.deadline()
 	c, err := r.layers(ctx, c, proxy, deadline)
 	if err != nil {
 		return nil, err
 	}
-	h, rest, err := r.upgrade.do(ctx, c, deadline, r.seen)
+	h, leftover, err := r.upgrade.do(ctx, c, deadline, r.obs)
 	if err != nil {
 		return nil, err
 	}
 	if r.tunnelTLS != nil {
-		below := &tunnelConn{Conn: newConn(c, nil, heads{}, rest, nil)}
+		below := &tunnelConn{Conn: newConn(c, nil, heads{}, leftover, nil)}
 		if c, err = handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
 			return nil, err
 		}
 		below.open = true
-		r.seen.event(eventTunnelTLS)
-		rest = nil
+		r.obs.event(eventTunnelTLS)
+		leftover = nil
 	}
-	return r.seen.newConn(c, nil, h, rest, nil), nil
+	return r.obs.newConn(c, nil, h, leftover, nil), nil
 }
 
 // layers puts on c what lies below the upgrade: the forward proxy's tunnel and TLS.
-func (r *road) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, deadline time.Time) (net.Conn, error) {
+func (r *route) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, deadline time.Time) (net.Conn, error) {
 	if proxy != nil {
 		var err error
 		if c, err = proxy.connect(ctx, c, deadline); err != nil {
 			return nil, err
 		}
-		r.seen.event(eventProxy)
+		r.obs.event(eventProxy)
 	}
 	if r.tls != nil {
 		var err error
 		if c, err = handshakeTLS(ctx, c, r.tls, deadline, stageTLS); err != nil {
 			return nil, err
 		}
-		r.seen.event(eventTLS)
+		r.obs.event(eventTLS)
 	}
 	return c, nil
 }

@@ -213,7 +213,7 @@ func report(err error) {
 }
 
 // underWay counts n more handshakes under way.
-func (r *role) underWay(n int64) {
+func (r *role) addPending(n int64) {
 	if r != nil {
 		r.add(r.pending, context.Background(), n, nil)
 	}

@@ -174,6 +174,7 @@ fuzz() { # fuzz PACKAGE PATHSPEC...
   done
 }
 fuzz ./internal/wire 'internal/wire/*_test.go'
+fuzz ./internal/clientaddr 'internal/clientaddr/*_test.go'
 fuzz . '*_test.go' ':!*/*'
 
 say "all passed"

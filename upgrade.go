@@ -47,11 +47,11 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	h, rest, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
+	h, leftover, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
 	if err != nil {
 		return nil, err
 	}
-	conn := newConn(c, nil, h, rest, nil)
+	conn := newConn(c, nil, h, leftover, nil)
 	conn.req.Store(req)
 	return conn, nil
 }
@@ -146,21 +146,21 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 
 // do performs the client's part on c until deadline, which may be zero. rest is what
 // has arrived behind the answer.
-func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, seen *observation) (h heads, rest []byte, err error) {
+func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, obs *observation) (h heads, leftover []byte, err error) {
 	x := newExchange(c)
-	x.seen = seen
+	x.obs = obs
 	if err := x.begin(ctx, deadline); err != nil {
 		x.free()
 		return h, nil, opError("preflight", c, err)
 	}
 	h, err = x.request(u)
 	err = x.end(err)
-	rest = bytes.Clone(x.buf)
+	leftover = bytes.Clone(x.buf)
 	x.free()
 	if err != nil {
 		return h, nil, failure(c, err, "%s answered ")
 	}
-	return h, rest, nil
+	return h, leftover, nil
 }
 
 // failure is the error of a handshake with the peer of c; what says how a

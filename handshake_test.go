@@ -32,10 +32,10 @@ func (c *exchangeConn) Close() error { return nil }
 func TestExchangeDeadlinesUndoNothing(t *testing.T) {
 	later := time.Now().Add(time.Hour)
 	deadlines := map[string]func(*exchange){
-		"begin":    func(x *exchange) { require.NoError(t, x.begin(context.Background(), later)) },
-		"readBy":   func(x *exchange) { x.readBy(later) },
-		"doBy":     func(x *exchange) { x.doBy(later) },
-		"finishBy": func(x *exchange) { x.finishBy(later) },
+		"begin":           func(x *exchange) { require.NoError(t, x.begin(context.Background(), later)) },
+		"setReadDeadline": func(x *exchange) { x.setReadDeadline(later) },
+		"setDeadlines":    func(x *exchange) { x.setDeadlines(later) },
+		"finishBy":        func(x *exchange) { x.finishBy(later) },
 	}
 	for name, set := range deadlines {
 		for _, tt := range []struct {
@@ -43,10 +43,10 @@ func TestExchangeDeadlinesUndoNothing(t *testing.T) {
 			end         func(*exchange)
 			read, write time.Time
 		}{
-			{"interrupted", (*exchange).cutOff, longAgo, longAgo},
-			{"interrupted while it waits", func(x *exchange) { x.await(); x.cutOff() }, longAgo, longAgo},
-			{"evicted", func(x *exchange) { x.await(); require.True(t, x.evict()) }, longAgo, time.Time{}},
-			{"evicted and interrupted", func(x *exchange) { x.await(); require.True(t, x.evict()); x.cutOff(); x.settle() }, longAgo, longAgo},
+			{"interrupted", (*exchange).abort, aLongTimeAgo, aLongTimeAgo},
+			{"interrupted while it waits", func(x *exchange) { x.startWaiting(); x.abort() }, aLongTimeAgo, aLongTimeAgo},
+			{"evicted", func(x *exchange) { x.startWaiting(); require.True(t, x.evict()) }, aLongTimeAgo, time.Time{}},
+			{"evicted and interrupted", func(x *exchange) { x.startWaiting(); require.True(t, x.evict()); x.abort(); x.stopWaiting() }, aLongTimeAgo, aLongTimeAgo},
 		} {
 			t.Run(name+"/"+tt.what, func(t *testing.T) {
 				c := new(exchangeConn)
@@ -60,9 +60,9 @@ func TestExchangeDeadlinesUndoNothing(t *testing.T) {
 		t.Run(name+"/evicted, and its bytes came", func(t *testing.T) {
 			c := new(exchangeConn)
 			x := newExchange(c)
-			x.await()
+			x.startWaiting()
 			require.True(t, x.evict())
-			x.settle()
+			x.stopWaiting()
 			set(x)
 			require.Equal(t, later, c.read, "for its answer, and what follows")
 		})
@@ -76,19 +76,31 @@ func TestExchangeEviction(t *testing.T) {
 	x := newExchange(c)
 	x.deadline = time.Now().Add(time.Hour)
 	require.False(t, x.evict(), "it does not wait")
-	require.False(t, x.revive(), "it was not evicted")
+	require.False(t, x.undoEviction(), "it was not evicted")
 	require.Zero(t, c.read)
-	x.await()
+	x.startWaiting()
 	require.True(t, x.evict())
 	require.False(t, x.evict(), "it was evicted already")
-	x.settle()
-	require.True(t, x.revive())
+	x.stopWaiting()
+	require.True(t, x.undoEviction())
 	require.Equal(t, x.deadline, c.read)
-	require.False(t, x.revive())
-	x.await()
+	require.False(t, x.undoEviction())
+	x.startWaiting()
 	require.True(t, x.evict())
-	x.cutOff()
-	x.settle()
-	require.False(t, x.revive())
-	require.Equal(t, longAgo, c.read)
+	x.abort()
+	x.stopWaiting()
+	require.False(t, x.undoEviction())
+	require.Equal(t, aLongTimeAgo, c.read)
+}
+
+// The end of a handshake does not make one good that was interrupted, and leaves
+// its connection as it is.
+func TestExchangeEndOfAnInterruptedOne(t *testing.T) {
+	c := new(exchangeConn)
+	x := newExchange(c)
+	require.NoError(t, x.begin(context.Background(), time.Now().Add(time.Hour)))
+	x.abort()
+	require.ErrorIs(t, x.end(nil), errInterrupted)
+	require.Equal(t, aLongTimeAgo, c.read)
+	require.Equal(t, aLongTimeAgo, c.write)
 }

@@ -43,7 +43,7 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		l.respond(w, r, refusal(http.StatusInternalServerError, "the server is misconfigured"))
 	case l.ctx.Err() != nil:
 		l.respond(w, r, unavailable(whyDraining))
-	case l.asked(r):
+	case l.asksForUpgrade(r):
 		l.upgrade(w, r)
 	case l.Handler != nil:
 		l.serveOrdinary(w, r)
@@ -58,7 +58,7 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // asked reports whether r names one of our protocols, so that it is ours to
 // upgrade or to refuse.
-func (l *PreflightListener) asked(r *http.Request) bool {
+func (l *PreflightListener) asksForUpgrade(r *http.Request) bool {
 	return r.ProtoMajor == 1 && slices.ContainsFunc(l.policy.protocols, func(p string) bool {
 		return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], p)
 	})
@@ -66,9 +66,9 @@ func (l *PreflightListener) asked(r *http.Request) bool {
 
 // respond answers by way of net/http.
 func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
-	if seen := l.policy.role.begin(); seen != nil {
-		seen.arrive(r.Context(), []byte(r.Method), headOf(r))
-		defer seen.fail(r.Context(), e)
+	if obs := l.policy.role.begin(); obs != nil {
+		obs.arrive(r.Context(), []byte(r.Method), headOf(r))
+		defer obs.fail(r.Context(), e)
 	}
 	body := e.complete(&l.policy)
 	header := w.Header()
@@ -76,7 +76,7 @@ func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *S
 		header[name] = values
 	}
 	if r.ProtoMajor == 1 {
-		closeAfter(header)
+		setConnectionClose(header)
 	} else {
 		header.Del("Upgrade") // RFC 9113 §8.2.2
 	}
@@ -86,7 +86,7 @@ func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *S
 
 // closeAfter makes an answer the last one of its connection. net/http wants
 // close to stand first.
-func closeAfter(h http.Header) {
+func setConnectionClose(h http.Header) {
 	h.Set("Connection", "close")
 	if len(h["Upgrade"]) > 0 {
 		h.Add("Connection", "Upgrade") // RFC 9110 §7.8
@@ -115,8 +115,8 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	head := headOf(r)
 	buf := head
 	if buffered != nil && buffered.Reader != nil { // else a middleware's that does little
-		rest, _ := buffered.Peek(buffered.Reader.Buffered())
-		buf = append(buf, rest...)
+		leftover, _ := buffered.Peek(buffered.Reader.Buffered())
+		buf = append(buf, leftover...)
 	}
 	var remote *net.TCPAddr
 	var unknown bool
@@ -125,13 +125,13 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 		c, remote, unknown = ours.conn, ours.remote, ours.unknown
 	}
 	x := newExchange(c)
-	x.buf, x.remote, x.unknown, x.seen = buf, remote, unknown, l.policy.role.begin()
+	x.buf, x.remote, x.unknown, x.obs = buf, remote, unknown, l.policy.role.begin()
 	if l.admit(ctx, x) {
 		l.handshakeOf(requestOf(r, ctx), x, len(head))
 		return
 	}
 	defer abandon(c)
-	x.seen.arrive(ctx, []byte(r.Method), head)
+	x.obs.arrive(ctx, []byte(r.Method), head)
 	why := "too many handshakes are under way"
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining
@@ -230,7 +230,7 @@ func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request
 		last.finish()
 		return
 	case r.ProtoMajor == 1 && l.policy.isDraining():
-		closeAfter(w.Header())
+		setConnectionClose(w.Header())
 	}
 	l.Handler.ServeHTTP(w, r)
 }
@@ -251,7 +251,7 @@ func (w *lastAnswer) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 		if status >= 200 {
-			closeAfter(w.Header())
+			setConnectionClose(w.Header())
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

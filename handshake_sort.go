@@ -3,8 +3,6 @@ package preflight
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -54,18 +52,18 @@ type sorter struct {
 // have returned by then, or is not inlined.
 func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 	s := sorter{limit: p.maxHeader}
-	if p.tls != nil || p.proxies.any() {
+	if p.tls != nil || p.proxies.Any() {
 		s.limit = max(s.limit, layerPrefix)
 	}
 	for !s.step(x, p) {
 		// For its first word on each layer the client has no longer than PlainAfter.
-		brief := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
-		if brief {
-			x.readBy(x.within(p.plainAfter))
+		hasFirstDeadline := len(x.buf) == 0 && p.plainAfter > 0 && !p.refusePlain
+		if hasFirstDeadline {
+			x.setReadDeadline(x.within(p.plainAfter))
 		}
 		s.broken = x.read(s.limit)
-		if brief && s.broken == nil {
-			x.readBy(x.deadline)
+		if hasFirstDeadline && s.broken == nil {
+			x.setReadDeadline(x.deadline)
 		}
 	}
 	return s.n, s.watch, s.err
@@ -106,37 +104,13 @@ func (s *sorter) step(x *exchange, p *policy) (done bool) {
 	}
 }
 
-// handshakeBelow makes a TLS layer below us shake hands now, under the whole
-// deadline: left to the first Read, it would fail for good at the earlier
-// deadline of PlainAfter.
-func (x *exchange) handshakeBelow() error {
-	below, ok := x.conn.(interface{ HandshakeContext(context.Context) error })
-	if !ok {
-		return nil
-	}
-	if err := below.HandshakeContext(x.ctx); err != nil {
-		return &stageError{stageTLS, helloError(x.conn, err)}
-	}
-	return nil
-}
-
-// helloError is the error of a TLS handshake: that of a probe if the client has
-// gone before its ClientHello was whole.
-func helloError(c net.Conn, err error) error {
-	// The version is set when the ClientHello has been read.
-	if state := tlsState(c); ended(err) && state != nil && state.Version == 0 {
-		return probeError{err}
-	}
-	return err
-}
-
 const stagePROXY = "read the PROXY header"
 
 // proxy consumes a header of the PROXY protocol, if there is one, and believes it.
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
-	if !p.proxies.any() || !x.trusts(p) {
+	if !p.proxies.Any() || !p.proxies.TrustsPeer(x.conn, x.addr()) {
 		return true, nil
 	}
 	m, n := wire.ProxyHeader(x.buf)
@@ -146,7 +120,7 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	case n < 0 || n > p.maxHeader:
 		return false, &stageError{stagePROXY, errors.New("it has no end, or is longer than MaxHeaderBytes")}
 	case n > 0 && n <= len(x.buf):
-		if err := x.believe(x.buf[:n]); err != nil {
+		if err := x.readProxyHeader(x.buf[:n]); err != nil {
 			return false, &stageError{stagePROXY, err}
 		}
 		x.consume(n)
@@ -166,17 +140,17 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 	m, n := wire.ClientHello(x.buf)
 	switch {
 	case m == wire.Maybe && s.broken != nil && len(x.buf) > 0:
-		return true, x.probed(s.broken, p)
+		return true, x.probeFailure(s.broken, p)
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
 	case m == wire.Yes && n <= len(x.buf):
 		s.limit = p.maxHeader
-		x.settle()
-		p.goesOn(x)
-		if err := x.secure(p); err != nil {
+		x.stopWaiting()
+		p.progressed(x)
+		if err := x.acceptTLS(p); err != nil {
 			return false, &stageError{stageTLS, err}
 		}
-		p.waits(x)
+		p.waitsForClient(x)
 		return true, nil
 	case s.broken != nil && ended(s.broken):
 		return false, &stageError{stageTLS, probeError{s.broken}}
@@ -206,7 +180,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 		x.consume(s.sniffer.EmptyLines())
 		return true, false
 	case s.broken != nil: // perhaps on a layer below
-		s.err = x.unread(s.broken, verdict, p)
+		s.err = x.readFailed(s.broken, verdict, p)
 	case verdict == wire.More:
 		return false, false
 	case verdict == wire.Doubt && p.refusePlain && !full:
@@ -241,7 +215,7 @@ func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	case n > 0:
 		s.n = n
 	case s.broken != nil:
-		s.err = x.unread(s.broken, wire.HTTP, p)
+		s.err = x.readFailed(s.broken, wire.HTTP, p)
 	default:
 		return false
 	}
@@ -263,7 +237,7 @@ func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 	case s.broken == nil:
 		return false
 	default:
-		if s.err = x.unread(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
+		if s.err = x.readFailed(s.broken, wire.Plain, p); s.err == nil { // not evicted, nor by Close
 			s.err = x.refuseHead(s.rule, p)
 		}
 		return true
@@ -282,7 +256,7 @@ func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 // believe takes the client's address from a header of the PROXY protocol. A
 // proxy's own connection (LOCAL), such as a health check, is the proxy's. Where the
 // proxy does not know who its client is, nothing that the client says is believed.
-func (x *exchange) believe(header []byte) error {
+func (x *exchange) readProxyHeader(header []byte) error {
 	// go-proxyproto has a limit of its own. What is beyond it are TLVs.
 	if most := 16 + int(proxyproto.MaxV2HeaderSize); len(header) > most {
 		header = bytes.Clone(header[:most])
@@ -307,103 +281,17 @@ func (x *exchange) believe(header []byte) error {
 	return nil
 }
 
-// secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
-// handshake can be evicted while it waits for the client, and not while it works:
-// GetCertificate may take its time.
-func (x *exchange) secure(p *policy) error {
-	x.settle()
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
-	defer cancel()
-	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
-	x.buf = x.buf[:0]
-	tc := tls.Server(below, p.tls)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		return helloError(tc, err) // below may yet be closed, by the end of ctx
-	}
-	below.x = nil
-	x.mu.Lock()
-	x.conn = tc
-	x.mu.Unlock()
-	return nil
-}
-
-// An awaitedConn is what a TLS layer reads from.
-type awaitedConn struct {
-	*Conn
-	x *exchange // during the handshake
-	p *policy
-}
-
-func (c *awaitedConn) Read(b []byte) (int, error) {
-	x := c.x
-	if x == nil {
-		return c.Conn.Read(b)
-	}
-	c.p.waits(x)
-	defer x.settle() // also where the transport panics
-	n, err := c.Conn.Read(b)
-	if x.settle(); n > 0 {
-		c.p.goesOn(x)
-	}
-	return n, err
-}
-
-// Close is called by the TLS layer too, when the time of its handshake is over.
-func (c *awaitedConn) Close() error {
-	if c.x != nil {
-		return abandon(c.Conn)
-	}
-	return c.Conn.Close()
-}
-
-// speaksOther reports whether c is a TLS connection on which client and server
-// have agreed to speak something else than HTTP/1.1 (RFC 7301), such as gRPC's h2.
-func speaksOther(c net.Conn) bool {
-	state := tlsState(c)
-	return state != nil && state.NegotiatedProtocol != "" && state.NegotiatedProtocol != alpnHTTP
-}
-
-// A probeError is the end of a connection whose client has said nothing: not a
-// byte, or less than a TLS ClientHello. Health checks and port scans are such
-// clients. It is no failure of a handshake, because there was none.
-type probeError struct{ error }
-
-func (e probeError) Unwrap() error { return e.error }
-
-// probed is the error of a client that has ended its connection with err before
-// it has said anything. It is nil where that is a plain connection: a client may
-// end its direction at once and wait for what the server says first (nc -N). From
-// here a probe looks the same, so what is handed on counts as plain: it is a
-// connection of the application, with a lifetime and bytes.
-func (x *exchange) probed(err error, p *policy) error {
-	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
-		return nil
-	}
-	return &stageError{stageRead, probeError{err}}
-}
-
-// ended reports whether err is the end of a connection by its peer, in order or
-// by a reset.
-func ended(err error) bool {
-	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
-}
-
 const stageRead = "read the upgrade request"
 
 // unread decides what to do with a client of whom no more can be read. nil
 // stands for a plain connection.
-func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
+func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error {
 	failed := &stageError{stageRead, err}
 	x.mu.Lock()
 	evicted := x.evicted
 	x.mu.Unlock()
 	if len(x.buf) == 0 {
-		if probe := x.probed(err, p); probe != nil {
+		if probe := x.probeFailure(err, p); probe != nil {
 			return probe
 		}
 	}
@@ -425,4 +313,34 @@ func (x *exchange) unread(err error, verdict wire.Verdict, p *policy) error {
 		return nil
 	}
 	return failed
+}
+
+// A probeError is the end of a connection whose client has said nothing: not a
+// byte, or less than a TLS ClientHello. Health checks and port scans are such
+// clients. It is no failure of a handshake, because there was none.
+type probeError struct{ error }
+
+func (e probeError) Unwrap() error { return e.error }
+
+// probed is the error of a client that has ended its connection with err before
+// it has said anything. It is nil where that is a plain connection: a client may
+// end its direction at once and wait for what the server says first (nc -N). From
+// here a probe looks the same, so what is handed on counts as plain: it is a
+// connection of the application, with a lifetime and bytes.
+func (x *exchange) probeFailure(err error, p *policy) error {
+	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
+		return nil
+	}
+	return &stageError{stageRead, probeError{err}}
+}
+
+// ended reports whether err is the end of a connection by its peer, in order or
+// by a reset.
+func ended(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }

@@ -30,7 +30,6 @@ type pending struct {
 // is not counted.
 type place struct {
 	since      time.Duration // by clock; the age is what has passed since
-	settled    time.Duration // by clock; when our work began
 	prev, next *exchange
 }
 
@@ -43,7 +42,7 @@ func (p *pending) prepare() { p.oldest.place.prev, p.oldest.place.next = &p.olde
 
 func (p *pending) enter(x *exchange) {
 	now := clock()
-	x.place = place{since: now, settled: now}
+	x.place, x.stoppedWaiting = place{since: now}, now
 	p.insert(x, &p.oldest)
 }
 
@@ -67,7 +66,7 @@ func (p *pending) resume(x *exchange) {
 	if next == nil {
 		return
 	}
-	x.place.since += clock() - x.place.settled
+	x.place.since += clock() - x.stoppedWaiting
 	for next != &p.oldest && next.place.since < x.place.since {
 		next = next.place.next
 	}
@@ -89,8 +88,8 @@ func (l *PreflightListener) acceptAll() {
 			continue
 		}
 		x := newExchange(c)
-		x.seen = l.policy.role.begin()
-		x.await()
+		x.obs = l.policy.role.begin()
+		x.startWaiting()
 		if !l.admit(l.ctx, x) {
 			abandon(c)
 			return
@@ -143,9 +142,9 @@ func (l *PreflightListener) bound(x *exchange) bool {
 
 //go:noinline
 func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error) {
-	x.settle()
+	x.stopWaiting()
 	if n > 0 {
-		l.goesOn(x)
+		l.progressed(x)
 	}
 	var h handover
 	err = x.sorted(&l.policy, n, watch, err, nil, &h)
@@ -155,8 +154,8 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 // goesOn is told of a handshake that has settled because its bytes have come. If
 // it was evicted in that moment, it goes on nevertheless, with a new second, and
 // somebody else has to make room.
-func (l *PreflightListener) goesOn(x *exchange) {
-	if !x.evicted || !x.revive() {
+func (l *PreflightListener) progressed(x *exchange) {
+	if !x.evicted || !x.undoEviction() {
 		return
 	}
 	l.mu.Lock()
@@ -187,18 +186,18 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 
 // handOn completes the handshake and gives the connection to whom it belongs.
 func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
-	if err == nil && h.secure {
-		err = l.secureTunnel(x, h)
+	if err == nil && h.tunnelTLS {
+		err = l.acceptTunnelTLS(x, h)
 	}
 	if err = x.end(err); err != nil {
 		if x.evicted { // on whatever layer
 			err = errEvicted
 		}
-		x.seen.fail(l.ctx, err)
+		x.obs.fail(l.ctx, err)
 		return
 	}
-	conn := h.conn(x.conn, x.remote, x.seen)
-	x.seen.done(h.kind())
+	conn := h.conn(x.conn, x.remote, x.obs)
+	x.obs.done(h.kind())
 	x.base = nil
 	if !l.detach(x) { // Close may have cut it off in its last moment
 		conn.Close()
@@ -216,21 +215,21 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 }
 
 // secureTunnel begins TLS inside the tunnel.
-func (l *PreflightListener) secureTunnel(x *exchange, h *handover) error {
+func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 	if h.req == nil { // while the layer is on top over which it came
 		head := h.heads.request
 		if head == nil {
-			head, _ = x.seen.request()
+			head, _ = x.obs.request()
 		}
 		h.req, _ = newRequest(context.WithoutCancel(x.ctx), head, x.conn, x.addr())
 	}
-	x.consume(len(x.buf) - len(h.rest))
-	h.rest = nil
+	x.consume(len(x.buf) - len(h.leftover))
+	h.leftover = nil
 	l.mu.Lock()
 	l.pending.remove(x)
 	l.pending.enter(x) // a whole request has come, so its age begins anew
 	l.mu.Unlock()
-	if err := x.secureTunnel(&l.policy); err != nil {
+	if err := x.acceptTunnelTLS(&l.policy); err != nil {
 		return &stageError{"TLS handshake in the tunnel", err}
 	}
 	return nil
@@ -252,14 +251,14 @@ func (l *PreflightListener) detach(x *exchange) bool {
 // alone, as it does in net/http.
 func (l *PreflightListener) release(x *exchange) {
 	panicked := recover()
-	if panicked != nil && !x.seen.panicked(panicked) {
+	if panicked != nil && !x.obs.panicked(panicked) {
 		reportPanic("a handshake", panicked)
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
-		x.seen.fail(l.ctx, errPanic)
+		x.obs.fail(l.ctx, errPanic)
 	}
-	l.policy.role.underWay(-1)
+	l.policy.role.addPending(-1)
 	l.mu.Lock()
 	l.pending.remove(x)
 	l.pending.count--
@@ -267,7 +266,7 @@ func (l *PreflightListener) release(x *exchange) {
 	if evicted {
 		l.pending.evicting = false
 	}
-	l.tellEnd()
+	l.signalEnd()
 	l.mu.Unlock()
 	if evicted {
 		l.policy.role.evicted()
@@ -293,7 +292,7 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 			l.pending.enter(x)
 			l.mu.Unlock()
 			l.signalRoom()
-			l.policy.role.underWay(1)
+			l.policy.role.addPending(1)
 			return true
 		}
 		wait := l.makeRoom()
@@ -330,11 +329,11 @@ func (l *PreflightListener) makeRoom() (wait time.Duration) {
 
 // waits is told that x has done with our work, and waits for bytes of the client
 // again.
-func (l *PreflightListener) waits(x *exchange) {
+func (l *PreflightListener) waitsForClient(x *exchange) {
 	l.mu.Lock()
 	l.pending.resume(x)
 	l.mu.Unlock()
-	x.await()
+	x.startWaiting()
 	l.signalRoom() // a client that waits for a place may now wait for this one
 }
 
@@ -378,19 +377,19 @@ func (l *PreflightListener) opened() {
 func (l *PreflightListener) closed() {
 	l.mu.Lock()
 	l.pending.active--
-	l.tellEnd()
+	l.signalEnd()
 	l.mu.Unlock()
 }
 
 // tellEnd tells Accept and Shutdown when there is nothing left to wait for. Once
 // the listener drains, the counts only go down. The caller holds mu.
-func (l *PreflightListener) tellEnd() {
+func (l *PreflightListener) signalEnd() {
 	if !l.draining.Load() || l.pending.count > 0 {
 		return
 	}
 	closeOnce(l.drained)
 	if l.pending.active == 0 {
-		closeOnce(l.quiet)
+		closeOnce(l.idle)
 	}
 }
 

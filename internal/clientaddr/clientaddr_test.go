@@ -1,4 +1,4 @@
-package preflight
+package clientaddr
 
 import (
 	"net"
@@ -25,9 +25,9 @@ var (
 )
 
 // addrProxies trusts 10.0.0.0/8, 192.0.2.7 and two IPv6 networks.
-func addrProxies(t testing.TB, field string) proxies {
+func addrProxies(t testing.TB, field string) Proxies {
 	t.Helper()
-	p, err := newProxies([]netip.Prefix{
+	p, err := New([]netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"),
 		netip.MustParsePrefix("192.0.2.7/32"),
 		netip.MustParsePrefix("2001:db8:a::/48"),
@@ -37,7 +37,7 @@ func addrProxies(t testing.TB, field string) proxies {
 	return p
 }
 
-func TestNewProxies(t *testing.T) {
+func TestNew(t *testing.T) {
 	given := []netip.Prefix{
 		netip.MustParsePrefix("10.9.8.7/8"),
 		netip.MustParsePrefix("::ffff:172.16.5.5/108"),
@@ -47,9 +47,9 @@ func TestNewProxies(t *testing.T) {
 		netip.MustParsePrefix("2001:db8:1::1/48"),
 	}
 	kept := slices.Clone(given)
-	p, err := newProxies(given, "")
+	p, err := New(given, "")
 	require.NoError(t, err)
-	require.Equal(t, proxies{field: "X-Forwarded-For", prefixes: []netip.Prefix{
+	require.Equal(t, Proxies{field: "X-Forwarded-For", prefixes: []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"),
 		netip.MustParsePrefix("172.16.0.0/12"),
 		netip.MustParsePrefix("198.51.100.1/32"),
@@ -61,46 +61,46 @@ func TestNewProxies(t *testing.T) {
 	given[0] = netip.MustParsePrefix("203.0.113.0/24")
 	require.Equal(t, netip.MustParsePrefix("10.0.0.0/8"), p.prefixes[0], "the caller's slice was kept")
 
-	p, err = newProxies(given, "X-Real-IP")
+	p, err = New(given, "X-Real-IP")
 	require.NoError(t, err)
 	require.Equal(t, "X-Real-IP", p.field)
 
-	p, err = newProxies(nil, "")
+	p, err = New(nil, "")
 	require.NoError(t, err)
 	require.Empty(t, p.prefixes)
 }
 
-func TestNewProxiesRefuses(t *testing.T) {
+func TestNewRefuses(t *testing.T) {
 	good := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	for name, c := range map[string]struct {
 		prefixes []netip.Prefix
 		field    string
 		text     string
 	}{
-		"zero prefix":      {append(slices.Clone(good), netip.Prefix{}), "", "preflight: PreflightListener.TrustedProxies[1] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
-		"too many bits":    {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "preflight: PreflightListener.TrustedProxies[0] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
-		"no field name":    {good, "X Forwarded", `preflight: PreflightListener.ClientAddrHeader: "X Forwarded" is not a field name`},
-		"colon":            {good, "Forwarded:", `preflight: PreflightListener.ClientAddrHeader: "Forwarded:" is not a field name`},
-		"field of nobody":  {nil, "Forwarded", "preflight: PreflightListener.ClientAddrHeader has no effect without TrustedProxies"},
-		"empty, not nil":   {[]netip.Prefix{}, "X-Forwarded-For", "preflight: PreflightListener.ClientAddrHeader has no effect without TrustedProxies"},
-		"both, name first": {nil, "é", `preflight: PreflightListener.ClientAddrHeader: "é" is not a field name`},
+		"zero prefix":      {append(slices.Clone(good), netip.Prefix{}), "", "TrustedProxies[1] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
+		"too many bits":    {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "TrustedProxies[0] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
+		"no field name":    {good, "X Forwarded", `ClientAddrHeader: "X Forwarded" is not a field name`},
+		"colon":            {good, "Forwarded:", `ClientAddrHeader: "Forwarded:" is not a field name`},
+		"field of nobody":  {nil, "Forwarded", "ClientAddrHeader has no effect without TrustedProxies"},
+		"empty, not nil":   {[]netip.Prefix{}, "X-Forwarded-For", "ClientAddrHeader has no effect without TrustedProxies"},
+		"both, name first": {nil, "é", `ClientAddrHeader: "é" is not a field name`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := newProxies(c.prefixes, c.field)
+			p, err := New(c.prefixes, c.field)
 			require.EqualError(t, err, c.text)
 			require.Zero(t, p)
 		})
 	}
 }
 
-func TestProxiesTrust(t *testing.T) {
+func TestTrusts(t *testing.T) {
 	p := addrProxies(t, "")
-	mapped, err := newProxies([]netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}, "")
+	mapped, err := New([]netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}, "")
 	require.NoError(t, err)
-	v6, err := newProxies([]netip.Prefix{netip.MustParsePrefix("::/0")}, "")
+	v6, err := New([]netip.Prefix{netip.MustParsePrefix("::/0")}, "")
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
-		p    proxies
+		p    Proxies
 		addr net.Addr
 		want bool
 	}{
@@ -133,33 +133,70 @@ func TestProxiesTrust(t *testing.T) {
 		"other type, no port":      {p, addrOther("10.0.0.1"), false},
 		"pipe":                     {p, addrOther("pipe"), false},
 		"UDP":                      {p, &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}, true},
-		"nobody: TCP":              {proxies{}, addrPeer, false},
-		"nobody: Unix":             {proxies{}, addrLocal, false},
-		"nobody: other":            {proxies{}, addrOther("10.0.0.1:80"), false},
-		"nobody: no address":       {proxies{}, nil, false},
+		"nobody: TCP":              {Proxies{}, addrPeer, false},
+		"nobody: Unix":             {Proxies{}, addrLocal, false},
+		"nobody: other":            {Proxies{}, addrOther("10.0.0.1:80"), false},
+		"nobody: no address":       {Proxies{}, nil, false},
 	} {
-		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, c.p.trust(c.addr)) })
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, c.p.trusts(c.addr)) })
 	}
 }
 
-func TestProxiesUntrustedPeerCostsNothing(t *testing.T) {
+// addrConn is a connection of which only the local address matters.
+type addrConn struct {
+	net.Conn
+	local net.Addr
+}
+
+func (c addrConn) LocalAddr() net.Addr { return c.local }
+
+func TestTrustsPeer(t *testing.T) {
+	p := addrProxies(t, "")
+	client := &net.UnixAddr{Net: "unix"}
+	for name, c := range map[string]struct {
+		local, peer net.Addr
+		want        bool
+	}{
+		"trusted address":      {addrTCP("10.0.0.9:1"), addrPeer, true},
+		"untrusted address":    {addrTCP("10.0.0.9:1"), addrTCP("203.0.113.9:1"), false},
+		"socket with a file":   {addrLocal, client, true},
+		"abstract socket":      {&net.UnixAddr{Net: "unix", Name: "@edge"}, client, false},
+		"socket without name":  {&net.UnixAddr{Net: "unix"}, client, false},
+		"nil local address":    {(*net.UnixAddr)(nil), client, false},
+		"no local address":     {nil, client, false},
+		"address behind it":    {&net.UnixAddr{Net: "unix", Name: "@edge"}, addrPeer, true},
+		"other local address":  {addrTCP("10.0.0.9:1"), client, false},
+		"nil Unix peer":        {addrLocal, (*net.UnixAddr)(nil), false},
+		"no address of a peer": {addrLocal, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, p.TrustsPeer(addrConn{local: c.local}, c.peer)) })
+	}
+	nobody, err := New(nil, "")
+	require.NoError(t, err)
+	require.False(t, nobody.TrustsPeer(addrConn{local: addrLocal}, client))
+	require.False(t, nobody.Any())
+	require.True(t, p.Any())
+	require.Equal(t, DefaultField, p.Field())
+}
+
+func TestUntrustedPeerCostsNothing(t *testing.T) {
 	p := addrProxies(t, "")
 	var stranger net.Addr = addrTCP("203.0.113.9:1")
 	lines := []string{"192.0.2.1"}
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if _, err := p.client(stranger, lines); err != nil {
+		if _, err := p.Client(stranger, lines); err != nil {
 			t.Fatal(err)
 		}
 	}))
 	var peer net.Addr = addrPeer
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if !p.trust(peer) {
+		if !p.trusts(peer) {
 			t.Fatal("the peer is not trusted")
 		}
 	}))
 }
 
-func TestClientAddr(t *testing.T) {
+func TestClient(t *testing.T) {
 	hops := strings.Repeat(", 10.0.0.2", 31)
 	forwardedHops := strings.Repeat(", for=10.0.0.2;proto=http", 31)
 	for name, c := range map[string]struct {
@@ -276,7 +313,7 @@ func TestClientAddr(t *testing.T) {
 			if peer == nil {
 				peer = addrPeer
 			}
-			got, err := p.client(peer, c.lines)
+			got, err := p.Client(peer, c.lines)
 			require.NoError(t, err)
 			if c.want == "" {
 				require.True(t, got == peer, "%v is not the peer itself", got)
@@ -287,21 +324,21 @@ func TestClientAddr(t *testing.T) {
 	}
 
 	t.Run("nobody is trusted", func(t *testing.T) {
-		p, err := newProxies(nil, "")
+		p, err := New(nil, "")
 		require.NoError(t, err)
-		got, err := p.client(addrLocal, []string{"203.0.113.9"})
+		got, err := p.Client(addrLocal, []string{"203.0.113.9"})
 		require.NoError(t, err)
 		require.True(t, got == net.Addr(addrLocal))
 	})
 	t.Run("nil is nobody", func(t *testing.T) {
 		p := addrProxies(t, "")
-		got, err := p.client(nil, []string{"203.0.113.9"})
+		got, err := p.Client(nil, []string{"203.0.113.9"})
 		require.NoError(t, err)
 		require.Nil(t, got)
 	})
 }
 
-func TestClientAddrRefuses(t *testing.T) {
+func TestClientRefuses(t *testing.T) {
 	const (
 		address  = "an address is malformed: RFC 7239 §6"
 		port     = "a port is malformed or out of range: RFC 7239 §6"
@@ -422,7 +459,7 @@ func TestClientAddrRefuses(t *testing.T) {
 		for line, text := range cases {
 			t.Run(field+" "+line, func(t *testing.T) {
 				p := addrProxies(t, field)
-				got, err := p.client(addrPeer, []string{line})
+				got, err := p.Client(addrPeer, []string{line})
 				require.EqualError(t, err, "the field "+field+" of a trusted proxy is malformed: "+text)
 				require.Nil(t, got)
 			})
@@ -441,14 +478,14 @@ func TestClientAddrRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := addrProxies(t, c.field)
-			got, err := p.client(addrPeer, c.lines)
+			got, err := p.Client(addrPeer, c.lines)
 			require.EqualError(t, err, "the field "+c.field+" of a trusted proxy is malformed: "+c.text)
 			require.Nil(t, got)
 		})
 	}
 }
 
-func FuzzClientAddr(f *testing.F) {
+func FuzzClient(f *testing.F) {
 	for field, lines := range [][]string{
 		{"203.0.113.9:80, 10.0.0.2, [2001:db8:a::1]:5, unknown", "198.51.100.1, [2001:db8::1]:5, 10.0.0.2"},
 		{`for="[2001:db8::1]:5";proto=http;host="h\"", for=203.0.113.9 , for=10.0.0.2`, "for=203.0.113.9;proto=http"},
@@ -464,11 +501,11 @@ func FuzzClientAddr(f *testing.F) {
 		name := []string{"X-Forwarded-For", "Forwarded", "X-Real-IP"}[field%3]
 		p := addrProxies(t, name)
 		stranger := addrTCP("203.0.113.9:1")
-		got, err := p.client(stranger, []string{junk, line})
+		got, err := p.Client(stranger, []string{junk, line})
 		require.NoError(t, err)
 		require.True(t, got == net.Addr(stranger), "a peer that is not trusted became %v", got)
 
-		got, err = p.client(addrPeer, []string{line})
+		got, err = p.Client(addrPeer, []string{line})
 		if err != nil {
 			require.Nil(t, got)
 			return
@@ -479,14 +516,14 @@ func FuzzClientAddr(f *testing.F) {
 		tcp := got.(*net.TCPAddr)
 		ip, ok := netip.AddrFromSlice(tcp.IP)
 		require.True(t, ok && !ip.Is4In6() && tcp.Zone == "", "%#v is not plain", tcp)
-		if p.trust(got) || name == "X-Real-IP" {
+		if p.trusts(got) || name == "X-Real-IP" {
 			return
 		}
 		// The client cannot be another by anything it sends ahead.
-		ahead, err := p.client(addrPeer, []string{junk, line})
+		ahead, err := p.Client(addrPeer, []string{junk, line})
 		require.NoError(t, err)
 		require.Equal(t, got, ahead)
-		ahead, err = p.client(addrPeer, []string{junk + ", " + line})
+		ahead, err = p.Client(addrPeer, []string{junk + ", " + line})
 		if name == "Forwarded" && err != nil {
 			return // that quote or pair of junk's does not end before line
 		}

@@ -31,7 +31,7 @@ type forwardProxy struct {
 
 // forwardProxy asks Proxy by which way r goes; nil means directly. header holds
 // further fields of the CONNECT.
-func (d *PreflightDialer) forwardProxy(ctx context.Context, r *road, header http.Header) (*forwardProxy, error) {
+func (d *PreflightDialer) forwardProxy(ctx context.Context, r *route, header http.Header) (*forwardProxy, error) {
 	if d.Proxy == nil || strings.HasPrefix(r.network, "unix") {
 		return nil, nil
 	}
@@ -80,7 +80,7 @@ func (d *PreflightDialer) checkProxyHeader(h http.Header) error {
 // TLS: a tunnel needs CONNECT, as https does. http.ProxyFromEnvironment takes
 // HTTP_PROXY for http, which may lead to a proxy that knows no CONNECT, and gRPC
 // asks about https as well. Its host is the one that the proxy would be asked for.
-func (r *road) request(ctx context.Context) *http.Request {
+func (r *route) request(ctx context.Context) *http.Request {
 	u := &url.URL{Scheme: "https", Host: hostOf("tcp", r.address)}
 	u.RawPath, u.RawQuery, _ = strings.Cut(r.upgrade.target, "?")
 	u.Path, _ = url.PathUnescape(u.RawPath) // which upgrade.check has seen
@@ -177,13 +177,13 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 		err = x.connect(p.target, p.header)
 	}
 	err = x.end(err)
-	rest := bytes.Clone(x.buf)
+	leftover := bytes.Clone(x.buf)
 	x.free()
 	switch {
 	case err != nil:
 		return nil, failure(c, err, "the forward proxy %s answered ")
-	case len(rest) > 0:
-		return newConn(c, nil, heads{}, rest, nil), nil
+	case len(leftover) > 0:
+		return newConn(c, nil, heads{}, leftover, nil), nil
 	}
 	return c, nil
 }
@@ -207,7 +207,7 @@ func authority(address string) (string, error) {
 // what followed its answer. Host comes first (RFC 9110 §7.2).
 func (x *exchange) connect(authority string, header http.Header) error {
 	head := wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority, header)
-	r, n, err := x.ask(head, stageConnect)
+	r, n, err := x.roundTrip(head, stageConnect)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (o *observation) request() (head []byte, ctx context.Context) {
 }
 
 // forget gives up the head: there is a request.
-func (o *observation) forget() {
+func (o *observation) dropHead() {
 	if o != nil {
 		o.head = ""
 	}
@@ -279,12 +279,12 @@ func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.Ke
 }
 
 // newConn is newConn for the connection behind the handshake.
-func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
 	if o == nil {
-		return newConn(c, remote, heads, rest, watch)
+		return newConn(c, remote, heads, leftover, watch)
 	}
-	o.conn.init(c, remote, heads, rest, watch)
-	o.conn.seen = o
+	o.conn.init(c, remote, heads, leftover, watch)
+	o.conn.obs = o
 	return &o.conn
 }
 

@@ -12,45 +12,23 @@ import (
 	"time"
 )
 
-// A head of up to firstRead bytes that arrives in one segment costs one Read; it
-// is also what a peer that stalls in its head can hold. A longer head gets room
-// for secondRead bytes, and then for twice what has come.
-const (
-	firstRead  = 512
-	secondRead = 4 << 10
-)
-
-// An exchange is one handshake in either role: the connection, what has been
-// read from it, and what bounds it in time. Exchanges are pooled.
+// An exchange is one handshake, in the role of the client or of the server. It
+// consists of what bounds the handshake in time, what has been read from the
+// connection, and what the two roles need. Exchanges are pooled. Their size is part
+// of what a stalled client costs: with the 8 bytes that the runtime adds, 696 bytes
+// fill their size class.
 type exchange struct {
-	conn   net.Conn     // the uppermost layer so far
-	base   net.Conn     // the lowest, that of the caller
-	remote *net.TCPAddr // the client's, where it is not that of conn
-	buf    []byte       // read and not yet consumed
-	seen   *observation
-
-	ctx      context.Context
-	deadline time.Time   // of the whole handshake beside that of ctx; zero: none
-	timer    *time.Timer // in place of deadlines, for a connection that has none
-	stop     func() bool // ends the watch on ctx; nil once it has
-
-	// mu orders the changes of the deadline, so that none of them undoes an
-	// interruption.
-	mu          sync.Mutex
-	interrupted bool  // nothing more may be done on the connection
-	waiting     bool  // for bytes of the client; what follows is our work
-	evicted     bool  // by the listener, while it was waiting
-	unknown     bool  // a proxy does not tell who the client is
-	consumed    int32 // what has been, of the bytes that a limit counts; here for its size
-	place       place // guarded by the listener's lock
-
-	interrupt func()
-	first     [firstRead]byte
+	bounds
+	buffer
+	base   net.Conn     // the lowest layer, which the caller supplied; nil: handed on
+	remote *net.TCPAddr // the client's address; nil: that of conn
+	obs    *observation
+	place  place // guarded by the listener's lock
 }
 
 var exchanges = sync.Pool{New: func() any {
 	x := new(exchange)
-	x.interrupt = x.cutOff
+	x.interrupt = x.abort
 	return x
 }}
 
@@ -61,39 +39,86 @@ func newExchange(c net.Conn) *exchange {
 	return x
 }
 
-// free gives the exchange back. Nothing of it may be used afterwards. Where there
-// is a watch on a context it must not be called by defer: when a transport of
-// the caller's panics, that watch goes on.
+// free returns the exchange to the pool. Nothing of it may be used afterwards. If
+// the exchange watches a context, free must not be deferred: after a panic of the
+// caller's transport the watch still runs.
 func (x *exchange) free() {
 	if x.timer != nil {
-		x.timer.Stop() // where Authorize ended the goroutine, nobody else has
+		x.timer.Stop() // if Authorize ended the goroutine, nothing else has stopped it
 	}
 	if x.stop != nil {
-		return // an interruption may still be running: not for the pool
+		return // an interruption may still be running, so the pool must not get x
 	}
-	// All of it: what was read holds credentials.
-	*x = exchange{interrupt: x.interrupt}
+	// Clear everything: the buffer holds credentials.
+	*x = exchange{bounds: bounds{interrupt: x.interrupt}}
 	exchanges.Put(x)
 }
 
+// addr is the address of the client, as far as it is known.
+func (x *exchange) addr() net.Addr {
+	if x.remote != nil {
+		return x.remote
+	}
+	return x.conn.RemoteAddr()
+}
+
+// read reads more into the buffer, which may then hold up to limit bytes.
+func (x *exchange) read(limit int) error {
+	free := x.room(limit)
+	// A transport may return 0 bytes without an error, but not forever.
+	for range 100 {
+		n, err := x.conn.Read(free)
+		if n > 0 {
+			x.buf = x.buf[:len(x.buf)+n]
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return io.ErrNoProgress
+}
+
+// bounds are the limits in time of a handshake. Its goroutine sets them by begin
+// and removes them by end. Other goroutines may interrupt the handshake (cutOff)
+// or evict it (evict).
+type bounds struct {
+	conn     net.Conn // the uppermost layer so far
+	ctx      context.Context
+	deadline time.Time   // of the whole handshake, beside that of ctx; zero: none
+	timer    *time.Timer // replaces deadlines on a connection that has none
+	stop     func() bool // ends the watch on ctx; nil: there is none
+
+	// mu orders the changes of the deadline, so that none of them undoes an
+	// interruption.
+	mu             sync.Mutex
+	interrupted    bool          // nothing more may be done on the connection
+	waiting        bool          // for bytes of the client; otherwise our own work goes on
+	evicted        bool          // by the listener, while it was waiting
+	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
+	stoppedWaiting time.Duration // by clock; when our own work began
+
+	interrupt func() // cutOff, allocated once
+}
+
 // longAgo is a deadline that interrupts what is blocked now.
-var longAgo = time.Unix(1, 0)
+var aLongTimeAgo = time.Unix(1, 0)
 
 // cutOff ends what is blocked on the connection. A transport without
 // deadlines, such as a channel of an SSH connection, can only be closed.
-func (x *exchange) cutOff() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.interrupted = true
-	if x.setDeadline(x.conn.SetDeadline, longAgo) != nil {
-		go closeBottom(x.conn) // it may block, and the listener's lock is held
+func (b *bounds) abort() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.interrupted = true
+	if b.callSetDeadline(b.conn.SetDeadline, aLongTimeAgo) != nil {
+		go closeBottom(b.conn) // it may block, and the listener's lock is held
 	}
 }
 
 // setDeadline sets a deadline by set, a method of the connection. It is called on
 // goroutines that belong to nobody who could recover: a panic of the transport
 // is an error.
-func (x *exchange) setDeadline(set func(time.Time) error, t time.Time) (err error) {
+func (b *bounds) callSetDeadline(set func(time.Time) error, t time.Time) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			reportPanic("a transport", v)
@@ -106,9 +131,9 @@ func (x *exchange) setDeadline(set func(time.Time) error, t time.Time) (err erro
 // finishBy bounds what is left to do on a connection that is lost to the
 // application, until the returned function is called. A TLS layer sets a write
 // deadline of its own for its last message.
-func (x *exchange) finishBy(t time.Time) (stop func() bool) {
-	c := x.conn
-	if _, layered := c.(interface{ NetConn() net.Conn }); x.doBy(t) == nil && !layered {
+func (b *bounds) finishBy(t time.Time) (stop func() bool) {
+	c := b.conn
+	if _, layered := c.(interface{ NetConn() net.Conn }); b.setDeadlines(t) == nil && !layered {
 		return func() bool { return true }
 	}
 	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
@@ -154,115 +179,115 @@ func reportPanic(what string, v any) {
 }
 
 // evict ends a handshake that waits for bytes, and reports whether it did.
-func (x *exchange) evict() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.waiting || x.evicted {
+func (b *bounds) evict() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.waiting || b.evicted {
 		return false
 	}
-	x.evicted = true
-	if x.setDeadline(x.conn.SetReadDeadline, longAgo) != nil {
-		x.interrupted = true
-		go closeBottom(x.conn)
+	b.evicted = true
+	if b.callSetDeadline(b.conn.SetReadDeadline, aLongTimeAgo) != nil {
+		b.interrupted = true
+		go closeBottom(b.conn)
 	}
 	return true
 }
 
 // revive takes back an eviction: the bytes came after all. It reports whether
 // there was one to take back. A transport without deadlines is being closed.
-func (x *exchange) revive() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.evicted || x.interrupted {
+func (b *bounds) undoEviction() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.evicted || b.interrupted {
 		return false
 	}
-	x.evicted = false
-	x.conn.SetReadDeadline(x.deadline)
+	b.evicted = false
+	b.conn.SetReadDeadline(b.deadline)
 	return true
 }
 
 // await begins a time in which the handshake can be evicted: it waits for bytes.
-func (x *exchange) await() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.waiting = true
+func (b *bounds) startWaiting() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = true
 }
 
 // settle ends the time in which the handshake can be evicted.
-func (x *exchange) settle() {
-	if !x.waiting { // which the handshake alone changes
+func (b *bounds) stopWaiting() {
+	if !b.waiting { // which the handshake alone changes
 		return
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.waiting = false
-	x.place.settled = clock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = false
+	b.stoppedWaiting = clock()
 }
 
 // readBy sets the deadline of reading.
-func (x *exchange) readBy(t time.Time) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.interrupted && !(x.waiting && x.evicted) {
-		x.conn.SetReadDeadline(t)
+func (b *bounds) setReadDeadline(t time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.interrupted && !(b.waiting && b.evicted) {
+		b.conn.SetReadDeadline(t)
 	}
 }
 
 // doBy sets the deadline of reading and writing.
-func (x *exchange) doBy(t time.Time) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.interrupted || x.waiting && x.evicted {
+func (b *bounds) setDeadlines(t time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.interrupted || b.waiting && b.evicted {
 		return nil
 	}
-	return x.conn.SetDeadline(t)
+	return b.conn.SetDeadline(t)
 }
 
 var errInterrupted = errors.New("the handshake was interrupted")
 
 // begin bounds the handshake by ctx and by deadline, which may be zero. The
 // deadline of ctx is left to ctx, whose cause is the error then.
-func (x *exchange) begin(ctx context.Context, deadline time.Time) error {
+func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
-		return endOf(ctx)
+		return contextCause(ctx)
 	}
-	x.ctx, x.deadline = ctx, deadline
-	if err := x.doBy(deadline); err != nil && !deadline.IsZero() {
-		c := x.conn
-		x.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
+	b.ctx, b.deadline = ctx, deadline
+	if err := b.setDeadlines(deadline); err != nil && !deadline.IsZero() {
+		c := b.conn
+		b.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
 	}
 	if ctx.Done() != nil {
-		x.stop = context.AfterFunc(ctx, x.interrupt)
+		b.stop = context.AfterFunc(ctx, b.interrupt)
 	}
 	return nil
 }
 
 // end stops what begin started. It returns nil if the handshake, which ended
 // with err, is good and the connection is free of its bounds; else the reason.
-func (x *exchange) end(err error) error {
-	if x.stop != nil && !x.stop() {
+func (b *bounds) end(err error) error {
+	if b.stop != nil && !b.stop() {
 		// The interruption has begun and will poison the connection, now or
 		// later: the handshake failed, whatever has arrived (golang/go#16523).
-		return x.because(err, endOf(x.ctx))
+		return b.withCause(err, contextCause(b.ctx))
 	}
-	x.stop = nil
-	expired := x.timer != nil && !x.timer.Stop()
+	b.stop = nil
+	expired := b.timer != nil && !b.timer.Stop()
 	switch {
 	case expired, isTimeout(err):
-		return x.because(err, os.ErrDeadlineExceeded)
+		return b.withCause(err, os.ErrDeadlineExceeded)
 	case err != nil:
 		return err
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.interrupted {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.interrupted {
 		return errInterrupted
 	}
 	// A transport may have deadlines for reading alone. A pipe whose other end
 	// has been closed reports that here, although there may be bytes to read
 	// that came before.
-	if x.conn.SetDeadline(time.Time{}) != nil {
-		x.conn.SetReadDeadline(time.Time{})
+	if b.conn.SetDeadline(time.Time{}) != nil {
+		b.conn.SetReadDeadline(time.Time{})
 	}
 	return nil
 }
@@ -277,7 +302,7 @@ func isTimeout(err error) bool {
 
 // because replaces the symptom of an interrupted handshake by its cause, and
 // keeps the stage. A refusal stays one: the answer says more than the clock.
-func (x *exchange) because(err, cause error) error {
+func (b *bounds) withCause(err, cause error) error {
 	if refusal, ok := err.(*StatusError); ok { // not one that the transport has met
 		return refusal
 	}
@@ -296,7 +321,7 @@ func (x *exchange) because(err, cause error) error {
 type contextError struct{ err, cause error }
 
 // endOf is the error of ctx, which has ended.
-func endOf(ctx context.Context) error {
+func contextCause(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if errors.Is(err, cause) {
 		return err
@@ -317,46 +342,11 @@ func (e *contextError) As(target any) bool {
 	return !refusal && errors.As(e.cause, target)
 }
 
-// addr is the address of the client as far as it is known.
-func (x *exchange) addr() net.Addr {
-	if x.remote != nil {
-		return x.remote
-	}
-	return x.conn.RemoteAddr()
-}
+var errPanic = errors.New("panic in a function of the application")
 
-// consume takes the first n bytes off the buffer, and leaves it its room.
-func (x *exchange) consume(n int) { x.buf = append(x.buf[:0], x.buf[n:]...) }
-
-// grow makes room for size bytes in all.
-//
-//go:noinline
-func (x *exchange) grow(size int) {
-	if size > cap(x.buf) {
-		x.buf = append(make([]byte, 0, size), x.buf...)
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-}
-
-// read reads more, until limit bytes have been read in all.
-func (x *exchange) read(limit int) error {
-	room := limit - int(x.consumed) - len(x.buf)
-	if len(x.buf) == cap(x.buf) {
-		// As much again as has come, and no more: a limit may be large, and a
-		// client that stalls must not hold all of it for the bytes of a part.
-		x.grow(max(secondRead, len(x.buf)+min(len(x.buf), room)))
-	}
-	free := x.buf[len(x.buf):cap(x.buf)]
-	free = free[:min(len(free), room)]
-	// A transport may return nothing without an error, but not for ever.
-	for range 100 {
-		n, err := x.conn.Read(free)
-		if n > 0 {
-			x.buf = x.buf[:len(x.buf)+n]
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return io.ErrNoProgress
+	return a
 }

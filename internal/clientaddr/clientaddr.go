@@ -1,4 +1,7 @@
-package preflight
+// Package clientaddr finds the address of a client behind a chain of trusted
+// proxies. Its functions are pure: they read addresses and the values of one
+// header field, and they do no I/O.
+package clientaddr
 
 import (
 	"errors"
@@ -12,30 +15,36 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// proxies are the peers that are believed about the client's address, and the
-// field in which they tell it. Any other field is the client's to forge: many
-// proxies pass on untouched what they do not maintain.
-type proxies struct {
-	prefixes []netip.Prefix // masked, and without IPv4 in IPv6
+// DefaultField is the header field that is read if none is configured.
+const DefaultField = "X-Forwarded-For"
+
+// Proxies are the trusted proxies, and the header field in which they report the
+// client's address. Every other field can be forged by the client, because many
+// proxies forward fields that they do not maintain. The zero value trusts nobody.
+// Proxies is safe for concurrent use.
+type Proxies struct {
+	prefixes []netip.Prefix // masked; IPv4 is not mapped into IPv6
 	field    string
 }
 
-// newProxies checks and normalises PreflightListener.TrustedProxies and
-// ClientAddrHeader.
-func newProxies(prefixes []netip.Prefix, field string) (proxies, error) {
+// New checks and normalises the prefixes of the proxies and the name of their
+// field. No prefixes mean that nobody is trusted. An empty field means
+// [DefaultField]. The errors begin with TrustedProxies or ClientAddrHeader, the
+// names of the two settings.
+func New(prefixes []netip.Prefix, field string) (Proxies, error) {
 	if field != "" && !httpguts.ValidHeaderFieldName(field) {
-		return proxies{}, fmt.Errorf("preflight: PreflightListener.ClientAddrHeader: %q is not a field name", field)
+		return Proxies{}, fmt.Errorf("ClientAddrHeader: %q is not a field name", field)
 	}
 	if field != "" && len(prefixes) == 0 {
-		return proxies{}, errors.New("preflight: PreflightListener.ClientAddrHeader has no effect without TrustedProxies")
+		return Proxies{}, errors.New("ClientAddrHeader has no effect without TrustedProxies")
 	}
-	p := proxies{field: field}
+	p := Proxies{field: field}
 	if field == "" {
-		p.field = "X-Forwarded-For"
+		p.field = DefaultField
 	}
 	for i, prefix := range prefixes {
 		if !prefix.IsValid() {
-			return proxies{}, fmt.Errorf("preflight: PreflightListener.TrustedProxies[%d] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")", i)
+			return Proxies{}, fmt.Errorf("TrustedProxies[%d] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")", i)
 		}
 		if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
 			prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
@@ -45,50 +54,57 @@ func newProxies(prefixes []netip.Prefix, field string) (proxies, error) {
 	return p, nil
 }
 
-// any reports whether anybody is trusted at all.
-func (p *proxies) any() bool { return len(p.prefixes) > 0 }
+// Any reports whether any proxy is trusted.
+func (p *Proxies) Any() bool { return len(p.prefixes) > 0 }
 
-func (p *proxies) trust(a net.Addr) bool {
-	if !p.any() {
+// Field is the name of the header field that the proxies maintain.
+func (p *Proxies) Field() string { return p.field }
+
+// TrustsPeer reports whether peer, which is on the other side of c, is a trusted
+// proxy.
+//
+// A peer on a Unix socket is trusted if the socket has a file, because the
+// permissions of the file decide who may connect. An abstract socket (unix(7))
+// has no file; package net writes its name with an "@". A socket of socketpair(2)
+// has no name at all. Neither is trusted.
+func (p *Proxies) TrustsPeer(c net.Conn, peer net.Addr) bool {
+	if _, unix := peer.(*net.UnixAddr); unix {
+		local, ok := c.LocalAddr().(*net.UnixAddr)
+		if !ok || local == nil || local.Name == "" || local.Name[0] == '@' {
+			return false
+		}
+	}
+	return p.trusts(peer)
+}
+
+// trusts reports whether a is the address of a trusted proxy. Every Unix address
+// is; TrustsPeer looks at the socket.
+func (p *Proxies) trusts(a net.Addr) bool {
+	if !p.Any() {
 		return false
 	}
 	switch a := a.(type) {
 	case nil:
 		return false
 	case *net.UnixAddr:
-		return a != nil // see trusts
+		return a != nil
 	case *net.TCPAddr:
 		if a == nil {
 			return false
 		}
 		ip, _ := netip.AddrFromSlice(a.IP)
-		return p.trustIP(plainIP(ip))
+		return p.trustsIP(plainIP(ip))
 	default:
 		ap, err := netip.ParseAddrPort(a.String())
-		return err == nil && p.trustIP(plainIP(ap.Addr()))
+		return err == nil && p.trustsIP(plainIP(ap.Addr()))
 	}
 }
 
-// trusts reports whether the peer of the connection, or the client that its PROXY
-// header has named, is one of the TrustedProxies. A Unix socket is trusted for the
-// permissions of its file. An abstract one (unix(7)) has none, and package net
-// writes its name with an "@"; nor has one without a name, of socketpair(2).
-func (x *exchange) trusts(p *policy) bool {
-	peer := x.addr()
-	if _, unix := peer.(*net.UnixAddr); unix {
-		own, ok := x.conn.LocalAddr().(*net.UnixAddr)
-		if !ok || own == nil || own.Name == "" || own.Name[0] == '@' {
-			return false
-		}
-	}
-	return p.proxies.trust(peer)
-}
-
-// plainIP is ip as the prefixes have it: a listener for both versions sees
-// IPv4 as ::ffff:192.0.2.1, and no prefix contains an address with a zone.
+// plainIP is ip in the form of the prefixes. A dual-stack listener sees IPv4 as
+// ::ffff:192.0.2.1, and no prefix contains an address with a zone.
 func plainIP(ip netip.Addr) netip.Addr { return ip.Unmap().WithZone("") }
 
-func (p *proxies) trustIP(ip netip.Addr) bool {
+func (p *Proxies) trustsIP(ip netip.Addr) bool {
 	for _, prefix := range p.prefixes {
 		if prefix.Contains(ip) {
 			return true
@@ -97,21 +113,24 @@ func (p *proxies) trustIP(ip netip.Addr) bool {
 	return false
 }
 
-// client returns the client's address as far as the chain behind peer can be
-// believed. Each proxy adds the address of its own peer at the right, so each
-// step to the left is believed only while the address so far is trusted; what
-// stands beyond is the client's to write. lines are the values of the field,
-// one for each field line, in the order received. client returns peer itself
-// where nothing more is known, and an error where a trusted proxy cannot be
-// understood: to fall back to its address would promote the client.
-func (p *proxies) client(peer net.Addr, lines []string) (net.Addr, error) {
-	if !p.trust(peer) {
+// Client returns the client's address. It starts at peer and follows the field
+// from right to left, because each proxy appends the address of its own peer. An
+// entry is used only if the address to its right is trusted: the client can write
+// everything beyond that point.
+//
+// lines are the values of the field, one for each field line, in the order in
+// which they arrived. Client returns peer itself if peer is not trusted or the
+// field says nothing more. It returns an error if a trusted proxy sent a field
+// that is malformed: the address of the proxy would give the client the rights
+// of the proxy.
+func (p *Proxies) Client(peer net.Addr, lines []string) (net.Addr, error) {
+	if !p.trusts(peer) {
 		return peer, nil
 	}
 	addr := peer
 	bare := !strings.EqualFold(p.field, "Forwarded")
-	// The lines are one list in their order (RFC 9110 §5.3). They are read one
-	// at a time, so that an opening quote of the client's ends with its line.
+	// The lines form one list, in their order (RFC 9110 §5.3). Each line is parsed
+	// alone, so that a quote that the client opens cannot reach into the next line.
 	for _, line := range slices.Backward(lines) {
 		nodes, err := p.nodes(line, len(lines))
 		if err != nil {
@@ -126,7 +145,7 @@ func (p *proxies) client(peer net.Addr, lines []string) (net.Addr, error) {
 				return addr, nil
 			}
 			addr = net.TCPAddrFromAddrPort(node)
-			if !p.trustIP(node.Addr()) {
+			if !p.trustsIP(node.Addr()) {
 				return addr, nil
 			}
 		}
@@ -134,14 +153,14 @@ func (p *proxies) client(peer net.Addr, lines []string) (net.Addr, error) {
 	return addr, nil
 }
 
-// malformed never repeats a value, which may be personal data.
-func (p *proxies) malformed(err error) error {
+// malformed does not include the value, which may be personal data.
+func (p *Proxies) malformed(err error) error {
 	return fmt.Errorf("the field %s of a trusted proxy is malformed: %w", p.field, err)
 }
 
-// nodes splits one of so many lines of the field into what names a client,
-// without judging the names.
-func (p *proxies) nodes(line string, lines int) (nodes []string, err error) {
+// nodes splits one line of the field into the entries that name a node. It does
+// not check the names. lines is the number of lines of the field.
+func (p *Proxies) nodes(line string, lines int) (nodes []string, err error) {
 	if strings.EqualFold(p.field, "Forwarded") {
 		return forwardedNodes(line)
 	}
@@ -157,10 +176,10 @@ func (p *proxies) nodes(line string, lines int) (nodes []string, err error) {
 	return nodes, nil
 }
 
-// forwardedNodes reads a whole line of Forwarded = 1#forwarded-element (RFC
-// 7239 §4) from the left. From the right a quoted string could not be told
-// from a quote that the client has opened to swallow what a proxy appends; from
-// the left, such a line is malformed.
+// forwardedNodes parses a whole line of Forwarded = 1#forwarded-element (RFC 7239
+// §4) from the left. A client can open a quote to swallow what a proxy appends. A
+// parser that starts at the right takes that for a quoted string. From the left,
+// such a line is malformed.
 func forwardedNodes(line string) (nodes []string, err error) {
 	const empty = ", \t" // elements: RFC 9110 §5.6.1.2
 	for line = strings.TrimLeft(line, empty); line != ""; line = strings.TrimLeft(line, empty) {
@@ -173,12 +192,12 @@ func forwardedNodes(line string) (nodes []string, err error) {
 	return nodes, nil
 }
 
-// cutElement cuts an element off a line of Forwarded: pairs with semicolons
-// between them. White space around a pair is not in the grammar; it is written
-// nevertheless, and can mean only one thing.
+// cutElement cuts one element off a line of Forwarded: pairs separated by
+// semicolons. The grammar has no white space around a pair. Some proxies write it
+// and its meaning is clear, so it is accepted.
 func cutElement(s string) (node, rest string, err error) {
 	const space = " \t"
-	node = "unknown" // which is what an element without for tells
+	node = "unknown" // an element without "for" does not name the client
 	seen := false
 	for {
 		s = strings.TrimLeft(s, space)
@@ -235,9 +254,10 @@ func cutValue(s string) (value, rest string, err error) {
 	return "", "", errors.New("a quoted string has no end: RFC 7239 §4")
 }
 
-// parseNode reads nodename [ ":" node-port ] (RFC 7239 §6). What other fields
-// hold is the same, but that an IPv6 address may be bare. The node is not valid
-// where the proxy does not tell it, and its port is 0 where that is not told.
+// parseNode parses nodename [ ":" node-port ] (RFC 7239 §6). Other fields use the
+// same form, except that an IPv6 address may stand without brackets: bare allows
+// that. The node is invalid, without an error, if the proxy hides it. Its port is
+// 0 if the proxy does not report one.
 func parseNode(s string, bare bool) (node netip.AddrPort, err error) {
 	name, after := s, ""
 	bracketed, closed := strings.HasPrefix(s, "["), false
@@ -263,8 +283,8 @@ func parseNode(s string, bare bool) (node netip.AddrPort, err error) {
 	return netip.AddrPortFrom(plainIP(ip), uint16(port)), nil
 }
 
-// obfuscated reports whether s is an identifier that a proxy made up in place
-// of an address or a port (RFC 7239 §6.3).
+// obfuscated reports whether s is an identifier that hides an address or a port
+// (RFC 7239 §6.3).
 func obfuscated(s string) bool {
 	const chars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 	return len(s) > 1 && s[0] == '_' && strings.TrimLeft(s, chars) == ""

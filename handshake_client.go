@@ -3,10 +3,13 @@ package preflight
 import (
 	"bufio"
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,10 +40,10 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		}
 	}
 	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
-	b = x.seen.inject(b, u.header)
+	b = x.obs.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
-	r, n, err := x.ask(b, stageUpgrade)
+	r, n, err := x.roundTrip(b, stageUpgrade)
 	if err != nil {
 		return heads{}, err
 	}
@@ -59,7 +62,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		e.cause = broken.Rule
 		return heads{}, e
 	}
-	x.seen.event(eventUpgraded)
+	x.obs.event(eventUpgraded)
 	b = append(b, x.buf[:n]...)
 	x.buf = x.buf[n:]
 	return heads{b[:sent:sent], b[sent:]}, nil
@@ -82,24 +85,25 @@ var (
 
 // ask sends a request and returns the final answer, a 101 included, whose head
 // are the first n bytes of x.buf.
-func (x *exchange) ask(request []byte, at *stage) (r wire.Response, n int, err error) {
+func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int, err error) {
 	if _, err := x.conn.Write(request); err != nil {
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
-		defer x.finishBy(x.soon())()
-		if r, n, unread := x.response(request, at); unread == nil && r.Status >= 300 {
+		defer x.finishBy(x.bodyDeadline())()
+		if r, n, readFailed := x.response(request, at); readFailed == nil && r.Status >= 300 {
 			return r, n, nil
 		}
 		return r, 0, &stageError{at.write, err}
 	}
-	x.seen.event(eventWritten)
+	x.obs.event(eventWritten)
 	return x.response(request, at)
 }
 
 // response reads until there is a final answer to request.
 func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
+	limit := maxAnswer
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(request, at); err != nil {
+		if n, err = x.responseHead(request, at, limit); err != nil {
 			stage := at.wait
 			if len(x.buf) > 0 {
 				stage = at.read
@@ -115,13 +119,14 @@ func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, 
 		}
 		// Interim answers may come unasked (RFC 9110 §15.2) and have no body.
 		x.buf = x.buf[n:]
-		x.consumed += int32(n)
+		limit -= n
 	}
 	return r, 0, &stageError{at.read, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
 
-// responseHead reads until x.buf begins with a head, and returns its length.
-func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
+// responseHead reads until x.buf begins with a head, of at most limit bytes, and
+// returns its length.
+func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
 			return 0, notHTTP(x.buf, request, at)
@@ -130,13 +135,13 @@ func (x *exchange) responseHead(request []byte, at *stage) (int, error) {
 			return n, nil
 		}
 		scanned = len(x.buf)
-		if int(x.consumed)+len(x.buf) >= maxAnswer {
+		if len(x.buf) >= limit {
 			return 0, fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswer)
 		}
-		first := len(x.buf)+int(x.consumed) == 0
-		err := x.read(maxAnswer)
+		first := len(x.buf) == 0 && limit == maxAnswer
+		err := x.read(limit)
 		if first && err == nil {
-			x.seen.event(eventFirstByte)
+			x.obs.event(eventFirstByte)
 		}
 		switch {
 		case err == io.EOF:
@@ -212,7 +217,7 @@ func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError 
 // body reads what there is of a refusal's body. Its framing is left to
 // net/http; what that cannot read is no explanation either.
 func (x *exchange) body() []byte {
-	defer x.finishBy(x.soon())()
+	defer x.finishBy(x.bodyDeadline())()
 	r, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(x.buf), x.conn)), nil)
 	if err != nil {
 		return nil
@@ -222,10 +227,64 @@ func (x *exchange) body() []byte {
 	return b
 }
 
-func (x *exchange) soon() time.Time {
+func (x *exchange) bodyDeadline() time.Time {
 	t := time.Now().Add(bodyWait)
 	if x.deadline.IsZero() {
 		return t
 	}
 	return earlier(x.deadline, t)
+}
+
+// echoes reports whether text, which a peer wrote, may repeat a secret of the
+// request that it was sent: of the query, of a field value, or of what these
+// encode. Such a text does not belong in an error. Case does not matter, and any
+// four bytes in common are a repetition, because peers cut what they quote; of a
+// shorter secret, it is the whole.
+func echoes(text string, request []byte) bool {
+	const run = 4
+	text = strings.ToLower(text)
+	for _, secret := range secrets(request) {
+		secret = strings.ToLower(secret)
+		if len(secret) < run {
+			if secret != "" && strings.Contains(text, secret) {
+				return true
+			}
+			continue
+		}
+		for i := range len(text) - run + 1 {
+			if strings.Contains(secret, text[i:i+run]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// secrets are what of a request must not be shown. Host and the fields of the
+// exchange are none, nor is the path.
+func secrets(request []byte) (all []string) {
+	line, fields, _ := strings.Cut(string(request), "\r\n")
+	target, _, _ := strings.Cut(line, " HTTP/")
+	if _, query, ok := strings.Cut(target, "?"); ok {
+		all = append(all, query)
+		if decoded, err := url.QueryUnescape(query); err == nil {
+			all = append(all, decoded)
+		}
+	}
+	for field := range strings.SplitSeq(fields, "\r\n") {
+		name, value, _ := strings.Cut(field, ": ")
+		switch name {
+		case "Host", "Connection", "Upgrade", wire.TunnelField:
+			continue
+		}
+		all = append(all, value)
+		scheme, credentials, _ := strings.Cut(value, " ")
+		if strings.EqualFold(scheme, "Basic") { // RFC 7617 §2
+			if decoded, err := base64.StdEncoding.DecodeString(credentials); err == nil {
+				user, password, _ := strings.Cut(string(decoded), ":")
+				all = append(all, user, password)
+			}
+		}
+	}
+	return all
 }

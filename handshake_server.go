@@ -2,19 +2,16 @@ package preflight
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/clientaddr"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -29,7 +26,7 @@ type policy struct {
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
 	maxHeader   int
 	tls         *tls.Config // for clients that speak TLS first, and inside tunnels that ask for it
-	proxies     proxies
+	proxies     clientaddr.Proxies
 	handler     bool         // ordinary requests are served, not refused
 	draining    *atomic.Bool // nothing new is let in; nil: never
 	keeper      keeper       // nil: nobody keeps places
@@ -38,21 +35,21 @@ type policy struct {
 
 // A keeper keeps the places of the handshakes under way.
 type keeper interface {
-	waits(*exchange)  // for bytes of the client, after work of ours
-	goesOn(*exchange) // bytes of the client have come
-	yield() bool      // a place is free although work goes on
-	reclaim()         // it is not free any more
+	waitsForClient(*exchange) // for bytes of the client, after work of ours
+	progressed(*exchange)     // bytes of the client have come
+	yield() bool              // a place is free although work goes on
+	reclaim()                 // it is not free any more
 }
 
-func (p *policy) waits(x *exchange) {
+func (p *policy) waitsForClient(x *exchange) {
 	if p.keeper != nil {
-		p.keeper.waits(x)
+		p.keeper.waitsForClient(x)
 	}
 }
 
-func (p *policy) goesOn(x *exchange) {
+func (p *policy) progressed(x *exchange) {
 	if p.keeper != nil {
-		p.keeper.goesOn(x)
+		p.keeper.progressed(x)
 	}
 }
 
@@ -104,13 +101,13 @@ func (*ordinaryError) Error() string { return "a request that net/http is to jud
 // A handover is a connection that has been sorted: the application's, or one
 // with an ordinary request for the Handler.
 type handover struct {
-	heads    heads
-	rest     []byte        // arrived behind the head; not to be kept
-	watch    *watch        // of what may yet turn out to be HTTP
-	req      *http.Request // nil if nobody has looked at it
-	ordinary bool          // rest begins with an ordinary request
-	rule     *wire.Error   // that this request breaks, if it carries Upgrade
-	secure   bool          // TLS is yet to begin inside the tunnel
+	heads     heads
+	leftover  []byte        // arrived behind the head; not to be kept
+	watch     *watch        // of what may yet turn out to be HTTP
+	req       *http.Request // nil if nobody has looked at it
+	ordinary  bool          // rest begins with an ordinary request
+	rule      *wire.Error   // that this request breaks, if it carries Upgrade
+	tunnelTLS bool          // TLS is yet to begin inside the tunnel
 }
 
 // kind is what the handshake has come to.
@@ -124,14 +121,14 @@ func (h *handover) kind() string {
 	return kindPlain
 }
 
-func (h *handover) conn(c net.Conn, remote *net.TCPAddr, seen *observation) *Conn {
+func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn {
 	if h.ordinary {
-		seen = nil // what Handler does with the connection is not ours to show
+		obs = nil // what Handler does with the connection is not ours to show
 	}
-	conn := seen.newConn(c, remote, h.heads, bytes.Clone(h.rest), h.watch)
+	conn := obs.newConn(c, remote, h.heads, bytes.Clone(h.leftover), h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
-		seen.forget()
+		obs.dropHead()
 	}
 	return conn
 }
@@ -147,7 +144,7 @@ func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 // sorted goes on with the result of sort. It fills in h, which is empty: returned
 // from call to call, it would have the stack of each handshake grow.
 func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
-	x.settle()
+	x.stopWaiting()
 	ordinary, _ := err.(*ordinaryError)
 	switch {
 	case ordinary != nil:
@@ -166,7 +163,7 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	case p.isDraining():
 		return errClosing
 	}
-	h.rest, h.watch = x.buf, watch
+	h.leftover, h.watch = x.buf, watch
 	return nil
 }
 
@@ -195,7 +192,7 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	default:
 		broken = ordinary(&request)
 	}
-	x.ctx = x.seen.arrive(x.ctx, request.Method, head)
+	x.ctx = x.obs.arrive(x.ctx, request.Method, head)
 	if broken != nil {
 		return c, x.refuseHead(broken, p)
 	}
@@ -213,7 +210,7 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 // survive then.
 func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
 	if c.protocol == "" {
-		h.rest, h.ordinary = x.buf, true
+		h.leftover, h.ordinary = x.buf, true
 		return nil
 	}
 	head := x.buf[:n]
@@ -227,33 +224,12 @@ func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []b
 			return err
 		}
 	}
-	if req == nil && x.seen == nil {
+	if req == nil && x.obs == nil {
 		h.heads.request = append(dst, head...)
 	}
-	h.rest, h.secure = x.buf[n:], c.tunnelTLS
+	h.leftover, h.tunnelTLS = x.buf[n:], c.tunnelTLS
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return &stageError{"write the 101", err}
-	}
-	return nil
-}
-
-// permit asks the application, if it wants to be asked. req is as for answer.
-func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
-	h.req = req
-	if req != nil {
-		req.RemoteAddr = addrString(x.addr())
-	}
-	if p.authorize == nil {
-		outlive(x.ctx, req)
-		return nil
-	}
-	req, header, refusal := x.authorize(p, head, req)
-	if refusal != nil {
-		return x.refuse(refusal, p)
-	}
-	h.req = req
-	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
 	}
 	return nil
 }
@@ -261,20 +237,20 @@ func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h
 // findClient goes on from the peer to the client, as far as the proxies on the
 // way are believed.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
-	if !p.proxies.any() || x.unknown {
+	if !p.proxies.Any() || x.unknown {
 		return nil
 	}
 	peer := x.addr()
-	if !x.trusts(p) {
+	if !p.proxies.TrustsPeer(x.conn, peer) {
 		return nil
 	}
 	var lines []string
 	for name, value := range wire.Header(head) {
-		if strings.EqualFold(string(name), p.proxies.field) {
+		if strings.EqualFold(string(name), p.proxies.Field()) {
 			lines = append(lines, string(value))
 		}
 	}
-	client, err := p.proxies.client(peer, lines)
+	client, err := p.proxies.Client(peer, lines)
 	if err != nil {
 		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error()}
 	}
@@ -282,79 +258,4 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 		x.remote = client
 	}
 	return nil
-}
-
-// authorize asks the application. Its answer is not trusted: a field that would
-// break the exchange, a status that is no refusal and a panic are all 500.
-func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
-	if req == nil {
-		var err error
-		if req, err = newRequest(x.ctx, head, x.conn, x.addr()); err != nil {
-			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
-		}
-	}
-	client := x.lookOut(p)
-	defer client.end() // also where Authorize ends the goroutine
-	*req = *req.WithContext(client.ctx)
-	header, err := x.callAuthorize(p, req)
-	gone := client.end()
-	outlive(req.Context(), req)
-
-	var chosen *StatusError
-	switch {
-	case err == nil:
-		err = checkHeader(header, hopFields)
-		if err == nil {
-			return req, header, nil
-		}
-	case errors.Is(err, errPanic):
-		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
-	case gone != nil && errors.Is(err, context.Canceled):
-		// Not refused: Authorize has come to no answer. It is sent all the
-		// same, for a client that has only ended its direction.
-		x.seen.fail(x.ctx, &stageError{"authorize", gone})
-		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
-	case !errors.As(err, &chosen) || chosen == nil:
-		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
-	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
-		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
-	default:
-		answer := *chosen // which may be a variable of the application's, used again and again
-		err = checkHeader(answer.Header, nil)
-		if err == nil {
-			return nil, nil, &answer
-		}
-	}
-	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)
-	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
-}
-
-// outlive gives a request, which lives as long as its Conn, a context that the
-// end of the handshake does not end. Inlined, it would have each handshake copy its
-// stack to a larger one, for the requests in it.
-//
-//go:noinline
-func outlive(ctx context.Context, req *http.Request) {
-	*req = *req.WithContext(context.WithoutCancel(ctx))
-}
-
-var errPanic = errors.New("panic in a function of the application")
-
-func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Header, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			if !x.seen.panicked(v) {
-				log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
-			}
-			err = errPanic
-		}
-	}()
-	return p.authorize(req)
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
