@@ -1,0 +1,199 @@
+package frame
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/capsule"
+	"github.com/preflight-go/preflight/internal/websocket"
+)
+
+// controlTimeout bounds how long controls wait for room in the transport. The
+// peer may not be reading.
+const controlTimeout = 2 * time.Second
+
+// controls are the control capsules and frames that are due.
+type controls struct {
+	ping    uint64 // the newest PING of the peer. Its PONG answers those before it, too.
+	rfcPing []byte // the payload of the newest Ping frame of the peer
+
+	pongDue    bool // for ping
+	rfcPongDue bool // for rfcPing
+	pingDue    bool
+	finalDue   bool   // FINAL_DATA, with a PING behind it
+	closeDue   uint16 // the code of a Close frame; 0: none is due
+	closeSent  bool   // nothing may follow it
+}
+
+// kick has the controls that are due sent by a goroutine of their own, if there
+// is no Write that will. It never waits: a reader that waited for the writer
+// could block two peers for good, each behind the full window of the other.
+func (c *Conn) kick() {
+	if c.mayControl() && c.sending.CompareAndSwap(false, true) {
+		go c.sendControls()
+	}
+}
+
+// mayControl reports whether sendControls has something to do. While a Write is
+// under way it has not: the Write sends what is due, or calls kick at its end.
+func (c *Conn) mayControl() bool {
+	f := c.flags.Load()
+	if f&due == 0 || c.writes.Load() > 0 {
+		return false
+	}
+	// Nothing can stand inside a capsule, and only a Write can complete it.
+	return f&openCapsule == 0 || f&writeStop != 0
+}
+
+// sendControls sends what is due. It is run by whoever has set sending, so that
+// each connection has one such goroutine at most.
+func (c *Conn) sendControls() {
+	for c.flush() || c.stillDue() {
+	}
+}
+
+// stillDue gives sending up, unless more has become due. Whoever has found sending
+// set relies on that.
+func (c *Conn) stillDue() bool {
+	c.sending.Store(false)
+	return c.mayControl() && c.sending.CompareAndSwap(false, true)
+}
+
+// flush writes the controls that are due, and takes the steps of the end of the
+// connection that come behind them. It reports whether it must be called again:
+// once FINAL_DATA is due there is no Write that would finish what controlTimeout
+// has cut short.
+func (c *Conn) flush() (again bool) {
+	c.wmu.Lock()
+	at, err := c.writeControls()
+	c.wmu.Unlock()
+
+	expired := err != nil && isTimeout(err)
+	c.mu.Lock()
+	if err != nil && !expired && c.controlErr == nil {
+		c.controlErr = err // Read will return it
+	}
+	again = expired && c.sentFinal && c.phase < phaseDrain
+	c.release()
+	c.advance(at)
+	return again
+}
+
+// writeControls writes the controls that are due, and returns the phase in which
+// it found nothing more. It gives way to a Write. wmu is held.
+func (c *Conn) writeControls() (at phase, err error) {
+	if !c.beginControl() {
+		return phaseOpen, nil
+	}
+	defer c.endControl()
+	buf := smallBuffers.Get().(*smallBuffer)
+	defer smallBuffers.Put(buf)
+	for {
+		b := buf.bytes[:0]
+		if c.left == 0 {
+			b = append(b, c.tail...)
+		}
+		if len(b) == 0 {
+			c.mu.Lock()
+			b, at = c.takeControls(b), c.phase
+			c.mu.Unlock()
+		}
+		if len(b) == 0 {
+			return at, nil
+		}
+		n, err := c.transmit(b)
+		c.keepTail(b[n:])
+		if err != nil {
+			if !isTimeout(err) {
+				// Nothing that is due can be sent any more.
+				c.mu.Lock()
+				c.flags.And(^uint32(due))
+				at = c.phase
+				c.mu.Unlock()
+			}
+			return at, err
+		}
+	}
+}
+
+// keepTail keeps what the transport has not taken. It is written before anything
+// else, by whatever writes next.
+func (c *Conn) keepTail(b []byte) {
+	c.tail = nil
+	if len(b) > 0 {
+		c.tail = bytes.Clone(b)
+	}
+}
+
+// takeControls appends the controls that are due to b. wmu and mu are held.
+func (c *Conn) takeControls(b []byte) []byte {
+	c.flags.And(^uint32(due))
+	if c.left > 0 || c.closeSent {
+		return b
+	}
+	if c.pongDue {
+		b = c.appendControl(b, capsule.Pong, c.ping)
+	}
+	if c.rfcPongDue {
+		b = c.appendFrame(b, websocket.Pong, c.rfcPing)
+	}
+	if c.finalDue {
+		b, _ = c.appendHeader(b, capsule.Header{Type: capsule.FinalData}, c.newKey())
+	}
+	if c.finalDue || c.pingDue {
+		c.pings++
+		b = c.appendControl(b, capsule.Ping, c.pings)
+	}
+	if c.finalDue {
+		c.finalPing = c.pings
+	}
+	c.pongDue, c.rfcPongDue, c.finalDue, c.pingDue = false, false, false, false
+	if c.closeDue != 0 {
+		var body [2]byte
+		b = c.appendFrame(b, websocket.Close, websocket.AppendClose(body[:0], c.closeDue))
+		c.closeDue, c.closeSent = 0, true
+	}
+	return b
+}
+
+// beginControl gives the layer the write deadline of the transport. It reports
+// whether controls may be written now: an application's Write goes first.
+func (c *Conn) beginControl() bool {
+	c.dmu.Lock()
+	defer c.dmu.Unlock()
+	if c.writes.Load() > 0 {
+		return false
+	}
+	c.controlling = true
+	if !c.tls {
+		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
+	} else if !c.writeDeadline.IsZero() {
+		c.conn.SetWriteDeadline(time.Time{})
+	}
+	return true
+}
+
+// endControl gives the write deadline back to the application.
+func (c *Conn) endControl() {
+	c.dmu.Lock()
+	defer c.dmu.Unlock()
+	c.controlling = false
+	if !c.tls || !c.writeDeadline.IsZero() {
+		c.conn.SetWriteDeadline(c.writeDeadline)
+	}
+}
+
+// hurry makes way for a Write. Controls that wait for room in the transport are
+// cut short, and the Write finishes them under its own deadline. On TLS nothing
+// may be cut short but by the application's deadline.
+func (c *Conn) hurry() {
+	c.dmu.Lock()
+	defer c.dmu.Unlock()
+	switch {
+	case !c.controlling:
+	case c.tls:
+		c.conn.SetWriteDeadline(c.writeDeadline)
+	default:
+		c.conn.SetWriteDeadline(past)
+	}
+}

@@ -1,0 +1,2 @@
+// Package frame is the net.Conn of a framed tunnel.
+package frame

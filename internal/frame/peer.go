@@ -1,0 +1,130 @@
+package frame
+
+import (
+	"errors"
+
+	"github.com/preflight-go/preflight/internal/websocket"
+)
+
+// What the peer does, as the reader comes upon it. rmu is held, or the layer
+// itself reads.
+
+func (c *Conn) gotPing(value uint64) {
+	c.mu.Lock()
+	c.ping, c.pongDue = value, true
+	c.flags.Or(due)
+	c.release()
+}
+
+func (c *Conn) gotPong(value uint64) {
+	c.mu.Lock()
+	// A PONG answers the PINGs before its own, too. One that answers nothing is
+	// ignored.
+	if value <= c.pings {
+		c.ponged = max(c.ponged, value)
+	}
+	c.release()
+}
+
+func (c *Conn) gotRFCPing(payload []byte) {
+	c.mu.Lock()
+	c.rfcPing, c.rfcPongDue = append(c.rfcPing[:0], payload...), true
+	c.flags.Or(due)
+	c.release()
+}
+
+// gotFinalData notes that the peer has ended its direction. From now on the layer
+// reads by itself, to answer PINGs and to see the end.
+func (c *Conn) gotFinalData() {
+	c.mu.Lock()
+	c.gotFinal = true
+	c.tendDue = true
+	c.flags.Or(readStop)
+	c.release()
+}
+
+// gotClose notes that the peer has ended both directions by a Close frame, which
+// is answered at once. What follows it means nothing.
+func (c *Conn) gotClose(code uint16) {
+	c.deaf = true
+	c.mu.Lock()
+	c.peerClose = true
+	c.closeDue = code
+	if !c.gotFinal {
+		c.readErr = c.truncated(code)
+	}
+	c.flags.Or(readStop | writeStop | due)
+	c.release()
+}
+
+// broke notes that the peer has broken the protocol: what follows cannot be
+// understood.
+func (c *Conn) broke(err error) {
+	c.deaf = true
+	c.mu.Lock()
+	if c.phase < phaseDrain {
+		c.cause = &protocolError{err}
+		c.finalDue, c.pingDue = false, false
+		if c.ws != nil {
+			c.closeDue = websocket.CodeProtocol
+			if e, ok := errors.AsType[*websocket.Error](err); ok {
+				c.closeDue = e.Code
+			}
+		}
+		c.flags.Or(readStop | writeStop)
+		c.tendDue = true
+		c.enter(phaseDrain, drainLimit)
+	}
+	c.release()
+}
+
+// discard passes over n application bytes.
+func (c *Conn) discard(n int) {
+	if c.ws != nil {
+		c.ws.Skip(n)
+	}
+	c.mu.Lock()
+	c.threw = true
+	c.mu.Unlock()
+}
+
+// Sizes of the buffer that the layer reads into. A half-closed peer sends only
+// controls. One that does not know yet that the connection is closed may send
+// what it has.
+const (
+	tendBuffer    = 512
+	discardBuffer = 16 << 10
+)
+
+// tend reads what comes when the application reads no more: behind the peer's
+// FINAL_DATA, and after Close. It ends with the transport.
+func (c *Conn) tend() {
+	c.rmu.Lock() // until the last Read has left the reader
+	c.beginReads()
+	src, err := c.rest, c.late
+	c.rest = nil
+	c.rmu.Unlock()
+	buf := make([]byte, tendBuffer)
+	for {
+		c.deframe(nil, src, true)
+		if err != nil {
+			break
+		}
+		if len(src) == tendBuffer && len(buf) == tendBuffer {
+			buf = make([]byte, discardBuffer)
+		}
+		var n int
+		n, err = c.conn.Read(buf)
+		src = buf[:min(max(n, 0), len(buf))]
+	}
+	c.mu.Lock()
+	c.peerEnd = true
+	if c.gotFinal {
+		c.flags.Or(writeStop)
+	}
+	drained := c.phase == phaseDrain
+	c.release()
+	if drained {
+		c.end(false)
+	}
+}
