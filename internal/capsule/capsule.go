@@ -37,9 +37,6 @@ const (
 	// capsule is skipped. The limit keeps one capsule from hiding the end of
 	// the stream for good.
 	MaxUnknown = 65536
-
-	// maxInt is the largest variable-length integer.
-	maxInt = 1<<62 - 1
 )
 
 // Header is the header of a capsule.
@@ -53,6 +50,9 @@ type Header struct {
 func AppendHeader(b []byte, h Header) []byte {
 	return appendInt(appendInt(b, uint64(h.Type)), h.Length)
 }
+
+// Len returns the length of h as [AppendHeader] writes it.
+func (h Header) Len() int { return intLen(uint64(h.Type)) + intLen(h.Length) }
 
 // AppendControl appends a whole PING or PONG to b.
 func AppendControl(b []byte, t Type, value uint64) []byte {
@@ -69,7 +69,8 @@ func ParseHeader(b []byte) (h Header, n int, err error) {
 	if n == 0 {
 		return Header{}, 0, nil
 	}
-	if n != intLen(t) {
+	// The forms of 2, 4 and 8 bytes begin where that of half the length ends.
+	if n > 1 && t>>(4*n-2) == 0 {
 		return Header{}, 0, errTypeForm
 	}
 	length, m := parseInt(b[n:])
@@ -81,39 +82,38 @@ func ParseHeader(b []byte) (h Header, n int, err error) {
 
 // appendInt appends a variable-length integer in its shortest form.
 func appendInt(b []byte, v uint64) []byte {
-	switch intLen(v) {
-	case 1:
+	switch {
+	case v < 1<<6:
 		return append(b, byte(v))
-	case 2:
+	case v < 1<<14:
 		return binary.BigEndian.AppendUint16(b, uint16(v)|0x4000)
-	case 4:
+	case v < 1<<30:
 		return binary.BigEndian.AppendUint32(b, uint32(v)|0x8000_0000)
-	default:
+	case v < 1<<62:
 		return binary.BigEndian.AppendUint64(b, v|0xc000_0000_0000_0000)
 	}
+	panic("capsule: integer above 2^62-1")
 }
 
 // parseInt parses the variable-length integer at the beginning of b. The length
 // is 0 if b ends inside the integer.
 func parseInt(b []byte) (v uint64, n int) {
-	if len(b) == 0 {
+	if len(b) >= 8 {
+		// The usual case needs no branch: the two upper bits of the first byte
+		// are the logarithm of the length.
+		v = binary.BigEndian.Uint64(b)
+		n = 1 << (v >> 62)
+		return v << 2 >> 2 >> (64 - 8*uint(n)), n
+	}
+	if len(b) == 0 || len(b) < 1<<(b[0]>>6) {
 		return 0, 0
 	}
-	// The two upper bits of the first byte are the logarithm of the length.
 	n = 1 << (b[0] >> 6)
-	if len(b) < n {
-		return 0, 0
+	v = uint64(b[0] & 0x3f)
+	for _, c := range b[1:n] {
+		v = v<<8 | uint64(c)
 	}
-	switch n {
-	case 1:
-		return uint64(b[0]), 1
-	case 2:
-		return uint64(binary.BigEndian.Uint16(b) & 0x3fff), 2
-	case 4:
-		return uint64(binary.BigEndian.Uint32(b) & 0x3fff_ffff), 4
-	default:
-		return binary.BigEndian.Uint64(b) & maxInt, 8
-	}
+	return v, n
 }
 
 // intLen returns the length of the shortest form of v.
@@ -125,9 +125,6 @@ func intLen(v uint64) int {
 		return 2
 	case v < 1<<30:
 		return 4
-	case v <= maxInt:
-		return 8
-	default:
-		panic("capsule: integer above 2^62-1")
 	}
+	return 8
 }

@@ -64,14 +64,16 @@ type Conn struct {
 	sending atomic.Bool   // somebody runs sendControl
 
 	// The reader.
-	rmu   sync.Mutex
-	caps  capsule.Decoder
-	ws    *websocket.Decoder // nil without WebSocket
-	rest  []byte             // read from the transport and not yet taken apart
-	late  error              // of the transport, which it returned beside the rest
-	hold  [holdSize]byte
-	final bool // the peer's FINAL_DATA was seen
-	deaf  bool // nothing that comes can be understood, or means anything
+	rmu       sync.Mutex
+	caps      capsule.Decoder
+	ws        *websocket.Decoder // nil without WebSocket
+	rest      []byte             // read from the transport and not yet taken apart
+	late      error              // of the transport, which it returned beside the rest
+	hold      [holdSize]byte
+	fresh     bool  // bytes of capsules have come that heard does not know of
+	unstamped uint8 // how many buffers of them
+	final     bool  // the peer's FINAL_DATA was seen
+	deaf      bool  // nothing that comes can be understood, or means anything
 
 	// The writer.
 	wmu   sync.Mutex
@@ -106,6 +108,7 @@ const (
 	writeStop               // Write must return writeError
 	due                     // there is something for sendControl to do
 	openCapsule             // a capsule has begun and is not complete
+	tailLeft                // there is a tail
 	writeFailed             // the last Write failed
 	closing                 // Close has been called
 )

@@ -123,6 +123,7 @@ func (c *Conn) keepTail(b []byte) {
 	if len(b) > 0 {
 		c.tail = bytes.Clone(b)
 	}
+	c.mark(tailLeft, len(b) > 0)
 }
 
 // takeControls appends the controls that are due to b. wmu and mu are held.

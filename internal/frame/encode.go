@@ -65,10 +65,13 @@ func (c *Conn) appendHeader(b []byte, h capsule.Header, key websocket.Key) ([]by
 	if c.ws == nil {
 		return capsule.AppendHeader(b, h), 0
 	}
-	var header [capsule.MaxHeader]byte
-	own := capsule.AppendHeader(header[:0], h)
-	b = c.appendFrameHeader(b, websocket.Binary, uint64(len(own))+h.Length, key)
-	return c.appendMasked(b, own, key)
+	b = c.appendFrameHeader(b, websocket.Binary, uint64(h.Len())+h.Length, key)
+	had := len(b)
+	b = capsule.AppendHeader(b, h)
+	if c.client {
+		key = websocket.Mask(b[had:], b[had:], key)
+	}
+	return b, key
 }
 
 // appendControl appends a PING or PONG.

@@ -24,6 +24,7 @@ func (e *protocolError) Unwrap() error { return e.err }
 // truncatedError is the end of a stream without FINAL_DATA.
 type truncatedError struct {
 	silence time.Duration // before the end
+	atMost  bool          // it was less
 	code    uint16        // of the WebSocket Close that was the end; 0: the transport ended
 }
 
@@ -36,8 +37,12 @@ func (e *truncatedError) Error() string {
 	default:
 		end = fmt.Sprintf("the peer sent a WebSocket Close with code %d", e.code)
 	}
-	return fmt.Sprintf("%v: %s before the stream was complete, after %v of silence",
-		io.ErrUnexpectedEOF, end, e.silence.Round(time.Millisecond))
+	after := "after"
+	if e.atMost {
+		after = "after at most"
+	}
+	return fmt.Sprintf("%v: %s before the stream was complete, %s %v of silence",
+		io.ErrUnexpectedEOF, end, after, e.silence.Round(time.Millisecond))
 }
 
 func (e *truncatedError) Unwrap() error { return io.ErrUnexpectedEOF }

@@ -107,6 +107,7 @@ func (c *Conn) tend() {
 	buf := make([]byte, tendBuffer)
 	for {
 		c.deframe(nil, src, true)
+		c.stamp(false)
 		if err != nil {
 			break
 		}

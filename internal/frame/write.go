@@ -15,6 +15,11 @@ import (
 // A Write that is cut short, by its deadline say, returns how much of p was
 // taken, and may leave a capsule open. The next Write fills it.
 func (c *Conn) Write(p []byte) (int, error) {
+	c.beginWrite()
+	defer c.endWrite()
+	if c.flags.Load() == 0 && len(p) <= maxCopy {
+		return c.writeSmall(p)
+	}
 	return c.write(p, 0)
 }
 
@@ -27,7 +32,9 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	for {
 		m, readErr := r.Read(buf[room : room+maxData])
 		if m > 0 {
+			c.beginWrite()
 			written, err := c.write(buf[:room+m], room)
+			c.endWrite()
 			n += int64(written)
 			if err != nil {
 				return n, err
@@ -42,10 +49,30 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
+// writeSmall is the usual Write: p fits into a small buffer, and there is nothing
+// to see to but p. It does what write does, on the shortest way.
+func (c *Conn) writeSmall(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	buf := smallBuffers.Get().(*smallBuffer)
+	first := piece{body: len(p), start: c.newKey()}
+	var b []byte
+	b, first.key = c.appendHeader(buf.bytes[:0], dataHeader(len(p)), first.start)
+	first.head = len(b)
+	b, _ = c.appendMasked(b, p, first.key)
+	n, err = c.transmit(b)
+	smallBuffers.Put(buf)
+	if err == nil {
+		return len(p), nil
+	}
+	n = c.took(&batch{pieces: [2]piece{first}, count: 1}, n)
+	c.markWrite(err)
+	return n, c.writeFailure(err)
+}
+
 // write writes b[off:]. If off is not 0, write may overwrite all of b.
 func (c *Conn) write(b []byte, off int) (n int, err error) {
-	c.beginWrite()
-	defer c.endWrite()
 	owned := off > 0
 	for {
 		if c.flags.Load()&writeStop != 0 {
@@ -224,7 +251,9 @@ func (c *Conn) took(t *batch, n int) (taken int) {
 		c.keepTail(t.lead[n:])
 		return 0
 	}
-	c.tail = nil
+	if len(c.tail) > 0 {
+		c.keepTail(nil)
+	}
 	n -= len(t.lead)
 	for _, p := range t.pieces[:t.count] {
 		if p.head > 0 {
@@ -251,19 +280,18 @@ func (c *Conn) took(t *batch, n int) (taken int) {
 	return taken
 }
 
-// markWrite shows Close and kick how a call to the transport has left things.
+// markWrite shows the others how a call to the transport has left things.
 func (c *Conn) markWrite(err error) {
-	f := c.flags.Load() & (openCapsule | writeFailed)
-	var now uint32
-	if c.left > 0 {
-		now |= openCapsule
-	}
-	if err != nil {
-		now |= writeFailed
-	}
-	if f != now {
-		c.flags.And(^uint32(openCapsule | writeFailed))
-		c.flags.Or(now)
+	c.mark(openCapsule, c.left > 0)
+	c.mark(writeFailed, err != nil)
+}
+
+// mark sets or clears a flag.
+func (c *Conn) mark(flag uint32, set bool) {
+	if set {
+		c.flags.Or(flag)
+	} else if c.flags.Load()&flag != 0 {
+		c.flags.And(^flag)
 	}
 }
 

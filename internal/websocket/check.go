@@ -61,6 +61,9 @@ func (h Header) Check(fromClient, inMessage bool) error {
 
 // checkFlags checks what the first two bytes of the header say.
 func (h Header) checkFlags(fromClient, inMessage bool) error {
+	if h.Opcode == Binary && h.Fin && h.RSV == 0 && h.Masked == fromClient && !inMessage {
+		return nil // the usual frame
+	}
 	switch {
 	case h.RSV != 0:
 		return errRSV

@@ -14,8 +14,8 @@ const (
 // because gateways cut it anew.
 //
 // The caller asks [Decoder.Data] how many bytes of payload come next. It takes
-// them with [Decoder.Unmask] or [Decoder.Skip]. Everything else goes through
-// [Decoder.Next].
+// them with [Decoder.Unmask], or with [Decoder.Skip] where they are not masked or
+// not wanted. Everything else goes through [Decoder.Next].
 type Decoder struct {
 	left       uint64 // bytes of the current payload that have not come
 	key        Key    // for the next byte of the payload
@@ -40,14 +40,15 @@ func (d *Decoder) Data() uint64 {
 	return d.left
 }
 
-// Unmask moves the next len(src) bytes of payload to dst and removes their mask.
-// src has at most [Decoder.Data] bytes; for dst see [Mask].
+// Unmask takes the next len(src) bytes of payload and writes them to dst without
+// their mask. There is at least one, and at most [Decoder.Data]. dst may be src, or
+// overlap it from below: see [MaskMove].
 func (d *Decoder) Unmask(dst, src []byte) {
 	d.left -= uint64(len(src))
-	if d.fromClient {
+	if &dst[0] == &src[0] {
 		d.key = Mask(dst, src, d.key)
-	} else if len(src) > 0 && &dst[0] != &src[0] {
-		copy(dst, src)
+	} else {
+		d.key = MaskMove(dst, src, d.key)
 	}
 }
 
