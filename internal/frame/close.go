@@ -70,9 +70,9 @@ type state struct {
 	tendDue, tending bool // the layer is to read by itself, or does so
 	told             bool // onLinger was called
 
-	ticker *time.Timer // of KeepAlivePeriod
-	limit  *time.Timer // of phaseLinger, phaseDrain and phaseEnd
-	until  time.Time   // when phaseLinger must be over
+	ticker *time.Timer   // of KeepAlivePeriod
+	limit  *time.Timer   // of phaseLinger, phaseDrain and phaseEnd
+	until  time.Duration // when the phases of the end must be over, since epoch; 0: no limit
 }
 
 // CloseWrite ends the direction to the peer. It sends FINAL_DATA, which is not
@@ -125,7 +125,7 @@ func (c *Conn) CloseRead() error {
 	}
 	c.readClosed = true
 	c.flags.Or(readStop)
-	return c.takeReads()
+	return c.wakeRead()
 }
 
 // Close closes the connection. If all that was written has its place on the wire,
@@ -141,7 +141,7 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	c.flags.Or(closing | readStop | writeStop)
-	if c.writes.Load() > 0 || c.flags.Load()&(openCapsule|writeFailed) != 0 {
+	if c.writes.Load() > 0 || c.marked(openCapsule|writeFailed) {
 		c.mu.Unlock()
 		c.end(true)
 		return nil
@@ -152,11 +152,11 @@ func (c *Conn) Close() error {
 			c.sentFinal, c.finalDue = true, true
 		}
 		c.tendDue = true
-		c.until = time.Now().Add(lingerLimit)
+		c.until = now() + lingerLimit
 		c.enter(phaseLinger, lingerLimit-lastWord)
 	}
 	c.release()
-	if c.takeReads() != nil {
+	if c.wakeRead() != nil {
 		// A Read that cannot be woken still has the reader.
 		c.hasten()
 	}
@@ -180,8 +180,8 @@ func (c *Conn) enter(p phase, limit time.Duration) {
 	if c.ticker != nil {
 		c.ticker.Stop()
 	}
-	if !c.until.IsZero() {
-		limit = min(limit, time.Until(c.until))
+	if c.until != 0 {
+		limit = min(limit, c.until-now())
 	}
 	if c.limit == nil {
 		c.limit = time.AfterFunc(limit, c.expire)

@@ -13,111 +13,117 @@ import (
 // Config says how a [Conn] frames, and whom it tells of its end.
 type Config struct {
 	// WebSocket puts each capsule into a binary WebSocket message. Without it
-	// the capsules stand on the bare stream.
+	// the capsules stand on the bare transport.
 	WebSocket bool
 
-	// Client is set on the side that sent the upgrade request. It decides who
-	// masks WebSocket frames.
+	// Client is set on the side that sent the upgrade request. It masks its
+	// WebSocket frames, and the other side does not.
 	Client bool
 
-	// TLS is set where the transport is a TLS connection, or has one
-	// underneath. A write deadline that expires ruins such a connection for
-	// good, so control capsules set none.
+	// TLS is set where the transport is a TLS connection, or lies above one. A
+	// write deadline that expires ruins such a connection for good. So control
+	// capsules have no deadline there, and whoever sends them waits.
 	TLS bool
 
 	// Rest is what has been read from the transport behind the handshake. It is
 	// the beginning of the stream. Conn keeps the slice until it has been read.
 	Rest []byte
 
-	// KeepAlivePeriod is the longest silence of this side: after it, a PING is
-	// sent. Zero or a negative value disables PINGs.
+	// KeepAlivePeriod is the longest silence of this side: then a PING is sent.
+	// Zero or a negative value disables PINGs.
 	KeepAlivePeriod time.Duration
 
-	// MaxIdleTimeout ends the connection if a Read waits for so long and not a
-	// byte of a capsule comes. Zero or a negative value disables it.
+	// MaxIdleTimeout ends the connection when a Read has waited for so long and
+	// no byte of a capsule has come. Zero or a negative value disables it.
 	MaxIdleTimeout time.Duration
 
-	// OnLinger is called once, when the transport begins to outlive the
-	// connection: see [Conn.Close]. It is not called if the transport is closed
-	// at once.
+	// OnLinger is called once if the transport outlives the connection: see
+	// [Conn.Close]. It may be nil.
 	OnLinger func()
 
-	// OnClosed is called once, when the transport has been closed for good.
-	// No method of Conn uses it from then on. That may be before Close is called.
+	// OnClosed is called once, when the transport has been closed. It may be nil.
 	OnClosed func()
 }
 
-// Conn is the net.Conn of a framed tunnel. All methods are safe for concurrent
-// use.
+// Conn is the net.Conn of a framed tunnel. All methods may be called at the same
+// time.
 //
-// Locks are taken in this order: rmu or wmu, then mu, then dmu. No lock but rmu
-// and wmu is held while the transport reads or writes. rmu and wmu are never
-// held together, so that a Read never waits for a Write.
+// There are four locks. rmu and wmu are held while the transport reads or writes,
+// and never both, so that reading does not wait for writing. mu guards the state
+// that both share, and may be taken under either. dmu guards the deadlines, and
+// comes last.
 type Conn struct {
 	conn   net.Conn
 	client bool
 	tls    bool
 	vector bool // conn writes net.Buffers in one call
 
-	flags   atomic.Uint32 // what Read and Write must look at
-	writes  atomic.Int32  // calls of Write that are under way
-	sending atomic.Bool   // somebody runs sendControl
+	flags   atomic.Uint32
+	writes  atomic.Int32 // Writes that are under way, or wait for wmu
+	sending atomic.Bool  // sendControls is running
 
-	// The reader.
+	// The reader: rmu, or the goroutine of tend when Read has ended.
 	rmu       sync.Mutex
-	caps      capsule.Decoder
+	final     bool // the peer's FINAL_DATA was seen
+	deaf      bool // what comes can no longer be understood, or means nothing
+	fresh     bool // capsules were heard of since stamp
+	unstamped uint8
+	capsules  capsule.Decoder
 	ws        *websocket.Decoder // nil without WebSocket
-	rest      []byte             // read from the transport and not yet taken apart
-	late      error              // of the transport, which it returned beside the rest
+	rest      []byte             // read from the transport and not taken apart yet
+	late      error              // what the transport returned beside rest
 	hold      [holdSize]byte
-	fresh     bool  // bytes of capsules have come that heard does not know of
-	unstamped uint8 // how many buffers of them
-	final     bool  // the peer's FINAL_DATA was seen
-	deaf      bool  // nothing that comes can be understood, or means anything
 
-	// The writer.
+	// The writer: wmu.
 	wmu   sync.Mutex
-	tail  []byte        // what the transport did not take of headers and control capsules
-	left  int           // bytes that the open capsule lacks; 0: none is open
-	key   websocket.Key // for the next of them
+	tail  []byte        // headers and controls that must be written before all else
+	left  int           // data that the open capsule lacks; 0: none is open
+	key   websocket.Key // that masks the next byte of it
 	wrote bool          // since the last tick
 
-	// The state that both share.
 	mu sync.Mutex
 	state
 
-	// The application's deadlines, and who uses those of the transport.
 	dmu           sync.Mutex
-	readDeadline  time.Time
+	readDeadline  time.Time // the application's
 	writeDeadline time.Time
-	readTaken     bool // the layer reads by itself, or nobody reads any more
-	controlling   bool // a control capsule is being written
+	readTaken     bool // the transport's read deadline is the layer's
+	writeTaken    bool // its write deadline is
 
 	keepAlive time.Duration
-	idle      *idleTimer // nil without MaxIdleTimeout
-	born      time.Time
-	heard     atomic.Int64 // when the last byte of a capsule came, since born
+	idle      *idleTimer   // nil without MaxIdleTimeout
+	heard     atomic.Int64 // when capsules were last heard of: see now
 
 	onLinger, onClosed func()
 }
 
-// The flags of a Conn. They repeat what is known under mu or wmu, so that a Read
-// and a Write find out with one load that there is nothing to look at.
+// Flags tell a Read or a Write with one load that there is nothing to see to.
 const (
-	readStop    = 1 << iota // Read must return readError
-	writeStop               // Write must return writeError
-	due                     // there is something for sendControl to do
-	openCapsule             // a capsule has begun and is not complete
-	tailLeft                // there is a tail
-	writeFailed             // the last Write failed
-	closing                 // Close has been called
+	readStop     = 1 << iota // Read must return readError; set under mu
+	writeStop                // Write must return writeError; set under mu
+	closing                  // Close was called; set under mu
+	due                      // there are controls to send, or a phase to go on with; mu
+	openCapsule              // left is not 0; set under wmu
+	tailLeft                 // tail is not empty; set under wmu
+	writeFailed              // the last Write was cut short; set under wmu
 )
 
-// holdSize is how many bytes Read takes from the transport where the caller
-// asks for fewer: room for a header and a small message.
-const holdSize = 128
+// mark sets or clears a flag.
+func (c *Conn) mark(flag uint32, set bool) {
+	if set {
+		c.flags.Or(flag)
+	} else if c.flags.Load()&flag != 0 {
+		c.flags.And(^flag)
+	}
+}
 
-// New returns a Conn above transport, which it owns from now on: nobody else may
+func (c *Conn) marked(flag uint32) bool { return c.flags.Load()&flag != 0 }
+
+// holdSize is how much Read asks the transport for where the caller asks for less.
+// It is room for a small message with its headers.
+const holdSize = 96
+
+// New returns a Conn above transport, which then belongs to it: nobody else may
 // read, write or close it.
 func New(transport net.Conn, cfg Config) *Conn {
 	c := &Conn{
@@ -126,7 +132,6 @@ func New(transport net.Conn, cfg Config) *Conn {
 		tls:       cfg.TLS,
 		rest:      cfg.Rest,
 		keepAlive: cfg.KeepAlivePeriod,
-		born:      time.Now(),
 		onLinger:  cfg.OnLinger,
 		onClosed:  cfg.OnClosed,
 	}
@@ -138,10 +143,13 @@ func New(transport net.Conn, cfg Config) *Conn {
 		ws := websocket.NewDecoder(!cfg.Client)
 		c.ws = &ws
 	}
+	c.heard.Store(int64(now()))
 	if cfg.MaxIdleTimeout > 0 {
 		c.idle = newIdleTimer(c, cfg.MaxIdleTimeout)
 	}
-	c.startKeepAlive()
+	if cfg.KeepAlivePeriod > 0 {
+		c.startKeepAlive()
+	}
 	return c
 }
 
@@ -151,70 +159,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // RemoteAddr returns the remote address of the transport.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
-// SetDeadline sets both deadlines, as [net.Conn] says.
-func (c *Conn) SetDeadline(t time.Time) error {
-	err := c.SetReadDeadline(t)
-	if werr := c.SetWriteDeadline(t); err == nil {
-		err = werr
-	}
-	return err
-}
+// epoch is what the times of this package count from. They take a third of the
+// room of a time.Time.
+var epoch = time.Now()
 
-// SetReadDeadline sets the deadline of Read, as [net.Conn] says.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	c.readDeadline = t
-	if c.flags.Load()&closing != 0 {
-		return c.opError("set", net.ErrClosed)
-	}
-	if c.readTaken {
-		return nil
-	}
-	return c.conn.SetReadDeadline(t)
-}
-
-// SetWriteDeadline sets the deadline of Write, as [net.Conn] says. It has no
-// effect on control capsules.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	if c.flags.Load()&closing != 0 {
-		return c.opError("set", net.ErrClosed)
-	}
-	c.writeDeadline = t
-	if c.controlling && !(c.tls && c.writes.Load() > 0) {
-		return nil // endControl sets it
-	}
-	return c.conn.SetWriteDeadline(t)
-}
-
-// readExpired reports whether the deadline of Read has passed.
-func (c *Conn) readExpired() bool {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	return !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline)
-}
-
-// takeReads ends the application's use of the transport's reads. A Read that
-// waits is woken. The layer may then begin to read with beginReads.
-func (c *Conn) takeReads() error {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	if c.readTaken {
-		return nil
-	}
-	c.readTaken = true
-	return c.conn.SetReadDeadline(past)
-}
-
-// beginReads lets the layer itself read, without a deadline.
-func (c *Conn) beginReads() {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	c.readTaken = true
-	c.conn.SetReadDeadline(time.Time{})
-}
-
-// past is a deadline that makes a call under way return.
-var past = time.Unix(1, 0)
+func now() time.Duration { return time.Since(epoch) }

@@ -14,7 +14,7 @@ const controlTimeout = 2 * time.Second
 
 // controls are the control capsules and frames that are due.
 type controls struct {
-	ping    uint64 // the newest PING of the peer. Its PONG answers those before it, too.
+	ping    uint64 // the newest PING of the peer. Its PONG answers those before, too.
 	rfcPing []byte // the payload of the newest Ping frame of the peer
 
 	pongDue    bool // for ping
@@ -25,28 +25,25 @@ type controls struct {
 	closeSent  bool   // nothing may follow it
 }
 
-// kick has the controls that are due sent by a goroutine of their own, if there
-// is no Write that will. It never waits: a reader that waited for the writer
-// could block two peers for good, each behind the full window of the other.
+// kick has controls that are due sent by a goroutine, if no Write will. It does not
+// wait. A reader that waited for its writer would block two peers for good, each
+// behind the full window of the other.
 func (c *Conn) kick() {
 	if c.mayControl() && c.sending.CompareAndSwap(false, true) {
 		go c.sendControls()
 	}
 }
 
-// mayControl reports whether sendControls has something to do. While a Write is
-// under way it has not: the Write sends what is due, or calls kick at its end.
+// mayControl reports whether sendControls has something to do. It has not while a
+// Write is under way, which takes controls along, or calls kick at its end. It has
+// not while a capsule is open that a Write can still complete.
 func (c *Conn) mayControl() bool {
 	f := c.flags.Load()
-	if f&due == 0 || c.writes.Load() > 0 {
-		return false
-	}
-	// Nothing can stand inside a capsule, and only a Write can complete it.
-	return f&openCapsule == 0 || f&writeStop != 0
+	return f&due != 0 && c.writes.Load() == 0 && (f&openCapsule == 0 || f&writeStop != 0)
 }
 
-// sendControls sends what is due. It is run by whoever has set sending, so that
-// each connection has one such goroutine at most.
+// sendControls sends what is due. Whoever has set sending runs it: once at a time
+// for each connection.
 func (c *Conn) sendControls() {
 	for c.flush() || c.stillDue() {
 	}
@@ -59,10 +56,9 @@ func (c *Conn) stillDue() bool {
 	return c.mayControl() && c.sending.CompareAndSwap(false, true)
 }
 
-// flush writes the controls that are due, and takes the steps of the end of the
-// connection that come behind them. It reports whether it must be called again:
-// once FINAL_DATA is due there is no Write that would finish what controlTimeout
-// has cut short.
+// flush writes the controls that are due, and takes the step in the end of the
+// connection that comes behind them. It reports whether it must be called again:
+// behind FINAL_DATA there is no Write that would finish what was cut short.
 func (c *Conn) flush() (again bool) {
 	c.wmu.Lock()
 	at, err := c.writeControls()
@@ -79,13 +75,14 @@ func (c *Conn) flush() (again bool) {
 	return again
 }
 
-// writeControls writes the controls that are due, and returns the phase in which
-// it found nothing more. It gives way to a Write. wmu is held.
+// writeControls writes the controls that are due, unless a Write waits, which takes
+// them along. It returns the phase in which there was nothing more to write. wmu
+// is held.
 func (c *Conn) writeControls() (at phase, err error) {
-	if !c.beginControl() {
+	if !c.beginControls() {
 		return phaseOpen, nil
 	}
-	defer c.endControl()
+	defer c.endControls()
 	buf := smallBuffers.Get().(*smallBuffer)
 	defer smallBuffers.Put(buf)
 	for {
@@ -105,7 +102,7 @@ func (c *Conn) writeControls() (at phase, err error) {
 		c.keepTail(b[n:])
 		if err != nil {
 			if !isTimeout(err) {
-				// Nothing that is due can be sent any more.
+				// What is due can no longer be sent, but it can end.
 				c.mu.Lock()
 				c.flags.And(^uint32(due))
 				at = c.phase
@@ -116,8 +113,8 @@ func (c *Conn) writeControls() (at phase, err error) {
 	}
 }
 
-// keepTail keeps what the transport has not taken. It is written before anything
-// else, by whatever writes next.
+// keepTail keeps what the transport has not taken. Whatever writes next writes it
+// first.
 func (c *Conn) keepTail(b []byte) {
 	c.tail = nil
 	if len(b) > 0 {
@@ -130,7 +127,7 @@ func (c *Conn) keepTail(b []byte) {
 func (c *Conn) takeControls(b []byte) []byte {
 	c.flags.And(^uint32(due))
 	if c.left > 0 || c.closeSent {
-		return b
+		return b // a capsule that nobody can complete, or the end: there is no room
 	}
 	if c.pongDue {
 		b = c.appendControl(b, capsule.Pong, c.ping)
@@ -155,46 +152,4 @@ func (c *Conn) takeControls(b []byte) []byte {
 		c.closeDue, c.closeSent = 0, true
 	}
 	return b
-}
-
-// beginControl gives the layer the write deadline of the transport. It reports
-// whether controls may be written now: an application's Write goes first.
-func (c *Conn) beginControl() bool {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	if c.writes.Load() > 0 {
-		return false
-	}
-	c.controlling = true
-	if !c.tls {
-		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
-	} else if !c.writeDeadline.IsZero() {
-		c.conn.SetWriteDeadline(time.Time{})
-	}
-	return true
-}
-
-// endControl gives the write deadline back to the application.
-func (c *Conn) endControl() {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	c.controlling = false
-	if !c.tls || !c.writeDeadline.IsZero() {
-		c.conn.SetWriteDeadline(c.writeDeadline)
-	}
-}
-
-// hurry makes way for a Write. Controls that wait for room in the transport are
-// cut short, and the Write finishes them under its own deadline. On TLS nothing
-// may be cut short but by the application's deadline.
-func (c *Conn) hurry() {
-	c.dmu.Lock()
-	defer c.dmu.Unlock()
-	switch {
-	case !c.controlling:
-	case c.tls:
-		c.conn.SetWriteDeadline(c.writeDeadline)
-	default:
-		c.conn.SetWriteDeadline(past)
-	}
 }

@@ -100,7 +100,7 @@ const (
 // FINAL_DATA, and after Close. It ends with the transport.
 func (c *Conn) tend() {
 	c.rmu.Lock() // until the last Read has left the reader
-	c.beginReads()
+	c.takeReads()
 	src, err := c.rest, c.late
 	c.rest = nil
 	c.rmu.Unlock()

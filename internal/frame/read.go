@@ -24,7 +24,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	if c.idle != nil {
-		c.idle.waits(c.born)
+		c.idle.waits()
 		defer c.idle.waited()
 	}
 	for {
@@ -64,7 +64,7 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 // readOnce reads from the transport once. It returns no bytes if there were only
 // headers and controls. rmu is held.
 func (c *Conn) readOnce(p []byte) (int, error) {
-	if c.flags.Load()&readStop != 0 {
+	if c.marked(readStop) {
 		return 0, c.readError()
 	}
 	if len(c.rest) > 0 {
@@ -105,7 +105,7 @@ func (c *Conn) readOnce(p []byte) (int, error) {
 
 // certain returns how many application bytes must come before another header.
 func (c *Conn) certain() uint64 {
-	n := c.caps.Data()
+	n := c.capsules.Data()
 	if c.ws != nil {
 		n = min(n, c.ws.Data())
 	}
@@ -128,7 +128,7 @@ func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
 			b = b[:min(data, uint64(len(b)))]
 		}
 		c.fresh = true
-		data := c.caps.Data()
+		data := c.capsules.Data()
 		if data == 0 {
 			used += c.takeCapsule(b)
 			continue
@@ -144,13 +144,13 @@ func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
 			c.move(dst[moved:moved+len(b)], b)
 			moved += len(b)
 		}
-		c.caps.Take(len(b))
+		c.capsules.Take(len(b))
 		used += len(b)
 	}
 	if c.deaf {
 		return moved, len(src)
 	}
-	if c.caps.Ended() && !c.final {
+	if c.capsules.Ended() && !c.final {
 		c.final = true
 		c.gotFinalData()
 	}
@@ -203,7 +203,7 @@ func (c *Conn) takeCapsule(b []byte) int {
 		c.ws.Peek(unmasked[:n], b[:n])
 		b = unmasked[:n]
 	}
-	n, event, err := c.caps.Next(b)
+	n, event, err := c.capsules.Next(b)
 	if c.ws != nil {
 		c.ws.Skip(n)
 	}
@@ -211,16 +211,16 @@ func (c *Conn) takeCapsule(b []byte) int {
 	case err != nil:
 		c.broke(err)
 	case event == capsule.PingPassed:
-		c.gotPing(c.caps.Value())
+		c.gotPing(c.capsules.Value())
 	case event == capsule.PongPassed:
-		c.gotPong(c.caps.Value())
+		c.gotPong(c.capsules.Value())
 	}
 	return n
 }
 
 // readFailed returns what Read must return for an error of the transport.
 func (c *Conn) readFailed(err error) error {
-	if c.flags.Load()&readStop != 0 {
+	if c.marked(readStop) {
 		return c.readError() // the transport failed because Read was to end
 	}
 	if isTimeout(err) {
@@ -253,7 +253,7 @@ func (c *Conn) stamp(full bool) {
 		return
 	}
 	c.unstamped = 0
-	c.heard.Store(int64(time.Since(c.born)))
+	c.heard.Store(int64(now()))
 }
 
 // truncated returns the error for a stream that has ended without FINAL_DATA. code
@@ -261,7 +261,7 @@ func (c *Conn) stamp(full bool) {
 func (c *Conn) truncated(code uint16) error {
 	c.stamp(false)
 	return c.opError("read", &truncatedError{
-		silence: time.Since(c.born) - time.Duration(c.heard.Load()),
+		silence: now() - time.Duration(c.heard.Load()),
 		atMost:  c.unstamped > 0,
 		code:    code,
 	})

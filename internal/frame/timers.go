@@ -19,9 +19,6 @@ func afterFunc(c *Conn, d time.Duration, f func(*Conn)) *time.Timer {
 }
 
 func (c *Conn) startKeepAlive() {
-	if c.keepAlive <= 0 {
-		return
-	}
 	c.mu.Lock() // the timer may be faster than the assignment
 	c.ticker = afterFunc(c, c.keepAlive/2, (*Conn).tick)
 	c.mu.Unlock()
@@ -65,7 +62,7 @@ type idleTimer struct {
 	limit time.Duration
 	timer *time.Timer
 	armed atomic.Bool
-	since atomic.Int64 // when the Read that waits has begun, since born; negative: none waits
+	since atomic.Int64 // when the Read that waits has begun, since epoch; negative: none waits
 }
 
 func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
@@ -76,8 +73,8 @@ func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
 }
 
 // waits notes that a Read begins to wait.
-func (i *idleTimer) waits(born time.Time) {
-	i.since.Store(int64(time.Since(born)))
+func (i *idleTimer) waits() {
+	i.since.Store(int64(now()))
 	if i.armed.CompareAndSwap(false, true) {
 		i.timer.Reset(i.limit)
 	}
@@ -97,13 +94,13 @@ func (c *Conn) checkIdle() {
 			return
 		}
 	}
-	silence := time.Since(c.born) - time.Duration(max(since, c.heard.Load()))
+	silence := now() - time.Duration(max(since, c.heard.Load()))
 	if silence < i.limit {
 		i.timer.Reset(i.limit - silence)
 		return
 	}
 	c.mu.Lock()
-	if c.phase != phaseOpen || c.flags.Load()&readStop != 0 {
+	if c.phase != phaseOpen || c.marked(readStop) {
 		c.mu.Unlock()
 		return
 	}

@@ -75,7 +75,7 @@ func (c *Conn) writeSmall(p []byte) (n int, err error) {
 func (c *Conn) write(b []byte, off int) (n int, err error) {
 	owned := off > 0
 	for {
-		if c.flags.Load()&writeStop != 0 {
+		if c.marked(writeStop) {
 			return n, c.writeError()
 		}
 		if off == len(b) {
@@ -160,7 +160,7 @@ func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) 
 	t := batch{lead: lead}
 	data := len(b) - off
 	switch {
-	case owned && off >= len(lead)+maxHeader && !(c.vector && !c.masks()):
+	case owned && off >= len(lead)+maxHeader:
 		return c.writeInPlace(&t, b, off)
 	case c.vector && !c.masks() && data > maxCopy:
 		return c.writeVector(&t, b[off:], buf)
@@ -178,12 +178,12 @@ func (c *Conn) lead(b []byte) ([]byte, error) {
 	if len(c.tail) > 0 || c.left > 0 {
 		return append(b, c.tail...), nil
 	}
-	if c.flags.Load()&due == 0 {
+	if !c.marked(due) {
 		return b, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flags.Load()&writeStop != 0 {
+	if c.marked(writeStop) {
 		return nil, errStopped // no data may follow a Close frame, if that is due
 	}
 	return c.takeControls(b), nil
@@ -284,15 +284,6 @@ func (c *Conn) took(t *batch, n int) (taken int) {
 func (c *Conn) markWrite(err error) {
 	c.mark(openCapsule, c.left > 0)
 	c.mark(writeFailed, err != nil)
-}
-
-// mark sets or clears a flag.
-func (c *Conn) mark(flag uint32, set bool) {
-	if set {
-		c.flags.Or(flag)
-	} else if c.flags.Load()&flag != 0 {
-		c.flags.And(^flag)
-	}
 }
 
 // writeFailure returns the error for a call to the transport that has failed
