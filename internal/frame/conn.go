@@ -99,13 +99,13 @@ type Conn struct {
 
 // Flags tell a Read or a Write with one load that there is nothing to see to.
 const (
-	readStop     = 1 << iota // Read must return readError; set under mu
-	writeStop                // Write must return writeError; set under mu
-	closing                  // Close was called; set under mu
-	due                      // there are controls to send, or a phase to go on with; mu
-	openCapsule              // left is not 0; set under wmu
-	tailLeft                 // tail is not empty; set under wmu
-	writeFailed              // the last Write was cut short; set under wmu
+	readStop    = 1 << iota // Read must return readError; set under mu
+	writeStop               // Write must return writeError; set under mu
+	closing                 // Close was called; set under mu
+	due                     // there are controls to send, or a phase to go on with; mu
+	openCapsule             // left is not 0; set under wmu
+	tailLeft                // tail is not empty; set under wmu
+	writeFailed             // the last Write was cut short; set under wmu
 )
 
 // mark sets or clears a flag.

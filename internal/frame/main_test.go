@@ -2,15 +2,11 @@ package frame
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 func TestMain(m *testing.M) {
@@ -49,42 +45,4 @@ var carriers = []struct {
 }{
 	{"capsules", false},
 	{"websocket", true},
-}
-
-// tcpPipe returns the two ends of a TCP connection.
-func tcpPipe(t testing.TB) (client, server *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, _ := ln.Accept()
-		accepted <- c
-	}()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	s := <-accepted
-	require.NotNil(t, s)
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
-}
-
-// drip is a transport that takes and gives one byte at a time.
-type drip struct {
-	net.Conn
-	mu sync.Mutex
-}
-
-func (d *drip) Read(p []byte) (int, error) { return d.Conn.Read(p[:min(len(p), 1)]) }
-
-func (d *drip) Write(p []byte) (n int, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for n < len(p) && err == nil {
-		var m int
-		m, err = d.Conn.Write(p[n : n+1])
-		n += m
-	}
-	return n, err
 }

@@ -16,9 +16,10 @@ func TestConn(t *testing.T) {
 	}{
 		{"tcp", func(t *testing.T) (a, b net.Conn) { return tcpPipe(t) }},
 		{"pipe", func(*testing.T) (a, b net.Conn) { return net.Pipe() }},
-		{"drip", func(t *testing.T) (a, b net.Conn) {
-			a, b = tcpPipe(t)
-			return &drip{Conn: a}, &drip{Conn: b}
+		{"link", func(*testing.T) (a, b net.Conn) { return newLink(5000) }},
+		{"drip", func(*testing.T) (a, b net.Conn) {
+			a, b = newLink(5000)
+			return drip{a}, drip{b}
 		}},
 	}
 	for _, carrier := range carriers {

@@ -6,41 +6,42 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// What the peer does, as the reader comes upon it. rmu is held, or the layer
-// itself reads.
+// What the reader comes upon is noted here under mu. What follows from it must wait
+// until the reader has taken apart all that it has read, which then calls release:
+// behind FINAL_DATA, say, there may be a PING that must be answered before the end.
 
 func (c *Conn) gotPing(value uint64) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.ping, c.pongDue = value, true
 	c.flags.Or(due)
-	c.release()
 }
 
 func (c *Conn) gotPong(value uint64) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	// A PONG answers the PINGs before its own, too. One that answers nothing is
 	// ignored.
 	if value <= c.pings {
 		c.ponged = max(c.ponged, value)
 	}
-	c.release()
 }
 
 func (c *Conn) gotRFCPing(payload []byte) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.rfcPing, c.rfcPongDue = append(c.rfcPing[:0], payload...), true
 	c.flags.Or(due)
-	c.release()
 }
 
 // gotFinalData notes that the peer has ended its direction. From now on the layer
 // reads by itself, to answer PINGs and to see the end.
 func (c *Conn) gotFinalData() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.gotFinal = true
 	c.tendDue = true
 	c.flags.Or(readStop)
-	c.release()
 }
 
 // gotClose notes that the peer has ended both directions by a Close frame, which
@@ -48,13 +49,13 @@ func (c *Conn) gotFinalData() {
 func (c *Conn) gotClose(code uint16) {
 	c.deaf = true
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.peerClose = true
 	c.closeDue = code
 	if !c.gotFinal {
 		c.readErr = c.truncated(code)
 	}
 	c.flags.Or(readStop | writeStop | due)
-	c.release()
 }
 
 // broke notes that the peer has broken the protocol: what follows cannot be
@@ -62,20 +63,21 @@ func (c *Conn) gotClose(code uint16) {
 func (c *Conn) broke(err error) {
 	c.deaf = true
 	c.mu.Lock()
-	if c.phase < phaseDrain {
-		c.cause = &protocolError{err}
-		c.finalDue, c.pingDue = false, false
-		if c.ws != nil {
-			c.closeDue = websocket.CodeProtocol
-			if e, ok := errors.AsType[*websocket.Error](err); ok {
-				c.closeDue = e.Code
-			}
-		}
-		c.flags.Or(readStop | writeStop)
-		c.tendDue = true
-		c.enter(phaseDrain, drainLimit)
+	defer c.mu.Unlock()
+	if c.phase >= phaseDrain {
+		return
 	}
-	c.release()
+	c.cause = &protocolError{err}
+	c.finalDue, c.pingDue = false, false
+	if c.ws != nil {
+		c.closeDue = websocket.CodeProtocol
+		if e, ok := errors.AsType[*websocket.Error](err); ok {
+			c.closeDue = e.Code
+		}
+	}
+	c.flags.Or(readStop | writeStop)
+	c.tendDue = true
+	c.enter(phaseDrain, drainLimit)
 }
 
 // discard passes over n application bytes.
@@ -84,8 +86,8 @@ func (c *Conn) discard(n int) {
 		c.ws.Skip(n)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.threw = true
-	c.mu.Unlock()
 }
 
 // Sizes of the buffer that the layer reads into. A half-closed peer sends only

@@ -117,42 +117,50 @@ func (c *Conn) certain() uint64 {
 // many bytes it has moved and how many of src it has used: all, if dst is not full.
 // rmu is held, or the layer itself reads.
 func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
+	news := false
 	for used < len(src) && !c.deaf {
 		b := src[used:]
 		if c.ws != nil {
 			data := c.ws.Data()
 			if data == 0 {
-				used += c.takeFrame(b)
+				n, more := c.takeFrame(b)
+				used += n
+				news = news || more
 				continue
 			}
 			b = b[:min(data, uint64(len(b)))]
 		}
 		c.fresh = true
-		data := c.capsules.Data()
-		if data == 0 {
-			used += c.takeCapsule(b)
-			continue
-		}
-		b = b[:min(data, uint64(len(b)))]
-		if discard {
-			c.discard(len(b))
+		if data := c.capsules.Data(); data == 0 {
+			n, more := c.takeCapsule(b)
+			used += n
+			news = news || more
 		} else {
-			b = b[:min(len(b), len(dst)-moved)]
-			if len(b) == 0 {
-				break
+			b = b[:min(data, uint64(len(b)))]
+			if discard {
+				c.discard(len(b))
+			} else {
+				b = b[:min(len(b), len(dst)-moved)]
+				if len(b) == 0 {
+					break
+				}
+				c.move(dst[moved:moved+len(b)], b)
+				moved += len(b)
 			}
-			c.move(dst[moved:moved+len(b)], b)
-			moved += len(b)
+			c.capsules.Take(len(b))
+			used += len(b)
 		}
-		c.capsules.Take(len(b))
-		used += len(b)
+		if !c.final && c.capsules.Ended() {
+			c.final, news = true, true
+			c.gotFinalData()
+		}
 	}
 	if c.deaf {
-		return moved, len(src)
+		used = len(src)
 	}
-	if c.capsules.Ended() && !c.final {
-		c.final = true
-		c.gotFinalData()
+	if news {
+		c.mu.Lock()
+		c.release()
 	}
 	return moved, used
 }
@@ -179,9 +187,9 @@ func (c *Conn) move(dst, src []byte) {
 	copy(dst, src)
 }
 
-// takeFrame takes a header or a control frame from the beginning of b, and
-// returns its length.
-func (c *Conn) takeFrame(b []byte) int {
+// takeFrame takes a header or a control frame from the beginning of b. It returns
+// its length, and whether there is news for release.
+func (c *Conn) takeFrame(b []byte) (n int, news bool) {
 	n, event, err := c.ws.Next(b)
 	switch {
 	case err != nil:
@@ -190,13 +198,15 @@ func (c *Conn) takeFrame(b []byte) int {
 		c.gotRFCPing(c.ws.Control())
 	case event == websocket.ClosePassed:
 		c.gotClose(c.ws.Code())
+	default:
+		return n, false
 	}
-	return n
+	return n, true
 }
 
 // takeCapsule takes a header, a PING, a PONG or an unknown value from the
-// beginning of b, and returns its length.
-func (c *Conn) takeCapsule(b []byte) int {
+// beginning of b. It returns its length, and whether there is news for release.
+func (c *Conn) takeCapsule(b []byte) (n int, news bool) {
 	var unmasked [capsule.MaxHeader]byte
 	if c.ws != nil {
 		n := min(len(b), len(unmasked))
@@ -214,8 +224,10 @@ func (c *Conn) takeCapsule(b []byte) int {
 		c.gotPing(c.capsules.Value())
 	case event == capsule.PongPassed:
 		c.gotPong(c.capsules.Value())
+	default:
+		return n, false
 	}
-	return n
+	return n, true
 }
 
 // readFailed returns what Read must return for an error of the transport.
