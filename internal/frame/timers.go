@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 	"weak"
@@ -62,13 +63,16 @@ type idleTimer struct {
 	limit time.Duration
 	timer *time.Timer
 	armed atomic.Bool
-	since atomic.Int64 // when the Read that waits has begun, since epoch; negative: none waits
+	since atomic.Int64 // when the Read that waits has begun, since epoch; or noRead
 }
+
+// noRead stands for the time of a Read where none waits.
+const noRead = math.MinInt64
 
 func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
 	i := &idleTimer{limit: limit, timer: afterFunc(c, limit, (*Conn).checkIdle)}
 	i.timer.Stop()
-	i.since.Store(-1)
+	i.since.Store(noRead)
 	return i
 }
 
@@ -81,16 +85,16 @@ func (i *idleTimer) waits() {
 }
 
 // waited notes that no Read waits any more.
-func (i *idleTimer) waited() { i.since.Store(-1) }
+func (i *idleTimer) waited() { i.since.Store(noRead) }
 
 // checkIdle ends the connection if the Read that waits has done so for too long.
 func (c *Conn) checkIdle() {
 	i := c.idle
 	since := i.since.Load()
-	for since < 0 {
+	for since == noRead {
 		i.armed.Store(false)
 		// A Read that has begun in between may have seen armed as it was.
-		if since = i.since.Load(); since < 0 || !i.armed.CompareAndSwap(false, true) {
+		if since = i.since.Load(); since == noRead || !i.armed.CompareAndSwap(false, true) {
 			return
 		}
 	}
