@@ -50,14 +50,15 @@ type state struct {
 	controls
 	phase phase
 
-	closed     bool // Close has been called
-	readClosed bool // CloseRead has been called
-	sentFinal  bool // FINAL_DATA was sent, or is due
-	gotFinal   bool // the peer's FINAL_DATA and all its data have come
-	peerClose  bool // the peer has sent a Close frame
-	peerEnd    bool // the transport has come to its end
-	finSent    bool // the transport's CloseWrite was called
-	threw      bool // DATA of the peer was discarded
+	closed       bool // Close has been called
+	readClosed   bool // CloseRead has been called
+	ownFinal     bool // FINAL_DATA was sent, or is due
+	peerFinal    bool // the peer's FINAL_DATA and all its data have come
+	peerClose    bool // the peer has sent a Close frame
+	peerEnd      bool // the transport has come to its end
+	finSent      bool // the transport's CloseWrite was called
+	finalWritten bool // the transport has taken FINAL_DATA
+	threw        bool // DATA of the peer was discarded
 
 	pings     uint64 // the value of our last PING: they are counted
 	finalPing uint64 // the value of the PING behind FINAL_DATA; 0: not sent
@@ -92,6 +93,9 @@ func (c *Conn) CloseWrite() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.finalWritten {
+		return nil
+	}
 	return c.controlErr
 }
 
@@ -104,12 +108,12 @@ func (c *Conn) queueFinal() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch f := c.flags.Load(); {
-	case c.closed, !c.sentFinal && f&writeStop != 0:
+	case c.closed, !c.ownFinal && f&writeStop != 0:
 		return c.whyNo("close")
 	case f&openCapsule != 0:
 		return c.opError("close", errOpenCapsule)
-	case !c.sentFinal:
-		c.sentFinal, c.finalDue = true, true
+	case !c.ownFinal:
+		c.ownFinal, c.finalDue = true, true
 		c.flags.Or(writeStop | due)
 	}
 	return nil
@@ -147,9 +151,9 @@ func (c *Conn) Close() error {
 		return nil
 	}
 	if c.phase == phaseOpen {
-		gone := c.peerClose || c.gotFinal && c.peerEnd
-		if !c.sentFinal && !gone {
-			c.sentFinal, c.finalDue = true, true
+		gone := c.peerClose || c.peerFinal && c.peerEnd
+		if !c.ownFinal && !gone {
+			c.ownFinal, c.finalDue = true, true
 		}
 		c.tendDue = true
 		c.until = now() + lingerLimit
@@ -222,7 +226,7 @@ func (c *Conn) sayNormal() {
 
 // settle begins the next phase if its time has come. mu is held.
 func (c *Conn) settle() {
-	bothFinal := c.sentFinal && c.gotFinal
+	bothFinal := c.ownFinal && c.peerFinal
 	if c.phase > phaseLinger || !c.closed && !bothFinal {
 		return
 	}

@@ -69,7 +69,7 @@ func (c *Conn) flush() (again bool) {
 	if err != nil && !expired && c.controlErr == nil {
 		c.controlErr = err // Read will return it
 	}
-	again = expired && c.sentFinal && c.phase < phaseDrain
+	again = expired && c.ownFinal && c.phase < phaseDrain
 	c.release()
 	c.advance(at)
 	return again
@@ -123,8 +123,10 @@ func (c *Conn) keepTail(b []byte) {
 	c.mark(tailLeft, len(b) > 0)
 }
 
-// takeControls appends the controls that are due to b. wmu and mu are held.
+// takeControls appends the controls that are due to b. wmu and mu are held, and
+// those that it has appended before have been written.
 func (c *Conn) takeControls(b []byte) []byte {
+	c.finalWritten = c.finalPing > 0
 	c.flags.And(^uint32(due))
 	if c.left > 0 || c.closeSent {
 		return b // a capsule that nobody can complete, or the end: there is no room

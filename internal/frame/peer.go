@@ -39,7 +39,7 @@ func (c *Conn) gotRFCPing(payload []byte) {
 func (c *Conn) gotFinalData() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.gotFinal = true
+	c.peerFinal = true
 	c.tendDue = true
 	c.flags.Or(readStop)
 }
@@ -52,7 +52,7 @@ func (c *Conn) gotClose(code uint16) {
 	defer c.mu.Unlock()
 	c.peerClose = true
 	c.closeDue = code
-	if !c.gotFinal {
+	if !c.peerFinal {
 		c.readErr = c.truncated(code)
 	}
 	c.flags.Or(readStop | writeStop | due)
@@ -122,7 +122,7 @@ func (c *Conn) tend() {
 	}
 	c.mu.Lock()
 	c.peerEnd = true
-	if c.gotFinal {
+	if c.peerFinal {
 		c.flags.Or(writeStop)
 	}
 	drained := c.phase == phaseDrain

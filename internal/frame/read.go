@@ -286,7 +286,7 @@ func (c *Conn) readError() error {
 	switch {
 	case c.closed:
 		return c.opError("read", net.ErrClosed)
-	case c.gotFinal, c.readClosed:
+	case c.peerFinal, c.readClosed:
 		return io.EOF
 	case c.cause != nil:
 		return c.opError("read", c.cause)

@@ -29,7 +29,7 @@ func (c *Conn) startKeepAlive() {
 // ticks a period, no silence of this side is longer than a period.
 func (c *Conn) tick() {
 	c.mu.Lock()
-	if c.phase != phaseOpen || c.sentFinal && c.gotFinal {
+	if c.phase != phaseOpen || c.ownFinal && c.peerFinal {
 		c.mu.Unlock()
 		return
 	}
