@@ -59,6 +59,9 @@ type state struct {
 	finSent      bool // the transport's CloseWrite was called
 	finalWritten bool // the transport has taken FINAL_DATA
 	threw        bool // DATA of the peer was discarded
+	told         bool // onLinger was called
+	tendDue      bool // the layer is to read by itself
+	tending      bool // it does
 
 	pings     uint64 // the value of our last PING: they are counted
 	finalPing uint64 // the value of the PING behind FINAL_DATA; 0: not sent
@@ -67,9 +70,6 @@ type state struct {
 	cause      error // why the connection failed: a protocol error, or silence
 	readErr    error // what Read returns at the end, if that is not io.EOF
 	controlErr error // the first error of the transport that controls met
-
-	tendDue, tending bool // the layer is to read by itself, or does so
-	told             bool // onLinger was called
 
 	ticker *time.Timer   // of KeepAlivePeriod
 	limit  *time.Timer   // of phaseLinger, phaseDrain and phaseEnd

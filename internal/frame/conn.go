@@ -69,9 +69,9 @@ type Conn struct {
 	fresh     bool // capsules were heard of since stamp
 	unstamped uint8
 	capsules  capsule.Decoder
-	ws        *websocket.Decoder // nil without WebSocket
-	rest      []byte             // read from the transport and not taken apart yet
-	late      error              // what the transport returned beside rest
+	ws        *webSocket // nil without WebSocket
+	rest      []byte     // read from the transport and not taken apart yet
+	late      error      // what the transport returned beside rest
 	hold      [holdSize]byte
 
 	// The writer: wmu.
@@ -95,6 +95,12 @@ type Conn struct {
 	heard     atomic.Int64 // when capsules were last heard of: see now
 
 	onLinger, onClosed func()
+}
+
+// webSocket is what a Conn needs besides for WebSocket.
+type webSocket struct {
+	websocket.Decoder        // the reader's
+	ping              []byte // the payload of the newest Ping frame of the peer; under mu
 }
 
 // Flags tell a Read or a Write with one load that there is nothing to see to.
@@ -121,7 +127,7 @@ func (c *Conn) marked(flag uint32) bool { return c.flags.Load()&flag != 0 }
 
 // holdSize is how much Read asks the transport for where the caller asks for less.
 // It is room for a small message with its headers.
-const holdSize = 96
+const holdSize = 80
 
 // New returns a Conn above transport, which then belongs to it: nobody else may
 // read, write or close it.
@@ -140,8 +146,7 @@ func New(transport net.Conn, cfg Config) *Conn {
 		c.vector = true
 	}
 	if cfg.WebSocket {
-		ws := websocket.NewDecoder(!cfg.Client)
-		c.ws = &ws
+		c.ws = &webSocket{Decoder: websocket.NewDecoder(!cfg.Client)}
 	}
 	c.heard.Store(int64(now()))
 	if cfg.MaxIdleTimeout > 0 {

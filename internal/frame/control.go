@@ -14,11 +14,10 @@ const controlTimeout = 2 * time.Second
 
 // controls are the control capsules and frames that are due.
 type controls struct {
-	ping    uint64 // the newest PING of the peer. Its PONG answers those before, too.
-	rfcPing []byte // the payload of the newest Ping frame of the peer
+	ping uint64 // the newest PING of the peer. Its PONG answers those before, too.
 
 	pongDue    bool // for ping
-	rfcPongDue bool // for rfcPing
+	rfcPongDue bool // for webSocket.ping
 	pingDue    bool
 	finalDue   bool   // FINAL_DATA, with a PING behind it
 	closeDue   uint16 // the code of a Close frame; 0: none is due
@@ -135,7 +134,7 @@ func (c *Conn) takeControls(b []byte) []byte {
 		b = c.appendControl(b, capsule.Pong, c.ping)
 	}
 	if c.rfcPongDue {
-		b = c.appendFrame(b, websocket.Pong, c.rfcPing)
+		b = c.appendFrame(b, websocket.Pong, c.ws.ping)
 	}
 	if c.finalDue {
 		b, _ = c.appendHeader(b, capsule.Header{Type: capsule.FinalData}, c.newKey())

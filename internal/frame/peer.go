@@ -30,7 +30,7 @@ func (c *Conn) gotPong(value uint64) {
 func (c *Conn) gotRFCPing(payload []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rfcPing, c.rfcPongDue = append(c.rfcPing[:0], payload...), true
+	c.ws.ping, c.rfcPongDue = append(c.ws.ping[:0], payload...), true
 	c.flags.Or(due)
 }
 
