@@ -7,27 +7,27 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// A watch inspects what a plain connection reads as long as it may still turn
-// out to be HTTP.
+// A watch inspects the bytes that a plain connection reads, as long as they may still
+// turn out to be HTTP.
 type watch struct {
-	// reading holds a Read together with the inspection of what it has read, so
-	// that no other Read returns what follows a request line.
+	// reading covers a Read and the inspection of its bytes, so that no other Read
+	// returns the bytes after a request line.
 	reading sync.Mutex
 	sniffer wire.Sniffer
 	verdict wire.Verdict
 	left    int // bytes still to be inspected
 }
 
-// watchLimit is how many bytes of a connection are inspected at most. Without a
-// limit, a protocol whose first line never ends would go without splice for
-// good. No proxy forwards a longer request line unless it is configured to: the
-// largest default is the 1 MiB of net/http, which Caddy and Traefik use.
+// watchLimit is the most bytes of a connection that are inspected. Without a limit, a
+// protocol whose first line never ends would never get splice. No proxy forwards a
+// longer request line unless it is configured to: the largest default is the 1 MiB of
+// net/http, which Caddy and Traefik use.
 const watchLimit = 1 << 20
 
-// errHTTP is the end of a connection that was taken for plain.
+// errHTTP ends a connection that was taken for plain.
 var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
 
-// readWatched is Read while there is a watch. ended is that of the connection.
+// readWatched is Read while there is a watch. ended is the error of Conn.ended.
 func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 	w.reading.Lock()
 	defer w.reading.Unlock()
@@ -56,7 +56,7 @@ func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 	return n, err
 }
 
-// look sets the verdict as soon as there is one. At the limit it is plain.
+// inspect sets the verdict as soon as there is one. At the limit the verdict is plain.
 func (w *watch) inspect(b []byte) {
 	w.left -= len(b)
 	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {

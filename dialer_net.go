@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// checkNet refuses a NetDialer that is a nil pointer, a network that is no
-// stream, and a HandshakeTimeout that would overflow a time.
+// checkNet rejects a NetDialer that is a nil pointer, a network that is not a stream, and
+// a HandshakeTimeout that would overflow a time.
 func (d *PreflightDialer) checkNet(network string) error {
 	if d.HandshakeTimeout > maxTimeout {
 		return fmt.Errorf("HandshakeTimeout is %v, and may be %v at most; negative means none", d.HandshakeTimeout, maxTimeout)
@@ -39,8 +39,7 @@ func (d *PreflightDialer) netDialer() ContextDialer {
 	return d.NetDialer
 }
 
-// dialNet dials by next, whose result it does not trust: a nil connection would
-// be a panic later.
+// dialNet calls next and checks its result: a nil connection would cause a panic later.
 func dialNet(ctx context.Context, next ContextDialer, network, address string) (net.Conn, error) {
 	c, err := next.DialContext(ctx, network, address)
 	if err != nil {
@@ -52,7 +51,8 @@ func dialNet(ctx context.Context, next ContextDialer, network, address string) (
 	return c, nil
 }
 
-// isNil reports whether v is nil, or holds a nil pointer or the like.
+// isNil reports whether v is nil, or holds a nil pointer, function, map, channel or
+// slice.
 func isNil(v any) bool {
 	switch r := reflect.ValueOf(v); r.Kind() {
 	case reflect.Invalid:
@@ -69,9 +69,8 @@ func withConnectDeadline(ctx context.Context, deadline time.Time, next ContextDi
 	if end, ok := ctx.Deadline(); !isNet || !isIPAddress(address) || ok && end.Before(deadline) {
 		return context.WithDeadline(ctx, deadline)
 	}
-	// There is no name to resolve, and package net sets the deadline of a
-	// context that may end on the socket. A timer beside that would cost six
-	// more allocations.
+	// There is no name to resolve. Package net sets the deadline of a context that
+	// can end on the socket itself. An additional timer would cost six allocations.
 	c := deadlineContext{ctx, ctx, deadline}
 	if ctx.Done() == nil {
 		c.Context = never
@@ -79,14 +78,14 @@ func withConnectDeadline(ctx context.Context, deadline time.Time, next ContextDi
 	return c, func() {}
 }
 
-// A deadlineContext has a deadline, and does not end by it.
+// A deadlineContext has a deadline but does not end when it passes.
 type deadlineContext struct {
 	context.Context
 	values   context.Context
 	deadline time.Time
 }
 
-// never may end, as far as others can know, and does not.
+// never has a Done channel that never closes.
 var never, _ = context.WithCancel(context.Background())
 
 func (c deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
@@ -98,7 +97,7 @@ func (c deadlineContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// dialer is next with the options of the target.
+// dialer returns next with the options of the target.
 func (t *Target) dialer(next ContextDialer) (ContextDialer, error) {
 	if t.Bind.IsValid() {
 		d, ok := next.(*net.Dialer)
@@ -130,14 +129,14 @@ func (d *targetDialer) DialContext(ctx context.Context, network, address string)
 	return c, nil
 }
 
-// headStart is the time for which the preferred family is dialed alone. It is the
-// FallbackDelay of [net.Dialer].
+// headStart is how long only the preferred family is dialed. It is the FallbackDelay of
+// [net.Dialer].
 const headStart = 300 * time.Millisecond
 
-// dialPreferred dials the preferred family, and the other one beside it as soon
-// as the first has failed or has had its head start: a family whose packets are
+// dialPreferred dials the preferred family. It dials the other family in parallel as soon
+// as the preferred one has failed or has used its head start: a family whose packets are
 // lost must not use up the time of the other (RFC 8305 §5). If both connect, the
-// preferred one is returned.
+// preferred connection is returned.
 func (d *targetDialer) dialPreferred(ctx context.Context, network, address string) (net.Conn, error) {
 	if d.Prefer == "" {
 		return dialNet(ctx, d.next, network, address)
@@ -217,7 +216,7 @@ func (t *Target) apply(c net.Conn) error {
 	return errors.Join(errs...)
 }
 
-// tcpConn is the TCP connection at the bottom of c, or nil.
+// tcpConn returns the TCP connection at the bottom of c, or nil.
 func tcpConn(c net.Conn) *net.TCPConn {
 	for {
 		switch below := c.(type) {

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// A forwardProxy is the outbound proxy by which an address is reached.
+// A forwardProxy is the outbound proxy for an address.
 type forwardProxy struct {
 	address string      // host:port of the proxy itself
 	target  string      // host:port of what it is to lead to
@@ -29,8 +29,8 @@ type forwardProxy struct {
 	isSOCKS bool
 }
 
-// forwardProxy asks Proxy by which way r goes; nil means directly. header holds
-// further fields of the CONNECT.
+// forwardProxy asks Proxy for the proxy of r. nil means that the address is dialed
+// directly. header holds additional fields of the CONNECT.
 func (d *PreflightDialer) forwardProxy(ctx context.Context, r *route, header http.Header) (*forwardProxy, error) {
 	if d.Proxy == nil || strings.HasPrefix(r.network, "unix") {
 		return nil, nil
@@ -53,7 +53,7 @@ func (d *PreflightDialer) forwardProxy(ctx context.Context, r *route, header htt
 	return p, nil
 }
 
-// checkProxyHeader checks the further fields of a CONNECT.
+// checkProxyHeader checks the additional fields of a CONNECT.
 func (d *PreflightDialer) checkProxyHeader(h http.Header) error {
 	if len(h) == 0 {
 		return nil
@@ -76,10 +76,10 @@ func (d *PreflightDialer) checkProxyHeader(h http.Header) error {
 	return nil
 }
 
-// request is what Proxy decides by. Its scheme is https, whether or not there is
-// TLS: a tunnel needs CONNECT, as https does. http.ProxyFromEnvironment takes
-// HTTP_PROXY for http, which may lead to a proxy that knows no CONNECT, and gRPC
-// asks about https as well. Its host is the one that the proxy would be asked for.
+// request is the argument of Proxy. Its scheme is https, with or without TLS, because a
+// tunnel needs CONNECT, as https does. For http, http.ProxyFromEnvironment returns
+// HTTP_PROXY, which may be a proxy without CONNECT. gRPC asks about https as well. The
+// host is the one that the proxy would be asked to connect to.
 func (r *route) request(ctx context.Context) *http.Request {
 	u := &url.URL{Scheme: "https", Host: hostOf("tcp", r.address)}
 	u.RawPath, u.RawQuery, _ = strings.Cut(r.upgrade.target, "?")
@@ -88,8 +88,8 @@ func (r *route) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// A proxyError is an error of the function Proxy. Its text is left out: that of
-// package url repeats the proxy's URL with its password.
+// A proxyError is an error of the function Proxy. Its text is left out, because errors of
+// package url repeat the proxy's URL with its password.
 type proxyError struct{ err error }
 
 func (e *proxyError) Error() string {
@@ -149,7 +149,7 @@ func orElse(s, other string) string {
 	return s
 }
 
-// basic makes Basic credentials (RFC 7617 §2).
+// basic returns Basic credentials (RFC 7617 §2).
 func basic(user, password string) (string, error) {
 	if strings.Contains(user, ":") {
 		return "", errors.New("the user name holds a colon, which Basic credentials cannot: RFC 7617 §2")
@@ -157,7 +157,7 @@ func basic(user, password string) (string, error) {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)), nil
 }
 
-// connect makes c, which leads to the proxy, lead to its target.
+// connect makes c, a connection to the proxy, a connection to its target.
 func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Time) (net.Conn, error) {
 	if p.tls != nil {
 		var err error
@@ -188,8 +188,8 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 	return c, nil
 }
 
-// authority is address in the form that a proxy is asked for it: with a port in
-// numbers. It is no Host field that upgrade.check has seen.
+// authority returns address in the form that a proxy expects: with a numeric port.
+// upgrade.check has not checked it, because it is not a Host field.
 func authority(address string) (string, error) {
 	a := hostOf("tcp", address)
 	_, port, err := net.SplitHostPort(a)
@@ -203,8 +203,8 @@ func authority(address string) (string, error) {
 	return a, nil
 }
 
-// connect asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6); x.buf then holds
-// what followed its answer. Host comes first (RFC 9110 §7.2).
+// connect asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6). Afterwards x.buf holds the
+// bytes after its answer. Host comes first (RFC 9110 §7.2).
 func (x *exchange) connect(authority string, header http.Header) error {
 	head := wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority, header)
 	r, n, err := x.roundTrip(head, stageConnect)
@@ -222,8 +222,8 @@ func (x *exchange) connect(authority string, header http.Header) error {
 	return nil
 }
 
-// connectSOCKS asks a SOCKS5 proxy (RFC 1928) over c. The exchange bounds it in
-// time, so there is no context for it to watch.
+// connectSOCKS asks a SOCKS5 proxy (RFC 1928) over c. The exchange bounds it in time, so
+// it needs no context.
 func (p *forwardProxy) connectSOCKS(c net.Conn) error {
 	d, err := proxy.SOCKS5("tcp", p.address, p.socks, dialed{c})
 	if err == nil {

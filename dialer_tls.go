@@ -26,15 +26,15 @@ const (
 	alpnHTTP       = "http/1.1" // RFC 7301 §6
 )
 
-// plainHints say, by stage, what to do about a peer that does not speak TLS.
+// plainHints give the fix, by stage, for a peer that does not speak TLS.
 var plainHints = map[string]string{
 	stageTLS:       " (leave TLSConfig nil, or write tcp:// in a URL)",
 	stageProxyTLS:  " (write http:// in the URL that Proxy returns)",
 	stageTunnelTLS: " (leave TunnelTLSConfig nil, or set TLSConfig of the listener)",
 }
 
-// handshakeTLS bounds a TLS handshake by ctx and by deadline, which may be zero.
-// It returns a [*tls.Conn].
+// handshakeTLS performs a TLS handshake, bounded by ctx and by deadline, which may be
+// zero. It returns a [*tls.Conn].
 func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time, stage string) (net.Conn, error) {
 	bounded := ctx
 	if !deadline.IsZero() {
@@ -43,8 +43,8 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 		defer cancel()
 	}
 	tc := tls.Client(c, config)
-	// Closing a TLS layer below, as HandshakeContext does, could block: it
-	// sends a last message.
+	// HandshakeContext closes a TLS layer below, which could block because it sends
+	// a last message. Close the bottom instead.
 	stop := context.AfterFunc(bounded, func() { closeBottom(c) })
 	err := tc.HandshakeContext(bounded)
 	if !stop() && err == nil {
@@ -67,8 +67,8 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 	return nil, opError("preflight", c, &stageError{stage, err})
 }
 
-// tlsConfig is a copy of config for a connection to the server called name, over
-// which HTTP/1.1 is to be spoken.
+// tlsConfig returns a copy of config for a connection to the server called name that
+// carries HTTP/1.1.
 func tlsConfig(config *tls.Config, name string) (*tls.Config, error) {
 	if offered := config.NextProtos; len(offered) > 0 && !slices.Contains(offered, alpnHTTP) {
 		return nil, fmt.Errorf("NextProtos %q lacks http/1.1; HTTP/2 has no Upgrade", offered)
@@ -78,7 +78,7 @@ func tlsConfig(config *tls.Config, name string) (*tls.Config, error) {
 	return config, nameServer(config, name)
 }
 
-// nameServer sets the ServerName if there is none.
+// nameServer sets ServerName if it is empty.
 func nameServer(config *tls.Config, name string) error {
 	if config.ServerName == "" {
 		config.ServerName = name
@@ -89,7 +89,7 @@ func nameServer(config *tls.Config, name string) error {
 	return nil
 }
 
-// serverName is the host of an address, without port and zone.
+// serverName returns the host of an address, without port and zone.
 func serverName(network, address string) string {
 	if strings.HasPrefix(network, "unix") {
 		return ""
@@ -102,7 +102,7 @@ func serverName(network, address string) string {
 	return host
 }
 
-// hostField is the Host field of the request to a dialed address.
+// hostField returns the Host field of the request to a dialed address.
 func (d *PreflightDialer) hostField(network, address string) string {
 	if d.Host != "" {
 		return asciiHost(d.Host)
@@ -119,7 +119,7 @@ func (d *PreflightDialer) hostField(network, address string) string {
 	return strings.TrimSuffix(host, defaultPort)
 }
 
-// tlsName is the name of the server for TLS. Host has it where the address is
+// tlsName returns the name of the server for TLS. It is in Host if the address is only
 // that of a machine.
 func (d *PreflightDialer) tlsName(network, address string) string {
 	if d.Host == "" {
@@ -129,8 +129,8 @@ func (d *PreflightDialer) tlsName(network, address string) string {
 	return u.Hostname()
 }
 
-// hostOf is the host and the port, as HTTP writes them, of an address that package
-// net can dial. What it cannot make valid, upgrade.check refuses.
+// hostOf converts an address that package net can dial to a host and a port as HTTP
+// writes them. upgrade.check rejects addresses that hostOf cannot make valid.
 func hostOf(network, address string) string {
 	if strings.HasPrefix(network, "unix") {
 		return "localhost"
@@ -158,11 +158,11 @@ func hostOf(network, address string) string {
 	return net.JoinHostPort(name, number)
 }
 
-// asciiHost is a host, with or without a port, as DNS, HTTP and TLS take it: an
-// internationalized name is converted to ASCII (RFC 5891 §5). One conversion
-// serves all three. That of httpguts.PunycodeHostPort maps no upper case, and
-// would make another name of it than DNS has. What cannot be converted stays as
-// it is, and is refused where it is no valid host.
+// asciiHost converts a host, with or without a port, to the form that DNS, HTTP and TLS
+// use: an internationalized name becomes ASCII (RFC 5891 §5). One conversion serves all
+// three. httpguts.PunycodeHostPort does not map upper case, so its name would differ
+// from the name in DNS. A name that cannot be converted is returned unchanged, and is
+// rejected later if it is not a valid host.
 func asciiHost(hostPort string) string {
 	if isASCII(hostPort) {
 		return hostPort

@@ -16,11 +16,11 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// A Target is what a connection string such as
+// A Target is the meaning of a connection string such as
 //
-//	tcp://host:port/path/amps/json?http_preflight=true
+// 	tcp://host:port/path/amps/json?http_preflight=true
 //
-// means. Its String, and every error about it, leaves the password out.
+// Its String, and every error about it, omits the password.
 type Target struct {
 	Address   string        // host:port, the host in ASCII; an IPv6 address in brackets
 	Path      string        // as it stands in the URL, percent-encoded; "/" if there is none
@@ -41,33 +41,32 @@ type Target struct {
 	ConnectTimeout time.Duration // tcp_connecttimeout; 0: none of its own
 	ServerName     string        // sni, the name of the server for TLS, in ASCII; "": none
 
-	// Options holds the options that are the application's, by name, with
-	// their values as they stand in the URL: pretty (an option of the logon),
-	// compression (of what the application sends) and tcp_idlereadtimeout (of
-	// its reads). They have no effect on the dial. nil if there are none.
+	// Options holds the options that belong to the application, by name, with their
+	// values as written in the URL: pretty (an option of the logon), compression
+	// (of what the application sends) and tcp_idlereadtimeout (of its reads). They
+	// do not affect the dial. nil means that there are none.
 	Options map[string]string
 }
 
-// ParseURL parses a connection string in the form that the AMPS clients for C++
-// and Java use, and accepts every option for tcp and tcps that one of them
-// accepts. The scheme is tcp, or tcps for TLS to the host; the port must be given.
-// The options are
+// ParseURL parses a connection string in the form of the AMPS clients for C++ and Java.
+// It accepts every option for tcp and tcps that one of them accepts. The scheme is tcp,
+// or tcps for TLS to the host. The port is required. The options are
 //
-//	http_preflight      true, false, 1, 0: perform the upgrade
-//	tcp_nodelay         true, false, 1, 0
-//	tcp_keepalive       true, false, 1, 0
-//	tcp_sndbuf          bytes, above 0
-//	tcp_rcvbuf          bytes, above 0
-//	tcp_linger          seconds; 0 resets the connection on Close, -1 turns it off
-//	tcp_connecttimeout  milliseconds; 0 sets none
-//	bind                an IP address with or without a port, an IPv6 address with a port in brackets
-//	ip_protocol_prefer  ipv4, ipv6
-//	sni                 a host name; for tcps alone
+// 	http_preflight      true, false, 1, 0: perform the upgrade
+// 	tcp_nodelay         true, false, 1, 0
+// 	tcp_keepalive       true, false, 1, 0
+// 	tcp_sndbuf          bytes, above 0
+// 	tcp_rcvbuf          bytes, above 0
+// 	tcp_linger          seconds; 0 resets the connection on Close, -1 turns it off
+// 	tcp_connecttimeout  milliseconds; 0 sets none
+// 	bind                an IP address with or without a port, an IPv6 address with a port in brackets
+// 	ip_protocol_prefer  ipv4, ipv6
+// 	sni                 a host name; only for tcps
 //
-// and those of [Target.Options], whose values are not checked. For the C++ client
-// tcp_linger=0 turns lingering off; here and for the Java client -1 does. An
-// unknown scheme or option is an error that names it, as it is for both clients,
-// and so is a repeated option.
+// and those of [Target.Options], whose values are not checked. In the C++ client
+// tcp_linger=0 turns lingering off; here and in the Java client -1 does. An unknown
+// scheme or option is an error that names it, as in both clients. A repeated option is
+// an error too.
 func ParseURL(rawURL string) (*Target, error) {
 	t, err := parseURL(rawURL)
 	if err != nil {
@@ -152,17 +151,17 @@ func hasScheme(rawURL string) bool {
 	return ok && scheme != "" && (known || strings.HasPrefix(rest, "//"))
 }
 
-// withoutInput keeps the kind of an error of package url and drops the part
-// of the URL that it quotes.
+// withoutInput keeps the kind of an error of package url and drops the part of the URL
+// that the error quotes.
 func withoutInput(err error) error {
 	kind, _, _ := strings.Cut(err.Error(), `"`)
 	kind, _, _ = strings.Cut(kind, "(")
 	return errors.New(strings.TrimRight(kind, " :"))
 }
 
-// escapedPath is the path as it stands in the URL, with what RFC 3986 §3.3 does
-// not allow there percent-encoded. u.EscapedPath would decode the rest of such
-// a path, and a %2F is no slash to a proxy.
+// escapedPath returns the path as written in the URL. Bytes that RFC 3986 §3.3 does not
+// allow there are percent-encoded. u.EscapedPath would decode the rest of such a path,
+// but to a proxy a %2F is not a slash.
 func escapedPath(u *url.URL) string {
 	if u.RawPath == "" {
 		return u.EscapedPath()
@@ -275,8 +274,7 @@ func parseBind(s string) (netip.AddrPort, error) {
 	return a, nil
 }
 
-// String is the URL of the target without its options, and with the password
-// replaced.
+// String returns the URL of the target without its options. The password is replaced.
 func (t Target) String() string {
 	u := url.URL{Scheme: "tcp", User: t.User, Host: t.Address}
 	if t.TLS {
@@ -291,24 +289,22 @@ func (t Target) String() string {
 	return u.Redacted()
 }
 
-// DialURL dials what rawURL names, see [ParseURL]. With http_preflight=true it
-// performs the upgrade as DialContext does, with the path of the URL as Path; the
-// connection is a [*Conn]. Without it, it dials the host itself, with TLS for
-// tcps, and the path is for the application. The userinfo of the URL is sent in
-// neither case: it belongs to the logon of the application, which finds it, and
-// the path, by ParseURL.
+// DialURL dials the target of rawURL, see [ParseURL]. With http_preflight=true it
+// performs the upgrade as DialContext does, and the path of the URL is the Path; the
+// connection is a [*Conn]. Without it, DialURL dials the host itself, with TLS for tcps,
+// and the path belongs to the application. The userinfo of the URL is never sent. It
+// belongs to the logon of the application, which reads it, and the path, with ParseURL.
 //
-// The scheme decides about TLS: tcps uses TLSConfig, or a zero one if there is
-// none, and tcp with a TLSConfig is an error. The option sni is the ServerName of
-// TLSConfig, and an error beside another one there. Path must be empty. Without
-// http_preflight, TunnelTLSConfig is an error, because there is no tunnel.
+// The scheme decides about TLS. tcps uses TLSConfig, or a zero Config if it is nil. tcp
+// with a TLSConfig is an error. The option sni is the ServerName of TLSConfig; a
+// different ServerName there is an error. Path must be empty. Without http_preflight
+// there is no tunnel, so TunnelTLSConfig is an error.
 //
-// The option tcp_connecttimeout bounds NetDialer in place of HandshakeTimeout, and
-// also where ctx has a later deadline. With ip_protocol_prefer the other family is
-// dialed as well if the preferred one fails, or has not connected after 300 ms, or
-// after half of the time that is left. The tcp_ options for sockets are applied to the
-// TCP connection that NetDialer returns. bind needs a NetDialer that is nil or a
-// [*net.Dialer].
+// The option tcp_connecttimeout bounds NetDialer instead of HandshakeTimeout, even if
+// ctx has a later deadline. With ip_protocol_prefer, the other address family is dialed
+// too if the preferred one fails, or has not connected after 300 ms or half of the
+// remaining time. The tcp_ options for sockets are applied to the TCP connection that
+// NetDialer returns. bind requires a NetDialer that is nil or a [*net.Dialer].
 func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn, error) {
 	t, err := ParseURL(rawURL)
 	if err != nil {
@@ -328,8 +324,8 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 	return c, err
 }
 
-// target resolves t by the configuration: the road to it, and the dialer that
-// takes that road.
+// target resolves t with the configuration. It returns the route, and the dialer that
+// takes it.
 func (d *PreflightDialer) target(t *Target) (r route, at *PreflightDialer, err error) {
 	if err := d.checkNet("tcp"); err != nil {
 		return r, nil, err
@@ -366,8 +362,8 @@ func (d *PreflightDialer) target(t *Target) (r route, at *PreflightDialer, err e
 	return r, at, err
 }
 
-// plainRoad is the road without an upgrade. Its upgrade is what Proxy is asked
-// about.
+// plainRoute returns the route without an upgrade. Its upgrade is only the argument of
+// Proxy.
 func (d *PreflightDialer) plainRoute(address string) (r route, err error) {
 	u := upgrade{target: d.Path, host: d.hostField("tcp", address), protocol: defaultToken}
 	if err := u.check(); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/preflight-go/preflight/internal/clientaddr"
 )
 
-// prepare resolves the configuration once; the caller's fields stay as they are.
+// prepare resolves the configuration once. It does not modify the caller's fields.
 func (l *PreflightListener) prepare() {
 	l.init.Do(func() {
 		l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -52,8 +52,8 @@ func (l *PreflightListener) prepare() {
 	})
 }
 
-// What is larger is a mistake, or means no limit, which there is not to be. Sums
-// with smaller values do not overflow: deadlines, and what net/http adds to
+// A larger value is a mistake or an attempt to set no limit, which is not allowed.
+// With smaller values no sum overflows: neither a deadline, nor what net/http adds to
 // MaxHeaderBytes.
 const (
 	maxTimeout = 365 * 24 * time.Hour

@@ -23,7 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// begin begins a handshake; nil if nobody looks.
+// begin begins the observation of a handshake. It returns nil if telemetry is off.
 func (r *role) begin() *observation {
 	if r == nil {
 		return nil
@@ -31,8 +31,8 @@ func (r *role) begin() *observation {
 	return &observation{role: r, since: time.Now(), base: context.Background(), ctx: context.Background()}
 }
 
-// An observation is a handshake, and the connection behind it, in the eyes of
-// telemetry. A nil *observation is that of nobody who looks.
+// An observation is what telemetry knows of a handshake and of the connection after it. A
+// nil *observation observes nothing: telemetry is off.
 type observation struct {
 	role    *role
 	since   time.Time         // the handshake began, or the connection behind it
@@ -45,20 +45,19 @@ type observation struct {
 	outcome *outcome          // nil: the handshake has not ended, or not well
 	ended   bool
 
-	// What the propagator reads, which Conn.Request needs too, or what it
-	// writes, and beside which fields.
+	// head is what the propagator reads; Conn.Request needs it too. lines is what
+	// the propagator writes. user are the fields that the user has set.
 	head  string
 	lines []byte
 	user  http.Header
 
-	received, sent atomic.Int64 // and not recorded
+	received, sent atomic.Int64 // not yet recorded
 	closed         atomic.Bool
 
-	conn Conn // the one behind the handshake; here it costs no allocation of its own
+	conn Conn // the connection after the handshake; here it needs no allocation of its own
 }
 
-// dial begins the span of an attempt to dial address, which is in the context
-// it returns.
+// dial begins the span of an attempt to dial address. The returned context carries it.
 func (o *observation) dial(ctx context.Context, address string) context.Context {
 	if o == nil {
 		return ctx
@@ -67,9 +66,9 @@ func (o *observation) dial(ctx context.Context, address string) context.Context 
 	return o.start(ctx, http.MethodGet)
 }
 
-// arrive begins the span of an upgrade request, which is in the context it
-// returns. A span that is already there is the parent: that of an HTTP server on
-// which the listener is mounted.
+// arrive begins the span of an upgrade request. The returned context carries it. If ctx
+// already carries a span, it is the parent: that of an HTTP server on which the listener
+// is mounted.
 func (o *observation) arrive(ctx context.Context, method, head []byte) context.Context {
 	if o == nil {
 		return ctx
@@ -77,7 +76,7 @@ func (o *observation) arrive(ctx context.Context, method, head []byte) context.C
 	return o.arrived(ctx, method, head)
 }
 
-// arrived is arrive where somebody looks, with what that needs of the stack.
+// arrived is arrive if telemetry is on. It is separate because it needs more stack.
 func (o *observation) arrived(ctx context.Context, method, head []byte) context.Context {
 	o.head = string(head)
 	o.base = ctx
@@ -87,7 +86,7 @@ func (o *observation) arrived(ctx context.Context, method, head []byte) context.
 	return o.start(o.base, knownMethod(method))
 }
 
-// extract continues the trace that the request belongs to.
+// extract continues the trace of the request.
 func (o *observation) extract() {
 	defer contain(inTelemetry)
 	if ctx := o.role.propagator.Extract(o.base, (*carrier)(o)); ctx != nil {
@@ -95,8 +94,8 @@ func (o *observation) extract() {
 	}
 }
 
-// request is the head of the request, and its context for the time after the
-// handshake. There is no head on a plain connection.
+// request returns the head of the request, and its context for the time after the
+// handshake. A plain connection has no head.
 func (o *observation) request() (head []byte, ctx context.Context) {
 	ctx = context.WithoutCancel(o.base)
 	if o.past.IsValid() {
@@ -105,7 +104,7 @@ func (o *observation) request() (head []byte, ctx context.Context) {
 	return []byte(o.head), ctx
 }
 
-// forget gives up the head: there is a request.
+// dropHead frees the head if there is an http.Request instead.
 func (o *observation) dropHead() {
 	if o != nil {
 		o.head = ""
@@ -122,8 +121,7 @@ func (o *observation) start(ctx context.Context, method string) context.Context 
 	return o.ctx
 }
 
-// startSpan starts the span in o.ctx. If that fails, a span that does nothing
-// stands in for it.
+// startSpan starts the span in o.ctx. If that fails, a span without effect replaces it.
 func (o *observation) startSpan(name string, options []trace.SpanStartOption) {
 	defer contain(inTelemetry)
 	o.span = noSpan
@@ -134,10 +132,10 @@ func (o *observation) startSpan(name string, options []trace.SpanStartOption) {
 
 var noSpan = trace.SpanFromContext(context.Background())
 
-// otherMethod stands for those that would make too many names.
+// otherMethod replaces unknown methods, which would make too many span names.
 const otherMethod = "_OTHER"
 
-// knownMethod is the method of a request as a span has it.
+// knownMethod returns the method of a request as it appears in a span.
 func knownMethod(method []byte) string {
 	for _, known := range [...]string{
 		http.MethodGet, http.MethodPost, http.MethodHead, http.MethodPut, http.MethodPatch,
@@ -161,8 +159,8 @@ func (o *observation) event(name string) {
 	}
 }
 
-// panicked records a panic of the application's code. It reports false if the
-// span does not show it. The value is left out, which may hold a secret.
+// panicked records a panic of the application's code. It reports false if the span does
+// not show it. The value is left out, because it may contain a secret.
 func (o *observation) panicked(v any) (shown bool) {
 	if o == nil || o.ended {
 		return false
@@ -177,14 +175,14 @@ func (o *observation) panicked(v any) (shown bool) {
 	return true
 }
 
-// ensureSpan makes a span for a handshake that has come to no request.
+// ensureSpan starts a span for a handshake that received no request.
 func (o *observation) ensureSpan() {
 	if o.span == nil {
 		o.startSpan("HTTP", append(o.role.span[:1:1], trace.WithTimestamp(o.since)))
 	}
 }
 
-// done ends a handshake well.
+// done ends a handshake that succeeded.
 func (o *observation) done(kind string) {
 	if o == nil {
 		return
@@ -223,8 +221,8 @@ func (o *observation) record(in metric.Float64Histogram, ctx context.Context, d 
 	in.Record(ctx, d.Seconds(), options...)
 }
 
-// fail ends a handshake that has not ended yet with err. ctx bounded it: if it has
-// ended, that is the cause, whatever it looked like.
+// fail ends a handshake, unless it has ended already, with err. If ctx, which bounded the
+// handshake, has ended, that is the cause, whatever err is.
 func (o *observation) fail(ctx context.Context, err error) {
 	if o == nil || o.ended {
 		return
@@ -250,7 +248,7 @@ func (o *observation) fail(ctx context.Context, err error) {
 	o.record(o.role.handshakes, o.ctx, time.Since(o.since), []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes...))})
 }
 
-// probe counts a client that has said nothing, and reports whether it was one. It
+// probe counts a client that has sent nothing, and reports whether this was one. A probe
 // has no span: there was no handshake, and health checks connect every few seconds.
 func (o *observation) probe(err error) bool {
 	var probe probeError
@@ -261,7 +259,7 @@ func (o *observation) probe(err error) bool {
 	return true
 }
 
-// withServer adds what is dialed, if anything is.
+// withServer adds the dialed address, if there is one.
 func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.KeyValue {
 	if o.address == "" {
 		return attributes
@@ -278,7 +276,7 @@ func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.Ke
 	return append(attributes, semconv.ServerAddress(host), semconv.ServerPort(n))
 }
 
-// newConn is newConn for the connection behind the handshake.
+// newConn creates the connection after the handshake.
 func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
 	if o == nil {
 		return newConn(c, remote, heads, leftover, watch)
@@ -295,15 +293,15 @@ func (o *observation) read(n int64) {
 	}
 }
 
-// wrote counts n bytes that it has written.
+// wrote counts n bytes that the application has written.
 func (o *observation) wrote(n int64) {
 	if o != nil {
 		o.count(&o.sent, n)
 	}
 }
 
-// count leaves the record to close, but what a copy in the kernel reports when
-// the connection has been closed under it.
+// count adds n to sum, which close records. A copy in the kernel may report its bytes
+// after the connection was closed; those are recorded at once.
 func (o *observation) count(sum *atomic.Int64, n int64) {
 	sum.Add(n)
 	if o.closed.Load() {
@@ -345,7 +343,7 @@ func (o *observation) inject(b []byte, user http.Header) (injected []byte) {
 	return injected
 }
 
-// A carrier is where the trace context comes from, or goes to.
+// A carrier is the source or the destination of the trace context.
 type carrier observation
 
 // Set appends a field line.
@@ -369,7 +367,7 @@ func (c *carrier) Set(name, value string) {
 	c.lines = wire.AppendField(c.lines, name, value)
 }
 
-// Get is the value of a field, the first of several.
+// Get returns the first value of a field.
 func (c *carrier) Get(name string) string {
 	for own, value := range c.fields {
 		if strings.EqualFold(own, name) {
@@ -379,7 +377,7 @@ func (c *carrier) Get(name string) string {
 	return ""
 }
 
-// Values are all of them, as propagation.ValuesGetter has it: baggage may come
+// Values returns all values of a field, for propagation.ValuesGetter: baggage may come
 // in several lines.
 func (c *carrier) Values(name string) (values []string) {
 	for own, value := range c.fields {
@@ -390,7 +388,7 @@ func (c *carrier) Values(name string) (values []string) {
 	return values
 }
 
-// Keys are the names of the fields.
+// Keys returns the names of the fields.
 func (c *carrier) Keys() (names []string) {
 	for name := range c.fields {
 		names = append(names, name)
@@ -398,7 +396,7 @@ func (c *carrier) Keys() (names []string) {
 	return names
 }
 
-// fields walks over the fields of the head, which the strict parser has accepted.
+// fields iterates over the fields of the head, which the strict parser has accepted.
 func (c *carrier) fields(yield func(name, value string) bool) {
 	_, fields, _ := strings.Cut(c.head, "\r\n")
 	for line := range strings.SplitSeq(fields, "\r\n") {
