@@ -26,7 +26,7 @@ const (
 
 const whyDraining = "the server is shutting down"
 
-// unavailable is the refusal of a client that is welcome another time.
+// unavailable is the refusal of a client that may try again later.
 func unavailable(why string) *StatusError {
 	e := refusal(http.StatusServiceUnavailable, why)
 	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
@@ -132,7 +132,7 @@ func isHopField(name string) bool {
 	return slices.ContainsFunc(hopFields, func(f string) bool { return strings.EqualFold(f, name) })
 }
 
-// permit asks the application, if it wants to be asked. req is as for answer.
+// permit asks the application, if Authorize is set. req is as in answer.
 func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
 	h.req = req
 	if req != nil {

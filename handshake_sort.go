@@ -224,11 +224,11 @@ func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	return true
 }
 
-// judge decides who judges a head that breaks a rule of ours, where there is a
-// Handler: net/http, as it does for the requests that follow on a connection, or
-// we, if it may be an upgrade request. That shows when it has ended as net/http
-// sees it; at the limit, net/http is to read on. What lies before from holds no
-// such end.
+// judge decides who answers a head that breaks a rule of this package if there is a
+// Handler. If it may be an upgrade request, this package refuses it. Otherwise net/http
+// judges it, as it judges later requests on a connection. Which of them it is shows when
+// the head has ended as net/http sees it. At the limit, net/http reads on. The bytes
+// before from contain no such end.
 func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 	n := wire.ResponseEnd(x.buf, from)
 	whole := n > 0
