@@ -24,27 +24,29 @@ const (
 // takes for plain reaches the application as data. A request line is
 // `token SP target SP HTTP/…`, with the name of the protocol in any case and
 // any version behind it, because HAProxy forwards `POST /x HTTP/0.9` and Varnish
-// `POST /x http/1.1`, each with the body. The other liberties are:
+// `POST /x http/1.1`, each with the body. Proxies also forward, or make of what
+// they are sent:
 //
-//   - Up to two empty lines may stand before the line (RFC 9112 §2.2).
-//   - A target may hold any byte above SP: nginx passes a client's raw bytes >=
-//     0x80 on.
-//   - A target may be empty: HAProxy with `replace-path /tunnel(.*) \1` makes
+//   - Targets with any byte above SP: nginx.
+//   - An empty target: HAProxy with `replace-path /tunnel(.*) \1` makes
 //     `POST  HTTP/1.1` of `POST /tunnel HTTP/1.1`.
-//   - A method may hold the same bytes without DEL. Varnish forwards any method,
-//     and so does Apache with `HttpProtocolOptions Unsafe`.
-//   - Where the target is a path or an http URI, the line is HTTP if its last
-//     word is HTTP/… or RTSP/…, whatever stands between: nginx with $uri or a
-//     capture in proxy_pass makes `POST /a b HTTP/1.1` of /a%20b, lighttpd without
-//     `"header-strict"` passes a NUL on, and HAProxy with `option
-//     accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
-//   - A header of the PROXY protocol may stand before the line: a proxy may send
-//     one that nobody expects.
+//   - Methods with any byte above SP but DEL: Varnish, and Apache with
+//     `HttpProtocolOptions Unsafe`.
+//   - Targets with white space and controls: nginx with $uri or a capture in
+//     proxy_pass makes `POST /a b HTTP/1.1` of /a%20b, and lighttpd without
+//     "header-strict" passes a NUL on. So where the target begins as a path or
+//     an http URI, the last word of the line decides.
+//   - RTSP/1.0 as a version: HAProxy with `option accept-invalid-http-request`.
+//   - A header of the PROXY protocol before the line, from a proxy that the
+//     listener was not told about.
 //
-// Two things that begin like a request are plain: the preface of HTTP/2, and RTSP
-// with the rtsp: URIs of its clients. Nothing can be done about other words for a
-// version, all of which that option of HAProxy lets through, or about line breaks
-// that nginx has decoded: `PUB /a 5` is what some clients send.
+// Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
+//
+// Two things that begin like a request are plain: the preface of HTTP/2, and a
+// request of RTSP with the rtsp URI that its clients send. Two kinds of requests
+// cannot be told from plain data: those with any other word for a version, which
+// the said option of HAProxy forwards (`PUB /a 5` is a command of NATS), and
+// those behind a line break that nginx has decoded.
 type Sniffer struct {
 	seen  int // of the buffer given to Next
 	state sniffState
