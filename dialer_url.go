@@ -18,7 +18,7 @@ import (
 
 // A Target is the meaning of a connection string such as
 //
-// 	tcp://host:port/path/amps/json?http_preflight=true
+//	tcp://host:port/path/amps/json?http_preflight=true
 //
 // Its String, and every error about it, omits the password.
 type Target struct {
@@ -52,16 +52,16 @@ type Target struct {
 // It accepts every option for tcp and tcps that one of them accepts. The scheme is tcp,
 // or tcps for TLS to the host. The port is required. The options are
 //
-// 	http_preflight      true, false, 1, 0: perform the upgrade
-// 	tcp_nodelay         true, false, 1, 0
-// 	tcp_keepalive       true, false, 1, 0
-// 	tcp_sndbuf          bytes, above 0
-// 	tcp_rcvbuf          bytes, above 0
-// 	tcp_linger          seconds; 0 resets the connection on Close, -1 turns it off
-// 	tcp_connecttimeout  milliseconds; 0 sets none
-// 	bind                an IP address with or without a port, an IPv6 address with a port in brackets
-// 	ip_protocol_prefer  ipv4, ipv6
-// 	sni                 a host name; only for tcps
+//	http_preflight      true, false, 1, 0: perform the upgrade
+//	tcp_nodelay         true, false, 1, 0
+//	tcp_keepalive       true, false, 1, 0
+//	tcp_sndbuf          bytes, above 0
+//	tcp_rcvbuf          bytes, above 0
+//	tcp_linger          seconds; 0 resets the connection on Close, -1 turns it off
+//	tcp_connecttimeout  milliseconds; 0 sets none
+//	bind                an IP address with or without a port, an IPv6 address with a port in brackets
+//	ip_protocol_prefer  ipv4, ipv6
+//	sni                 a host name; only for tcps
 //
 // and those of [Target.Options], whose values are not checked. In the C++ client
 // tcp_linger=0 turns lingering off; here and in the Java client -1 does. An unknown

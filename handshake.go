@@ -79,9 +79,9 @@ func (x *exchange) read(limit int) error {
 	return io.ErrNoProgress
 }
 
-// bounds are the limits in time of a handshake. Its goroutine sets them by begin
-// and removes them by end. Other goroutines may interrupt the handshake (cutOff)
-// or evict it (evict).
+// bounds are the limits in time of a handshake. The goroutine of the handshake sets them
+// by begin and removes them by end. Other goroutines may end the handshake (abort), or
+// evict it while it waits for bytes (evict).
 type bounds struct {
 	conn     net.Conn // the uppermost layer so far
 	ctx      context.Context
@@ -98,13 +98,13 @@ type bounds struct {
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
 	stoppedWaiting time.Duration // by clock; when our own work began
 
-	interrupt func() // cutOff, allocated once
+	interrupt func() // abort, allocated once
 }
 
-// longAgo is a deadline that interrupts what is blocked now.
+// aLongTimeAgo is a deadline that interrupts a blocked Read or Write at once.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// cutOff ends what is blocked on the connection. A transport without
+// abort interrupts everything that is blocked on the connection. A transport without
 // deadlines, such as a channel of an SSH connection, can only be closed.
 func (b *bounds) abort() {
 	b.mu.Lock()
@@ -115,9 +115,8 @@ func (b *bounds) abort() {
 	}
 }
 
-// setDeadline sets a deadline by set, a method of the connection. It is called on
-// goroutines that belong to nobody who could recover: a panic of the transport
-// is an error.
+// callSetDeadline calls set, a method of the connection that sets a deadline. It may run
+// on a goroutine on which nobody recovers, so a panic of the transport becomes an error.
 func (b *bounds) callSetDeadline(set func(time.Time) error, t time.Time) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -128,9 +127,9 @@ func (b *bounds) callSetDeadline(set func(time.Time) error, t time.Time) (err er
 	return set(t)
 }
 
-// finishBy bounds what is left to do on a connection that is lost to the
-// application, until the returned function is called. A TLS layer sets a write
-// deadline of its own for its last message.
+// finishBy bounds the remaining work on a connection that the application will not get,
+// until the returned function is called. A TLS layer overrides write deadlines for its
+// last message, so a timer closes the transport below it.
 func (b *bounds) finishBy(t time.Time) (stop func() bool) {
 	c := b.conn
 	if _, layered := c.(interface{ NetConn() net.Conn }); b.setDeadlines(t) == nil && !layered {
@@ -139,9 +138,8 @@ func (b *bounds) finishBy(t time.Time) (stop func() bool) {
 	return time.AfterFunc(time.Until(t), func() { closeBottom(c) }).Stop
 }
 
-// closeBottom closes the transport at the bottom of c. Closing a TLS layer above
-// it could block: that sends a last message, which without deadlines waits for
-// the peer to read.
+// closeBottom closes the transport at the bottom of c. Closing a TLS layer above it could
+// block: it sends a last message, and without deadlines that waits until the peer reads.
 func closeBottom(c net.Conn) {
 	defer contain("the Close of a transport")
 	for {
@@ -154,8 +152,8 @@ func closeBottom(c net.Conn) {
 	}
 }
 
-// abandon closes c without a last message of TLS, for which crypto/tls would
-// wait up to five seconds.
+// abandon closes c without the last message of TLS, for which crypto/tls would wait up to
+// five seconds.
 func abandon(c net.Conn) error {
 	if _, layered := c.(interface{ NetConn() net.Conn }); layered {
 		closeBottom(c)
@@ -164,9 +162,8 @@ func abandon(c net.Conn) error {
 	return c.Close() // also a layer has something to give up
 }
 
-// contain is to be deferred around a call of the application's code where no
-// caller could recover from a panic, which would end the process. what names
-// the code.
+// contain must be deferred around a call of the application's code if no caller could
+// recover from its panic, which would end the process. what names the code.
 func contain(what string) {
 	if v := recover(); v != nil {
 		reportPanic(what, v)
@@ -193,8 +190,9 @@ func (b *bounds) evict() bool {
 	return true
 }
 
-// revive takes back an eviction: the bytes came after all. It reports whether
-// there was one to take back. A transport without deadlines is being closed.
+// undoEviction undoes an eviction, because the bytes have arrived after all. It reports
+// whether there was an eviction that could be undone. A transport without deadlines is
+// already being closed.
 func (b *bounds) undoEviction() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -206,14 +204,15 @@ func (b *bounds) undoEviction() bool {
 	return true
 }
 
-// await begins a time in which the handshake can be evicted: it waits for bytes.
+// startWaiting begins a period in which the handshake waits for bytes and can be
+// evicted.
 func (b *bounds) startWaiting() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = true
 }
 
-// settle ends the time in which the handshake can be evicted.
+// stopWaiting ends that period: our own work begins.
 func (b *bounds) stopWaiting() {
 	if !b.waiting { // which the handshake alone changes
 		return
@@ -224,7 +223,7 @@ func (b *bounds) stopWaiting() {
 	b.stoppedWaiting = clock()
 }
 
-// readBy sets the deadline of reading.
+// setReadDeadline sets the deadline of reading, unless the handshake was interrupted.
 func (b *bounds) setReadDeadline(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -233,7 +232,8 @@ func (b *bounds) setReadDeadline(t time.Time) {
 	}
 }
 
-// doBy sets the deadline of reading and writing.
+// setDeadlines sets the deadline of reading and writing, unless the handshake was
+// interrupted.
 func (b *bounds) setDeadlines(t time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -245,8 +245,8 @@ func (b *bounds) setDeadlines(t time.Time) error {
 
 var errInterrupted = errors.New("the handshake was interrupted")
 
-// begin bounds the handshake by ctx and by deadline, which may be zero. The
-// deadline of ctx is left to ctx, whose cause is the error then.
+// begin bounds the handshake by ctx and by deadline, which may be zero. The deadline of
+// ctx is left to ctx, so that the error is the cause of ctx.
 func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
 		return contextCause(ctx)
@@ -262,8 +262,8 @@ func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 	return nil
 }
 
-// end stops what begin started. It returns nil if the handshake, which ended
-// with err, is good and the connection is free of its bounds; else the reason.
+// end removes the bounds. err is the result of the handshake. end returns nil if the
+// handshake succeeded and the connection is free of its bounds, and otherwise the reason.
 func (b *bounds) end(err error) error {
 	if b.stop != nil && !b.stop() {
 		// The interruption has begun and will poison the connection, now or
@@ -300,8 +300,8 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// because replaces the symptom of an interrupted handshake by its cause, and
-// keeps the stage. A refusal stays one: the answer says more than the clock.
+// withCause replaces the symptom of an interrupted handshake by its cause, and keeps the
+// stage. A refusal is returned unchanged, because it says more than the timeout.
 func (b *bounds) withCause(err, cause error) error {
 	if refusal, ok := err.(*StatusError); ok { // not one that the transport has met
 		return refusal
@@ -313,14 +313,13 @@ func (b *bounds) withCause(err, cause error) error {
 	return cause
 }
 
-// A contextError is the end of a handshake by the end of its context. It is what
-// the context says, whatever its cause, so that errors.Is finds
-// [context.Canceled] or [context.DeadlineExceeded]. errors.Is and errors.As also
-// find the cause, with one exception: a *StatusError in it is the refusal of
-// another handshake and would be taken for that of this one.
+// A contextError is the end of a handshake by the end of its context. It wraps the error
+// of the context, so errors.Is finds [context.Canceled] or [context.DeadlineExceeded].
+// errors.Is and errors.As find the cause too, with one exception: a *StatusError in it is
+// the refusal of another handshake, and would be taken for the refusal of this one.
 type contextError struct{ err, cause error }
 
-// endOf is the error of ctx, which has ended.
+// contextCause is the error of ctx, which has ended.
 func contextCause(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if errors.Is(err, cause) {
@@ -332,7 +331,7 @@ func contextCause(ctx context.Context) error {
 func (e *contextError) Error() string { return e.err.Error() + ": " + e.cause.Error() }
 func (e *contextError) Unwrap() error { return e.err }
 
-// Timeout is that of the cause, by which the caller has said what it is.
+// Timeout reports that of the cause, which the caller has chosen.
 func (e *contextError) Timeout() bool { return isTimeout(e.cause) }
 
 func (e *contextError) Is(target error) bool { return errors.Is(e.cause, target) }

@@ -27,10 +27,10 @@ const (
 	bodyWait = time.Second
 )
 
-// request sends the upgrade request and waits for the 101; x.buf then holds what
-// followed it. Nothing is sent ahead of the 101 (RFC 9931 §3): Go's ReverseProxy
-// and Caddy 2.6 lose early bytes without a word, and a server that refuses the
-// upgrade would read them as its next request.
+// request sends the upgrade request and waits for the 101. Afterwards x.buf holds the bytes
+// after it. Nothing is sent ahead of the 101 (RFC 9931 §3): Go's ReverseProxy and Caddy 2.6
+// silently lose early bytes, and a server that refuses the upgrade would read them as its
+// next request.
 func (x *exchange) request(u *upgrade) (heads, error) {
 	// Room for the answer that is to be kept beside the request.
 	size := len(u.target) + len(u.host) + len(u.protocol) + 256
@@ -68,8 +68,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 	return heads{b[:sent:sent], b[sent:]}, nil
 }
 
-// The stages of what is asked of a peer, for errors, and what to do if it
-// speaks TLS.
+// A stage names the steps of a request, for errors, and the fix if the peer speaks TLS.
 type stage struct{ write, wait, read, tls string }
 
 var (
@@ -83,8 +82,8 @@ var (
 	}
 )
 
-// ask sends a request and returns the final answer, a 101 included, whose head
-// are the first n bytes of x.buf.
+// roundTrip sends a request and returns the final answer; a 101 is final. Its head is the
+// first n bytes of x.buf.
 func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int, err error) {
 	if _, err := x.conn.Write(request); err != nil {
 		// A proxy may refuse a head that it has not read to its end (400,
@@ -154,8 +153,7 @@ func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, erro
 	}
 }
 
-// openings are what an answer that is not HTTP/1.x may begin with, and what that
-// shows.
+// openings are the beginnings of answers that are not HTTP/1.x, and what they show.
 var openings = []struct{ begins, shows string }{
 	{tlsAlert, "the port speaks TLS"},
 	{"SSH-", "an SSH server listens there"},
@@ -173,9 +171,9 @@ const (
 	noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
 )
 
-// notHTTP is the error of an answer that is not HTTP/1.x. A server that is no HTTP
-// server may send our own request back, with a credential in it: then a known
-// opening is shown at most.
+// notHTTP is the error of an answer that is not HTTP/1.x. A server that is not an HTTP
+// server may send our own request back, with a credential in it. Then at most a known
+// opening is shown.
 func notHTTP(b, request []byte, at *stage) error {
 	known, why := "", "something else listens there, or a proxy on the way failed without a proper answer"
 	for _, o := range openings {
@@ -197,7 +195,7 @@ func notHTTP(b, request []byte, at *stage) error {
 	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", snippet, why)
 }
 
-// refused makes the error of a final answer that is not the one asked for.
+// refused is the error of a final answer other than the expected one.
 func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError {
 	e := x.refusal(r, n, request)
 	e.Body = x.body()
@@ -205,8 +203,7 @@ func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError 
 	return e
 }
 
-// refusal is the error of the answer to request whose head are the first n bytes
-// of x.buf.
+// refusal is the error of the answer to request. Its head is the first n bytes of x.buf.
 func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError {
 	return &StatusError{
 		StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n]),
@@ -214,8 +211,8 @@ func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError 
 	}
 }
 
-// body reads what there is of a refusal's body. Its framing is left to
-// net/http; what that cannot read is no explanation either.
+// body reads the body of a refusal. net/http handles its framing. A body that it cannot
+// read does not explain anything, and is dropped.
 func (x *exchange) body() []byte {
 	defer x.finishBy(x.bodyDeadline())()
 	r, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(x.buf), x.conn)), nil)
@@ -235,11 +232,10 @@ func (x *exchange) bodyDeadline() time.Time {
 	return earlier(x.deadline, t)
 }
 
-// echoes reports whether text, which a peer wrote, may repeat a secret of the
-// request that it was sent: of the query, of a field value, or of what these
-// encode. Such a text does not belong in an error. Case does not matter, and any
-// four bytes in common are a repetition, because peers cut what they quote; of a
-// shorter secret, it is the whole.
+// echoes reports whether text, which a peer wrote, may repeat a secret of the request that
+// it received: of the query, of a field value, or of what these encode. Such a text does
+// not belong in an error. Case does not matter. Any four bytes in common count as a
+// repetition, because peers cut what they quote. A shorter secret must occur as a whole.
 func echoes(text string, request []byte) bool {
 	const run = 4
 	text = strings.ToLower(text)
@@ -260,8 +256,8 @@ func echoes(text string, request []byte) bool {
 	return false
 }
 
-// secrets are what of a request must not be shown. Host and the fields of the
-// exchange are none, nor is the path.
+// secrets returns the parts of a request that must not be shown. Host, the fields of the
+// upgrade and the path are not secret.
 func secrets(request []byte) (all []string) {
 	line, fields, _ := strings.Cut(string(request), "\r\n")
 	target, _, _ := strings.Cut(line, " HTTP/")

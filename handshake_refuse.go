@@ -26,14 +26,14 @@ const (
 
 const whyDraining = "the server is shutting down"
 
-// unavailable is the refusal of a client that is welcome another time.
+// unavailable is the refusal of a client that may try again later.
 func unavailable(why string) *StatusError {
 	e := refusal(http.StatusServiceUnavailable, why)
 	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
 	return e
 }
 
-// tooLarge is the error of a head that does not fit.
+// tooLarge is the error of a head that exceeds the limit.
 func tooLarge(head []byte) *wire.Error {
 	if bytes.IndexByte(head, '\n') < 0 {
 		return &wire.Error{Status: 414, Offset: len(head), Rule: "the request line is too long: RFC 9112 §3"}
@@ -41,8 +41,8 @@ func tooLarge(head []byte) *wire.Error {
 	return &wire.Error{Status: 431, Offset: len(head), Rule: "the head of the request is too large: RFC 6585 §5"}
 }
 
-// ordinary is the refusal of a request that asks for none of our protocols. It
-// tells the one who reads it what every misconfigured proxy looks like from here.
+// ordinary is the refusal of a request that asks for none of the served protocols. Its text
+// tells what a misconfigured proxy most often looks like from the server.
 func ordinary(r *wire.Request) *wire.Error {
 	e := &wire.Error{Status: 426, Offset: -1, Rule: "Upgrade names no protocol that is served here: RFC 9110 §7.8"}
 	switch {
@@ -54,7 +54,7 @@ func ordinary(r *wire.Request) *wire.Error {
 	return e
 }
 
-// refuseHead refuses a request for a broken rule.
+// refuseHead refuses a request that breaks a rule.
 func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
 	e := refusal(broken.Status, broken.Error())
 	if broken.Status == http.StatusMethodNotAllowed {
@@ -63,13 +63,13 @@ func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
 	return x.refuse(e, p)
 }
 
-// refusal makes the answer that says why.
+// refusal creates an answer with its reason.
 func refusal(status int, why string) *StatusError {
 	return &StatusError{StatusCode: status, Body: []byte(why + "\n"), cause: why}
 }
 
-// refuse answers with e, which it completes and returns, and gives the client
-// the time to read it. Not another byte of the connection is interpreted.
+// refuse sends e, which it completes and returns, and gives the client time to read it. It
+// interprets no further byte of the connection.
 func (x *exchange) refuse(e *StatusError, p *policy) error {
 	body := e.complete(p)
 	b := wire.AppendRefusal(nil, e.StatusCode, http.StatusText(e.StatusCode), e.Header, len(body))
@@ -132,7 +132,7 @@ func isHopField(name string) bool {
 	return slices.ContainsFunc(hopFields, func(f string) bool { return strings.EqualFold(f, name) })
 }
 
-// permit asks the application, if it wants to be asked. req is as for answer.
+// permit asks the application, if Authorize is set. req is as in answer.
 func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
 	h.req = req
 	if req != nil {
@@ -153,8 +153,8 @@ func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h
 	return nil
 }
 
-// authorize asks the application. Its answer is not trusted: a field that would
-// break the exchange, a status that is no refusal and a panic are all 500.
+// authorize asks the application. It does not trust the answer: a field that would break
+// the exchange, a status that is not a refusal, and a panic are all answered 500.
 func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
 	if req == nil {
 		var err error
@@ -198,9 +198,9 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
 }
 
-// outlive gives a request, which lives as long as its Conn, a context that the
-// end of the handshake does not end. Inlined, it would have each handshake copy its
-// stack to a larger one, for the requests in it.
+// detachContext gives a request, which lives as long as its Conn, a context that does not
+// end with the handshake. If it were inlined, each handshake would copy its stack to a
+// larger one.
 //
 //go:noinline
 func detachContext(ctx context.Context, req *http.Request) {
@@ -219,19 +219,18 @@ func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Head
 	return p.authorize(req)
 }
 
-// lookoutDelay is how long Authorize may run before a lookout begins to read. An
-// Authorize that decides by itself has returned by then, and costs no Read.
+// clientWatchDelay is how long Authorize may run before a clientWatch begins to read. An
+// Authorize that needs no I/O has returned by then, and costs no Read.
 const clientWatchDelay = 100 * time.Millisecond
 
-// A lookout reads from the connection while Authorize runs, so that Authorize is
-// told when its client has gone, and does not work on for nobody. Nothing else
-// can tell: a connection is known to have ended only when somebody reads. What
-// arrives is kept, as the first bytes of the tunnel.
+// A clientWatch reads from the connection while Authorize runs, so that Authorize is told
+// when its client has left and does not work in vain. Only a Read can notice the end of a
+// connection. Bytes that arrive are kept as the first bytes of the tunnel.
 //
-// An orderly end counts as well as a reset. It may be a half-close, after which a
-// client could still read the 101, but it is nearly always a client, or a proxy
-// on its behalf, that has given up; net/http decides the same. The context is all
-// that ends: what Authorize answers nevertheless is sent.
+// An orderly end counts like a reset. It may be a half-close, after which a client could
+// still read the 101. But nearly always it is a client, or a proxy on its behalf, that has
+// given up. net/http decides the same. Only the context ends: if Authorize still answers,
+// the answer is sent.
 type clientWatch struct {
 	x       *exchange
 	keeper  keeper
@@ -244,7 +243,7 @@ type clientWatch struct {
 	yielded bool          // the place is free for others
 }
 
-// lookOut begins a lookout. end must be called, in a deferred call too: Authorize
+// watchClient begins a clientWatch. end must be called, by a deferred call too: Authorize
 // may end its goroutine.
 func (x *exchange) watchClient(p *policy) *clientWatch {
 	l := &clientWatch{x: x, keeper: p.keeper, done: make(chan struct{})}
@@ -257,9 +256,9 @@ func (x *exchange) watchClient(p *policy) *clientWatch {
 	return l
 }
 
-// look reads until the connection ends, or end interrupts it. A client that sends
-// before it has the 101 could make us keep any amount: once there are firstRead
-// bytes, nobody looks any more.
+// read reads until the connection ends, or until end interrupts it. A client that sends
+// before it has the 101 must not make us keep any amount: reading stops after firstRead
+// bytes.
 func (l *clientWatch) read() {
 	defer close(l.done)
 	defer contain("a transport")
@@ -275,8 +274,8 @@ func (l *clientWatch) read() {
 	l.yielded = l.keeper != nil && l.keeper.yield()
 }
 
-// end ends the lookout. It returns why the client has gone, or nil if it has not.
-// It may be called again.
+// end ends the watch. It returns why the client has left, or nil if it has not. It may be
+// called again.
 func (l *clientWatch) end() error {
 	if l.timer != nil && !l.timer.Stop() {
 		l.x.setReadDeadline(aLongTimeAgo)

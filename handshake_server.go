@@ -17,7 +17,7 @@ import (
 
 const defaultMaxHeader = 16 << 10
 
-// A policy is how a server decides. It does not change.
+// A policy holds the rules of a server. It does not change.
 type policy struct {
 	protocols   []string // in order of preference
 	answers     []switching
@@ -33,7 +33,7 @@ type policy struct {
 	role        *role
 }
 
-// A keeper keeps the places of the handshakes under way.
+// A keeper manages the places of the handshakes in progress.
 type keeper interface {
 	waitsForClient(*exchange) // for bytes of the client, after work of ours
 	progressed(*exchange)     // bytes of the client have come
@@ -63,11 +63,11 @@ var zeroPolicy = policy{
 
 var defaultProtocols = []string{defaultToken, secureToken}
 
-// A switching is the 101 of a protocol without fields of the application, and the
-// one that also confirms TLS inside the tunnel.
+// A switching holds the 101 of a protocol without fields of the application, and the 101
+// that also confirms TLS inside the tunnel.
 type switching struct{ raw, tunnelTLS []byte }
 
-// answers makes the 101 of each protocol once, for all connections to share.
+// answers creates the 101 of each protocol once. All connections share them.
 func answers(protocols []string) (all []switching) {
 	for _, p := range protocols {
 		all = append(all, switching{
@@ -78,8 +78,8 @@ func answers(protocols []string) (all []switching) {
 	return all
 }
 
-// A choice is what an upgrade request is answered with. The zero value stands for
-// an ordinary request, which is Handler's.
+// A choice is the decision about a request. The zero value means an ordinary request, which
+// is for Handler.
 type choice struct {
 	protocol  string // of policy.protocols
 	tunnelTLS bool
@@ -91,15 +91,15 @@ var (
 	errClosing = errors.New("the listener is shutting down")
 )
 
-// An ordinaryError ends sorting where net/http is to judge a request for Handler.
+// An ordinaryError ends sorting if net/http is to judge a request for Handler.
 type ordinaryError struct {
 	rule *wire.Error // the request breaks it, and may yet turn out to carry Upgrade; or nil
 }
 
 func (*ordinaryError) Error() string { return "a request that net/http is to judge" }
 
-// A handover is a connection that has been sorted: the application's, or one
-// with an ordinary request for the Handler.
+// A handover is a connection after sorting. It belongs to the application, or carries an
+// ordinary request for Handler.
 type handover struct {
 	heads     heads
 	leftover  []byte        // arrived behind the head; not to be kept
@@ -110,7 +110,7 @@ type handover struct {
 	tunnelTLS bool          // TLS is yet to begin inside the tunnel
 }
 
-// kind is what the handshake has come to.
+// kind is the outcome of the handshake, for telemetry.
 func (h *handover) kind() string {
 	switch {
 	case h.ordinary:
@@ -133,16 +133,16 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn
 	return conn
 }
 
-// serve plays the server's part: it finds out what the client speaks, and
-// answers what is HTTP. The head of an upgrade request is kept in dst.
+// serve performs the server's part: it classifies the connection, and answers HTTP. It
+// appends the head of an upgrade request to dst and keeps it.
 func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 	n, watch, err := x.sort(p)
 	err = x.sorted(p, n, watch, err, dst, &h)
 	return h, err
 }
 
-// sorted goes on with the result of sort. It fills in h, which is empty: returned
-// from call to call, it would have the stack of each handshake grow.
+// sorted continues with the result of sort. It fills in h, which is empty. Returning a
+// handover from call to call would make the stack of each handshake grow.
 func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
 	x.stopWaiting()
 	ordinary, _ := err.(*ordinaryError)
@@ -167,7 +167,7 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	return nil
 }
 
-// choose finds out what a request asks for, and who its client is.
+// choose determines what a request asks for, and who its client is.
 func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	if len(head) > p.maxHeader { // net/http lets a little more pass
 		return c, x.refuseHead(tooLarge(head), p)
@@ -205,9 +205,9 @@ func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
 	return choice{protocol, request.TunnelTLS}, nil
 }
 
-// answer answers the request whose head are the first n bytes of x.buf, with what
-// choose has found. req is that request if net/http has read it; its Context is to
-// survive then.
+// answer answers the request whose head is the first n bytes of x.buf, as choose has
+// decided. If net/http has read the request, req is that request, and its Context must
+// survive.
 func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
 	if c.protocol == "" {
 		h.leftover, h.ordinary = x.buf, true
@@ -234,8 +234,7 @@ func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []b
 	return nil
 }
 
-// findClient goes on from the peer to the client, as far as the proxies on the
-// way are believed.
+// findClient determines the client's address from the field of the trusted proxies.
 func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 	if !p.proxies.Any() || x.unknown {
 		return nil

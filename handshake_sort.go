@@ -18,6 +18,7 @@ import (
 // The layers of a connection, in the order in which they stand on the wire.
 type layer uint8
 
+// The layers of a connection, in the order in which they appear on the wire.
 const (
 	layerBelow layer = iota // a TLS layer that is there already
 	layerProxy              // a header of the PROXY protocol
@@ -26,10 +27,10 @@ const (
 	layerHead // the head of an HTTP request
 )
 
-// layerPrefix is room enough to recognise every layer, however small MaxHeaderBytes is.
+// layerPrefix is enough room to recognise every layer, even if MaxHeaderBytes is small.
 const layerPrefix = 16
 
-// A sorter finds out what a client speaks, layer by layer.
+// A sorter classifies what a client speaks, layer by layer.
 type sorter struct {
 	layer   layer
 	sniffer wire.Sniffer // of layerLine
@@ -46,10 +47,10 @@ type sorter struct {
 	err   error
 }
 
-// sort reads until it is known what the client speaks. What a client that stalls
-// costs is mostly the stack of a goroutine that waits here for its bytes: all
-// that needs more of it than half of the first 2 KiB is in functions that
-// have returned by then, or is not inlined.
+// sort reads until it is known what the client speaks. While it waits here for a client
+// that stalls, the stack of its goroutine is most of the cost. Therefore everything that
+// needs more than half of the first 2 KiB of stack is in functions that have returned by
+// then, or that are not inlined.
 func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 	s := sorter{limit: p.maxHeader}
 	if p.tls != nil || p.proxies.Any() {
@@ -72,8 +73,8 @@ func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 //go:noinline
 func (x *exchange) within(d time.Duration) time.Time { return earlier(x.deadline, time.Now().Add(d)) }
 
-// step goes as far as the bytes in x.buf allow, and reports whether that is the
-// end. A layer that is still undecided when nothing more can be read is none.
+// step proceeds as far as the bytes in x.buf allow, and reports whether sorting is done. A
+// layer that is still undecided when nothing more can be read is not present.
 //
 //go:noinline
 func (s *sorter) step(x *exchange, p *policy) (done bool) {
@@ -106,7 +107,8 @@ func (s *sorter) step(x *exchange, p *policy) (done bool) {
 
 const stagePROXY = "read the PROXY header"
 
-// proxy consumes a header of the PROXY protocol, if there is one, and believes it.
+// proxy consumes a header of the PROXY protocol from a trusted proxy, if there is one, and
+// uses its address.
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	// The address is not asked for in vain: that of a proxyproto.Conn waits for
 	// the client.
@@ -131,8 +133,8 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	return false, nil
 }
 
-// tls shakes hands with a client that speaks TLS first. The first record is
-// waited for here, where a client that stalls in it costs no TLS state.
+// tls performs the TLS handshake with a client that speaks TLS first. It waits for the
+// whole first record before that, so that a client that stalls in it costs no TLS state.
 func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 	if p.tls == nil {
 		return true, nil
@@ -222,11 +224,11 @@ func (s *sorter) head(x *exchange, p *policy) (done bool) {
 	return true
 }
 
-// judge decides who judges a head that breaks a rule of ours, where there is a
-// Handler: net/http, as it does for the requests that follow on a connection, or
-// we, if it may be an upgrade request. That shows when it has ended as net/http
-// sees it; at the limit, net/http is to read on. What lies before from holds no
-// such end.
+// judge decides who answers a head that breaks a rule of this package if there is a
+// Handler. If it may be an upgrade request, this package refuses it. Otherwise net/http
+// judges it, as it judges later requests on a connection. Which of them it is shows when
+// the head has ended as net/http sees it. At the limit, net/http reads on. The bytes
+// before from contain no such end.
 func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 	n := wire.ResponseEnd(x.buf, from)
 	whole := n > 0
@@ -253,9 +255,10 @@ func (s *sorter) judge(x *exchange, p *policy, from int) (done bool) {
 	return true
 }
 
-// believe takes the client's address from a header of the PROXY protocol. A
-// proxy's own connection (LOCAL), such as a health check, is the proxy's. Where the
-// proxy does not know who its client is, nothing that the client says is believed.
+// readProxyHeader takes the client's address from a header of the PROXY protocol. A
+// connection of the proxy itself (LOCAL), such as a health check, has the proxy's address.
+// If the proxy does not know its client, nothing that the client says about its address is
+// used.
 func (x *exchange) readProxyHeader(header []byte) error {
 	// go-proxyproto has a limit of its own. What is beyond it are TLVs.
 	if most := 16 + int(proxyproto.MaxV2HeaderSize); len(header) > most {
@@ -283,8 +286,8 @@ func (x *exchange) readProxyHeader(header []byte) error {
 
 const stageRead = "read the upgrade request"
 
-// unread decides what to do with a client of whom no more can be read. nil
-// stands for a plain connection.
+// readFailed decides what to do with a client from which no more can be read. nil means
+// that it is a plain connection.
 func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error {
 	failed := &stageError{stageRead, err}
 	x.mu.Lock()
@@ -315,18 +318,18 @@ func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error 
 	return failed
 }
 
-// A probeError is the end of a connection whose client has said nothing: not a
-// byte, or less than a TLS ClientHello. Health checks and port scans are such
-// clients. It is no failure of a handshake, because there was none.
+// A probeError is the end of a connection whose client has sent nothing, or less than a
+// TLS ClientHello. Health checks and port scans are such clients. It is not a failure of a
+// handshake, because there was none.
 type probeError struct{ error }
 
 func (e probeError) Unwrap() error { return e.error }
 
-// probed is the error of a client that has ended its connection with err before
-// it has said anything. It is nil where that is a plain connection: a client may
-// end its direction at once and wait for what the server says first (nc -N). From
-// here a probe looks the same, so what is handed on counts as plain: it is a
-// connection of the application, with a lifetime and bytes.
+// probeFailure returns the error of a client that has ended its connection with err before
+// it has sent anything. It is nil if that is a plain connection: a client may end its
+// direction at once and wait for a server that speaks first (nc -N). A probe that only
+// connects looks the same from here. Both count as plain if they are passed on, because
+// the application then has a connection with a lifetime and bytes.
 func (x *exchange) probeFailure(err error, p *policy) error {
 	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
 		return nil
@@ -334,8 +337,8 @@ func (x *exchange) probeFailure(err error, p *policy) error {
 	return &stageError{stageRead, probeError{err}}
 }
 
-// ended reports whether err is the end of a connection by its peer, in order or
-// by a reset.
+// ended reports whether err means that the peer ended the connection, orderly or by a
+// reset.
 func ended(err error) bool {
 	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
 		if errors.Is(err, end) {

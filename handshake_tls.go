@@ -9,22 +9,21 @@ import (
 	"net"
 )
 
-// A tunnelConn is what TLS inside a tunnel reads from. crypto/tls takes an end of
-// the connection between two records for a clean one, because web servers often
-// omit the close_notify. Here such an end is a truncation (RFC 8446 §6.1): proxies
-// end tunnels that are idle, or whose other side was reset, in the same way.
+// A tunnelConn is what TLS inside a tunnel reads from. crypto/tls takes the end of the
+// connection between two records for an orderly end, because web servers often omit the
+// close_notify. In a tunnel such an end is a truncation (RFC 8446 §6.1): proxies end idle
+// tunnels, and tunnels whose other side was reset, in the same way.
 type tunnelConn struct {
 	net.Conn      // the tunnel
 	open     bool // the TLS handshake is done
 }
 
-// NetConn is the connection below, as that of [tls.Conn].
+// NetConn returns the connection below, like that of [tls.Conn].
 func (c *tunnelConn) NetConn() net.Conn { return c.Conn }
 
-// Read does not return io.EOF, nor io.ErrUnexpectedEOF itself: crypto/tls would
-// make an io.EOF of it. A TLS layer below may return io.EOF together with the last
-// bytes, among which may be the close_notify; then the end is left to the next
-// Read.
+// Read returns neither io.EOF nor io.ErrUnexpectedEOF itself, because crypto/tls would
+// turn it into io.EOF. A TLS layer below may return io.EOF together with the last bytes,
+// which may contain the close_notify. Then the next Read returns the end.
 func (c *tunnelConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	switch {
@@ -39,7 +38,7 @@ func (c *tunnelConn) Read(b []byte) (int, error) {
 
 var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so that data may be missing: %w", io.ErrUnexpectedEOF)
 
-// secureTunnel accepts TLS inside the tunnel.
+// acceptTunnelTLS accepts TLS inside the tunnel.
 func (x *exchange) acceptTunnelTLS(p *policy) error {
 	below := &tunnelConn{Conn: x.conn}
 	x.mu.Lock()
@@ -52,9 +51,9 @@ func (x *exchange) acceptTunnelTLS(p *policy) error {
 	return nil
 }
 
-// handshakeBelow makes a TLS layer below us shake hands now, under the whole
-// deadline: left to the first Read, it would fail for good at the earlier
-// deadline of PlainAfter.
+// handshakeBelow makes an existing TLS layer perform its handshake now, within the whole
+// deadline. In the first Read, the earlier deadline of PlainAfter would make it fail
+// permanently.
 func (x *exchange) handshakeBelow() error {
 	below, ok := x.conn.(interface{ HandshakeContext(context.Context) error })
 	if !ok {
@@ -66,8 +65,8 @@ func (x *exchange) handshakeBelow() error {
 	return nil
 }
 
-// helloError is the error of a TLS handshake: that of a probe if the client has
-// gone before its ClientHello was whole.
+// helloError returns the error of a TLS handshake. It is a probeError if the client left
+// before its ClientHello was complete.
 func helloError(c net.Conn, err error) error {
 	// The version is set when the ClientHello has been read.
 	if state := tlsState(c); ended(err) && state != nil && state.Version == 0 {
@@ -76,9 +75,9 @@ func helloError(c net.Conn, err error) error {
 	return err
 }
 
-// secure puts a TLS layer on the connection, whose first bytes are in x.buf. The
-// handshake can be evicted while it waits for the client, and not while it works:
-// GetCertificate may take its time.
+// acceptTLS adds a TLS layer to the connection. The first bytes of the layer are in x.buf.
+// The handshake can be evicted while it waits for the client, but not while it works:
+// GetCertificate may take time.
 func (x *exchange) acceptTLS(p *policy) error {
 	x.stopWaiting()
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
@@ -96,7 +95,8 @@ func (x *exchange) acceptTLS(p *policy) error {
 	return nil
 }
 
-// An awaitedConn is what a TLS layer reads from.
+// An awaitedConn is what a TLS layer reads from. It tells the listener when the handshake
+// waits for the client.
 type awaitedConn struct {
 	*Conn
 	x *exchange // during the handshake
@@ -117,7 +117,7 @@ func (c *awaitedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close is called by the TLS layer too, when the time of its handshake is over.
+// Close is also called by the TLS layer, when the time of its handshake is over.
 func (c *awaitedConn) Close() error {
 	if c.x != nil {
 		return abandon(c.Conn)
@@ -125,8 +125,8 @@ func (c *awaitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// speaksOther reports whether c is a TLS connection on which client and server
-// have agreed to speak something else than HTTP/1.1 (RFC 7301), such as gRPC's h2.
+// speaksOther reports whether c is a TLS connection on which client and server have agreed
+// on a protocol other than HTTP/1.1 (RFC 7301), such as gRPC's h2.
 func speaksOther(c net.Conn) bool {
 	state := tlsState(c)
 	return state != nil && state.NegotiatedProtocol != "" && state.NegotiatedProtocol != alpnHTTP

@@ -16,26 +16,24 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// defaultIdleTimeout is longer than the 600 s for which Google's load balancers
-// keep a connection, so that it is not the server that closes it just when a
-// request is on its way.
+// defaultIdleTimeout is longer than the 600 s for which Google's load balancers keep a
+// connection. Otherwise the server could close a connection while a request is on its way.
 const defaultIdleTimeout = 11 * time.Minute
 
-// ServeHTTP takes upgrade requests from a server of package net/http, on which
-// the listener is mounted like any handler:
+// ServeHTTP accepts upgrade requests from a server of package net/http, on which the
+// listener is mounted like any handler:
 //
 //	mux.Handle("/client/", ln)
 //
-// Accept returns their tunnels as if they had come through Listener, which may
-// be nil then. What is no upgrade request for one of Protocols goes to Handler,
-// or is answered 426; one that comes by HTTP/2, which has no upgrade, 505. After
-// Close everything is answered 503. ServeHTTP returns when the tunnel has been
-// taken by Accept, or the request was answered.
+// Accept returns the tunnels as if they had come through Listener, which may be nil. A
+// request that is not an upgrade request for one of Protocols goes to Handler. Without a
+// Handler it is answered 426, or 505 if it came by HTTP/2, which has no upgrade. After Close
+// every request is answered 503. ServeHTTP returns when Accept has taken the tunnel, or when
+// the request was answered.
 //
-// Such requests are parsed by net/http, which is laxer than this package about
-// the syntax of a head; what it makes of them is then held to the same rules.
-// A ResponseWriter that cannot be hijacked, because a middleware hides that, is
-// answered 500.
+// net/http parses these requests. It is laxer than this package about the syntax of a head.
+// Its result must then meet the same rules. If a middleware hides http.Hijacker, so that the
+// ResponseWriter cannot be hijacked, the request is answered 500.
 func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.prepare()
 	switch {
@@ -56,15 +54,15 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// asked reports whether r names one of our protocols, so that it is ours to
-// upgrade or to refuse.
+// asksForUpgrade reports whether r names one of the served protocols. Then this package
+// upgrades or refuses it.
 func (l *PreflightListener) asksForUpgrade(r *http.Request) bool {
 	return r.ProtoMajor == 1 && slices.ContainsFunc(l.policy.protocols, func(p string) bool {
 		return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], p)
 	})
 }
 
-// respond answers by way of net/http.
+// respond sends a refusal through net/http.
 func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *StatusError) {
 	if obs := l.policy.role.begin(); obs != nil {
 		obs.arrive(r.Context(), []byte(r.Method), headOf(r))
@@ -84,8 +82,8 @@ func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *S
 	w.Write(body)
 }
 
-// closeAfter makes an answer the last one of its connection. net/http wants
-// close to stand first.
+// setConnectionClose makes an answer the last one of its connection. net/http expects close
+// to stand first.
 func setConnectionClose(h http.Header) {
 	h.Set("Connection", "close")
 	if len(h["Upgrade"]) > 0 {
@@ -93,8 +91,8 @@ func setConnectionClose(h http.Header) {
 	}
 }
 
-// upgrade takes the connection of a request from net/http, and goes on with it
-// as with one that has just been accepted and has sent this head.
+// upgrade takes the connection of a request from net/http. It continues as if the connection
+// had just been accepted and had sent this head.
 func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	deadline := time.Now().Add(l.handshakeTimeout())
 	if d, ok := r.Context().Deadline(); ok {
@@ -142,7 +140,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	x.free()
 }
 
-// headOf is the head of r, as it would have come without net/http.
+// headOf returns the head of r as it would have arrived without net/http.
 func headOf(r *http.Request) []byte {
 	header := r.Header.Clone()
 	if r.Host != "" { // it may be missing in HTTP/1.0
@@ -157,7 +155,7 @@ func headOf(r *http.Request) []byte {
 	return wire.AppendHead(nil, fmt.Sprintf("%s %s HTTP/1.%d", r.Method, r.RequestURI, r.ProtoMinor), header)
 }
 
-// requestOf is r for Conn.Request: it has no body, and a context of its own.
+// requestOf returns r for Conn.Request, without a body and with a context of its own.
 func requestOf(r *http.Request, ctx context.Context) *http.Request {
 	r = r.WithContext(ctx)
 	r.Body = http.NoBody
@@ -173,9 +171,8 @@ type httpConn struct {
 	state   atomic.Int32    // an http.ConnState
 }
 
-// Close sends no last message of TLS where nobody would miss it: when net/http
-// ends what is idle, or everything, it does so one after the other, with its
-// lock held.
+// Close sends no last message of TLS if no peer would miss it. net/http closes idle
+// connections, or all of them, one after the other while it holds its lock.
 func (c *httpConn) Close() error {
 	state := http.ConnState(c.state.Load())
 	if state == http.StateIdle || c.open.Err() != nil && state != http.StateHijacked {
@@ -205,7 +202,7 @@ func (l *PreflightListener) newServer() *http.Server {
 	}
 }
 
-// serveOwn is ServeHTTP for our own connections.
+// serveOwn is ServeHTTP for connections that this listener accepted.
 func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(httpConnKey{}).(*httpConn)
 	r.TLS = tlsState(c.conn)
@@ -217,11 +214,11 @@ func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
 	l.ServeHTTP(w, r)
 }
 
-// carriesUpgrade reports whether the connection of r must end unless r is answered
-// 101, see lastAnswer.
+// carriesUpgrade reports whether the connection of r must end unless r is answered 101, see
+// lastAnswer.
 func carriesUpgrade(r *http.Request) bool { return r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0 }
 
-// serveOrdinary gives a request to Handler.
+// serveOrdinary passes a request to Handler.
 func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case carriesUpgrade(r):
@@ -235,12 +232,11 @@ func (l *PreflightListener) serveOrdinary(w http.ResponseWriter, r *http.Request
 	l.Handler.ServeHTTP(w, r)
 }
 
-// lastAnswer ends the connection after the answer to a request with Upgrade.
-// Varnish and others then already hand on whatever follows without looking at
-// it: kept alive, the connection would let the client's next request walk past
-// the rules of its proxy. So it has all methods that http.ResponseController
-// looks for, and no Unwrap: behind it, a handler could ask net/http to keep the
-// connection.
+// lastAnswer ends the connection after the answer to a request with Upgrade. Varnish and
+// other proxies then already forward everything that follows without inspection. If the
+// connection stayed open, the client's next request would bypass the rules of its proxy.
+// Therefore lastAnswer has all methods that http.ResponseController looks for, and no
+// Unwrap: through Unwrap a handler could ask net/http to keep the connection.
 type lastAnswer struct {
 	http.ResponseWriter
 	status   int // of the final answer; 0: none yet
@@ -257,7 +253,7 @@ func (w *lastAnswer) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// answered begins the answer that net/http would begin.
+// answered begins the answer as net/http would.
 func (w *lastAnswer) answered() http.ResponseWriter {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -291,7 +287,7 @@ func (w *lastAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, err
 }
 
-// finish is called when the handler has returned.
+// finish is called after the handler has returned.
 func (w *lastAnswer) finish() {
 	switch {
 	case w.hijacked:
@@ -326,8 +322,8 @@ func (f *feed) Close() error {
 
 func (f *feed) Addr() net.Addr { return f.addr }
 
-// handOver gives a connection with an ordinary request to the server of Handler.
-// rule is that of a handover.
+// handOver passes a connection with an ordinary request to the server of Handler. rule is as
+// in handover.
 func (l *PreflightListener) handOver(c *Conn, unknown bool, rule *wire.Error) {
 	l.serving.Do(func() { go l.server.Serve(l.feed) })
 	select {

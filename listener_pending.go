@@ -15,8 +15,8 @@ const (
 	grace = time.Second
 )
 
-// pending are the handshakes under way, those that are finished and wait for
-// Accept included, and after them the connections that Accept has returned.
+// pending counts the handshakes in progress, including those that have finished and wait
+// for Accept, and the connections that Accept has returned.
 type pending struct {
 	count    int      // of handshakes
 	yielded  int      // of those, the ones whose places are given to others, see yield
@@ -25,9 +25,8 @@ type pending struct {
 	active   int      // connections that Accept has returned and that are open
 }
 
-// A place is the place of an exchange in the ring of those under way. Its age is
-// the time for which the exchange has kept us waiting; what our own work takes
-// is not counted.
+// A place is the position of an exchange in the ring. Its age is the time for which the
+// exchange has kept the listener waiting. The time of our own work does not count.
 type place struct {
 	since      time.Duration // by clock; the age is what has passed since
 	prev, next *exchange
@@ -35,7 +34,7 @@ type place struct {
 
 var epoch = time.Now()
 
-// clock is a time that is a third as large as a [time.Time].
+// clock is a time that needs a third of the memory of a [time.Time].
 func clock() time.Duration { return time.Since(epoch) }
 
 func (p *pending) prepare() { p.oldest.place.prev, p.oldest.place.next = &p.oldest, &p.oldest }
@@ -52,7 +51,7 @@ func (p *pending) insert(x, next *exchange) {
 	x.place.prev.place.next, next.place.prev = x, x
 }
 
-// remove takes x out of the ring. It may be called again.
+// remove removes x from the ring. It may be called again.
 func (p *pending) remove(x *exchange) {
 	if x.place.next != nil {
 		x.place.prev.place.next, x.place.next.place.prev = x.place.next, x.place.prev
@@ -60,7 +59,7 @@ func (p *pending) remove(x *exchange) {
 	}
 }
 
-// resume ends a time of our work, by which x becomes younger.
+// resume ends a period of our own work, which makes x younger.
 func (p *pending) resume(x *exchange) {
 	next := x.place.next
 	if next == nil {
@@ -74,9 +73,9 @@ func (p *pending) resume(x *exchange) {
 	p.insert(x, next)
 }
 
-// acceptAll accepts connections until the listener is closed. An error goes to
-// the caller of Accept, and nothing more is accepted until it has been taken:
-// the pause that the caller makes on EMFILE is ours too.
+// acceptAll accepts connections until the listener is closed. An error goes to the caller
+// of Accept, and nothing more is accepted until it has been returned. If the caller pauses
+// on EMFILE, acceptAll pauses too.
 func (l *PreflightListener) acceptAll() {
 	for l.ctx.Err() == nil {
 		c, err := l.acceptOne()
@@ -98,8 +97,8 @@ func (l *PreflightListener) acceptAll() {
 	}
 }
 
-// acceptOne makes an error of a panic of the wrapped listener: no caller of ours
-// could recover from it.
+// acceptOne turns a panic of the wrapped listener into an error, because no caller could
+// recover from it.
 func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -119,9 +118,8 @@ func (l *PreflightListener) deliver(d delivery) bool {
 	}
 }
 
-// handshake brings an accepted connection to its end: delivered, handed to
-// Handler, refused or closed. While it waits for the client it has little on the
-// stack, see sort.
+// handshake completes the handshake of an accepted connection: it is delivered, passed to
+// Handler, refused or closed. While it waits for the client it uses little stack, see sort.
 func (l *PreflightListener) handshake(x *exchange) {
 	defer l.release(x)
 	if !l.bound(x) {
@@ -151,9 +149,9 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 	l.handOn(x, &h, err)
 }
 
-// goesOn is told of a handshake that has settled because its bytes have come. If
-// it was evicted in that moment, it goes on nevertheless, with a new second, and
-// somebody else has to make room.
+// progressed is called when bytes of the client have arrived and the handshake no longer
+// waits. If it was evicted at that moment, it continues with a new grace period, and
+// another handshake has to make room.
 func (l *PreflightListener) progressed(x *exchange) {
 	if !x.evicted || !x.undoEviction() {
 		return
@@ -166,9 +164,8 @@ func (l *PreflightListener) progressed(x *exchange) {
 	l.signalRoom()
 }
 
-// handshakeOf is handshake for a connection on which net/http has read req,
-// whose head are the first n bytes of x.buf. The context of req ends with the
-// handshake.
+// handshakeOf is handshake for a connection on which net/http has read req. The head of req
+// is the first n bytes of x.buf. The context of req ends with the handshake.
 func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 	defer l.release(x)
 	deadline, _ := req.Context().Deadline()
@@ -184,7 +181,7 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 	l.handOn(x, &h, err)
 }
 
-// handOn completes the handshake and gives the connection to whom it belongs.
+// handOn completes the handshake and passes the connection on.
 func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 	if err == nil && h.tunnelTLS {
 		err = l.acceptTunnelTLS(x, h)
@@ -235,9 +232,9 @@ func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 	return nil
 }
 
-// detach takes x from among those that Close and a new client may interrupt, so
-// that they never touch a connection that has been handed on. It reports
-// whether the listener is still open.
+// detach removes x from the handshakes that Close and a new client may interrupt, so that
+// they never touch a connection that was passed on. It reports whether the listener is
+// still open.
 func (l *PreflightListener) detach(x *exchange) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,10 +242,9 @@ func (l *PreflightListener) detach(x *exchange) bool {
 	return l.ctx.Err() == nil
 }
 
-// release ends a handshake, also where Authorize ends the goroutine: its
-// connection is closed if it was not handed on, and its place is free. It must be
-// deferred: a panic in a callback of TLS or in a transport ends this connection
-// alone, as it does in net/http.
+// release ends a handshake, even if Authorize ends the goroutine. It closes the connection
+// if it was not passed on, and frees its place. It must be deferred: a panic in a callback
+// of TLS or in a transport ends only this connection, as in net/http.
 func (l *PreflightListener) release(x *exchange) {
 	panicked := recover()
 	if panicked != nil && !x.obs.panicked(panicked) {
@@ -277,8 +273,8 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 }
 
-// admit gives x a place among the handshakes under way, and waits until there
-// is one. It reports false if ctx ended first, or the listener was closed.
+// admit gives x a place among the handshakes in progress. It waits until there is one. It
+// reports false if ctx ended first, or if the listener was closed.
 func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 	for {
 		l.mu.Lock()
@@ -312,10 +308,9 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 	}
 }
 
-// makeRoom evicts the oldest handshake that has kept us waiting for long
-// enough. If there is none, it returns the time until there may be one, or 0
-// if only the end of a handshake, or of our work in one, can make room. The
-// caller holds mu.
+// makeRoom evicts the oldest handshake if it has kept the listener waiting for long enough.
+// If there is none, it returns the time until there may be one, or 0 if only the end of a
+// handshake, or of our own work in one, can make room. The caller holds mu.
 func (l *PreflightListener) makeRoom() (wait time.Duration) {
 	for x := l.pending.oldest.place.next; x != &l.pending.oldest && !l.pending.evicting; x = x.place.next {
 		age := clock() - x.place.since
@@ -327,8 +322,8 @@ func (l *PreflightListener) makeRoom() (wait time.Duration) {
 	return 0
 }
 
-// waits is told that x has done with our work, and waits for bytes of the client
-// again.
+// waitsForClient is called when our own work on x is done and x waits for bytes of the
+// client again.
 func (l *PreflightListener) waitsForClient(x *exchange) {
 	l.mu.Lock()
 	l.pending.resume(x)
@@ -337,9 +332,9 @@ func (l *PreflightListener) waitsForClient(x *exchange) {
 	l.signalRoom() // a client that waits for a place may now wait for this one
 }
 
-// yield gives the place of a handshake to others while its work goes on. At most
-// MaxPending do so at a time: an Authorize that does not end for clients that
-// have gone is not called without a limit. reclaim ends it.
+// yield gives the place of a handshake to others while its work continues. At most
+// MaxPending handshakes do so at a time. Without that limit, an Authorize that does not
+// return could run any number of times for clients that have left. reclaim ends it.
 func (l *PreflightListener) yield() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -357,8 +352,8 @@ func (l *PreflightListener) reclaim() {
 	l.pending.yielded--
 }
 
-// signalRoom wakes one that waits in admit. Each that has waited wakes the next,
-// for which there may be room too, or one to be evicted.
+// signalRoom wakes one waiter in admit. Each waiter wakes the next one when it leaves,
+// because there may be room for more than one, or another one to be evicted.
 func (l *PreflightListener) signalRoom() {
 	select {
 	case l.room <- struct{}{}:
@@ -373,7 +368,7 @@ func (l *PreflightListener) opened() {
 	l.mu.Unlock()
 }
 
-// closed counts one that was closed.
+// closed counts a connection that was closed.
 func (l *PreflightListener) closed() {
 	l.mu.Lock()
 	l.pending.active--
@@ -381,8 +376,8 @@ func (l *PreflightListener) closed() {
 	l.mu.Unlock()
 }
 
-// tellEnd tells Accept and Shutdown when there is nothing left to wait for. Once
-// the listener drains, the counts only go down. The caller holds mu.
+// signalEnd informs Accept and Shutdown when nothing is left to wait for. While the listener
+// drains, the counts only decrease. The caller holds mu.
 func (l *PreflightListener) signalEnd() {
 	if !l.draining.Load() || l.pending.count > 0 {
 		return
@@ -393,7 +388,7 @@ func (l *PreflightListener) signalEnd() {
 	}
 }
 
-// closeOnce closes c if it is not; the caller holds a lock.
+// closeOnce closes c unless it is closed; the caller holds a lock.
 func closeOnce(c chan struct{}) {
 	if !isClosed(c) {
 		close(c)
