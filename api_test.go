@@ -6,8 +6,11 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/preflight-go/preflight/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
+
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 var update = flag.Bool("update", false, "write api.txt anew")
 

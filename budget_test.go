@@ -207,7 +207,7 @@ func TestBudgetConnect(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"bounded": 0, "not bounded": -1} {
 		d := &PreflightDialer{NetDialer: next, HandshakeTimeout: timeout}
 		ours := allocations(func(address string) (net.Conn, error) {
-			return d.connect(context.Background(), &road{network: "tcp", address: address}, nil)
+			return d.connect(context.Background(), &route{network: "tcp", address: address}, nil)
 		})
 		t.Logf("%s: %v allocations, of package net %v", name, ours, bare)
 		require.LessOrEqual(t, ours-bare, 4.0)
@@ -325,7 +325,7 @@ func budgetServe(t *testing.T) func(*Telemetry) {
 		c.read, c.written = 0, 0
 		l.policy.role = telemetry.serverSide()
 		x := newExchange(c)
-		x.seen = l.policy.role.begin()
+		x.obs = l.policy.role.begin()
 		if x.begin(context.Background(), time.Now().Add(defaultTimeout)) != nil {
 			t.Error("begin failed")
 		}
@@ -333,8 +333,8 @@ func budgetServe(t *testing.T) func(*Telemetry) {
 		if x.end(err) != nil || c.written == 0 {
 			t.Error("the exchange failed")
 		}
-		conn := h.conn(c, nil, x.seen)
-		x.seen.done(h.kind())
+		conn := h.conn(c, nil, x.obs)
+		x.obs.done(h.kind())
 		x.free()
 		conn.Close()
 	}

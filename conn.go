@@ -11,90 +11,68 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// Conn is a connection behind its handshake: a tunnel to the peer, or a plain
-// connection that a listener handed on untouched. It adds nothing to the bytes
-// of the application, and costs no allocation for each Read or Write.
+// Conn is a connection after its handshake: a tunnel to the peer, or a plain connection
+// that a listener passed on unchanged. It adds nothing to the bytes of the application.
+// Read and Write do not allocate.
 //
-// Bytes that arrived together with the handshake are read first. All methods
-// are safe for concurrent use.
+// Bytes that arrived together with the handshake are read first. All methods are safe
+// for concurrent use.
 //
-// There is no SyscallConn and no ConnectionState on purpose: socket options,
-// TLS facts and net.Buffers (writev) go through [Conn.NetConn], on which
-// writing is safe at any time and reading once Conn has been read.
+// Conn has no SyscallConn and no ConnectionState on purpose. Socket options, the state of
+// TLS and net.Buffers (writev) need [Conn.NetConn]. Writing to that connection is safe
+// at any time. Reading from it is safe only after Conn has been read.
 type Conn struct {
 	conn    net.Conn
 	remote  *net.TCPAddr // the client's; nil: that of conn
 	onClose func()       // called once
-	seen    *observation
+	obs     *observation
 
 	heads heads // parsed only when they are asked for, which is seldom
 	req   atomic.Pointer[http.Request]
 	resp  atomic.Pointer[http.Response]
 
-	// special is set while Read has more to do than to call the connection:
-	// there is a rest or a watch, or the connection has been closed. Otherwise
-	// Read loads this flag and nothing else.
+	// special is set while Read must do more than call the connection: there are
+	// leftover bytes or a watch, or the connection has been closed. Otherwise Read
+	// loads only this flag.
 	special    atomic.Bool
 	mu         sync.Mutex
 	closed     bool      // by Close
 	readClosed bool      // by CloseRead
-	rest       []byte    // arrived behind the handshake, and not yet read
+	leftover   []byte    // arrived behind the handshake, and not yet read
 	deadline   time.Time // of Read, as long as special is set
 	watch      *watch
 }
 
-// A watch inspects what a plain connection reads as long as it may still turn
-// out to be HTTP.
-type watch struct {
-	// reading holds a Read together with the inspection of what it has read, so
-	// that no other Read returns what follows a request line.
-	reading sync.Mutex
-	sniffer wire.Sniffer
-	verdict wire.Verdict
-	left    int // bytes still to be inspected
-}
-
-// watchLimit is how many bytes of a connection are inspected at most. Without a
-// limit, a protocol whose first line never ends would go without splice for
-// good. No proxy forwards a longer request line unless it is configured to: the
-// largest default is the 1 MiB of net/http, which Caddy and Traefik use.
-const watchLimit = 1 << 20
-
-// errHTTP is the end of a connection that was taken for plain.
-var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
-
-// heads are what a handshake consisted of; zero for a plain connection. The
-// request is not kept where there is an http.Request from the beginning.
+// heads are the messages of a handshake; zero for a plain connection. The request is
+// empty if there is an http.Request from the beginning.
 type heads struct{ request, answer []byte }
 
-// newConn takes ownership of heads, rest and watch. remote is nil where the
-// client's address is that of c.
-func newConn(c net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) *Conn {
+// newConn takes ownership of heads, leftover and watch. remote is nil if the client's
+// address is that of c.
+func newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
 	conn := new(Conn)
-	conn.init(c, remote, heads, rest, watch)
+	conn.init(c, remote, heads, leftover, watch)
 	return conn
 }
 
-func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, rest []byte, watch *watch) {
+func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) {
 	c.conn, c.remote, c.heads, c.watch = conn, remote, heads, watch
-	c.keep(rest)
+	c.setLeftover(leftover)
 }
 
-// Request is the upgrade request: on the server's side the very one that
-// [PreflightListener.Authorize] saw, so that values it put in the Context are
-// found here; on the client's side the one that was sent. It is nil for a
+// Request returns the upgrade request. On the server it is the same request that
+// [PreflightListener.Authorize] received, so its Context holds the values that
+// Authorize put there. On the client it is the request that was sent. It is nil for a
 // plain connection. Callers must not modify it.
 func (c *Conn) Request() *http.Request {
 	if r := c.req.Load(); r != nil {
 		return r
 	}
 	head, ctx := c.heads.request, context.Background()
-	if head == nil && c.seen != nil {
-		head, ctx = c.seen.request()
+	if head == nil && c.obs != nil {
+		head, ctx = c.obs.request()
 	}
 	if len(head) == 0 {
 		return nil
@@ -109,9 +87,8 @@ func (c *Conn) Request() *http.Request {
 	return r
 }
 
-// Response is the 101 that was received or sent; its Upgrade field names the
-// protocol that was chosen. It is nil for a plain connection. Callers must not
-// modify it.
+// Response returns the 101 that was received or sent. Its Upgrade field is the chosen
+// protocol. It is nil for a plain connection. Callers must not modify it.
 func (c *Conn) Response() *http.Response {
 	if c.heads.answer == nil {
 		return nil
@@ -126,14 +103,16 @@ func (c *Conn) Response() *http.Response {
 	return r
 }
 
-// NetConn is the connection directly below: TLS, be it inside the tunnel or what
-// the handshake ran over, else the one that was dialed or accepted. Reading from
-// it before Conn has been read would pass over what arrived with the handshake.
+// NetConn returns the connection directly below. That is the TLS connection inside the
+// tunnel or below the handshake, if there is one, and otherwise the connection that was
+// dialed or accepted. Reading from it before Conn has been read skips the bytes that
+// arrived with the handshake.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
-// Read reads what arrived with the handshake first, then from the connection. A
-// plain connection whose first line, arriving late, turns out to be that of an
-// HTTP request is closed, and the end of the line is not returned.
+// Read first returns the bytes that arrived with the handshake, and then reads from the
+// connection. If the first line of a plain connection arrives late and turns out to be
+// an HTTP request line, Read closes the connection and returns an error instead of the
+// end of the line.
 func (c *Conn) Read(b []byte) (int, error) {
 	var n int
 	var err error
@@ -142,12 +121,12 @@ func (c *Conn) Read(b []byte) (int, error) {
 	} else {
 		n, err = c.conn.Read(b)
 	}
-	c.seen.read(int64(n))
+	c.obs.read(int64(n))
 	return n, err
 }
 
 func (c *Conn) readSpecial(b []byte) (int, error) {
-	if n, err, ok := c.readRest(b); ok {
+	if n, err, ok := c.readLeftover(b); ok {
 		return n, err
 	}
 	c.mu.Lock()
@@ -162,10 +141,10 @@ func (c *Conn) readSpecial(b []byte) (int, error) {
 	return c.conn.Read(b)
 }
 
-// ended is the error of Read once the connection has been closed. What was left
-// of the rest is gone then, so nothing that came behind it may be returned: TLS
-// still returns what it has decrypted, and Linux what has arrived before and
-// after CloseRead. The caller holds mu.
+// ended is the error of Read after the connection has been closed. The leftover bytes
+// are gone then, so no byte after them may be returned. Without this check it would be:
+// TLS still returns what it has decrypted, and Linux still returns what arrives before
+// and after CloseRead. The caller holds mu.
 func (c *Conn) ended() error {
 	switch {
 	case c.closed:
@@ -176,98 +155,59 @@ func (c *Conn) ended() error {
 	return nil
 }
 
-// readWatched is Read while there is a watch. ended is that of the connection.
-func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
-	w.reading.Lock()
-	defer w.reading.Unlock()
-	if w.verdict != wire.HTTP {
-		if ended != nil {
-			return 0, ended
-		}
-		n, err = c.conn.Read(b)
-	}
-	if w.verdict == wire.More {
-		w.look(b[:n])
-		switch w.verdict {
-		case wire.Plain:
-			c.mu.Lock()
-			c.watch = nil
-			c.keep(c.rest)
-			c.mu.Unlock()
-		case wire.HTTP:
-			clear(b[:n])
-			c.Close()
-		}
-	}
-	if w.verdict == wire.HTTP {
-		return 0, c.opError("read", errHTTP)
-	}
-	return n, err
-}
-
-// look sets the verdict as soon as there is one. At the limit it is plain.
-func (w *watch) look(b []byte) {
-	w.left -= len(b)
-	if v := w.sniffer.Feed(b); v == wire.Plain || v == wire.HTTP {
-		w.verdict = v
-	} else if w.left <= 0 {
-		w.verdict = wire.Plain
-	}
-}
-
-func (c *Conn) readRest(b []byte) (n int, err error, ok bool) {
+func (c *Conn) readLeftover(b []byte) (n int, err error, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.rest) == 0 {
+	if len(c.leftover) == 0 {
 		return 0, nil, false
 	}
 	if c.expired() {
 		return 0, c.opError("read", os.ErrDeadlineExceeded), true
 	}
-	n = copy(b, c.rest)
-	c.keep(c.rest[n:])
+	n = copy(b, c.leftover)
+	c.setLeftover(c.leftover[n:])
 	return n, nil, true
 }
 
-// expired reports whether the deadline of Read has passed. It wins over the
-// rest, as it does over bytes that wait in the socket's own buffer. The caller
-// holds mu.
+// expired reports whether the deadline of Read has passed. It then takes precedence over
+// leftover bytes, as it does over bytes in the socket's buffer. The caller holds mu.
 func (c *Conn) expired() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
 
-// keep replaces the rest, and frees it when it is empty. The caller holds mu.
-func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 {
-		rest = nil
+// setLeftover replaces the leftover bytes, and frees them when none are left. The caller
+// holds mu.
+func (c *Conn) setLeftover(leftover []byte) {
+	if len(leftover) == 0 {
+		leftover = nil
 	}
-	c.rest = rest
-	c.special.Store(rest != nil || c.watch != nil || c.closed || c.readClosed)
+	c.leftover = leftover
+	c.special.Store(leftover != nil || c.watch != nil || c.closed || c.readClosed)
 }
 
-// drop takes the rest for good, and with it the right to read.
-func (c *Conn) drop() (rest []byte) {
+// drop returns the leftover bytes and ends reading.
+func (c *Conn) drop() (leftover []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rest = c.rest
+	leftover = c.leftover
 	c.closed = true
-	c.keep(nil)
-	return rest
+	c.setLeftover(nil)
+	return leftover
 }
 
 // Write writes to the connection.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	c.seen.wrote(int64(n))
+	c.obs.wrote(int64(n))
 	return n, err
 }
 
-// WriteTo writes to w what arrived with the handshake, then everything that
-// can be read until EOF. Between TCP connections the kernel moves the bytes
-// (splice) as it does without a Conn.
+// WriteTo writes the bytes that arrived with the handshake to w, and then everything
+// that can be read until EOF. Between TCP connections the kernel moves the bytes
+// (splice), as it does without a Conn.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	if c.special.Load() {
-		n, err := c.writeRest(w)
-		c.seen.read(int64(n))
+		n, err := c.writeLeftover(w)
+		c.obs.read(int64(n))
 		written = int64(n)
 		if err != nil {
 			return written, err
@@ -287,11 +227,11 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	n, err := io.Copy(w, c.conn)
-	c.seen.read(n)
+	c.obs.read(n)
 	return written + n, err
 }
 
-// write writes all of b to w, which may be faulty: what it returns is checked.
+// write writes all of b to w. It checks the results of w, which may be wrong.
 func write(w io.Writer, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
@@ -304,12 +244,13 @@ func write(w io.Writer, b []byte) (int, error) {
 	return n, err
 }
 
-// writeRest takes the rest, and puts back what w does not. The lock is not held
-// over the write: SetReadDeadline must not wait for a peer of w that does not read.
-func (c *Conn) writeRest(w io.Writer) (int, error) {
+// writeLeftover writes the leftover bytes, and puts back those that w does not accept.
+// It does not hold the lock during the write: SetReadDeadline must not wait for a peer
+// of w that does not read.
+func (c *Conn) writeLeftover(w io.Writer) (int, error) {
 	c.mu.Lock()
-	rest := c.rest
-	if rest == nil {
+	leftover := c.leftover
+	if leftover == nil {
 		c.mu.Unlock()
 		return 0, nil
 	}
@@ -319,29 +260,28 @@ func (c *Conn) writeRest(w io.Writer) (int, error) {
 		c.mu.Unlock()
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	c.rest = nil
+	c.leftover = nil
 	c.mu.Unlock()
-	n, err := write(w, rest)
+	n, err := write(w, leftover)
 	c.mu.Lock()
 	if !c.closed && !c.readClosed {
-		c.keep(rest[n:])
+		c.setLeftover(leftover[n:])
 	}
 	c.mu.Unlock()
 	return n, err
 }
 
-// ReadFrom writes everything that can be read from r to the connection.
-// Between TCP connections the kernel moves the bytes (splice) as it does
-// without a Conn.
+// ReadFrom writes everything that can be read from r to the connection. Between TCP
+// connections the kernel moves the bytes (splice), as it does without a Conn.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(c.conn, r)
-	c.seen.wrote(n)
+	c.obs.wrote(n)
 	return n, err
 }
 
-// Close closes the connection. What arrived with the handshake and has not
-// been read is dropped. A Read after Close returns [net.ErrClosed]; a Read at the
-// same time never returns bytes that came behind dropped ones.
+// Close closes the connection. Bytes that arrived with the handshake and have not been
+// read are dropped. A Read after Close returns [net.ErrClosed]. A concurrent Read never
+// returns bytes that came after dropped ones.
 func (c *Conn) Close() error {
 	err := c.conn.Close() // first, so that what is dropped is the last that could be read
 	c.drop()
@@ -349,16 +289,16 @@ func (c *Conn) Close() error {
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()
-	c.seen.close()
+	c.obs.close()
 	if onClose != nil {
 		onClose()
 	}
 	return err
 }
 
-// CloseWrite ends the direction to the peer (half-close). It is an error
-// wrapping [errors.ErrUnsupported] if the connection below cannot do that.
-// Few proxies carry it through: nginx ends both directions.
+// CloseWrite ends the direction to the peer (half-close). If the connection below does
+// not support that, the error wraps [errors.ErrUnsupported]. Few proxies forward a
+// half-close: nginx ends both directions.
 func (c *Conn) CloseWrite() error {
 	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
@@ -366,18 +306,19 @@ func (c *Conn) CloseWrite() error {
 	return c.opError("close", fmt.Errorf("CloseWrite on %T: %w", c.conn, errors.ErrUnsupported))
 }
 
-// CloseRead ends the direction from the peer and drops what arrived with the
-// handshake. Read returns [io.EOF] from then on. On Linux the peer is not told: the
-// kernel takes what it goes on to send until its window is full, which blocks
-// it. If the connection below cannot do that, or fails to, CloseRead returns an
-// error and drops nothing; that it cannot wraps [errors.ErrUnsupported].
+// CloseRead ends the direction from the peer and drops the bytes that arrived with the
+// handshake. Read then returns [io.EOF]. On Linux the peer is not told: the kernel
+// accepts what it sends until the window is full, which blocks the peer. If the
+// connection below does not support CloseRead, or fails, CloseRead returns an error and
+// drops nothing. The error of a connection without support wraps
+// [errors.ErrUnsupported].
 func (c *Conn) CloseRead() error {
 	if h, ok := c.conn.(interface{ CloseRead() error }); ok {
 		err := h.CloseRead()
 		if err == nil {
 			c.mu.Lock()
 			c.readClosed = true
-			c.keep(nil)
+			c.setLeftover(nil)
 			c.mu.Unlock()
 		}
 		return err
@@ -385,12 +326,12 @@ func (c *Conn) CloseRead() error {
 	return c.opError("close", fmt.Errorf("CloseRead on %T: %w", c.conn, errors.ErrUnsupported))
 }
 
-// LocalAddr is the local address of the connection.
+// LocalAddr returns the local address of the connection.
 func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 
-// RemoteAddr is the address of the peer. On a connection that a
-// [PreflightListener] has accepted it is the client's, as far as its
-// TrustedProxies are believed. It was found out before Accept returned.
+// RemoteAddr returns the address of the peer. On a connection that a
+// [PreflightListener] has accepted, it is the client's address as its TrustedProxies
+// report it. It was determined before Accept returned.
 func (c *Conn) RemoteAddr() net.Addr {
 	if c.remote != nil {
 		return c.remote
@@ -398,29 +339,29 @@ func (c *Conn) RemoteAddr() net.Addr {
 	return c.conn.RemoteAddr()
 }
 
-// SetDeadline sets both deadlines, as [net.Conn] says.
+// SetDeadline sets both deadlines, as described in [net.Conn].
 func (c *Conn) SetDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetDeadline, t)
 	}
 	return c.conn.SetDeadline(t)
 }
 
-// SetReadDeadline sets the deadline of Read, as [net.Conn] says.
+// SetReadDeadline sets the deadline of Read, as described in [net.Conn].
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.special.Load() {
-		return c.setRestDeadline(c.conn.SetReadDeadline, t)
+		return c.setLeftoverDeadline(c.conn.SetReadDeadline, t)
 	}
 	return c.conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline sets the deadline of Write, as [net.Conn] says.
+// SetWriteDeadline sets the deadline of Write, as described in [net.Conn].
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
 
-// setRestDeadline sets a deadline of the connection by set, and makes it that of
-// the rest if the connection has taken it. The lock is held over both: of two
-// calls at once, the same one must win in both places.
-func (c *Conn) setRestDeadline(set func(time.Time) error, t time.Time) error {
+// setLeftoverDeadline calls set, which sets a deadline of the connection. If set
+// succeeds, the deadline applies to the leftover bytes too. It holds the lock during
+// both steps: of two concurrent calls, the same one must win in both places.
+func (c *Conn) setLeftoverDeadline(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := set(t)

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"reflect"
@@ -9,8 +10,8 @@ import (
 	"time"
 )
 
-// checkNet refuses a NetDialer that is a nil pointer, a network that is no
-// stream, and a HandshakeTimeout that would overflow a time.
+// checkNet rejects a NetDialer that is a nil pointer, a network that is not a stream, and
+// a HandshakeTimeout that would overflow a time.
 func (d *PreflightDialer) checkNet(network string) error {
 	if d.HandshakeTimeout > maxTimeout {
 		return fmt.Errorf("HandshakeTimeout is %v, and may be %v at most; negative means none", d.HandshakeTimeout, maxTimeout)
@@ -38,8 +39,7 @@ func (d *PreflightDialer) netDialer() ContextDialer {
 	return d.NetDialer
 }
 
-// dialNet dials by next, whose result it does not trust: a nil connection would
-// be a panic later.
+// dialNet calls next and checks its result: a nil connection would cause a panic later.
 func dialNet(ctx context.Context, next ContextDialer, network, address string) (net.Conn, error) {
 	c, err := next.DialContext(ctx, network, address)
 	if err != nil {
@@ -51,7 +51,8 @@ func dialNet(ctx context.Context, next ContextDialer, network, address string) (
 	return c, nil
 }
 
-// isNil reports whether v is nil, or holds a nil pointer or the like.
+// isNil reports whether v is nil, or holds a nil pointer, function, map, channel or
+// slice.
 func isNil(v any) bool {
 	switch r := reflect.ValueOf(v); r.Kind() {
 	case reflect.Invalid:
@@ -68,9 +69,8 @@ func withConnectDeadline(ctx context.Context, deadline time.Time, next ContextDi
 	if end, ok := ctx.Deadline(); !isNet || !isIPAddress(address) || ok && end.Before(deadline) {
 		return context.WithDeadline(ctx, deadline)
 	}
-	// There is no name to resolve, and package net sets the deadline of a
-	// context that may end on the socket. A timer beside that would cost six
-	// more allocations.
+	// There is no name to resolve. Package net sets the deadline of a context that
+	// can end on the socket itself. An additional timer would cost six allocations.
 	c := deadlineContext{ctx, ctx, deadline}
 	if ctx.Done() == nil {
 		c.Context = never
@@ -78,14 +78,14 @@ func withConnectDeadline(ctx context.Context, deadline time.Time, next ContextDi
 	return c, func() {}
 }
 
-// A deadlineContext has a deadline, and does not end by it.
+// A deadlineContext has a deadline but does not end when it passes.
 type deadlineContext struct {
 	context.Context
 	values   context.Context
 	deadline time.Time
 }
 
-// never may end, as far as others can know, and does not.
+// never has a Done channel that never closes.
 var never, _ = context.WithCancel(context.Background())
 
 func (c deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
@@ -95,4 +95,137 @@ func (c deadlineContext) Value(key any) any {
 		return v
 	}
 	return c.Context.Value(key)
+}
+
+// dialer returns next with the options of the target.
+func (t *Target) dialer(next ContextDialer) (ContextDialer, error) {
+	if t.Bind.IsValid() {
+		d, ok := next.(*net.Dialer)
+		if !ok {
+			return nil, fmt.Errorf("option bind needs a *net.Dialer as NetDialer, not %T", next)
+		}
+		bound := *d
+		bound.LocalAddr = net.TCPAddrFromAddrPort(t.Bind)
+		next = &bound
+	}
+	return &targetDialer{next, t}, nil
+}
+
+// A targetDialer applies the options of a target to the connections of next.
+type targetDialer struct {
+	next ContextDialer
+	*Target
+}
+
+func (d *targetDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.dialPreferred(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.apply(c); err != nil {
+		abandon(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// headStart is how long only the preferred family is dialed. It is the FallbackDelay of
+// [net.Dialer].
+const headStart = 300 * time.Millisecond
+
+// dialPreferred dials the preferred family. It dials the other family in parallel as soon
+// as the preferred one has failed or has used its head start: a family whose packets are
+// lost must not use up the time of the other (RFC 8305 §5). If both connect, the
+// preferred connection is returned.
+func (d *targetDialer) dialPreferred(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.Prefer == "" {
+		return dialNet(ctx, d.next, network, address)
+	}
+	first, second := network+"4", network+"6"
+	if d.Prefer == "ipv6" {
+		first, second = second, first
+	}
+	delay := headStart
+	if deadline, ok := ctx.Deadline(); ok {
+		delay = min(delay, time.Until(deadline)/2)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		c   net.Conn
+		err error
+	}
+	results := make(chan result, 1)
+	dialSecond := func() {
+		c, err := dialNet(ctx, d.next, second, address)
+		if err == nil {
+			cancel() // the first one is not needed any more
+		}
+		results <- result{c, err}
+	}
+	timer := time.AfterFunc(delay, dialSecond)
+	defer timer.Stop()
+	c, err := dialNet(ctx, d.next, first, address)
+	notBegun := timer.Stop()
+	switch {
+	case err == nil && notBegun:
+		return c, nil
+	case err == nil:
+		cancel()
+		if other := <-results; other.err == nil {
+			abandon(other.c)
+		}
+		return c, nil
+	case notBegun && ctx.Err() != nil:
+		return nil, err
+	case notBegun:
+		dialSecond()
+	}
+	other := <-results
+	if other.err != nil {
+		return nil, errors.Join(err, other.err)
+	}
+	return other.c, nil
+}
+
+// apply sets the socket options.
+func (t *Target) apply(c net.Conn) error {
+	if t.NoDelay == nil && t.KeepAlive == nil && t.SendBuffer == 0 && t.ReceiveBuffer == 0 && t.Linger == nil {
+		return nil
+	}
+	tcp := tcpConn(c)
+	if tcp == nil {
+		return fmt.Errorf("preflight: the tcp_ options need a TCP connection; NetDialer returned %T", c)
+	}
+	var errs []error
+	if t.NoDelay != nil {
+		errs = append(errs, tcp.SetNoDelay(*t.NoDelay))
+	}
+	if t.KeepAlive != nil {
+		errs = append(errs, tcp.SetKeepAlive(*t.KeepAlive))
+	}
+	if t.SendBuffer > 0 {
+		errs = append(errs, tcp.SetWriteBuffer(t.SendBuffer))
+	}
+	if t.ReceiveBuffer > 0 {
+		errs = append(errs, tcp.SetReadBuffer(t.ReceiveBuffer))
+	}
+	if t.Linger != nil {
+		errs = append(errs, tcp.SetLinger(*t.Linger))
+	}
+	return errors.Join(errs...)
+}
+
+// tcpConn returns the TCP connection at the bottom of c, or nil.
+func tcpConn(c net.Conn) *net.TCPConn {
+	for {
+		switch below := c.(type) {
+		case *net.TCPConn:
+			return below
+		case interface{ NetConn() net.Conn }:
+			c = below.NetConn()
+		default:
+			return nil
+		}
+	}
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
@@ -75,6 +77,13 @@ func FuzzParseURL(f *testing.F) {
 		"host:1/?unknown=1#fragment",
 		"tcps://bücher.example:1/?sni=B%C3%9CCHER.example&tcp_linger=-1&tcp_connecttimeout=250&pretty=t&compression=zlib&tcp_idlereadtimeout=1",
 		"[::g]:x/%zz",
+		// Inputs that once broke a property.
+		"tcps://::0",
+		"tcp://0%3A0:0",
+		"tcp://0:0/%2F ",
+		"tcp://0:0:0",
+		"tcp://@@0:0",
+		"tcp://user:p240ss@[fe80::1%25ew\xb1th\xaa]:1//",
 	} {
 		f.Add(raw)
 	}
@@ -186,11 +195,16 @@ func badSeeds(f *testing.F, dir string) {
 // a plain connection or refused, and every byte is where it belongs.
 func FuzzServer(f *testing.F) {
 	badSeeds(f, "to_listener")
-	for i, test := range testkit.BadHeads {
+	for i, test := range testkit.MalformedHeads {
 		if len(test.Head) < 1<<10 {
-			f.Add([]byte(test.Head+testkit.BadSmuggled), uint16(i))
+			f.Add([]byte(test.Head+testkit.Smuggled), uint16(i))
 		}
 	}
+	// Inputs that once broke a property.
+	f.Add([]byte("0 0 HT"), uint16(1))
+	f.Add([]byte("0 / HTTP/1.0\r\n0\r\n\r\n0"), uint16(13))
+	f.Add([]byte("00 /0 0 HTTP/1.0\r\n"), uint16(16))
+	f.Add([]byte("HEAD / HTTP/1.1\r\nHost:0\r\nConneCtion:UpgrAde\r\nUpgrAde:tCp\r\n\r\nHTTP/1.1 101\r\n\r\n"), uint16(0))
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
 		serve := func(c net.Conn) (*preflight.Conn, error) { return preflight.Server(context.Background(), c) }
 		outcome, c := badRun(t, in, len(in)+1, serve)
@@ -262,11 +276,15 @@ func FuzzServer(f *testing.F) {
 // first bytes are what follows the 101, or an error.
 func FuzzClient(f *testing.F) {
 	badSeeds(f, "to_dialer")
-	for i, test := range testkit.BadAnswers {
+	for i, test := range testkit.MalformedAnswers {
 		if len(test.Answer) < 1<<10 {
 			f.Add([]byte(test.Answer), uint16(i))
 		}
 	}
+	// Inputs that once broke a property.
+	f.Add([]byte("HTTP/1.0 101 \n\n"), uint16(0))
+	f.Add([]byte("HTTP/1.1 100\n\nHTTP/1.1 101\nUpgrade:tcp\nConnection:upgrade\n\n\n"), uint16(13))
+	f.Add([]byte("HTTP/1.0 101\nUpgrade:tcp\r\nConnection:upgrade\n\r\n\n\r\n"), uint16(0))
 	f.Fuzz(func(t *testing.T, in []byte, piece uint16) {
 		dial := func(c net.Conn) (*preflight.Conn, error) {
 			return preflight.Client(context.Background(), c, &http.Request{Host: "h", URL: &url.URL{Path: "/"}})
@@ -298,5 +316,45 @@ func FuzzClient(f *testing.F) {
 			}
 		}
 		require.Zero(t, heads.Buffered())
+	})
+}
+
+// FuzzStatusError: whatever a refusal holds, its text is safe to show. A secret
+// of the request that the reason phrase, the Location or the body repeats is not in
+// the text, and neither is a character that a terminal obeys or hides.
+func FuzzStatusError(f *testing.F) {
+	for i, code := range []uint16{302, 400, 401, 403, 407, 429, 503, 599, 200} {
+		f.Add(code-200, []string{"7", "Fri, 31 Dec 1999 23:59:59 GMT", "-1"}[i%3], `Basic realm="x", Bearer error="invalid_token"`, "https://me:pw@login.example:8443", "why\x1b[2J")
+		f.Add(code-200, strings.Repeat("9", 30), "Negotiate", []string{"", "//h", "http://[::1%25lo]", "http://\u009b", "http://%9b"}[i%5], "The plain HTTP request")
+	}
+	f.Fuzz(func(t *testing.T, code uint16, retry, challenge, location, body string) {
+		const secret = "s3cr3t"
+		if strings.Contains(retry+challenge+location, secret) {
+			return
+		}
+		answer := fmt.Sprintf("HTTP/1.1 %03d "+secret+" \u202e\u009b\r\nRetry-After: %s\r\nWWW-Authenticate: %s\r\nLocation: %s/x/%s?%[5]s#%[5]s\r\n\r\n%s%[5]s",
+			200+code%800, retry, challenge, location, secret, body)
+		_, c := badRun(t, []byte(answer), len(answer), func(c net.Conn) (*preflight.Conn, error) {
+			conn, err := preflight.Client(context.Background(), c, &http.Request{Host: "h", URL: &url.URL{Path: "/", RawQuery: secret}})
+			require.Error(t, err)
+			text := err.Error()
+			require.NotContains(t, text, secret)
+			require.True(t, utf8.ValidString(text), "%q", text)
+			require.Equal(t, -1, strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", text)
+			e, ok := err.(*preflight.StatusError)
+			if !ok {
+				return conn, err
+			}
+			require.Equal(t, fmt.Sprint(e.StatusCode), e.ErrorType())
+			require.LessOrEqual(t, len(e.Body), 4<<10)
+			wait, ok := e.RetryAfter()
+			require.GreaterOrEqual(t, wait, time.Duration(0))
+			require.True(t, ok || wait == 0)
+			if e.Temporary() {
+				require.Contains(t, []int{408, 425, 429, 502, 503, 504}, e.StatusCode)
+			}
+			return conn, err
+		})
+		require.Nil(t, c)
 	})
 }

@@ -18,8 +18,8 @@ import (
 
 const proxyAuthorization = "Proxy-Authorization"
 
-// reserved are the fields of the upgrade request that are not the user's to
-// set: the exchange owns them, or they would give the request a body.
+// reserved are the fields of the upgrade request that the user may not set. The library
+// sets them itself, or they would give the request a body.
 var reserved = []string{
 	"Host", "Connection", "Upgrade",
 	"Content-Length", "Transfer-Encoding", "Trailer", "Expect",
@@ -28,20 +28,20 @@ var reserved = []string{
 	proxyAuthorization,
 }
 
-// hopFields are the fields that frame a message or belong to one connection
-// (RFC 9110 §7.6.1). An application's answer may not carry them.
+// hopFields are the fields that frame a message or belong to one connection (RFC 9110
+// §7.6.1). An answer of the application may not carry them.
 var hopFields = []string{
 	"Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer",
 	"Te", "Keep-Alive", "Proxy-Connection",
 }
 
 // ownPrefixes begin the names of the fields by which the two ends negotiate. The
-// application sets none of them: one that copies fields of a request into its
-// answer must not be able to agree to anything.
+// application may set none of them: an application that copies fields of a request into
+// its answer must not agree to anything by accident.
 var ownPrefixes = []string{"Preflight-", "Sec-WebSocket-"}
 
-// checkHeader reports the first field of h, in the order of names, that may
-// not be sent. It never repeats a value, which may be a secret.
+// checkHeader reports the first field of h, in the order of names, that may not be sent.
+// Its error never contains a value, which may be a secret.
 func checkHeader(h http.Header, forbidden []string) (err error) {
 	var first string
 	for name, values := range h {
@@ -79,7 +79,7 @@ func checkField(name string, values, forbidden []string) error {
 	return nil
 }
 
-// replaced is h with the fields of fresh in place of those of the same name.
+// replaced returns h with the fields of fresh, which replace fields of the same name.
 func replaced(h, fresh http.Header) http.Header {
 	merged := h
 	for name := range fresh {
@@ -92,7 +92,7 @@ func replaced(h, fresh http.Header) http.Header {
 	return merged
 }
 
-// without is h without the fields called name, in whatever case.
+// without returns h without the fields called name. It ignores case.
 func without(h http.Header, name string) http.Header {
 	rest := make(http.Header, len(h))
 	for other, values := range h {
@@ -103,8 +103,8 @@ func without(h http.Header, name string) http.Header {
 	return rest
 }
 
-// valuesOf returns the values of the fields called name, in whatever case, and
-// whether there is such a field.
+// valuesOf returns the values of the fields called name, and whether there is such a
+// field. It ignores case.
 func valuesOf(h http.Header, name string) (values []string, ok bool) {
 	for other, v := range h {
 		if strings.EqualFold(other, name) {
@@ -114,7 +114,7 @@ func valuesOf(h http.Header, name string) (values []string, ok bool) {
 	return values, ok
 }
 
-// newHeader makes a Header of the fields of a parsed head.
+// newHeader converts the fields of a parsed head to a Header.
 func newHeader(head []byte) http.Header {
 	h := make(http.Header)
 	for name, value := range wire.Header(head) {
@@ -127,9 +127,9 @@ func newHeader(head []byte) http.Header {
 	return h
 }
 
-// newRequest makes a Request of the head of an upgrade request that came from
-// remote on c, with the context ctx. The strict parser has accepted it, and what that accepts net/http
-// reads the same way.
+// newRequest converts the head of an upgrade request, which came from remote on c, to a
+// Request with the context ctx. The strict parser has accepted the head, and net/http
+// reads every such head in the same way.
 func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (*http.Request, error) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil {
@@ -140,7 +140,8 @@ func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (
 	return r.WithContext(ctx), nil
 }
 
-// tlsState is what [http.Request] wants to know of a TLS connection; nil if c is none.
+// tlsState returns the TLS state of c for [http.Request]; nil if c is not a TLS
+// connection.
 func tlsState(c net.Conn) *tls.ConnectionState {
 	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
@@ -150,8 +151,8 @@ func tlsState(c net.Conn) *tls.ConnectionState {
 	return &state
 }
 
-// newResponse makes a Response of the head of an answer. It is not left to
-// http.ReadResponse, which refuses a 101 for fields that mean nothing on it.
+// newResponse converts the head of an answer to a Response. http.ReadResponse is not
+// used, because it rejects a 101 for fields that have no meaning on it.
 func newResponse(head []byte, req *http.Request) *http.Response {
 	r, err := wire.ParseResponse(head)
 	if err != nil {
@@ -169,7 +170,8 @@ func newResponse(head []byte, req *http.Request) *http.Response {
 	}
 }
 
-// statusLine is the code with the reason phrase, the standard one if there is none.
+// statusLine returns the code with the reason phrase, or with the standard phrase if
+// there is none.
 func statusLine(r wire.Response) string {
 	if len(r.Reason) == 0 {
 		return statusText(r.Status, http.StatusText(r.Status))

@@ -4,211 +4,216 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A PreflightListener accepts TCP clients that come through an HTTP reverse
-// proxy beside those that come directly, on one port. It wraps any
-// [net.Listener]:
+// A PreflightListener accepts TCP clients that come through an HTTP reverse proxy and
+// clients that connect directly, on one port. It wraps any [net.Listener]:
 //
 //	grpc.NewServer().Serve(&preflight.PreflightListener{Listener: ln})
 //
-// Each accepted connection is sorted by its first bytes, in a goroutine of its
-// own that ends before Accept returns the connection, so that a slow client
-// delays nobody. The kinds are tried in this order:
+// Each accepted connection is classified by its first bytes. This happens in a
+// goroutine of its own, which ends before Accept returns the connection, so a slow
+// client delays nobody else. The kinds are tried in this order:
 //
-//   - A header of the PROXY protocol, from one of TrustedProxies, tells whose
-//     connection it is. What follows is sorted again.
-//   - TLS is accepted if TLSConfig is set, and what it carries is sorted again. If
+//   - A header of the PROXY protocol, from one of TrustedProxies, gives the client's
+//     address. The bytes after it are classified again.
+//   - TLS is accepted if TLSConfig is set, and its content is classified again. If
 //     client and server agree by ALPN on a protocol other than http/1.1, the
 //     connection counts as plain.
-//   - An upgrade request for one of Protocols is answered 101, and Accept
-//     returns the tunnel behind it.
-//   - Any other HTTP/1.x request goes to Handler, if there is one. Else it is
-//     refused with an HTTP answer: 426 where it is in order, and what RFC 9110 and
-//     9112 say where it is not. So is a request of another version (505), and a
-//     line that only a lax proxy makes of a request (400). No request reaches
-//     the application, so that nobody can send it the body of a POST. Up to two
-//     empty lines before a request are skipped (RFC 9112 §2.2).
-//   - Anything else is a plain connection, decided at the first byte that
-//     cannot belong to a request line. It is handed on untouched, unless
-//     Authorize or RequireUpgrade is set: then it is closed without a word.
+//   - An upgrade request for one of Protocols is answered 101, and Accept returns the
+//     tunnel.
+//   - Any other HTTP/1.x request is passed to Handler. Without a Handler it is refused
+//     with an HTTP answer: 426 if it is valid, otherwise the status that RFC 9110 and
+//     RFC 9112 require. A request of another version is refused with 505. A line that
+//     only a lax proxy can make of a request is refused with 400. No request reaches
+//     the application, so nobody can send it the body of a POST. Up to two empty lines
+//     before a request are skipped (RFC 9112 §2.2).
+//   - Anything else is a plain connection. This is decided at the first byte that
+//     cannot belong to a request line. The connection is passed on unchanged. If
+//     Authorize or RequireUpgrade is set, it is closed without an answer instead.
 //
-// Plain is also a client that ends its direction before that is decided, one
-// that stalls in its first line until HandshakeTimeout, and one that sends
-// nothing until then or until PlainAfter. A first line that is still undecided
-// at MaxHeaderBytes is refused (414) if it looks like HTTP, else plain. Such a
-// connection may still turn out to be a proxy's, opened long before there was
-// a request for it: when its first line ends as a request line does, Read
-// closes it and returns an error instead of the end of the line.
+// These clients are plain too: one that ends its direction before the decision, one
+// that stalls in its first line until HandshakeTimeout, and one that sends nothing
+// until then or until PlainAfter. A first line that is still undecided at
+// MaxHeaderBytes is refused (414) if it looks like HTTP, and is plain otherwise. Such
+// a connection may still belong to a proxy that opened it long before there was a
+// request to send. If its first line then ends as a request line does, Read closes the
+// connection and returns an error instead of the end of the line.
 //
 // If the connections of Listener have a HandshakeContext method, as those of
-// [crypto/tls.NewListener] do, it is called first. ServeHTTP mounts the listener
-// on an existing HTTP server.
+// [crypto/tls.NewListener] do, it is called first. ServeHTTP mounts the listener on an
+// existing HTTP server.
 //
-// Fields must not be changed after the first call of a method. A field that is
-// out of range is an error of Accept. All methods are safe for concurrent use.
+// Fields must not be changed after the first call of a method. A field that is out of
+// range is an error of Accept. All methods are safe for concurrent use.
 type PreflightListener struct {
-	// Listener is the wrapped listener. nil means that the connections come by
-	// ServeHTTP alone.
+	// Listener is the wrapped listener. nil means that all connections come
+	// through ServeHTTP.
 	net.Listener
 
-	// Protocols are the upgrade tokens served, in order of preference,
-	// compared without regard to case (RFC 9110 §7.8). The 101 repeats the one
-	// that was chosen. nil means tcp and tcps: AMPS's clients ask for tcps when
-	// they speak TLS to the proxy, and mean the same. No token says anything
-	// about TLS inside the tunnel, see TLSConfig. "websocket" is an error.
-	// Empty, not nil, means none: every request goes to Handler, which must be
-	// set, and may mount other listeners by path.
+	// Protocols are the upgrade tokens that are served, in order of preference.
+	// They are compared case-insensitively (RFC 9110 §7.8). The 101 repeats the
+	// chosen one. nil means tcp and tcps: AMPS clients ask for tcps if they speak
+	// TLS to the proxy, and mean the same. No token says anything about TLS inside
+	// the tunnel, see TLSConfig. "websocket" is an error. A slice that is empty but
+	// not nil means no tokens: every request goes to Handler, which must be set and
+	// may mount other listeners by path.
 	Protocols []string
 
-	// Authorize vets an upgrade request, if it is set, before the 101 is
-	// sent. The fields that it returns join the 101; they may not be
-	// hop-by-hop or framing fields. A [*StatusError] chooses the refusal. No
-	// field of either may begin with Preflight- or Sec-WebSocket-. Any
-	// other error is a 403 whose text stays here. A panic, which is recorded by
-	// Telemetry, or else printed, and an answer that cannot be sent, are a 500.
+	// Authorize decides about an upgrade request before the 101 is sent. nil
+	// accepts every request. The fields that it returns are added to the 101. They
+	// must not be hop-by-hop or framing fields. A [*StatusError] chooses the
+	// refusal. No field of either may begin with Preflight- or Sec-WebSocket-. Any
+	// other error is answered 403, and its text is not sent. A panic is answered
+	// 500; Telemetry records it, or it is printed. An answer that cannot be sent
+	// is a 500 too.
 	//
-	// RemoteAddr of the request is the client's, as Conn.RemoteAddr. The
+	// RemoteAddr of the request is the client's address, as in Conn.RemoteAddr. The
 	// Context ends with the handshake, and when the client resets or ends its
-	// connection; [context.Cause] says why. A half-close counts as an end: a
+	// connection; [context.Cause] says why. A half-close counts as an end, so a
 	// client must keep its direction open until it has the 101. An end is noticed
-	// after a tenth of a second, and on a transport with deadlines alone. To hand
-	// something on to the application, replace the Context:
+	// only after a tenth of a second, and only on a transport with deadlines. To
+	// pass a value to the application, replace the Context:
 	//
-	//	*r = *r.WithContext(context.WithValue(r.Context(), key, user))
+	// 	*r = *r.WithContext(context.WithValue(r.Context(), key, user))
 	//
-	// [Conn.Request] returns this very request; by then its Context no longer
-	// ends. It must not be used by others once Authorize has returned.
+	// [Conn.Request] returns this same request. By then its Context no longer ends.
+	// Nobody else may use the request after Authorize has returned.
 	//
-	// Authorize guards tunnels only, not Handler. A plain connection cannot be
-	// vetted, so with Authorize it is refused unless AllowPlain is set. The
-	// request may have been sent by a client, or replayed by a proxy, any
-	// number of times: a credential in it cannot be one that is good for one
-	// use. Authorize is called concurrently.
+	// Authorize guards only tunnels, not Handler. It cannot decide about a plain
+	// connection. Therefore plain connections are refused if Authorize is set,
+	// unless AllowPlain is set too. A client may send the same request any number
+	// of times, and a proxy may replay it. A credential in it cannot be valid for
+	// only one use. Authorize is called concurrently.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// RequireUpgrade refuses plain connections. Set it wherever plain clients
-	// have no business on the port. AllowPlain or PlainAfter beside it is an
-	// error.
+	// RequireUpgrade refuses plain connections. Set it if only tunnels are allowed
+	// on the port. Setting AllowPlain or PlainAfter too is an error.
 	RequireUpgrade bool
 
-	// AllowPlain hands plain connections on although Authorize is set. Without
-	// Authorize it changes nothing.
+	// AllowPlain accepts plain connections although Authorize is set. Without
+	// Authorize it has no effect.
 	AllowPlain bool
 
-	// PlainAfter hands a client that has sent nothing for this long on as a
-	// plain connection, for protocols in which the server speaks first
-	// (200 ms to 1 s; MySQL, SMTP, NATS). It counts from the start of the
-	// innermost layer: behind a PROXY header or a TLS handshake, from there. 0
-	// means after HandshakeTimeout; negative, or more than 365 days, is an error. It
-	// means nothing where plain connections are refused, and needs a transport with
-	// deadlines. Behind a proxy that connects before it has a request to send,
-	// such as Go's ReverseProxy, set RequireUpgrade instead.
+	// PlainAfter is the time after which a client that has sent nothing is passed
+	// on as a plain connection. It is for protocols in which the server speaks
+	// first (200 ms to 1 s; MySQL, SMTP, NATS). The time starts with the innermost
+	// layer: after a PROXY header or a TLS handshake. 0 means HandshakeTimeout. A
+	// negative value, or more than 365 days, is an error.
+	//
+	// PlainAfter has no effect if plain connections are refused. It needs a
+	// transport with deadlines. Some proxies, such as Go's ReverseProxy, connect
+	// before they have a request to send. Behind them, set RequireUpgrade instead.
 	PlainAfter time.Duration
 
 	// Handler serves the ordinary HTTP requests on the port: health checks,
-	// administration, WebSocket. nil means that they are answered 426. It is
-	// called as a handler of [http.Server] is, whose timeouts are
-	// HandshakeTimeout for a head and IdleTimeout between requests, with a
-	// RemoteAddr that is the peer's, or that of its PROXY header. A connection
-	// may send ordinary requests first and an upgrade request later; a request
-	// with Upgrade that is not answered 101 ends its connection. Connections
-	// with a request under way or between two are not counted by MaxPending.
+	// administration, WebSocket. nil means that they are answered 426. It is called
+	// like a handler of [http.Server]. HandshakeTimeout bounds the head of a
+	// request, and IdleTimeout the wait between requests. RemoteAddr is the address
+	// of the peer, or that in its PROXY header. A connection may send ordinary
+	// requests first and an upgrade request later. A request with Upgrade that is
+	// not answered 101 ends its connection. MaxPending does not count connections
+	// that serve a request or wait for the next one.
 	//
-	// Package net/http parses the requests that Handler serves, and decides
-	// which of them are malformed, wherever they stand on a connection. A first
-	// request that carries Upgrade is parsed by the stricter parser of this
-	// package; an upgrade request behind another one is net/http's, see
-	// ServeHTTP.
+	// Package net/http parses the requests that Handler serves, and decides which
+	// of them are malformed. A first request with Upgrade is parsed by the stricter
+	// parser of this package. A later upgrade request on the same connection is
+	// parsed by net/http, see ServeHTTP.
 	Handler http.Handler
 
-	// IdleTimeout is how long a connection may wait for its next ordinary
-	// request, for Handler. 0 means 11 minutes, which is more than the 10
-	// minutes of Google's load balancers; negative means no limit. It should be
-	// longer than the time for which the proxy keeps an idle connection:
-	// otherwise the listener may close one just when the proxy sends a request
-	// on it, which the client sees as a 502.
+	// IdleTimeout is how long a connection may wait for its next ordinary request,
+	// for Handler. 0 means 11 minutes, which is more than the 10 minutes of
+	// Google's load balancers. A negative value means no limit. It should be longer
+	// than the time for which the proxy keeps an idle connection. Otherwise the
+	// listener may close a connection just when the proxy sends a request on it,
+	// and the client sees a 502.
 	IdleTimeout time.Duration
 
-	// TLSConfig, if it is set, accepts TLS from clients that speak it first,
-	// beside those that do not, and inside tunnels whose request asks for it by
-	// the field "Preflight-Tunnel: tls", as PreflightDialer.TunnelTLSConfig
-	// does. The 101 repeats that field, and Accept returns the connection after
-	// the TLS handshake. Without TLSConfig such a request is answered 426. An
-	// end of such a tunnel without TLS's close_notify is [io.ErrUnexpectedEOF].
+	// TLSConfig accepts TLS on the same port, from clients that speak it first. It
+	// also accepts TLS inside tunnels whose request asks for it with the field
+	// "Preflight-Tunnel: tls", as PreflightDialer.TunnelTLSConfig does. The 101
+	// repeats that field, and Accept returns the connection after the TLS
+	// handshake. nil means no TLS; a request for TLS inside the tunnel is then
+	// answered 426. If such a tunnel ends without TLS's close_notify, Read returns
+	// [io.ErrUnexpectedEOF].
 	//
 	// To require TLS from the peer, or client certificates, put
 	// [crypto/tls.NewListener] underneath. To require TLS inside every tunnel,
 	// leave TLSConfig nil, set RequireUpgrade, and put crypto/tls.NewListener
-	// above; clients dial without TunnelTLSConfig and call [crypto/tls.Client]
-	// on the connection.
+	// above. Clients then dial without TunnelTLSConfig and call
+	// [crypto/tls.Client] on the connection.
 	//
-	// NextProtos, if there are any, must hold http/1.1 for upgrade requests over
-	// TLS; before h2, if there is a Handler, because browsers offer both. The
-	// Config is not modified.
+	// If NextProtos is not empty, it must contain http/1.1 for upgrade requests
+	// over TLS. With a Handler, http/1.1 must stand before h2, because browsers
+	// offer both. The Config is not modified.
 	TLSConfig *tls.Config
 
-	// TrustedProxies are the peers that are believed about the client's
-	// address: by a PROXY header (version 1 or 2) at the beginning of a
-	// connection, and by ClientAddrHeader in an upgrade request. From anyone
-	// else both are mere bytes, and a request behind a PROXY header is answered
-	// 400. The address is followed from the peer to the source in the PROXY
-	// header and on through the field, from the right, as long as the address
-	// so far is trusted itself; that is what Conn.RemoteAddr and the RemoteAddr
-	// of a request are then. IPv4-mapped IPv6 addresses count as IPv4, and zones
-	// are ignored. The peer of a Unix socket is trusted if there is any prefix,
-	// because the permissions of the socket's file decide who may connect. An
-	// abstract socket of Linux has no file: anybody on the machine may connect,
-	// and nobody is trusted. nil means nobody.
+	// TrustedProxies are the peers whose information about the client's address is
+	// used: a PROXY header (version 1 or 2) at the beginning of a connection, and
+	// ClientAddrHeader in an upgrade request. From any other peer, both are
+	// ordinary bytes, and a request after a PROXY header is answered 400. nil means
+	// that no peer is trusted.
 	//
-	// A PROXY header that is malformed ends the connection; a field that is, is
-	// answered 400. For the further contents of PROXY headers (TLVs), wrap
-	// Listener with that of github.com/pires/go-proxyproto instead; where its
-	// header tells no client, the connection has the proxy's address.
+	// The search for the client's address starts at the peer. It continues with the
+	// source in the PROXY header, and then with the entries of the field, from
+	// right to left, as long as the address found so far is trusted itself. The
+	// result is Conn.RemoteAddr, and RemoteAddr of a request. IPv4-mapped IPv6
+	// addresses count as IPv4, and zones are ignored.
+	//
+	// The peer of a Unix socket is trusted if there is any prefix, because the
+	// permissions of the socket's file decide who may connect. An abstract socket
+	// of Linux has no file, so anybody on the machine may connect to it, and its
+	// peers are not trusted.
+	//
+	// A malformed PROXY header ends the connection. A malformed field is answered
+	// 400. To read the TLVs of PROXY headers, wrap Listener with that of
+	// github.com/pires/go-proxyproto instead. If its header names no client, the
+	// connection has the proxy's address.
 	TrustedProxies []netip.Prefix
 
-	// ClientAddrHeader is the one field that the TrustedProxies maintain: ""
-	// means X-Forwarded-For; Forwarded (RFC 7239), or a field that holds one
-	// address, such as X-Real-IP or CF-Connecting-IP. It must be a field that
-	// they append to or replace: nginx and HAProxy hand a client's own
-	// Forwarded on untouched, and whatever is handed on is the client's to forge.
+	// ClientAddrHeader is the header field that the TrustedProxies maintain. ""
+	// means X-Forwarded-For. Other values are Forwarded (RFC 7239), and fields with
+	// a single address, such as X-Real-IP or CF-Connecting-IP. The proxies must
+	// append to the field or replace it. nginx and HAProxy forward the client's own
+	// Forwarded unchanged, and a client can forge a field that is forwarded.
 	ClientAddrHeader string
 
 	// HandshakeTimeout bounds each handshake as a whole: the PROXY header, TLS,
-	// reading, Authorize, writing the 101, and TLS inside the tunnel. 0 means
-	// 10 seconds; negative, or more than 365 days, is an error. It does not run
-	// while a finished connection waits for Accept.
+	// reading, Authorize, writing the 101, and TLS inside the tunnel. 0 means 10
+	// seconds. A negative value, or more than 365 days, is an error. The timeout
+	// does not run while a finished connection waits for Accept.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means
-	// 16 KiB; negative, or more than 1 GiB, is an error. A client that stalls
-	// holds 4 KiB or twice what it has sent, and not the limit. Ordinary
-	// requests, which net/http reads for Handler, may be up to 8 KiB larger.
+	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means 16
+	// KiB. A negative value, or more than 1 GiB, is an error. A client that stalls
+	// uses 4 KiB or twice what it has sent, not the limit. Ordinary requests, which
+	// net/http reads for Handler, may be up to 8 KiB larger.
 	MaxHeaderBytes int
 
-	// MaxPending bounds the handshakes under way, from the moment a
-	// connection is accepted from Listener, or a request comes by ServeHTTP, to
-	// the moment Accept returns it or Handler takes it. 0 means 4096; negative, or
-	// more than 1<<30, is an error. When it is reached, a new client takes the place of the one
-	// that has kept us waiting for bytes the longest, and for a second at
-	// least: that one is handed on as plain if it has sent nothing and plain
-	// connections are allowed, else closed. If there is none, new clients wait
-	// in the kernel's backlog, and requests in ServeHTTP until their
-	// HandshakeTimeout (503). A client that has gone while Authorize runs gives its
-	// place up at once. As many calls of Authorize as MaxPending may still be
-	// running for such clients, beside those that are counted.
+	// MaxPending bounds the handshakes in progress. A handshake counts from the
+	// moment when the connection is accepted from Listener, or a request arrives by
+	// ServeHTTP, until Accept returns the connection or Handler takes it. 0 means
+	// 4096. A negative value, or more than 1<<30, is an error.
+	//
+	// At the limit, a new client replaces the client that has kept the listener
+	// waiting for bytes the longest, if that is at least a second. If the replaced
+	// client has sent nothing and plain connections are allowed, it is passed on as
+	// plain. Otherwise it is closed. If no client can be replaced, new clients wait
+	// in the kernel's backlog, and requests wait in ServeHTTP until their
+	// HandshakeTimeout (503).
+	//
+	// A client that leaves while Authorize runs gives its place up at once. For
+	// such clients, up to MaxPending further calls of Authorize may still run.
 	MaxPending int
 
-	// Telemetry shows the handshakes and the connections behind them; nil
-	// means that nobody looks.
+	// Telemetry reports the handshakes and the connections after them. nil disables
+	// telemetry.
 	Telemetry *Telemetry
 
 	init   sync.Once
@@ -219,11 +224,11 @@ type PreflightListener struct {
 	cancel    context.CancelFunc
 	start     sync.Once
 	delivered chan delivery
-	room      chan struct{} // a handshake came to its end
+	room      chan struct{} // signalled when a handshake may begin, see admit
 	draining  atomic.Bool   // since Shutdown
-	gone      chan struct{} // since Close: nobody accepts any more
-	drained   chan struct{} // nothing more will be delivered
-	quiet     chan struct{} // and nothing that was is still open
+	gone      chan struct{} // closed by Close
+	drained   chan struct{} // closed when nothing more will be delivered
+	idle      chan struct{} // closed when, also, no delivered connection is open
 	server    *http.Server  // of Handler; nil without one
 	feed      *feed
 	serving   sync.Once
@@ -234,118 +239,16 @@ type PreflightListener struct {
 	shutdowns int // calls of Shutdown under way
 }
 
-// A delivery is what one call of Accept returns.
+// A delivery is the result of one call of Accept.
 type delivery struct {
 	conn *Conn
 	err  error
 }
 
-// prepare resolves the configuration once; the caller's fields stay as they are.
-func (l *PreflightListener) prepare() {
-	l.init.Do(func() {
-		l.ctx, l.cancel = context.WithCancel(context.Background())
-		l.delivered = make(chan delivery)
-		l.room = make(chan struct{}, 1)
-		l.gone, l.drained, l.quiet = make(chan struct{}), make(chan struct{}), make(chan struct{})
-		l.onClose = l.closed
-		l.pending.prepare()
-		l.policy = policy{
-			protocols:   slices.Clone(l.Protocols),
-			authorize:   l.Authorize,
-			refusePlain: l.RequireUpgrade || l.Authorize != nil && !l.AllowPlain,
-			plainAfter:  l.PlainAfter,
-			maxHeader:   l.MaxHeaderBytes,
-			tls:         l.TLSConfig,
-			handler:     l.Handler != nil,
-			draining:    &l.draining,
-			keeper:      l,
-			role:        l.Telemetry.serverSide(),
-		}
-		if l.Protocols == nil {
-			l.policy.protocols = defaultProtocols
-		}
-		l.policy.answers = answers(l.policy.protocols)
-		if l.MaxHeaderBytes == 0 {
-			l.policy.maxHeader = defaultMaxHeader
-		}
-		if l.policy.proxies, l.err = newProxies(l.TrustedProxies, l.ClientAddrHeader); l.err == nil {
-			l.err = l.check()
-		}
-		if l.Handler != nil {
-			l.server = l.newServer()
-			l.feed = &feed{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()}
-		}
-	})
-}
-
-// What is larger is a mistake, or means no limit, which there is not to be. Sums
-// with smaller values do not overflow: deadlines, and what net/http adds to
-// MaxHeaderBytes.
-const (
-	maxTimeout = 365 * 24 * time.Hour
-	maxLimit   = 1 << 30
-)
-
-func (l *PreflightListener) check() error {
-	switch {
-	case l.HandshakeTimeout < 0:
-		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
-	case l.PlainAfter < 0:
-		return errors.New("preflight: PreflightListener.PlainAfter is negative")
-	case l.RequireUpgrade && l.AllowPlain:
-		return errors.New("preflight: PreflightListener.RequireUpgrade refuses plain connections and AllowPlain lets them in; set one of them")
-	case l.RequireUpgrade && l.PlainAfter > 0:
-		return errors.New("preflight: PreflightListener.PlainAfter is for plain connections, which RequireUpgrade refuses; set one of them")
-	case l.MaxHeaderBytes < 0:
-		return errors.New("preflight: PreflightListener.MaxHeaderBytes is negative")
-	case l.MaxPending < 0:
-		return errors.New("preflight: PreflightListener.MaxPending is negative")
-	case l.HandshakeTimeout > maxTimeout:
-		return fmt.Errorf("preflight: PreflightListener.HandshakeTimeout is %v, and may be %v at most", l.HandshakeTimeout, maxTimeout)
-	case l.PlainAfter > maxTimeout:
-		return fmt.Errorf("preflight: PreflightListener.PlainAfter is %v, and may be %v at most", l.PlainAfter, maxTimeout)
-	case l.MaxHeaderBytes > maxLimit:
-		return fmt.Errorf("preflight: PreflightListener.MaxHeaderBytes is %d, and may be %d (1 GiB) at most", l.MaxHeaderBytes, maxLimit)
-	case l.MaxPending > maxLimit:
-		return fmt.Errorf("preflight: PreflightListener.MaxPending is %d, and may be %d at most", l.MaxPending, maxLimit)
-	case len(l.policy.protocols) == 0 && l.Handler == nil:
-		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp and tcps")
-	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
-		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
-	}
-	for _, p := range l.policy.protocols {
-		if err := checkProtocol(p); err != nil {
-			return fmt.Errorf("preflight: PreflightListener.Protocols: %w", err)
-		}
-	}
-	return nil
-}
-
-func (l *PreflightListener) handshakeTimeout() time.Duration {
-	if l.HandshakeTimeout == 0 {
-		return defaultTimeout
-	}
-	return l.HandshakeTimeout
-}
-
-func (l *PreflightListener) idleTimeout() time.Duration {
-	if l.IdleTimeout == 0 {
-		return defaultIdleTimeout
-	}
-	return l.IdleTimeout
-}
-
-func (l *PreflightListener) maxPending() int {
-	if l.MaxPending == 0 {
-		return defaultMaxPending
-	}
-	return l.MaxPending
-}
-
-// Accept returns the next connection whose handshake is done, a [*Conn]
-// always. Errors of the wrapped listener are returned unchanged, each once;
-// the next call of Accept goes on. After Close, and once Shutdown has nothing
-// more to deliver, the error is [net.ErrClosed].
+// Accept returns the next connection whose handshake is complete. It is always a
+// [*Conn]. Each error of the wrapped listener is returned once, unchanged, and the next
+// call of Accept continues. After Close, and after Shutdown when nothing is left to
+// return, the error is [net.ErrClosed].
 func (l *PreflightListener) Accept() (net.Conn, error) {
 	l.prepare()
 	if l.err != nil {
@@ -371,8 +274,8 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
-// Addr is the address of the wrapped listener. Without one it is a fixed
-// address whose Network and String are "preflight".
+// Addr returns the address of the wrapped listener. Without one it is a fixed address
+// whose Network and String are "preflight".
 func (l *PreflightListener) Addr() net.Addr {
 	if l.Listener == nil {
 		return noAddr{}
@@ -380,20 +283,20 @@ func (l *PreflightListener) Addr() net.Addr {
 	return l.Listener.Addr()
 }
 
-// noAddr is the address of a listener that is fed by ServeHTTP alone.
+// noAddr is the address of a listener whose connections all come through ServeHTTP.
 type noAddr struct{}
 
 func (noAddr) Network() string { return "preflight" }
 func (noAddr) String() string  { return "preflight" }
 
-// Close closes the wrapped listener, the handshakes under way, the connections
-// that Accept has not returned and those that Handler serves, and waits for none
-// of them. Connections that Accept has returned stay open, and those that
-// Handler has hijacked. It must be called in the end, as servers do when Serve
-// returns: closing the wrapped listener alone leaves the rest as it is.
+// Close closes the wrapped listener, the handshakes in progress, the connections that
+// Accept has not returned, and the connections that Handler serves. It waits for none
+// of them. Connections that Accept has returned stay open, and so do those that
+// Handler has hijacked. Close must be called in the end, as servers do when Serve
+// returns. Closing only the wrapped listener leaves everything else open.
 //
-// While Shutdown waits, Close leaves the handshakes and Handler to it: servers
-// call Close when they are told to stop, and when Accept has no more for them.
+// While Shutdown waits, Close leaves the handshakes and Handler to Shutdown. Servers
+// call Close both when they are told to stop and when Accept returns an error.
 func (l *PreflightListener) Close() error {
 	l.prepare()
 	l.mu.Lock()
@@ -401,19 +304,20 @@ func (l *PreflightListener) Close() error {
 	waiting := l.shutdowns > 0
 	l.mu.Unlock()
 	if !waiting {
-		l.cutOff()
+		l.abort()
 	}
 	return l.closeInner()
 }
 
-// cutOff ends what has not been delivered.
-func (l *PreflightListener) cutOff() {
+// abort ends everything that has not been delivered.
+func (l *PreflightListener) abort() {
 	l.cancel()
 	l.mu.Lock()
 	for x := l.pending.oldest.place.next; x != &l.pending.oldest; x = x.place.next {
-		// Their goroutines close them. Closing them here could take seconds
-		// each: crypto/tls waits for its last message to be sent.
-		x.cutOff()
+		// The goroutines of the handshakes close their connections. Closing them
+		// here could take seconds each, because crypto/tls waits until its last
+		// message is sent.
+		x.abort()
 	}
 	l.mu.Unlock()
 	if l.server != nil {
@@ -427,44 +331,46 @@ func (l *PreflightListener) closeInner() error {
 	}
 	err := l.Listener.Close()
 	if l.draining.Load() && errors.Is(err, net.ErrClosed) {
-		err = nil // Shutdown and the server that it ends both close it
+		err = nil // Shutdown and the server both close it
 	}
 	return err
 }
 
-// Shutdown ends the listener in good order. It closes the wrapped listener, and
-// from then on refuses upgrade requests that still arrive, on connections that
-// are open or by ServeHTTP, with 503 and Retry-After. New plain connections are
-// closed. Tunnels that were answered before are still returned by Accept, which
-// then returns [net.ErrClosed]. Handler goes on until the rest is done; each of
-// its answers ends its connection.
+// Shutdown stops the listener gracefully. It closes the wrapped listener. Upgrade
+// requests that still arrive, on open connections or by ServeHTTP, are refused with
+// 503 and Retry-After. New plain connections are closed. Accept still returns the
+// tunnels that were answered before, and then [net.ErrClosed]. Handler continues until
+// everything else is done. Each of its answers ends its connection.
 //
-// Shutdown waits until every handshake has ended, every connection that Accept
-// has returned has been closed by [Conn.Close], and Handler has served its
-// requests (what it has hijacked is its own). It closes none of them: the
-// application tells its peers to go, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do. Both call Close. Close leaves the rest to a Shutdown
-// that has begun, but cuts off every handshake if none has. So begin Shutdown,
-// wait until the server's Serve has returned, and then stop the server; the
-// examples show that. A connection that is closed through [Conn.NetConn] is not
-// seen. A silent client delays Shutdown by up to HandshakeTimeout: give ctx a
-// longer deadline.
+// Shutdown waits until every handshake has ended, until every connection that Accept
+// has returned has been closed by [Conn.Close], and until Handler has served its
+// requests. It does not wait for connections that Handler has hijacked, nor notice a
+// connection that was closed through [Conn.NetConn]. It closes none of them: the
+// application tells its peers to leave, as grpc.Server.GracefulStop and
+// http.Server.Shutdown do.
 //
-// It returns nil when all of that is done, or the cause of the end of ctx; what is left then
-// goes on as before, and Close ends what belongs to the listener.
+// Both of these call Close. Close leaves the rest to a Shutdown that has begun, but
+// aborts every handshake if none has. Therefore begin Shutdown, wait until the
+// server's Serve has returned, and then stop the server. The examples show this. A
+// silent client delays Shutdown by up to HandshakeTimeout, so give ctx a longer
+// deadline.
+//
+// Shutdown returns nil when everything is done. If ctx ends first, it returns the cause
+// ([context.Cause]). Everything that is left then continues, and Close ends what
+// belongs to the listener.
 func (l *PreflightListener) Shutdown(ctx context.Context) error {
 	l.prepare()
 	l.mu.Lock()
 	l.draining.Store(true)
 	l.shutdowns++
-	l.tellEnd()
+	l.signalEnd()
 	l.mu.Unlock()
 	l.signalRoom()
 	defer l.endShutdown()
 	err := l.closeInner()
-	if !isClosed(l.quiet) { // which counts, also where ctx has ended
+	if !isClosed(l.idle) { // done is done, even if ctx has ended too
 		select {
-		case <-l.quiet:
+		case <-l.idle:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -483,6 +389,6 @@ func (l *PreflightListener) endShutdown() {
 	last := l.shutdowns == 0
 	l.mu.Unlock()
 	if last && isClosed(l.gone) {
-		l.cutOff()
+		l.abort()
 	}
 }

@@ -19,36 +19,36 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Telemetry makes the handshakes of a [PreflightDialer] or a [PreflightListener]
-// visible by OpenTelemetry. A nil *Telemetry is off and costs nothing; the zero
-// value uses the global providers. One Telemetry may serve any number of dialers
-// and listeners. It must not be copied or changed after its first use.
+// Telemetry reports the handshakes of a [PreflightDialer] or a [PreflightListener] to
+// OpenTelemetry. A nil *Telemetry is off and costs nothing. The zero value uses the
+// global providers. One Telemetry may serve any number of dialers and listeners. It must
+// not be copied or changed after its first use.
 //
-// A dial makes one client span for each attempt, with events for its stages, and
-// sends its context with the upgrade request. On the listener's side one server
-// span continues that trace for each handshake that ends in a tunnel, a refusal or
-// a failure; plain connections and requests for Handler have none. The Context
-// of [Conn.Request] carries it, so that an application can go on with the trace.
-// Spans are named after the method. They and the metrics, which the README
-// lists, never hold a header value, a path or the text of an error.
+// A dial creates one client span for each attempt, with events for its stages, and sends
+// the context of the span with the upgrade request. The listener continues that trace
+// with one server span for each handshake that ends in a tunnel, a refusal or a failure.
+// Plain connections and requests for Handler have no span. The Context of
+// [Conn.Request] carries the trace, so that an application can continue it. Spans are
+// named after the method. The README lists the metrics. Spans and metrics never contain
+// a header value, a path or the text of an error.
 //
-// A client that ends or resets its connection before it has said anything, such
-// as a health check that merely connects, is a probe: it is counted under the kind
-// probe, has no span, and is no failure.
+// A client that ends or resets its connection before it has sent anything, such as a
+// health check that only connects, is a probe. It is counted under the kind probe, has
+// no span, and is not a failure.
 //
-// A panic of a provider, of what it has made (a sampler, a span processor) or of
-// the propagator is printed with its stack, and the handshake goes on.
+// If a provider, an object that it created (a sampler, a span processor) or the
+// propagator panics, the panic is printed with its stack, and the handshake continues.
 type Telemetry struct {
-	// TracerProvider makes the spans; nil means that of [otel.GetTracerProvider].
+	// TracerProvider creates the spans. nil means [otel.GetTracerProvider].
 	TracerProvider trace.TracerProvider
 
-	// MeterProvider makes the metrics; nil means that of [otel.GetMeterProvider].
+	// MeterProvider creates the metrics. nil means [otel.GetMeterProvider].
 	MeterProvider metric.MeterProvider
 
-	// Propagator writes the trace context into the upgrade request, where it
-	// replaces no field that the user has set, and reads it there; nil means that
-	// of [otel.GetTextMapPropagator]. Whatever it writes, baggage included, adds to
-	// the head, which should stay below 7 KiB.
+	// Propagator writes the trace context into the upgrade request and reads it
+	// from there. It replaces no field that the user has set. nil means
+	// [otel.GetTextMapPropagator]. What it writes, including baggage, adds to the
+	// head, which should stay below 7 KiB.
 	Propagator propagation.TextMapPropagator
 
 	once           sync.Once
@@ -58,22 +58,22 @@ type Telemetry struct {
 
 const scope = "github.com/preflight-go/preflight"
 
-// The kinds of a connection: what became of its handshake.
+// The kinds are the outcomes of a handshake.
 const (
 	kindUpgraded = "upgraded"
 	kindPlain    = "plain"
-	kindHTTP     = "http"    // it is Handler's
-	kindRefused  = "refused" // by an HTTP answer, or a plain connection without a word
+	kindHTTP     = "http"    // passed to Handler
+	kindRefused  = "refused" // by an HTTP answer; a plain connection without one
 	kindFailed   = "failed"
-	kindProbe    = "probe" // the client has said nothing
+	kindProbe    = "probe" // the client has sent nothing
 )
 
-// inTelemetry is where an application's code panics, for contain.
+// inTelemetry names the code of the application that panicked, for contain.
 const inTelemetry = "what Telemetry calls"
 
 const kindKey = attribute.Key("preflight.kind")
 
-// The events of a client span: a stage is done.
+// The events of a client span each mark the end of a stage.
 const (
 	eventConnect   = "preflight.connect"
 	eventProxy     = "preflight.proxy_connect"
@@ -84,9 +84,9 @@ const (
 	eventTunnelTLS = "preflight.tunnel_tls"
 )
 
-// A role is what the telemetry of one side needs, made once: options and
-// attributes that are made for each handshake cost more than the handshake. A nil
-// *role is off.
+// A role is what the telemetry of one side needs. It is made once: to make the options
+// and the attributes for each handshake would cost more than the handshake. A nil *role
+// is off.
 type role struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
@@ -102,7 +102,7 @@ type role struct {
 	outcomes map[string]*outcome // by kind
 }
 
-// An outcome is a good end of a handshake, as it is recorded.
+// An outcome holds the attributes of a handshake that ended well.
 type outcome struct {
 	span           []attribute.KeyValue
 	handshake      []metric.RecordOption
@@ -111,7 +111,7 @@ type outcome struct {
 	received, sent []metric.AddOption
 }
 
-// clientSide is the role of a dialer; nil if t is.
+// clientSide returns the role of a dialer; nil if t is nil.
 func (t *Telemetry) clientSide() *role {
 	if t == nil || !t.prepared() {
 		return nil
@@ -119,7 +119,7 @@ func (t *Telemetry) clientSide() *role {
 	return &t.client
 }
 
-// serverSide is the role of a listener; nil if t is.
+// serverSide returns the role of a listener; nil if t is nil.
 func (t *Telemetry) serverSide() *role {
 	if t == nil || !t.prepared() {
 		return nil
@@ -163,7 +163,7 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 	var err error
 	r.handshakes, err = meter.Float64Histogram(name("handshake.duration"), metric.WithUnit("s"),
 		metric.WithDescription("Duration of handshakes."),
-		// Those that semconv has for http.server.request.duration.
+		// The buckets that semconv recommends for http.server.request.duration.
 		metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10))
 	report(err)
 	r.pending, err = meter.Int64UpDownCounter(name("handshake.pending"), metric.WithUnit("{handshake}"),
@@ -174,7 +174,7 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 	report(err)
 	r.lifetimes, err = meter.Float64Histogram(name("connection.duration"), metric.WithUnit("s"),
 		metric.WithDescription("Time from the end of the handshake until the connection is closed."),
-		// Proxies close what is idle at 30 s, 60 s and 15 min.
+		// Proxies close idle connections at 30 s, 60 s and 15 min.
 		metric.WithExplicitBucketBoundaries(0.1, 1, 10, 29, 31, 59, 61, 300, 890, 910, 3600, 21600, 86400))
 	report(err)
 	r.io, err = meter.Int64Counter(name("connection.io"), metric.WithUnit("By"),
@@ -205,15 +205,15 @@ func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
 	}
 }
 
-// report hands on an error of making a metric, which is none of a handshake.
+// report passes on an error of creating a metric. It does not end a handshake.
 func report(err error) {
 	if err != nil {
 		otel.Handle(err)
 	}
 }
 
-// underWay counts n more handshakes under way.
-func (r *role) underWay(n int64) {
+// addPending adds n to the number of handshakes in progress.
+func (r *role) addPending(n int64) {
 	if r != nil {
 		r.add(r.pending, context.Background(), n, nil)
 	}
@@ -232,12 +232,12 @@ func (r *role) add(to adder, ctx context.Context, n int64, options []metric.AddO
 	to.Add(ctx, n, options...)
 }
 
-// An adder is a counter of either kind.
+// An adder is a counter of any kind.
 type adder interface {
 	Add(ctx context.Context, n int64, options ...metric.AddOption)
 }
 
-// stageOf is what a handshake was doing when it failed.
+// stageOf returns the stage in which a handshake failed.
 func stageOf(err error) string {
 	var at *stageError
 	if errors.As(err, &at) {
@@ -246,8 +246,8 @@ func stageOf(err error) string {
 	return ""
 }
 
-// errorType is the error.type of a handshake that failed: few and fixed, so that
-// they can be an attribute of metrics.
+// errorType returns the error.type of a handshake that failed. The values are few and
+// fixed, so that they can be an attribute of metrics.
 func errorType(err error) string {
 	var refused *StatusError
 	var dns *net.DNSError

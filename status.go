@@ -10,51 +10,50 @@ import (
 	"time"
 )
 
-// A StatusError is an upgrade, or a CONNECT to a forward proxy, that was refused
-// with an HTTP answer.
+// A StatusError is the refusal, by an HTTP answer, of an upgrade or of a CONNECT to a
+// forward proxy.
 //
-// The client's side returns it for any final answer that is not the one asked
-// for: use [errors.As]. Redirects are not followed; Header has the Location.
+// A client returns it for any final answer other than the expected one; use
+// [errors.As]. Redirects are not followed, and Header has the Location.
 // [PreflightListener.Authorize] returns one to choose the answer.
 type StatusError struct {
 	// StatusCode is the status of the answer. Authorize may choose 300 to
 	// 599; anything else is answered 500.
 	StatusCode int
-	// Status is the code with the reason phrase, "403 Forbidden". The phrase is
-	// as received, or the standard one if there was none. It may hold whatever the
-	// peer put there, which Error, being made for logs, does not. The phrase that
-	// Authorize's answer carries is always the standard one, because proxies
-	// replace others.
+	// Status is the code with the reason phrase, such as "403 Forbidden". The
+	// phrase is as received, or the standard one if there was none. It may contain
+	// anything that the peer sent. Error, whose text may go to a log, does not show
+	// it unchecked. An answer that Authorize chooses always carries the standard
+	// phrase, because proxies replace other phrases.
 	Status string
-	// Header holds the fields of the answer. Of those that Authorize
-	// returns, the ones that frame the message are dropped.
+	// Header holds the fields of the answer. Fields from Authorize that frame the
+	// message are dropped.
 	Header http.Header
-	// Body is the body of the answer: as received, its first 4 KiB at most,
-	// read for a second at most; as sent by Authorize, all of it, and the
-	// text of the status if there is none. It is part of no error text.
+	// Body is the body of the answer. A received body is cut to 4 KiB, and is read
+	// for at most a second. A body from Authorize is sent in full; if it is empty,
+	// the standard reason phrase is sent. Error does not include it.
 	Body []byte
-	// ForwardProxy tells that the forward proxy has refused the CONNECT. Else
-	// the answer came from the proxy that was dialed, or from behind it.
-	// Authorize's is ignored.
+	// ForwardProxy reports that the forward proxy refused the CONNECT. Otherwise
+	// the answer came from the dialed proxy, or from behind it. It is ignored in a
+	// StatusError that Authorize returns.
 	ForwardProxy bool
 
-	what  string // who answered or was answered
-	cause string // known, or likely
+	what  string // who refused, or who was refused
+	cause string // the known or likely cause
 	echo  bool   // the phrase may repeat a secret of the request
 }
 
-// Error names who answered what, and the likely cause: the setting, of this
-// library or of a proxy, that is most often behind such an answer. Of the answer
-// itself it holds the status, and of a Location the scheme and the host. Neither
-// is shown if it repeats a part of the request's query or of a field value:
-// the standard phrase stands in its place. Controls and format characters are
-// escaped.
+// Error names the peer, its answer and the likely cause: the setting, of this library
+// or of a proxy, that most often leads to such an answer. It shows the status, and the
+// scheme and the host of a Location. Neither is shown if it repeats a part of the
+// request's query or of a field value; the standard phrase then replaces the status
+// phrase. Control and format characters are escaped.
 func (e *StatusError) Error() string {
 	status := e.Status
 	if status == "" || e.echo {
 		status = statusText(e.StatusCode, http.StatusText(e.StatusCode))
 	}
-	const most = 128 // of a phrase that the peer chose
+	const most = 128 // bytes of a phrase that the peer chose
 	text := "preflight: " + e.what + printable(status[:min(len(status), most)])
 	if e.cause != "" {
 		text += ": " + e.cause
@@ -62,15 +61,14 @@ func (e *StatusError) Error() string {
 	return text
 }
 
-// ErrorType is the status code, as OpenTelemetry's error.type has it.
+// ErrorType returns the status code as text, for OpenTelemetry's error.type.
 func (e *StatusError) ErrorType() string { return strconv.Itoa(e.StatusCode) }
 
-// Temporary reports whether waiting can help, so that the same request may be
-// answered otherwise later: after 408, 425, 429, 502, 503 and 504, and after a 500
-// of a forward proxy, which tinyproxy answers when it cannot reach the host. A 500
-// of the server is a fault of its own, such as a middleware that hides
-// http.Hijacker or a panic in Authorize. Everything else needs a change of the
-// configuration or of the credentials.
+// Temporary reports whether the same request may succeed later: after 408, 425, 429,
+// 502, 503 and 504, and after a 500 of a forward proxy, which tinyproxy answers when it
+// cannot reach the host. A 500 of the server is a fault of its own, such as a
+// middleware that hides http.Hijacker or a panic in Authorize. All other statuses need a
+// change of the configuration or of the credentials.
 func (e *StatusError) Temporary() bool {
 	switch e.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
@@ -82,9 +80,9 @@ func (e *StatusError) Temporary() bool {
 	return false
 }
 
-// RetryAfter is how long the answer asks to wait, from now, by its Retry-After
-// field: seconds or a date (RFC 9110 §10.2.3), 0 for a date that has passed. It
-// reports false if there is no such field, or a malformed one.
+// RetryAfter returns how long to wait from now, according to the Retry-After field of
+// the answer (seconds or a date, RFC 9110 §10.2.3). It is 0 for a date that has passed.
+// RetryAfter reports false if the field is missing or malformed.
 func (e *StatusError) RetryAfter() (time.Duration, bool) {
 	values := e.Header.Values("Retry-After")
 	if len(values) != 1 {
@@ -105,13 +103,13 @@ func (e *StatusError) RetryAfter() (time.Duration, bool) {
 	return max(time.Until(date), 0), true
 }
 
-// statusText is the code and the reason phrase, as [http.Response] has it.
+// statusText joins the code and the reason phrase, as [http.Response] does.
 func statusText(code int, reason string) string {
 	return strings.TrimSuffix(strconv.Itoa(code)+" "+reason, " ")
 }
 
-// likelyCause names the setting that is most often behind an answer. The README
-// has a table of these.
+// likelyCause names the setting that most often leads to an answer. The README has a
+// table of these.
 func likelyCause(e *StatusError) string {
 	if e.ForwardProxy {
 		return connectCause(e)
@@ -156,7 +154,7 @@ func likelyCause(e *StatusError) string {
 	return "the upgrade was refused"
 }
 
-// connectCause is likelyCause of a forward proxy.
+// connectCause is likelyCause for a forward proxy.
 func connectCause(e *StatusError) string {
 	switch status := e.StatusCode; {
 	case status == http.StatusBadRequest && speaksTLS(e.Body):
@@ -175,8 +173,8 @@ func connectCause(e *StatusError) string {
 	return "it refused the CONNECT"
 }
 
-// location is what may be shown of a Location: the rest may hold secrets, and so
-// may the host if it is an echo of what was sent.
+// location returns the scheme and the host of a Location. The rest may hold secrets. So
+// may the host if it repeats what was sent.
 func location(h http.Header, sent []byte) string {
 	u, err := url.Parse(h.Get("Location"))
 	if err != nil || u.Host == "" || echoes(u.Host, sent) {

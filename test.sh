@@ -161,7 +161,7 @@ go tool cover -func="$tools/cover.out" | tail -1
 
 # The race detector allocates too, so budgets are counted without it.
 say "allocation budgets"
-go test -run 'Budget' . ./integrationtests/attack ./interop/telemetry
+go test -run 'Budget' . ./internal/frame ./integrationtests/attack ./interop/telemetry
 
 # A number of inputs, not a time: at the end of a time, go test -fuzz now and
 # then reports its own deadline as a failure.
@@ -174,6 +174,9 @@ fuzz() { # fuzz PACKAGE PATHSPEC...
   done
 }
 fuzz ./internal/wire 'internal/wire/*_test.go'
+for package in clientaddr capsule websocket frame; do
+  fuzz ./internal/$package "internal/$package/*_test.go"
+done
 fuzz . '*_test.go' ':!*/*'
 
 say "all passed"

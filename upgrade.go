@@ -20,51 +20,51 @@ import (
 const (
 	defaultTimeout = 10 * time.Second
 	defaultToken   = "tcp"
-	// AMPS's clients ask for tcps where they speak TLS to the proxy. It is
-	// another name for tcp and says nothing about TLS inside the tunnel.
+	// AMPS clients ask for tcps if they speak TLS to the proxy. It is another name for
+	// tcp, and says nothing about TLS inside the tunnel.
 	secureToken = "tcps"
 )
 
-// errIncomplete is the cause of a bare EOF in a handshake.
+// errIncomplete replaces a bare EOF in a handshake.
 var errIncomplete = fmt.Errorf("the connection ended before the answer, so the proxy or the server behind it is unavailable: %w", io.ErrUnexpectedEOF)
 
-// Client performs the upgrade on c, as a [PreflightDialer] does on the
-// connection it has dialed. It is for composition: c may be anything.
+// Client performs the upgrade on c, as a [PreflightDialer] does on a connection that
+// it has dialed. c may be any [net.Conn].
 //
-// Of req it sends the target (URL), the Host, the Header and the token that
-// Header holds as Upgrade ("tcp" without one; "websocket" is an error). Method
-// must be GET or "", there can be no Body, and the fields that
-// PreflightDialer.Header may not hold are errors here too, before anything is
-// sent. Client does not ask for TLS inside the tunnel; [crypto/tls.Client] over
-// the returned Conn needs no consent of the listener. req becomes [Conn.Request]
-// and must not be modified afterwards; its own Context is not used.
+// Client sends the target (URL), the Host and the Header of req. The Upgrade field of
+// Header is the token. Without one the token is "tcp"; "websocket" is an error. Method
+// must be GET or "". A Body is an error, and so are the fields that are errors in
+// PreflightDialer.Header. These errors are returned before anything is sent. Client
+// does not ask for TLS inside the tunnel. [crypto/tls.Client] on the returned Conn
+// works without the listener's consent. req becomes [Conn.Request] and must not be
+// modified afterwards. Its own Context is not used.
 //
-// The handshake ends with ctx, or after 10 seconds. Once Client has returned,
-// ctx has no effect on the connection. A refusal is a [*StatusError]. On error
-// the caller closes c, which can be used for nothing else.
+// The handshake ends when ctx ends, or after 10 seconds. After Client has returned,
+// ctx does not affect the connection. A refusal is a [*StatusError]. On error the
+// caller must close c, which cannot be used for anything else.
 func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 	u, err := upgradeOf(req)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	h, rest, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
+	h, leftover, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
 	if err != nil {
 		return nil, err
 	}
-	conn := newConn(c, nil, h, rest, nil)
+	conn := newConn(c, nil, h, leftover, nil)
 	conn.req.Store(req)
 	return conn, nil
 }
 
-// Server performs the server's part on c, as the zero [PreflightListener] does
-// for each connection it accepts: an upgrade request is answered 101, any other
-// HTTP request is refused, and a connection that speaks something else is
-// handed on as it is, with a nil [Conn.Request].
+// Server performs the server's part on c, as the zero [PreflightListener] does for
+// each connection that it accepts. An upgrade request is answered 101. Any other HTTP
+// request is refused. A connection that speaks another protocol is returned unchanged,
+// and its [Conn.Request] is nil.
 //
-// The handshake ends with ctx, or after 10 seconds: who has sent nothing, or
-// not yet a whole line, by then speaks no HTTP. Once Server has returned, ctx has no effect on
-// the connection. A refusal, which has been sent to the client, is a
-// [*StatusError]. On error the caller closes c.
+// The handshake ends when ctx ends, or after 10 seconds. A client that has sent
+// nothing by then, or no complete line, does not speak HTTP. After Server has
+// returned, ctx does not affect the connection. A refusal, which has been sent to the
+// client, is a [*StatusError]. On error the caller must close c.
 func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 	x := newExchange(c)
 	if err := x.begin(ctx, time.Now().Add(defaultTimeout)); err != nil {
@@ -84,7 +84,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 // An upgrade is a validated upgrade request.
 type upgrade struct {
 	target, host, protocol string
-	tunnelTLS              bool // TLS inside the tunnel is asked for
+	tunnelTLS              bool // the request asks for TLS inside the tunnel
 	header                 http.Header
 }
 
@@ -114,7 +114,7 @@ func checkProtocol(token string) error {
 	return nil
 }
 
-// upgradeOf reads an upgrade off the request given to Client.
+// upgradeOf validates the request given to Client and converts it to an upgrade.
 func upgradeOf(req *http.Request) (*upgrade, error) {
 	switch {
 	case req == nil || req.URL == nil:
@@ -144,27 +144,27 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 	return u, u.check()
 }
 
-// do performs the client's part on c until deadline, which may be zero. rest is what
-// has arrived behind the answer.
-func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, seen *observation) (h heads, rest []byte, err error) {
+// do performs the client's part on c until deadline, which may be zero. leftover is
+// what arrived after the answer.
+func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, obs *observation) (h heads, leftover []byte, err error) {
 	x := newExchange(c)
-	x.seen = seen
+	x.obs = obs
 	if err := x.begin(ctx, deadline); err != nil {
 		x.free()
 		return h, nil, opError("preflight", c, err)
 	}
 	h, err = x.request(u)
 	err = x.end(err)
-	rest = bytes.Clone(x.buf)
+	leftover = bytes.Clone(x.buf)
 	x.free()
 	if err != nil {
 		return h, nil, failure(c, err, "%s answered ")
 	}
-	return h, rest, nil
+	return h, leftover, nil
 }
 
-// failure is the error of a handshake with the peer of c; what says how a
-// refusal came about.
+// failure is the error of a handshake with the peer of c. The format what describes
+// how a refusal came about; its argument is the address of the peer.
 func failure(c net.Conn, err error, what string) error {
 	if e, ok := err.(*StatusError); ok {
 		e.what = fmt.Sprintf(what, addrString(c.RemoteAddr()))
@@ -173,9 +173,9 @@ func failure(c net.Conn, err error, what string) error {
 	return opError("preflight", c, err)
 }
 
-// printable is s with escapes in place of what a terminal may obey or hide:
-// controls, and format characters such as those that change the direction of
-// text. A peer may put them into the names of its certificate, for one.
+// printable escapes the characters of s that a terminal may interpret or hide:
+// control characters, and format characters such as those that change the direction
+// of text. A peer may put them into the names in its certificate, for example.
 func printable(s string) string {
 	odd := func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }
 	if strings.IndexFunc(s, odd) < 0 {
@@ -195,7 +195,7 @@ func printable(s string) string {
 	return b.String()
 }
 
-// A stageError says what a handshake was doing when it failed.
+// A stageError tells in which stage a handshake failed.
 type stageError struct {
 	stage string
 	err   error
@@ -204,11 +204,11 @@ type stageError struct {
 func (e *stageError) Error() string { return e.stage + ": " + printable(e.err.Error()) }
 func (e *stageError) Unwrap() error { return e.err }
 
-// Timeout makes net.OpError, which looks no further than its Err, report one.
+// Timeout serves net.OpError, which looks only at its direct Err.
 func (e *stageError) Timeout() bool { return isTimeout(e.err) }
 
-// Temporary is for net.OpError too: an end without an answer is what a proxy, or
-// the server behind it, does that is unavailable for the moment.
+// Temporary serves net.OpError too. A connection that ends without an answer usually
+// means that the proxy, or the server behind it, is unavailable for the moment.
 func (e *stageError) Temporary() bool {
 	return e.Timeout() || errors.Is(e.err, io.ErrUnexpectedEOF) || errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE)
 }

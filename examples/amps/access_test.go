@@ -14,7 +14,7 @@ func TestToken(t *testing.T) {
 	p := start(t, func(cfg *config) { cfg.user, cfg.token = "ann", "s3cret" })
 	bearer := http.Header{"Authorization": {"Bearer s3cret"}}
 	basic := http.Header{"Authorization": {"Basic YW5uOnMzY3JldA=="}} // ann:s3cret
-	for _, way := range []string{"tunnel", "tunnel over TLS", "WebSocket"} {
+	for _, way := range []string{"tunnel", "tunnel over TLS", "tcps", "WebSocket"} {
 		for name, header := range map[string]http.Header{"bearer": bearer, "basic": basic} {
 			t.Run(way+" "+name, func(t *testing.T) {
 				c, err := ways[way](t, p, header)
@@ -60,7 +60,7 @@ func requireStatus(t *testing.T, err error, status int) {
 
 func TestPath(t *testing.T) {
 	p := start(t, func(cfg *config) { cfg.path = "/other/amps/json" })
-	for _, way := range []string{"tunnel", "tunnel over TLS", "WebSocket"} {
+	for _, way := range []string{"tunnel", "tunnel over TLS", "tcps", "WebSocket"} {
 		_, err := ways[way](t, p, nil)
 		requireStatus(t, err, http.StatusNotFound)
 	}

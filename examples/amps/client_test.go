@@ -67,6 +67,15 @@ var ways = map[string]func(t *testing.T, p *program, header http.Header) (*clien
 		conn, err := d.DialContext(t.Context(), "tcp", p.address)
 		return &client{t: t, conn: conn}, err
 	},
+	// AMPS's clients send this token for tcps: URLs, inside the same TLS.
+	"tcps": func(t *testing.T, p *program, header http.Header) (*client, error) {
+		d := &preflight.PreflightDialer{
+			NetDialer: modestDialer{}, Path: "/amps/json", Header: header,
+			TLSConfig: &tls.Config{RootCAs: p.roots}, Protocol: "tcps",
+		}
+		conn, err := d.DialContext(t.Context(), "tcp", p.address)
+		return &client{t: t, conn: conn}, err
+	},
 	"WebSocket": func(t *testing.T, p *program, header http.Header) (*client, error) {
 		options := &websocket.DialOptions{
 			HTTPHeader: header,

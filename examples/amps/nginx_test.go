@@ -95,6 +95,9 @@ func TestThroughNginx(t *testing.T) {
 
 	tunnel := func(socket unixDialer, path string, header http.Header, config *tls.Config) (*client, error) {
 		d := &preflight.PreflightDialer{NetDialer: socket, Path: path, Header: header, TLSConfig: config}
+		if config != nil {
+			d.Protocol = "tcps" // as AMPS's clients
+		}
 		conn, err := d.DialContext(t.Context(), "tcp", "127.0.0.1:80")
 		return &client{t: t, conn: conn}, err
 	}

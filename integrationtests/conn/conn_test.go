@@ -49,7 +49,7 @@ func connUpgraded(t testing.TB, client, server net.Conn) (c, s *preflight.Conn) 
 		conn, err := preflight.Server(context.Background(), server)
 		served <- result{conn, err}
 	}()
-	c, err := preflight.Client(context.Background(), client, testkit.UpgradeReq())
+	c, err := preflight.Client(context.Background(), client, testkit.UpgradeRequestOf())
 	require.NoError(t, err)
 	r := <-served
 	require.NoError(t, r.err)
@@ -105,7 +105,7 @@ func TestConnConforms(t *testing.T) {
 			return &connReplayed{Conn: connWith(t, client, server, early), want: early}, client
 		},
 	}
-	transports := map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": testkit.TcpPair, "pipe": testkit.ConnPipe}
+	transports := map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": testkit.TCPPair, "pipe": testkit.SpyPipe}
 	for kind, conns := range kinds {
 		for transport, pair := range transports {
 			for _, swapped := range []bool{false, true} {
@@ -129,7 +129,7 @@ func TestConnConforms(t *testing.T) {
 // connEarly is a plain Conn with "early" to be read, and its peer.
 func connEarly(t testing.TB) (conn *preflight.Conn, peer net.Conn) {
 	t.Helper()
-	client, server := testkit.TcpPair(t)
+	client, server := testkit.TCPPair(t)
 	return connWith(t, client, server, connRest), client
 }
 
@@ -236,7 +236,7 @@ func TestConnCloseWrite(t *testing.T) {
 // TestConnHalfCloseUnsupported: a transport that cannot half-close must not
 // pretend to, nor close both directions instead, nor lose what has arrived.
 func TestConnHalfCloseUnsupported(t *testing.T) {
-	client, server := testkit.ConnPipe(t)
+	client, server := testkit.SpyPipe(t)
 	conn := connWith(t, client, server, connRest)
 	for name, halfClose := range map[string]func() error{"CloseWrite": conn.CloseWrite, "CloseRead": conn.CloseRead} {
 		err := halfClose()
@@ -257,7 +257,7 @@ func TestConnHalfCloseUnsupported(t *testing.T) {
 // TestConnAccessors: what Conn tells about itself needs no reading, so that
 // asking for an address never waits for a silent peer.
 func TestConnAccessors(t *testing.T) {
-	client, server := testkit.TcpPair(t)
+	client, server := testkit.TCPPair(t)
 	c, s := connUpgraded(t, client, server)
 	require.Same(t, client, c.NetConn())
 	require.Same(t, server, s.NetConn())
@@ -298,7 +298,7 @@ func TestConnHasNoMoreMethods(t *testing.T) {
 // for the first time at once.
 func TestConnRequestIsOne(t *testing.T) {
 	for range 50 {
-		_, s := connUpgradedOver(t, testkit.ConnPipe)
+		_, s := connUpgradedOver(t, testkit.SpyPipe)
 		const askers = 4
 		requests, responses := make([]*http.Request, askers), make([]*http.Response, askers)
 		var begin, done sync.WaitGroup

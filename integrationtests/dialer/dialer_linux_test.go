@@ -60,7 +60,7 @@ func dialAsk(t testing.TB, c net.Conn) (o dialOptions) {
 // TestDialURLSocketOptions: each option sets what it says and nothing else, on
 // the socket below TLS and the upgrade too.
 func TestDialURLSocketOptions(t *testing.T) {
-	server := testkit.DialCert(t)
+	server := testkit.NewIdentity(t)
 	for _, scheme := range []string{"tcp", "tcps"} {
 		var d preflight.PreflightDialer
 		inner := testkit.ListenTCP(t)

@@ -105,7 +105,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 			require.Nil(t, conn)
 			require.ErrorContains(t, err, "preflight: ")
 			require.ErrorContains(t, err, test.cause)
-			testkit.UpgradeNoSecret(t, err)
+			testkit.RequireNoSecret(t, err)
 		})
 	}
 	t.Run("several fields, of which the first is named", func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 		for range 50 { // maps have no order
 			_, err := d.Dial("tcp", "edge.example:80")
 			require.ErrorContains(t, err, "field B ")
-			testkit.UpgradeNoSecret(t, err)
+			testkit.RequireNoSecret(t, err)
 		}
 	})
 	t.Run("address that is no host", func(t *testing.T) {
@@ -246,7 +246,7 @@ func TestDialerThroughDialer(t *testing.T) {
 
 // TestDialerConcurrently shares one dialer, whose fields nobody may write to.
 func TestDialerConcurrently(t *testing.T) {
-	server := testkit.DialCert(t)
+	server := testkit.NewIdentity(t)
 	inner := testkit.ListenTCP(t)
 	testkit.ServeEcho(t, testkit.Listen(t, &preflight.PreflightListener{Listener: tls.NewListener(inner, server.Config)}))
 	d := preflight.PreflightDialer{TLSConfig: server.Client(), Header: http.Header{"X-A": {"1"}}}
@@ -287,16 +287,16 @@ func TestDialerClosesWhatItOpened(t *testing.T) {
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
 			peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
-				testkit.UpgradeRead(c)
+				testkit.ReadRequest(c)
 				io.WriteString(c, answer)
 				c.Close()
 			}}
-			d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.UpgradeSecrets}
+			d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.SecretFields}
 			conn, err := d.Dial("tcp", "edge.example:80")
 			require.Error(t, err)
 			require.Nil(t, conn)
 			require.EqualValues(t, 1, peer.Spy.Closes.Load())
-			testkit.UpgradeNoSecret(t, err)
+			testkit.RequireNoSecret(t, err)
 		})
 	}
 	t.Run("success", func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestDialerLeavesNothingOfRefusals(t *testing.T) {
 				left <- err
 				return
 			}
-			testkit.UpgradeRead(c)
+			testkit.ReadRequest(c)
 			io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nno you")
 			_, err = c.Read(make([]byte, 1)) // EOF, as soon as the client has closed
 			left <- err
@@ -341,7 +341,7 @@ func TestDialerLeavesNothingOfRefusals(t *testing.T) {
 // TestDialerStalls: TestUpgradeStalls for the whole of what a dialer does, TLS
 // included. What it opened is closed at the end.
 func TestDialerStalls(t *testing.T) {
-	server := testkit.DialCert(t)
+	server := testkit.NewIdentity(t)
 	toTLS := func(c net.Conn) net.Conn {
 		tc := tls.Server(c, server.Config)
 		if tc.Handshake() != nil {
@@ -353,28 +353,28 @@ func TestDialerStalls(t *testing.T) {
 		tls  bool
 		peer func(net.Conn)
 	}{
-		"says nothing":            {false, func(c net.Conn) { testkit.UpgradeRead(c) }},
+		"says nothing":            {false, func(c net.Conn) { testkit.ReadRequest(c) }},
 		"reads nothing":           {false, func(net.Conn) {}},
-		"in the head":             {false, func(c net.Conn) { testkit.UpgradeRead(c); io.WriteString(c, "HTTP/1.1 101 S\r\n") }},
+		"in the head":             {false, func(c net.Conn) { testkit.ReadRequest(c); io.WriteString(c, "HTTP/1.1 101 S\r\n") }},
 		"before TLS":              {true, func(net.Conn) {}},
 		"in TLS":                  {true, func(c net.Conn) { c.Read(make([]byte, 1<<10)) }},
 		"in the first TLS record": {true, func(c net.Conn) { c.Read(make([]byte, 1<<10)); io.WriteString(c, "\x16\x03\x03") }},
 		"after TLS":               {true, func(c net.Conn) { toTLS(c) }},
 		"after the request in TLS": {true, func(c net.Conn) {
 			if tc := toTLS(c); tc != nil {
-				testkit.UpgradeRead(tc)
+				testkit.ReadRequest(tc)
 			}
 		}},
 	}
 	for stallName, stall := range stalls {
-		for endName, end := range testkit.UpgradeEnds {
+		for endName, end := range testkit.ContextEnds {
 			for _, noDeadlines := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/noDeadlines=%v", stallName, endName, noDeadlines), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						ctx, cancel := end.Ctx(t.Context())
 						defer cancel()
 						peer := &testkit.DialPeer{T: t, Peer: stall.peer, NoDeadlines: noDeadlines}
-						d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.UpgradeSecrets}
+						d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.SecretFields}
 						if stall.tls {
 							d.TLSConfig = server.Client()
 						}
@@ -388,7 +388,7 @@ func TestDialerStalls(t *testing.T) {
 						require.ErrorAs(t, err, &op)
 						require.Equal(t, "preflight", op.Op)
 						require.Equal(t, endName == "timeout" || strings.HasPrefix(endName, "deadline of"), op.Timeout())
-						testkit.UpgradeNoSecret(t, err)
+						testkit.RequireNoSecret(t, err)
 					})
 				})
 			}
@@ -399,10 +399,10 @@ func TestDialerStalls(t *testing.T) {
 // TestDialerTimeout: it begins when NetDialer has returned, and there is one for
 // TLS and the upgrade together.
 func TestDialerTimeout(t *testing.T) {
-	server := testkit.DialCert(t)
+	server := testkit.NewIdentity(t)
 	t.Run("from the end of dialing", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.UpgradeRead(c) }}
+			peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}
 			d := preflight.PreflightDialer{HandshakeTimeout: 2 * time.Second, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 				<-time.After(time.Hour)
 				return peer.DialContext(ctx, network, address)
@@ -418,7 +418,7 @@ func TestDialerTimeout(t *testing.T) {
 			d := preflight.PreflightDialer{TLSConfig: server.Client(), NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
 				<-time.After(6 * time.Second)
 				if tc := tls.Server(c, server.Config); tc.Handshake() == nil {
-					testkit.UpgradeRead(tc)
+					testkit.ReadRequest(tc)
 				}
 			}}}
 			begun := time.Now()
@@ -432,7 +432,7 @@ func TestDialerTimeout(t *testing.T) {
 		t.Run(fmt.Sprintf("negative/noDeadlines=%v", noDeadlines), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := preflight.PreflightDialer{HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: func(c net.Conn) {
-					testkit.UpgradeRead(c)
+					testkit.ReadRequest(c)
 					<-time.After(24 * time.Hour)
 					io.WriteString(c, testkit.UpgradeAnswer)
 				}}}
@@ -447,7 +447,7 @@ func TestDialerTimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
-			d := preflight.PreflightDialer{HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.UpgradeRead(c) }}}
+			d := preflight.PreflightDialer{HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}}
 			begun := time.Now()
 			_, err := d.DialContext(ctx, "tcp", "edge.example:80")
 			require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -136,7 +136,7 @@ func TestGoldenFromListener(t *testing.T) {
 	authorize := func(header http.Header, err error) *preflight.PreflightListener {
 		return &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return header, err }}
 	}
-	serverTLS, _ := testkit.LisTLS(t)
+	serverTLS, _ := testkit.TLSConfigs(t)
 	var typedNil *preflight.StatusError
 	table := map[string]struct {
 		listener *preflight.PreflightListener

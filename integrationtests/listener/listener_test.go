@@ -22,7 +22,7 @@ import (
 )
 
 func TestListenerConfiguration(t *testing.T) {
-	certified, _ := testkit.KndTLS(t)
+	certified, _ := testkit.NamedTLSConfigs(t)
 	for _, tt := range []struct {
 		name string
 		l    *preflight.PreflightListener
@@ -44,7 +44,7 @@ func TestListenerConfiguration(t *testing.T) {
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{"tcp", "WebSocket"}}},
 		{"AllowPlain", &preflight.PreflightListener{RequireUpgrade: true, AllowPlain: true}},
 		{"PlainAfter", &preflight.PreflightListener{RequireUpgrade: true, PlainAfter: time.Second}},
-		{"RequireUpgrade", &preflight.PreflightListener{RequireUpgrade: true, AllowPlain: true, Authorize: testkit.LisYes}},
+		{"RequireUpgrade", &preflight.PreflightListener{RequireUpgrade: true, AllowPlain: true, Authorize: testkit.AuthorizeAll}},
 		{"RequireUpgrade", &preflight.PreflightListener{RequireUpgrade: true, PlainAfter: time.Second, AllowPlain: true}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: new(tls.Config)}},
 		{"TLSConfig", &preflight.PreflightListener{TLSConfig: &tls.Config{Certificates: []tls.Certificate{}}}},
@@ -52,12 +52,12 @@ func TestListenerConfiguration(t *testing.T) {
 		{"TrustedProxies", &preflight.PreflightListener{TrustedProxies: []netip.Prefix{{}, netip.MustParsePrefix("::/0")}}},
 		{"TrustedProxies", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP"}},
 		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP", TrustedProxies: []netip.Prefix{}}},
-		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real IP", TrustedProxies: testkit.KndTrust("::/0")}},
-		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP:", TrustedProxies: testkit.KndTrust("::/0")}},
-		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: " ", TrustedProxies: testkit.KndTrust("::/0")}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real IP", TrustedProxies: testkit.Prefixes("::/0")}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: "X-Real-IP:", TrustedProxies: testkit.Prefixes("::/0")}},
+		{"ClientAddrHeader", &preflight.PreflightListener{ClientAddrHeader: " ", TrustedProxies: testkit.Prefixes("::/0")}},
 	} {
 		t.Run(fmt.Sprintf("%s %q", tt.name, tt.l.Protocols), func(t *testing.T) {
-			n := testkit.LisNewNet()
+			n := testkit.NewNetwork()
 			n.Dial(t)
 			tt.l.Listener = n
 			for range 2 {
@@ -102,7 +102,7 @@ func TestListenerIsAListener(t *testing.T) {
 			results <- result{c, err}
 		}()
 	}
-	client, _ := testkit.LisUpgraded(t, l, testkit.LisRequest())
+	client, _ := testkit.Upgraded(t, l, testkit.Request())
 	first := <-results
 	require.NoError(t, first.err)
 	require.IsType(t, &preflight.Conn{}, first.c)
@@ -114,7 +114,7 @@ func TestListenerIsAListener(t *testing.T) {
 		require.ErrorIs(t, r.err, net.ErrClosed)
 		require.True(t, r.c == nil, "a typed nil is none")
 	}
-	testkit.LisTalk(t, client, first.c)
+	testkit.Talk(t, client, first.c)
 	for range 2 {
 		c, err := l.Accept()
 		require.Equal(t, net.ErrClosed, err)
@@ -128,7 +128,7 @@ func TestListenerIsAListener(t *testing.T) {
 }
 
 func TestListenerClosedBeforeAccept(t *testing.T) {
-	n := testkit.LisNewNet()
+	n := testkit.NewNetwork()
 	n.Dial(t)
 	l := &preflight.PreflightListener{Listener: n}
 	require.NoError(t, l.Close())
@@ -141,9 +141,9 @@ func TestListenerClosedBeforeAccept(t *testing.T) {
 // that would have to be ended.
 func TestListenerStartsWithAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := testkit.LisNewNet()
+		n := testkit.NewNetwork()
 		l := &preflight.PreflightListener{Listener: n}
-		require.Equal(t, testkit.LisAddr, l.Addr())
+		require.Equal(t, testkit.NetworkAddr, l.Addr())
 		synctest.Wait()
 		require.Zero(t, n.Calls.Load())
 		// No Close: a goroutine that is left ends the bubble with a panic.
@@ -176,10 +176,10 @@ func TestListenerProtocols(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{Protocols: tt.protocols})
-			accepted := testkit.LisServe(t, l)
+			accepted := testkit.AcceptAll(t, l)
 			request := "GET /t HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n" + tt.upgrade + "\r\n\r\n"
 			if tt.want == "" {
-				a := testkit.LisRefused(t, l, request)
+				a := testkit.Refused(t, l, request)
 				require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
 				served := tt.protocols
 				if served == nil {
@@ -190,13 +190,13 @@ func TestListenerProtocols(t *testing.T) {
 				require.Empty(t, accepted)
 				return
 			}
-			c, a := testkit.LisUpgraded(t, l, request)
+			c, a := testkit.Upgraded(t, l, request)
 			require.Equal(t, []string{tt.want}, a.Header["Upgrade"])
 			require.Equal(t, []string{"Upgrade"}, a.Header["Connection"])
-			conn := testkit.LisNext(t, accepted)
+			conn := testkit.NextConn(t, accepted)
 			require.Equal(t, tt.want, conn.Response().Header.Get("Upgrade"))
 			require.Equal(t, http.StatusSwitchingProtocols, conn.Response().StatusCode)
-			testkit.LisTalk(t, c, conn)
+			testkit.Talk(t, c, conn)
 		})
 	}
 }
@@ -205,25 +205,25 @@ func TestListenerProtocols(t *testing.T) {
 // wherever in our buffers the head ends.
 func TestListenerKeepsWhatFollowsTheHead(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
-	accepted := testkit.LisServe(t, l)
+	accepted := testkit.AcceptAll(t, l)
 	for _, size := range []int{200, 511, 512, 513, 4095, 4096, 4097, 16<<10 - 1, 16 << 10} {
-		head := testkit.LisRequest("X: ")
-		head = testkit.LisRequest("X: " + strings.Repeat("x", size-len(head)))
+		head := testkit.Request("X: ")
+		head = testkit.Request("X: " + strings.Repeat("x", size-len(head)))
 		require.Len(t, head, size)
 		for _, data := range []string{"", "d", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("data", 10_000)} {
-			c, _ := testkit.LisUpgraded(t, l, head+data)
+			c, _ := testkit.Upgraded(t, l, head+data)
 			require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
-			got, err := io.ReadAll(testkit.LisNext(t, accepted))
+			got, err := io.ReadAll(testkit.NextConn(t, accepted))
 			require.NoError(t, err)
 			require.Equal(t, data, string(got))
 		}
 	}
-	a := testkit.LisRefused(t, l, testkit.LisRequest("X: "+strings.Repeat("x", 16<<10)))
+	a := testkit.Refused(t, l, testkit.Request("X: "+strings.Repeat("x", 16<<10)))
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.StatusCode)
 }
 
 func TestListenerMaxHeaderBytes(t *testing.T) {
-	head := testkit.LisRequest()
+	head := testkit.Request()
 	for _, tt := range []struct {
 		name, request string
 		max, want     int
@@ -237,12 +237,12 @@ func TestListenerMaxHeaderBytes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{MaxHeaderBytes: tt.max})
-			testkit.LisServe(t, l)
+			testkit.AcceptAll(t, l)
 			if tt.want == 101 {
-				testkit.LisUpgraded(t, l, tt.request)
+				testkit.Upgraded(t, l, tt.request)
 				return
 			}
-			require.Equal(t, tt.want, testkit.LisRefused(t, l, tt.request).StatusCode)
+			require.Equal(t, tt.want, testkit.Refused(t, l, tt.request).StatusCode)
 		})
 	}
 }
@@ -251,15 +251,15 @@ func TestListenerMaxHeaderBytes(t *testing.T) {
 // unchanged, each once, and none fetched ahead of the caller.
 func TestListenerInnerErrors(t *testing.T) {
 	errs := []error{
-		testkit.LisTemporary{Err: testkit.ErrLisOther},
+		testkit.TemporaryError{Err: testkit.ErrOther},
 		&net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)},
 		net.ErrClosed,
 		io.EOF,
-		testkit.ErrLisOther,
-		testkit.ErrLisOther,
+		testkit.ErrOther,
+		testkit.ErrOther,
 	}
 	synctest.Test(t, func(t *testing.T) {
-		n := testkit.LisNewNet()
+		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
 		for _, err := range errs {
 			n.Backlog <- err
@@ -273,7 +273,7 @@ func TestListenerInnerErrors(t *testing.T) {
 		}
 		// Between errors, connections.
 		good := n.Dial(t)
-		answer := good.Ask(testkit.LisRequest())
+		answer := good.Ask(testkit.Request())
 		n.Backlog <- errs[1]
 		got := map[error]int{}
 		for range 2 {
@@ -281,7 +281,7 @@ func TestListenerInnerErrors(t *testing.T) {
 			got[err]++
 			if err == nil {
 				require.Equal(t, 101, (<-answer).StatusCode)
-				testkit.LisTalk(t, good, c)
+				testkit.Talk(t, good, c)
 			}
 		}
 		require.Equal(t, map[error]int{nil: 1, errs[1]: 1}, got)
@@ -292,12 +292,12 @@ func TestListenerInnerErrors(t *testing.T) {
 // often than the caller does. What is under way goes on until Close.
 func TestListenerInnerClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := testkit.LisNewNet()
+		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
-		testkit.LisLeaveOnce(t, n, l)
+		testkit.CloseOnce(t, n, l)
 		finished, pending := n.Dial(t), n.Dial(t)
-		answer := finished.Ask(testkit.LisRequest())
-		pending.Send(t, testkit.LisRequest()[:20])
+		answer := finished.Ask(testkit.Request())
+		pending.Send(t, testkit.Request()[:20])
 		synctest.Wait()
 		require.NoError(t, n.Close())
 		for closed := 0; closed < 5; {
@@ -308,7 +308,7 @@ func TestListenerInnerClosed(t *testing.T) {
 				continue
 			}
 			require.Equal(t, 101, (<-answer).StatusCode)
-			testkit.LisTalk(t, finished, c)
+			testkit.Talk(t, finished, c)
 		}
 		require.False(t, pending.Server.Closed.Load())
 		time.Sleep(time.Hour)
@@ -319,7 +319,7 @@ func TestListenerInnerClosed(t *testing.T) {
 
 func TestListenerUnderHTTPServerSurvivesInnerErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := testkit.LisNewNet()
+		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
 		server := &http.Server{
 			Handler:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }),
@@ -332,7 +332,7 @@ func TestListenerUnderHTTPServerSurvivesInnerErrors(t *testing.T) {
 			n.Backlog <- full
 		}
 		c := n.Dial(t)
-		require.Equal(t, 101, (<-c.Ask(testkit.LisRequest())).StatusCode)
+		require.Equal(t, 101, (<-c.Ask(testkit.Request())).StatusCode)
 		a := <-c.Ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 		require.NoError(t, a.Err)
 		require.Equal(t, "hello", a.Text)
@@ -362,9 +362,9 @@ func TestListenerStuckClients(t *testing.T) {
 			return nil, nil
 		},
 	})
-	accepted := testkit.LisServe(t, l)
+	accepted := testkit.AcceptAll(t, l)
 	for i := range 200 {
-		c := testkit.LisDial(t, l)
+		c := testkit.DialClient(t, l)
 		switch i % 4 {
 		case 0: // silent
 		case 1:
@@ -372,17 +372,17 @@ func TestListenerStuckClients(t *testing.T) {
 		case 2:
 			c.Send(t, "GET / HTTP/1.1\r\nHost:")
 		case 3:
-			c.Send(t, testkit.LisRequest("Stick: here"))
+			c.Send(t, testkit.Request("Stick: here"))
 			<-inAuthorize
 		}
 	}
 	for range 20 {
-		c, _ := testkit.LisUpgraded(t, l, testkit.LisRequest())
-		testkit.LisTalk(t, c, testkit.LisNext(t, accepted))
-		plain := testkit.LisDial(t, l)
+		c, _ := testkit.Upgraded(t, l, testkit.Request())
+		testkit.Talk(t, c, testkit.NextConn(t, accepted))
+		plain := testkit.DialClient(t, l)
 		plain.Send(t, "\x00")
 		got := make([]byte, 1)
-		_, err := io.ReadFull(testkit.LisNext(t, accepted), got)
+		_, err := io.ReadFull(testkit.NextConn(t, accepted), got)
 		require.NoError(t, err)
 	}
 	require.Empty(t, accepted)
@@ -409,7 +409,7 @@ func TestListenerConcurrentAccept(t *testing.T) {
 	for i := range 100 {
 		path := fmt.Sprintf("/%d", i)
 		want[path] = true
-		testkit.LisUpgraded(t, l, strings.Replace(testkit.LisRequest(), "/t", path, 1))
+		testkit.Upgraded(t, l, strings.Replace(testkit.Request(), "/t", path, 1))
 	}
 	for range 100 {
 		path := <-seen

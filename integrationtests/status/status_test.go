@@ -69,7 +69,7 @@ func TestStatusError(t *testing.T) {
 						body = ""
 					}
 					answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: %d\r\n\r\n%s", test.answer, len(body), body)
-					_, err := testkit.ScrDial(t, tcp, func(c net.Conn) { testkit.ScrWrite(c, answer, drip) })
+					_, err := testkit.DialScripted(t, tcp, func(c net.Conn) { testkit.WriteScript(c, answer, drip) })
 					e := testkit.StatusError(t, err)
 					require.Same(t, e, err, "not wrapped")
 					require.Equal(t, test.code, e.StatusCode)
@@ -116,7 +116,7 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 		"Go":     "Client sent an HTTP request to an HTTPS server.\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := testkit.ScrDial(t, true, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"+body); c.Close() })
+			_, err := testkit.DialScripted(t, true, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"+body); c.Close() })
 			require.Equal(t, body, string(testkit.StatusError(t, err).Body))
 			require.ErrorContains(t, err, "speaks TLS")
 			require.ErrorContains(t, err, "TLSConfig")
@@ -124,7 +124,7 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 		})
 	}
 	t.Run("the same words with another status", func(t *testing.T) {
-		_, err := testkit.ScrDial(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 404 N\r\n\r\nplain HTTP"); c.Close() })
+		_, err := testkit.DialScripted(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 404 N\r\n\r\nplain HTTP"); c.Close() })
 		require.NotContains(t, err.Error(), "TLS")
 	})
 	t.Run("net/http", func(t *testing.T) {
@@ -137,23 +137,23 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 		require.ErrorContains(t, err, "speaks TLS")
 	})
 	t.Run("alert, as OpenSSL sends it", func(t *testing.T) {
-		_, err := testkit.ScrDial(t, true, func(c net.Conn) { io.WriteString(c, "\x15\x03\x01\x00\x02\x02\x46"); c.Close() })
+		_, err := testkit.DialScripted(t, true, func(c net.Conn) { io.WriteString(c, "\x15\x03\x01\x00\x02\x02\x46"); c.Close() })
 		require.NotErrorAs(t, err, new(*preflight.StatusError))
 		require.ErrorContains(t, err, "speaks TLS")
 		require.ErrorContains(t, err, "TLSConfig")
 	})
 	t.Run("crypto/tls, which closes without a word", func(t *testing.T) {
-		ln := tls.NewListener(testkit.ListenTCP(t), testkit.DialCert(t).Config)
+		ln := tls.NewListener(testkit.ListenTCP(t), testkit.NewIdentity(t).Config)
 		testkit.ServeEcho(t, ln)
 		_, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
-		testkit.ScrUnavailable(t, err)
+		testkit.RequireUnavailable(t, err)
 	})
 }
 
 // TestStatusErrorOfOurOwnFault: what is wrong with the server does not heal by
 // itself, and the error says where to look.
 func TestStatusErrorOfOurOwnFault(t *testing.T) {
-	testkit.LisLog(t)
+	testkit.CaptureLog(t)
 	hidden := &preflight.PreflightListener{}
 	panics := &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { panic("s3cr3t") }}
 	for name, h := range map[string]http.Handler{
@@ -173,7 +173,7 @@ func TestStatusErrorOfOurOwnFault(t *testing.T) {
 			require.ErrorContains(t, err, "a middleware in front of the listener that hides http.Hijacker")
 			require.ErrorContains(t, err, "Authorize")
 			require.NotContains(t, err.Error(), "later")
-			testkit.UpgradeNoSecret(t, err)
+			testkit.RequireNoSecret(t, err)
 		})
 	}
 }
@@ -195,7 +195,7 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 	}()
 	for name, address := range map[string]string{"net/http": s.Listener.Addr().String(), "banner": banner.Addr().String()} {
 		t.Run(name, func(t *testing.T) {
-			d := preflight.PreflightDialer{TLSConfig: new(tls.Config), Header: testkit.UpgradeSecrets}
+			d := preflight.PreflightDialer{TLSConfig: new(tls.Config), Header: testkit.SecretFields}
 			_, err := d.Dial("tcp", address)
 			require.ErrorContains(t, err, "does not speak TLS")
 			var plain tls.RecordHeaderError
@@ -204,7 +204,7 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 			var op *net.OpError
 			require.ErrorAs(t, err, &op)
 			require.False(t, op.Temporary(), "another try is no remedy")
-			testkit.UpgradeNoSecret(t, err)
+			testkit.RequireNoSecret(t, err)
 		})
 	}
 	t.Run("a listener that refuses plain connections", func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestStatusErrorRedirect(t *testing.T) {
 		"https://login.example/s3cr3t\r\nLocation: //o.example": ", https://login.example",
 	} {
 		t.Run(location, func(t *testing.T) {
-			_, err := testkit.ScrDial(t, false, func(c net.Conn) {
+			_, err := testkit.DialScripted(t, false, func(c net.Conn) {
 				io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: "+location+"\r\nContent-Length: 0\r\n\r\n")
 			})
 			first, _, _ := strings.Cut(location, "\r\n")
@@ -306,7 +306,7 @@ func TestStatusErrorRetryAfterSent(t *testing.T) {
 		"Retry-After: 7\r\n 8\r\n":             -1,
 		"Retry-After: " + strings.Repeat("9", 4000) + "\r\n": math.MaxInt64,
 	} {
-		_, err := testkit.ScrDial(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 503 B\r\n"+fields+"\r\n"); c.Close() })
+		_, err := testkit.DialScripted(t, false, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 503 B\r\n"+fields+"\r\n"); c.Close() })
 		got, ok := testkit.StatusError(t, err).RetryAfter()
 		require.Equal(t, want >= 0, ok, "%q", fields)
 		require.Equal(t, max(want, 0), got, "%q", fields)
@@ -316,7 +316,7 @@ func TestStatusErrorRetryAfterSent(t *testing.T) {
 // TestStatusErrorBodyOverTLS: a proxy that keeps the connection open after half of
 // a body costs a second, or what is left of the handshake's time, and not the dial.
 func TestStatusErrorBodyOverTLS(t *testing.T) {
-	server := testkit.DialCert(t)
+	server := testkit.NewIdentity(t)
 	for name, sent := range map[string]string{
 		"length":  "HTTP/1.1 403 No\r\nContent-Length: 10\r\n\r\nno you",
 		"chunked": "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nno you\r\n",
@@ -328,7 +328,7 @@ func TestStatusErrorBodyOverTLS(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						peer := &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: func(c net.Conn) {
 							tc := tls.Server(c, server.Config)
-							testkit.UpgradeRead(tc)
+							testkit.ReadRequest(tc)
 							io.WriteString(tc, sent)
 						}}
 						d := preflight.PreflightDialer{NetDialer: peer, TLSConfig: server.Client(), HandshakeTimeout: timeout}

@@ -20,7 +20,7 @@ import (
 // end a connection, at the earliest opportunity and after it has done its work,
 // if it is to do any.
 type faultyConn struct {
-	*testkit.LisConn
+	*testkit.NetworkConn
 	in   string
 	once *sync.Once
 }
@@ -32,7 +32,7 @@ func (c faultyConn) fault(in string) {
 }
 
 func (c faultyConn) Close() error {
-	err := c.LisConn.Close()
+	err := c.NetworkConn.Close()
 	c.fault("Close")
 	return err
 }
@@ -44,7 +44,7 @@ func (c faultyConn) SetDeadline(t time.Time) error {
 	case !t.IsZero() && t.Before(time.Now()):
 		c.fault("SetDeadline")
 	}
-	return c.LisConn.SetDeadline(t)
+	return c.NetworkConn.SetDeadline(t)
 }
 
 func (c faultyConn) SetReadDeadline(t time.Time) error {
@@ -54,15 +54,15 @@ func (c faultyConn) SetReadDeadline(t time.Time) error {
 	case !t.IsZero() && t.Before(time.Now()):
 		c.fault("SetReadDeadline")
 	}
-	return c.LisConn.SetReadDeadline(t)
+	return c.NetworkConn.SetReadDeadline(t)
 }
 
-func newFaulty(t testing.TB, in string) (peer *testkit.LisClient, c faultyConn) {
+func newFaulty(t testing.TB, in string) (peer *testkit.Client, c faultyConn) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	c = faultyConn{&testkit.LisConn{Conn: theirs}, in, new(sync.Once)}
-	return testkit.ShdRaw(ours, c.LisConn), c
+	c = faultyConn{&testkit.NetworkConn{Conn: theirs}, in, new(sync.Once)}
+	return testkit.Raw(ours, c.NetworkConn), c
 }
 
 // The end of a context, and of HandshakeTimeout, interrupt a transport on a
@@ -79,7 +79,7 @@ func TestTransportPanicsWhenItIsInterrupted(t *testing.T) {
 		for name, role := range testkit.UpgradeRoles {
 			t.Run(tt.in+"/"+tt.by+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					printed := testkit.LisLog(t)
+					printed := testkit.CaptureLog(t)
 					_, c := newFaulty(t, tt.in)
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
@@ -103,9 +103,9 @@ func TestTransportPanicsInTheListener(t *testing.T) {
 		for _, how := range []string{"Close of the listener", "eviction", "the end of the client"} {
 			t.Run(in+"/"+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					printed, n := testkit.LisLog(t), testkit.LisNewNet()
+					printed, n := testkit.CaptureLog(t), testkit.NewNetwork()
 					l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour})
-					accepted := testkit.LisServe(t, l)
+					accepted := testkit.AcceptAll(t, l)
 					faulty, c := newFaulty(t, in)
 					n.Backlog <- c
 					faulty.Send(t, "GET /")
@@ -118,23 +118,23 @@ func TestTransportPanicsInTheListener(t *testing.T) {
 						other.Ended(t)
 						called = called || in == "SetDeadline"
 					case "eviction":
-						next := n.Dial(t).Upgraded(t, testkit.LisRequest())
-						testkit.LisTalk(t, next, <-accepted)
+						next := n.Dial(t).Upgraded(t, testkit.Request())
+						testkit.Talk(t, next, <-accepted)
 						called = called || in == "SetReadDeadline"
 					case "the end of the client":
 						faulty.Send(t, " HTTP/1.1\r\n\x00")
 						faulty.Answer("GET")
 						faulty.Close()
-						other.Upgraded(t, testkit.LisRequest())
-						testkit.LisTalk(t, other, <-accepted)
+						other.Upgraded(t, testkit.Request())
+						testkit.Talk(t, other, <-accepted)
 					}
 					synctest.Wait()
 					require.True(t, c.Closed.Load())
 					require.Equal(t, called, strings.Contains(printed.String(), "a fault of "+in), printed.String())
 					if how != "Close of the listener" {
 						for range 3 { // every place is free
-							next := n.Dial(t).Upgraded(t, testkit.LisRequest())
-							testkit.LisTalk(t, next, <-accepted)
+							next := n.Dial(t).Upgraded(t, testkit.Request())
+							testkit.Talk(t, next, <-accepted)
 							synctest.Wait() // it has left
 						}
 					}
@@ -160,12 +160,12 @@ func (l *faultyListener) Accept() (net.Conn, error) {
 // The wrapped listener is called on a goroutine of ours. Its panic is an error of
 // Accept, and the next call goes on.
 func TestListenerPanicInAccept(t *testing.T) {
-	printed := testkit.LisLog(t)
+	printed := testkit.CaptureLog(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: &faultyListener{Listener: testkit.ListenTCP(t)}})
 	conns, errs := 0, 0
 	for range 3 {
-		c := testkit.LisDial(t, l)
-		c.Send(t, testkit.LisRequest())
+		c := testkit.DialClient(t, l)
+		c.Send(t, testkit.Request())
 	}
 	for conns < 3 {
 		conn, err := l.Accept()

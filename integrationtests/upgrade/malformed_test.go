@@ -71,8 +71,8 @@ func badOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *
 }
 
 func TestMalformedHeads(t *testing.T) {
-	require.GreaterOrEqual(t, len(testkit.BadHeads), 80)
-	for _, test := range testkit.BadHeads {
+	require.GreaterOrEqual(t, len(testkit.MalformedHeads), 80)
+	for _, test := range testkit.MalformedHeads {
 		t.Run(test.Name, func(t *testing.T) {
 			t.Parallel()
 			l := testkit.Listen(t, &preflight.PreflightListener{})
@@ -81,7 +81,7 @@ func TestMalformedHeads(t *testing.T) {
 			if test.Status == testkit.BadLate {
 				// What did not look like HTTP when the buffer was full does
 				// so later: the application has a piece of a line, and an error.
-				io.WriteString(client, test.Head+testkit.BadSmuggled)
+				io.WriteString(client, test.Head+testkit.Smuggled)
 				c := testkit.GoldenNext(t, accepted)
 				require.Nil(t, c.Request())
 				got, err := io.ReadAll(c)
@@ -94,7 +94,7 @@ func TestMalformedHeads(t *testing.T) {
 			}
 			if test.Status == testkit.BadPlain {
 				// No HTTP, so every byte is the application's.
-				_, err := io.WriteString(client, test.Head+testkit.BadSmuggled)
+				_, err := io.WriteString(client, test.Head+testkit.Smuggled)
 				require.NoError(t, err)
 				require.NoError(t, client.CloseWrite())
 				c := testkit.GoldenNext(t, accepted)
@@ -102,7 +102,7 @@ func TestMalformedHeads(t *testing.T) {
 				require.Nil(t, c.Response())
 				got, err := io.ReadAll(c)
 				require.NoError(t, err)
-				require.Equal(t, test.Head+testkit.BadSmuggled, string(got))
+				require.Equal(t, test.Head+testkit.Smuggled, string(got))
 				require.NoError(t, c.Close())
 				answer, err := io.ReadAll(client)
 				require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestMalformedHeads(t *testing.T) {
 				return
 			}
 			method, _, _ := strings.Cut(test.Head, " ")
-			body := badRefusal(t, badExchange(t, client, test.Head+testkit.BadSmuggled), method, test.Status)
+			body := badRefusal(t, badExchange(t, client, test.Head+testkit.Smuggled), method, test.Status)
 			require.Contains(t, body, test.Text)
 			require.NoError(t, client.Close())
 			badOnlyGood(t, l, accepted)
@@ -122,7 +122,7 @@ func TestMalformedHeads(t *testing.T) {
 // TestMalformedHeadsRefusePlain: where no plain connection is let in, what is
 // no HTTP is closed without a word, and no byte of it reaches the application.
 func TestMalformedHeadsRefusePlain(t *testing.T) {
-	for _, test := range testkit.BadHeads {
+	for _, test := range testkit.MalformedHeads {
 		if test.Status > 0 {
 			continue
 		}
@@ -132,7 +132,7 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 			accepted := testkit.GoldenAccept(t, l)
 			client := testkit.DialTCP(t, l.Addr())
 			// Bytes that nobody has read may turn the end into a reset.
-			io.WriteString(client, test.Head+testkit.BadSmuggled)
+			io.WriteString(client, test.Head+testkit.Smuggled)
 			answer, _ := io.ReadAll(client)
 			require.Empty(t, answer)
 			badOnlyGood(t, l, accepted)
@@ -142,8 +142,8 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 
 // TestMalformedHeadsByteByByte: a rule is enforced however its breach arrives.
 func TestMalformedHeadsByteByByte(t *testing.T) {
-	for _, test := range testkit.BadHeads {
-		if test.Status <= 0 || len(test.Head) > 1<<10 || testkit.BadDoubtful(test.Head) {
+	for _, test := range testkit.MalformedHeads {
+		if test.Status <= 0 || len(test.Head) > 1<<10 || testkit.Doubtful(test.Head) {
 			continue
 		}
 		t.Run(test.Name, func(t *testing.T) {
@@ -193,8 +193,8 @@ func TestEndInsideTheHead(t *testing.T) {
 
 // TestHeadOfExactlyTheLimit: the limit is what is allowed, whatever follows.
 func TestHeadOfExactlyTheLimit(t *testing.T) {
-	for _, limit := range []int{len(testkit.BadUpgrade("X: \r\n")), 511, 512, 513, 4095, 4096, 4097, 16 << 10, 20000} {
-		head := testkit.BadUpgrade("X: " + strings.Repeat("y", limit-len(testkit.BadUpgrade("X: \r\n"))) + "\r\n")
+	for _, limit := range []int{len(testkit.UpgradeWith("X: \r\n")), 511, 512, 513, 4095, 4096, 4097, 16 << 10, 20000} {
+		head := testkit.UpgradeWith("X: " + strings.Repeat("y", limit-len(testkit.UpgradeWith("X: \r\n"))) + "\r\n")
 		l := testkit.Listen(t, &preflight.PreflightListener{MaxHeaderBytes: limit})
 		accepted := testkit.GoldenAccept(t, l)
 		client := testkit.DialTCP(t, l.Addr())
@@ -213,7 +213,7 @@ func TestHeadOfExactlyTheLimit(t *testing.T) {
 }
 
 func TestMalformedAnswers(t *testing.T) {
-	for _, test := range testkit.BadAnswers {
+	for _, test := range testkit.MalformedAnswers {
 		t.Run(test.Name, func(t *testing.T) {
 			t.Parallel()
 			ln := testkit.ListenTCP(t)

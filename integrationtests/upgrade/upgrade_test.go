@@ -128,7 +128,7 @@ func TestUpgradeKeepsEveryByte(t *testing.T) {
 func TestUpgradePlainEOF(t *testing.T) {
 	for _, sent := range []string{"", "G", "GET ", "GET /index", "GET / HTT", "hello"} {
 		t.Run(sent, func(t *testing.T) {
-			client, server := testkit.TcpPair(t)
+			client, server := testkit.TCPPair(t)
 			_, err := io.WriteString(client, sent)
 			require.NoError(t, err)
 			require.NoError(t, client.(*net.TCPConn).CloseWrite())
@@ -155,8 +155,8 @@ func TestUpgradePeerHasGone(t *testing.T) {
 	for _, name := range []string{"client", "plain"} {
 		role := testkit.UpgradeRoles[name]
 		t.Run(name, func(t *testing.T) {
-			c, peer := testkit.ConnPipe(t)
-			spy := &testkit.ConnSpy{Conn: c}
+			c, peer := testkit.SpyPipe(t)
+			spy := &testkit.SpyConn{Conn: c}
 			spy.OnRead = func() { peer.Close() }
 			go func() {
 				io.ReadFull(peer, make([]byte, len(role.Sends)))
@@ -188,10 +188,10 @@ func TestUpgradeReadsAndWrites(t *testing.T) {
 					require.Len(t, head, test.head)
 				}
 				// A network and not a pipe, so that the head can wait whole.
-				c, peer := testkit.TcpPair(t)
+				c, peer := testkit.TCPPair(t)
 				_, err := io.WriteString(peer, head)
 				require.NoError(t, err)
-				spy := &testkit.ConnSpy{Conn: c}
+				spy := &testkit.SpyConn{Conn: c}
 				conn, err := role.Play(t.Context(), spy)
 				require.NoError(t, err)
 				require.EqualValues(t, test.reads, spy.Reads.Load(), "reads")
@@ -226,7 +226,7 @@ func TestClientRequest(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-A: 1\r\nX-B: 2\r\nX-B: 3\r\n\r\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client, server := testkit.ConnPipe(t)
+			client, server := testkit.SpyPipe(t)
 			sent := make(chan string, 1)
 			go func() {
 				b := make([]byte, len(test.want))
@@ -252,7 +252,7 @@ func TestClientRequest(t *testing.T) {
 // before anything is written, which names the cause and no value of a field.
 func TestClientRefusesRequest(t *testing.T) {
 	with := func(change func(*http.Request)) *http.Request {
-		r := testkit.UpgradeReq()
+		r := testkit.UpgradeRequestOf()
 		r.Header = make(http.Header)
 		change(r)
 		return r
@@ -297,8 +297,8 @@ func TestClientRefusesRequest(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			client, _ := testkit.ConnPipe(t)
-			spy := &testkit.ConnSpy{Conn: client}
+			client, _ := testkit.SpyPipe(t)
+			spy := &testkit.SpyConn{Conn: client}
 			conn, err := preflight.Client(t.Context(), spy, test.req)
 			require.Nil(t, conn)
 			require.ErrorContains(t, err, "preflight: ")

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// ConnSpy counts what is done to a connection, and steps in where a test asks
+// SpyConn counts what is done to a connection, and steps in where a test asks
 // for it. It hides every method that net.Conn does not have.
-type ConnSpy struct {
+type SpyConn struct {
 	net.Conn
 	Reads, Writes, Closes atomic.Int32 // reads are those that returned data
 	Received              atomic.Int64 // bytes
@@ -21,7 +21,7 @@ type ConnSpy struct {
 
 var ErrNoDeadlines = errors.New("this transport has no deadlines")
 
-func (c *ConnSpy) Read(b []byte) (int, error) {
+func (c *SpyConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
 		c.Reads.Add(1)
@@ -33,7 +33,7 @@ func (c *ConnSpy) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *ConnSpy) Write(b []byte) (int, error) {
+func (c *SpyConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.Writes.Add(1)
 	if c.OnWrite != nil {
@@ -42,24 +42,24 @@ func (c *ConnSpy) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *ConnSpy) Close() error {
+func (c *SpyConn) Close() error {
 	c.Closes.Add(1)
 	return c.Conn.Close()
 }
 
-func (c *ConnSpy) SetDeadline(t time.Time) error {
+func (c *SpyConn) SetDeadline(t time.Time) error {
 	return c.setDeadline(c.Conn.SetDeadline, t)
 }
 
-func (c *ConnSpy) SetReadDeadline(t time.Time) error {
+func (c *SpyConn) SetReadDeadline(t time.Time) error {
 	return c.setDeadline(c.Conn.SetReadDeadline, t)
 }
 
-func (c *ConnSpy) SetWriteDeadline(t time.Time) error {
+func (c *SpyConn) SetWriteDeadline(t time.Time) error {
 	return c.setDeadline(c.Conn.SetWriteDeadline, t)
 }
 
-func (c *ConnSpy) setDeadline(set func(time.Time) error, t time.Time) error {
+func (c *SpyConn) setDeadline(set func(time.Time) error, t time.Time) error {
 	c.Deadlines.Add(1)
 	if c.NoDeadlines {
 		return ErrNoDeadlines
@@ -67,8 +67,8 @@ func (c *ConnSpy) setDeadline(set func(time.Time) error, t time.Time) error {
 	return set(t)
 }
 
-// ConnPipe is a net.Pipe that ends with the test.
-func ConnPipe(t testing.TB) (client, server net.Conn) {
+// SpyPipe is a net.Pipe that ends with the test.
+func SpyPipe(t testing.TB) (client, server net.Conn) {
 	client, server = net.Pipe()
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return client, server

@@ -32,17 +32,17 @@ type DialPeer struct {
 	Tcp              bool // rather than a pipe
 	NoDeadlines      bool
 	Network, Address string
-	Spy              *ConnSpy
+	Spy              *SpyConn
 }
 
 func (d *DialPeer) DialContext(_ context.Context, network, address string) (net.Conn, error) {
-	pair := ConnPipe
+	pair := SpyPipe
 	if d.Tcp {
-		pair = TcpPair
+		pair = TCPPair
 	}
 	client, server := pair(d.T)
 	d.Network, d.Address = network, address
-	d.Spy = &ConnSpy{Conn: client, NoDeadlines: d.NoDeadlines}
+	d.Spy = &SpyConn{Conn: client, NoDeadlines: d.NoDeadlines}
 	go d.Peer(server)
 	return d.Spy, nil
 }

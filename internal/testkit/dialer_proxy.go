@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FwdBelow is the first layer below c that is a T.
-func FwdBelow[T net.Conn](t testing.TB, c net.Conn) T {
+// Below is the first layer below c that is a T.
+func Below[T net.Conn](t testing.TB, c net.Conn) T {
 	t.Helper()
 	for {
 		layer, ok := c.(interface{ NetConn() net.Conn })

@@ -11,10 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ScrDial dials a proxy that reads the request and then follows script. The
+// DialScripted dials a proxy that reads the request and then follows script. The
 // dial must fail; whatever the reason, the dialer closes what it has opened, once,
 // sends nothing behind the request, and repeats no secret of it.
-func ScrDial(t testing.TB, tcp bool, script func(net.Conn)) (*ConnSpy, error) {
+func DialScripted(t testing.TB, tcp bool, script func(net.Conn)) (*SpyConn, error) {
 	t.Helper()
 	type end struct {
 		behind int64
@@ -22,17 +22,17 @@ func ScrDial(t testing.TB, tcp bool, script func(net.Conn)) (*ConnSpy, error) {
 	}
 	ended := make(chan end, 1)
 	peer := &DialPeer{T: t, Tcp: tcp, Peer: func(c net.Conn) {
-		UpgradeRead(c)
+		ReadRequest(c)
 		script(c)
 		n, err := io.Copy(io.Discard, c) // until the dialer closes, if the script has not
 		ended <- end{n, err}
 	}}
-	d := preflight.PreflightDialer{NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: UpgradeSecrets}
+	d := preflight.PreflightDialer{NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: SecretFields}
 	conn, err := d.Dial("tcp", "edge.example:80")
 	require.Error(t, err)
 	require.Nil(t, conn)
 	require.EqualValues(t, 1, peer.Spy.Closes.Load())
-	UpgradeNoSecret(t, err)
+	RequireNoSecret(t, err)
 	select {
 	case e := <-ended:
 		require.Zero(t, e.behind)
@@ -43,8 +43,8 @@ func ScrDial(t testing.TB, tcp bool, script func(net.Conn)) (*ConnSpy, error) {
 	return peer.Spy, err
 }
 
-// ScrWrite writes s, byte by byte if it is to drip.
-func ScrWrite(c io.Writer, s string, drip bool) {
+// WriteScript writes s, byte by byte if it is to drip.
+func WriteScript(c io.Writer, s string, drip bool) {
 	if !drip {
 		io.WriteString(c, s)
 		return

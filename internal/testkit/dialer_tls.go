@@ -14,18 +14,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dialIdentity is a server that clients can know.
-type dialIdentity struct {
+// tlsIdentity is a server that clients can know.
+type tlsIdentity struct {
 	Config *tls.Config
 	roots  *x509.CertPool
 }
 
 // Client is a new configuration that trusts the server.
-func (s dialIdentity) Client() *tls.Config { return &tls.Config{RootCAs: s.roots} }
+func (s tlsIdentity) Client() *tls.Config { return &tls.Config{RootCAs: s.roots} }
 
-// DialCert makes the identity of edge.example and of the loopback addresses. It
+// NewIdentity makes the identity of edge.example and of the loopback addresses. It
 // is valid in the year 2000 too, in which the clock of synctest begins.
-func DialCert(t testing.TB) dialIdentity {
+func NewIdentity(t testing.TB) tlsIdentity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func DialCert(t testing.TB) dialIdentity {
 	require.NoError(t, err)
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	return dialIdentity{
+	return tlsIdentity{
 		Config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}},
 		roots:  roots,
 	}

@@ -23,8 +23,8 @@ func ListenTCP(t testing.TB) net.Listener {
 	return ln
 }
 
-// TcpPair is a TCP connection of which both ends are here.
-func TcpPair(t testing.TB) (client, server net.Conn) {
+// TCPPair is a TCP connection of which both ends are here.
+func TCPPair(t testing.TB) (client, server net.Conn) {
 	t.Helper()
 	ln := ListenTCP(t)
 	client, err := net.Dial("tcp", ln.Addr().String())

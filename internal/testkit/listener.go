@@ -21,20 +21,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// LisNet is a listener in memory, for time that is virtual. Accept returns what
+// Network is a listener in memory, for time that is virtual. Accept returns what
 // the test has put into its backlog: connections and errors.
-type LisNet struct {
+type Network struct {
 	Backlog chan any
 	Calls   atomic.Int64 // of Accept
 	Closed  chan struct{}
 	once    sync.Once
 }
 
-func LisNewNet() *LisNet {
-	return &LisNet{Backlog: make(chan any, 2048), Closed: make(chan struct{})}
+func NewNetwork() *Network {
+	return &Network{Backlog: make(chan any, 2048), Closed: make(chan struct{})}
 }
 
-func (n *LisNet) Accept() (net.Conn, error) {
+func (n *Network) Accept() (net.Conn, error) {
 	n.Calls.Add(1)
 	select {
 	case r := <-n.Backlog:
@@ -47,72 +47,72 @@ func (n *LisNet) Accept() (net.Conn, error) {
 	}
 }
 
-func (n *LisNet) Addr() net.Addr { return LisAddr }
+func (n *Network) Addr() net.Addr { return NetworkAddr }
 
-func (n *LisNet) Close() error {
+func (n *Network) Close() error {
 	n.once.Do(func() { close(n.Closed) })
 	return nil
 }
 
 // Dial puts a connection into the backlog and returns the client's end. It has
 // no buffer: a write returns when all of it has been read.
-func (n *LisNet) Dial(t testing.TB) *LisClient {
+func (n *Network) Dial(t testing.TB) *Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
-	c := &LisClient{Conn: ours, R: bufio.NewReader(ours), Server: &LisConn{Conn: theirs}}
+	c := &Client{Conn: ours, R: bufio.NewReader(ours), Server: &NetworkConn{Conn: theirs}}
 	n.Backlog <- c.Server
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	return c
 }
 
-// LisAddr is the address of every end in memory.
-var LisAddr net.Addr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4321}
+// NetworkAddr is the address of every end in memory.
+var NetworkAddr net.Addr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4321}
 
-// LisConn is the server's end of a connection in memory. It knows whether it
+// NetworkConn is the server's end of a connection in memory. It knows whether it
 // was closed.
-type LisConn struct {
+type NetworkConn struct {
 	net.Conn
 	Closed atomic.Bool
 }
 
-func (c *LisConn) Close() error {
+func (c *NetworkConn) Close() error {
 	c.Closed.Store(true)
 	return c.Conn.Close()
 }
 
-func (c *LisConn) RemoteAddr() net.Addr { return LisAddr }
+func (c *NetworkConn) RemoteAddr() net.Addr { return NetworkAddr }
 
-// LisClient is a client that writes HTTP by hand.
-type LisClient struct {
+// Client is a client that writes HTTP by hand.
+type Client struct {
 	net.Conn
 	R      *bufio.Reader
-	Server *LisConn // nil over TCP
+	Server *NetworkConn // nil over TCP
 }
 
-// LisDial connects over TCP.
-func LisDial(t testing.TB, l net.Listener) *LisClient {
+// DialClient connects over TCP.
+func DialClient(t testing.TB, l net.Listener) *Client {
 	t.Helper()
 	c := DialTCP(t, l.Addr())
-	return &LisClient{Conn: c, R: bufio.NewReader(c)}
+	return &Client{Conn: c, R: bufio.NewReader(c)}
 }
 
 // Send writes s, and waits until it is sent.
-func (c *LisClient) Send(t testing.TB, s string) {
+func (c *Client) Send(t testing.TB, s string) {
 	t.Helper()
 	_, err := io.WriteString(c, s)
 	require.NoError(t, err)
 }
 
 // Ended requires that the server closes the connection without another byte.
-func (c *LisClient) Ended(t testing.TB) {
+func (c *Client) Ended(t testing.TB) {
 	t.Helper()
 	rest, err := io.ReadAll(c.R)
 	require.NoError(t, err, "the connection must end in order")
 	require.Empty(t, string(rest))
 }
 
-// A LisAnswer is an HTTP answer with its body.
-type LisAnswer struct {
+// A Answer is an HTTP answer with its body.
+type Answer struct {
 	*http.Response
 	Text string
 	Raw  string // of a refusal: all of it, because net/http hides Connection
@@ -120,7 +120,7 @@ type LisAnswer struct {
 }
 
 // Answer reads one answer; method is that of the request.
-func (c *LisClient) Answer(method string) (a LisAnswer) {
+func (c *Client) Answer(method string) (a Answer) {
 	a.Response, a.Err = http.ReadResponse(c.R, &http.Request{Method: method})
 	if a.Err != nil {
 		a.Response = &http.Response{} // whose status is none
@@ -134,11 +134,11 @@ func (c *LisClient) Answer(method string) (a LisAnswer) {
 
 // Ask sends a request and reads the answer in the background: over a
 // connection without a buffer, neither returns before the server is ready.
-func (c *LisClient) Ask(request string) <-chan LisAnswer {
-	answer := make(chan LisAnswer, 1)
+func (c *Client) Ask(request string) <-chan Answer {
+	answer := make(chan Answer, 1)
 	go func() {
 		if _, err := io.WriteString(c, request); err != nil {
-			answer <- LisAnswer{Response: &http.Response{}, Err: err}
+			answer <- Answer{Response: &http.Response{}, Err: err}
 			return
 		}
 		method, _, _ := strings.Cut(request, " ")
@@ -147,21 +147,21 @@ func (c *LisClient) Ask(request string) <-chan LisAnswer {
 	return answer
 }
 
-// LisRefused sends a request over TCP to l, and requires one answer with
+// Refused sends a request over TCP to l, and requires one answer with
 // which the connection ends.
-func LisRefused(t testing.TB, l net.Listener, request string) LisAnswer {
+func Refused(t testing.TB, l net.Listener, request string) Answer {
 	t.Helper()
-	c := LisDial(t, l)
+	c := DialClient(t, l)
 	c.Send(t, request)
 	return c.Refused(t, request)
 }
 
 // Refused requires that one answer to request, and not a byte more, comes
 // before the connection ends.
-func (c *LisClient) Refused(t testing.TB, request string) LisAnswer {
+func (c *Client) Refused(t testing.TB, request string) Answer {
 	t.Helper()
 	var raw bytes.Buffer
-	seen := &LisClient{R: bufio.NewReader(io.TeeReader(c.R, &raw))}
+	seen := &Client{R: bufio.NewReader(io.TeeReader(c.R, &raw))}
 	method, _, _ := strings.Cut(request, " ")
 	a := seen.Answer(method)
 	require.NoError(t, a.Err, "%q", raw.String())
@@ -172,10 +172,10 @@ func (c *LisClient) Refused(t testing.TB, request string) LisAnswer {
 	return a
 }
 
-// LisUpgraded is a client of l over TCP that has been answered 101.
-func LisUpgraded(t testing.TB, l net.Listener, request string) (*LisClient, LisAnswer) {
+// Upgraded is a client of l over TCP that has been answered 101.
+func Upgraded(t testing.TB, l net.Listener, request string) (*Client, Answer) {
 	t.Helper()
-	c := LisDial(t, l)
+	c := DialClient(t, l)
 	c.Send(t, request)
 	a := c.Answer("GET")
 	require.NoError(t, a.Err)
@@ -183,8 +183,8 @@ func LisUpgraded(t testing.TB, l net.Listener, request string) (*LisClient, LisA
 	return c, a
 }
 
-// LisRequest is an upgrade request with further field lines.
-func LisRequest(fields ...string) string {
+// Request is an upgrade request with further field lines.
+func Request(fields ...string) string {
 	head := "GET /t HTTP/1.1\r\nHost: h.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	for _, f := range fields {
 		head += f + "\r\n"
@@ -192,9 +192,9 @@ func LisRequest(fields ...string) string {
 	return head + "\r\n"
 }
 
-// LisServe accepts from l until it is closed. What it has accepted comes out
+// AcceptAll accepts from l until it is closed. What it has accepted comes out
 // of the channel.
-func LisServe(t testing.TB, l net.Listener) <-chan *preflight.Conn {
+func AcceptAll(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	t.Helper()
 	accepted, done := make(chan *preflight.Conn, 8192), make(chan struct{})
 	go func() {
@@ -217,8 +217,8 @@ func LisServe(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	return accepted
 }
 
-// LisNext is the next accepted connection.
-func LisNext(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
+// NextConn is the next accepted connection.
+func NextConn(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 	t.Helper()
 	select {
 	case c := <-accepted:
@@ -230,15 +230,15 @@ func LisNext(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 	}
 }
 
-// LisTalk requires that bytes go through in both directions.
-func LisTalk(t testing.TB, client *LisClient, conn net.Conn) {
+// Talk requires that bytes go through in both directions.
+func Talk(t testing.TB, client *Client, conn net.Conn) {
 	t.Helper()
-	LisCarry(t, "a question", client, conn)
-	LisCarry(t, "an answer", conn, client.R)
+	Carry(t, "a question", client, conn)
+	Carry(t, "an answer", conn, client.R)
 }
 
-// LisCarry requires that what is written to w comes out of r.
-func LisCarry(t testing.TB, text string, w io.Writer, r io.Reader) {
+// Carry requires that what is written to w comes out of r.
+func Carry(t testing.TB, text string, w io.Writer, r io.Reader) {
 	t.Helper()
 	wrote := make(chan error, 1)
 	go func() {
@@ -252,8 +252,8 @@ func LisCarry(t testing.TB, text string, w io.Writer, r io.Reader) {
 	require.NoError(t, <-wrote)
 }
 
-// LisTLS is the configuration of a TLS server, and of a client that trusts it.
-func LisTLS(t testing.TB) (server, client *tls.Config) {
+// TLSConfigs is the configuration of a TLS server, and of a client that trusts it.
+func TLSConfigs(t testing.TB) (server, client *tls.Config) {
 	t.Helper()
 	s := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
 	defer s.Close()
@@ -262,42 +262,42 @@ func LisTLS(t testing.TB) (server, client *tls.Config) {
 	return &tls.Config{Certificates: s.TLS.Certificates}, &tls.Config{RootCAs: roots, ServerName: "example.com"}
 }
 
-// LisLog catches what the standard logger prints.
-func LisLog(t testing.TB) *lisBuffer {
+// CaptureLog catches what the standard logger prints.
+func CaptureLog(t testing.TB) *logBuffer {
 	t.Helper()
-	b, before := new(lisBuffer), log.Writer()
+	b, before := new(logBuffer), log.Writer()
 	log.SetOutput(b)
 	t.Cleanup(func() { log.SetOutput(before) })
 	return b
 }
 
-type lisBuffer struct {
+type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (b *lisBuffer) Write(p []byte) (int, error) {
+func (b *logBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.Write(p)
 }
 
-func (b *lisBuffer) String() string {
+func (b *logBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
 }
 
-// LisTemporary is an error that net/http takes for a passing one.
-type LisTemporary struct{ Err error }
+// TemporaryError is an error that net/http takes for a passing one.
+type TemporaryError struct{ Err error }
 
-func (e LisTemporary) Error() string { return e.Err.Error() }
-func (e LisTemporary) Unwrap() error { return e.Err }
+func (e TemporaryError) Error() string { return e.Err.Error() }
+func (e TemporaryError) Unwrap() error { return e.Err }
 
-func (LisTemporary) Timeout() bool { return true }
+func (TemporaryError) Timeout() bool { return true }
 
-func (LisTemporary) Temporary() bool { return true }
+func (TemporaryError) Temporary() bool { return true }
 
-var ErrLisOther = errors.New("something else")
+var ErrOther = errors.New("something else")
 
-func LisYes(*http.Request) (http.Header, error) { return nil, nil }
+func AuthorizeAll(*http.Request) (http.Header, error) { return nil, nil }

@@ -6,12 +6,12 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// BadSmuggled is sent behind every malformed head. Whoever interprets it
+// Smuggled is sent behind every malformed head. Whoever interprets it
 // upgrades the connection of somebody else's request.
-const BadSmuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nsmuggled payload"
+const Smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nsmuggled payload"
 
-// badHead is a head that must not become a tunnel.
-type badHead struct {
+// malformedHead is a head that must not become a tunnel.
+type malformedHead struct {
 	Name string
 	Head string
 	// status of the refusal; badPlain where it is no HTTP at all, or badLate.
@@ -25,8 +25,8 @@ const (
 	BadLate  = -1 // plain when it is handed on, HTTP later
 )
 
-// BadUpgrade is an upgrade request with more field lines.
-func BadUpgrade(fields string) string {
+// UpgradeWith is an upgrade request with more field lines.
+func UpgradeWith(fields string) string {
 	return "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" + fields + "\r\n"
 }
 
@@ -45,51 +45,51 @@ func badLists(connection, upgrade string) string {
 	return "GET / HTTP/1.1\r\nHost: h\r\nConnection: " + connection + "\r\nUpgrade: " + upgrade + "\r\n\r\n"
 }
 
-var BadHeads = []badHead{
+var MalformedHeads = []malformedHead{
 	// Lines: RFC 9112 §2.2.
-	{"bare LF everywhere", strings.ReplaceAll(BadUpgrade(""), "\r", ""), 400, "a bare LF: RFC 9112 §2.2 (byte 14 of the head)"},
-	{"bare LF behind the request line", strings.Replace(BadUpgrade(""), "\r\n", "\n", 1), 400, "a bare LF: RFC 9112 §2.2 (byte 14 of the head)"},
+	{"bare LF everywhere", strings.ReplaceAll(UpgradeWith(""), "\r", ""), 400, "a bare LF: RFC 9112 §2.2 (byte 14 of the head)"},
+	{"bare LF behind the request line", strings.Replace(UpgradeWith(""), "\r\n", "\n", 1), 400, "a bare LF: RFC 9112 §2.2 (byte 14 of the head)"},
 	{"bare LF in the fields", "GET / HTTP/1.1\r\nHost: h\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", 400, "a bare LF: RFC 9112 §2.2 (byte 23 of the head)"},
-	{"bare LF for the empty line", strings.TrimSuffix(BadUpgrade(""), "\r\n") + "\n", 400, "a bare LF: RFC 9112 §2.2 (byte 60 of the head)"},
-	{"bare LF hides a field", BadUpgrade("X: y\nContent-Length: 5\r\n"), 400, "a bare LF: RFC 9112 §2.2 (byte 64 of the head)"},
-	{"LF CR", BadUpgrade("X: y\n\r"), 400, "a bare LF"},
-	{"bare CR behind the request line", strings.Replace(BadUpgrade(""), "\r\n", "\r", 1), 400, "a bare CR: RFC 9112 §2.2 (byte 14 of the head)"},
-	{"bare CR in a value", BadUpgrade("X: y\rz\r\n"), 400, "a bare CR: RFC 9112 §2.2 (byte 64 of the head)"},
-	{"bare CR hides a field", BadUpgrade("X: y\rContent-Length: 5\r\n"), 400, "a bare CR"},
-	{"bare CR in a name", BadUpgrade("X\rY: z\r\n"), 400, "a bare CR"},
-	{"bare CR in front of a field", BadUpgrade("\rX: y\r\n"), 400, "a bare CR"},
-	{"CR CR LF", BadUpgrade("X: y\r\r\n"), 400, "a bare CR"},
-	{"CR CR LF for the empty line", strings.TrimSuffix(BadUpgrade(""), "\r\n") + "\r\r\n", 400, "a bare CR"},
+	{"bare LF for the empty line", strings.TrimSuffix(UpgradeWith(""), "\r\n") + "\n", 400, "a bare LF: RFC 9112 §2.2 (byte 60 of the head)"},
+	{"bare LF hides a field", UpgradeWith("X: y\nContent-Length: 5\r\n"), 400, "a bare LF: RFC 9112 §2.2 (byte 64 of the head)"},
+	{"LF CR", UpgradeWith("X: y\n\r"), 400, "a bare LF"},
+	{"bare CR behind the request line", strings.Replace(UpgradeWith(""), "\r\n", "\r", 1), 400, "a bare CR: RFC 9112 §2.2 (byte 14 of the head)"},
+	{"bare CR in a value", UpgradeWith("X: y\rz\r\n"), 400, "a bare CR: RFC 9112 §2.2 (byte 64 of the head)"},
+	{"bare CR hides a field", UpgradeWith("X: y\rContent-Length: 5\r\n"), 400, "a bare CR"},
+	{"bare CR in a name", UpgradeWith("X\rY: z\r\n"), 400, "a bare CR"},
+	{"bare CR in front of a field", UpgradeWith("\rX: y\r\n"), 400, "a bare CR"},
+	{"CR CR LF", UpgradeWith("X: y\r\r\n"), 400, "a bare CR"},
+	{"CR CR LF for the empty line", strings.TrimSuffix(UpgradeWith(""), "\r\n") + "\r\r\n", 400, "a bare CR"},
 
 	// Field lines: RFC 9112 §5.
-	{"obs-fold", BadUpgrade("X: y\r\n z\r\n"), 400, "(obs-fold): RFC 9112 §5.2 (byte 66 of the head)"},
-	{"obs-fold with a tab", BadUpgrade("X: y\r\n\tz\r\n"), 400, "(obs-fold): RFC 9112 §5.2"},
-	{"obs-fold of nothing", BadUpgrade("X: y\r\n \r\n"), 400, "(obs-fold): RFC 9112 §5.2"},
+	{"obs-fold", UpgradeWith("X: y\r\n z\r\n"), 400, "(obs-fold): RFC 9112 §5.2 (byte 66 of the head)"},
+	{"obs-fold with a tab", UpgradeWith("X: y\r\n\tz\r\n"), 400, "(obs-fold): RFC 9112 §5.2"},
+	{"obs-fold of nothing", UpgradeWith("X: y\r\n \r\n"), 400, "(obs-fold): RFC 9112 §5.2"},
 	{"obs-fold of Host", badHost("Host:\r\n h\r\n"), 400, "(obs-fold): RFC 9112 §5.2"},
 	{"obs-fold of Upgrade", "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade:\r\n tcp\r\n\r\n", 400, "(obs-fold): RFC 9112 §5.2"},
-	{"obs-fold of the request line", strings.Replace(BadUpgrade(""), "Host", " Host", 1), 400, "(obs-fold): RFC 9112 §5.2 (byte 16 of the head)"},
-	{"obs-fold of the request line with a tab", strings.Replace(BadUpgrade(""), "Host", "\tHost", 1), 400, "(obs-fold): RFC 9112 §5.2 (byte 16 of the head)"},
-	{"space before the colon", BadUpgrade("X : y\r\n"), 400, "white space before the colon of a field: RFC 9112 §5.1 (byte 61 of the head)"},
-	{"tab before the colon", BadUpgrade("X\t: y\r\n"), 400, "white space before the colon"},
+	{"obs-fold of the request line", strings.Replace(UpgradeWith(""), "Host", " Host", 1), 400, "(obs-fold): RFC 9112 §5.2 (byte 16 of the head)"},
+	{"obs-fold of the request line with a tab", strings.Replace(UpgradeWith(""), "Host", "\tHost", 1), 400, "(obs-fold): RFC 9112 §5.2 (byte 16 of the head)"},
+	{"space before the colon", UpgradeWith("X : y\r\n"), 400, "white space before the colon of a field: RFC 9112 §5.1 (byte 61 of the head)"},
+	{"tab before the colon", UpgradeWith("X\t: y\r\n"), 400, "white space before the colon"},
 	{"space before the colon of Host", badHost("Host : h\r\n"), 400, "white space before the colon"},
-	{"space before the colon of Content-Length", BadUpgrade("Content-Length : 5\r\n"), 400, "white space before the colon"},
-	{"space in a name", BadUpgrade("X Y: z\r\n"), 400, "white space before the colon"},
-	{"no name", BadUpgrade(": y\r\n"), 400, "a field has no name: RFC 9110 §5.1 (byte 60 of the head)"},
-	{"no colon", BadUpgrade("Xyz\r\n"), 400, "a field line has no colon: RFC 9112 §5 (byte 63 of the head)"},
-	{"no colon, but a value", BadUpgrade("Xyz y\r\n"), 400, "white space before the colon"},
-	{"a second request line", BadUpgrade("GET /other HTTP/1.1\r\n"), 400, "white space before the colon"},
-	{"separator in a name", BadUpgrade("X(Y): z\r\n"), 400, "a field name is not a token: RFC 9110 §5.1 (byte 61 of the head)"},
-	{"raw UTF-8 in a name", BadUpgrade("Xé: z\r\n"), 400, "a field name is not a token"},
-	{"quoted name", BadUpgrade("\"X\": z\r\n"), 400, "a field name is not a token"},
+	{"space before the colon of Content-Length", UpgradeWith("Content-Length : 5\r\n"), 400, "white space before the colon"},
+	{"space in a name", UpgradeWith("X Y: z\r\n"), 400, "white space before the colon"},
+	{"no name", UpgradeWith(": y\r\n"), 400, "a field has no name: RFC 9110 §5.1 (byte 60 of the head)"},
+	{"no colon", UpgradeWith("Xyz\r\n"), 400, "a field line has no colon: RFC 9112 §5 (byte 63 of the head)"},
+	{"no colon, but a value", UpgradeWith("Xyz y\r\n"), 400, "white space before the colon"},
+	{"a second request line", UpgradeWith("GET /other HTTP/1.1\r\n"), 400, "white space before the colon"},
+	{"separator in a name", UpgradeWith("X(Y): z\r\n"), 400, "a field name is not a token: RFC 9110 §5.1 (byte 61 of the head)"},
+	{"raw UTF-8 in a name", UpgradeWith("Xé: z\r\n"), 400, "a field name is not a token"},
+	{"quoted name", UpgradeWith("\"X\": z\r\n"), 400, "a field name is not a token"},
 
 	// Controls: RFC 9110 §5.5.
-	{"NUL in a name", BadUpgrade("X\x00: y\r\n"), 400, "a control character: RFC 9110 §5.5 (byte 61 of the head)"},
-	{"NUL in a value", BadUpgrade("X: \x00\r\n"), 400, "a control character: RFC 9110 §5.5 (byte 63 of the head)"},
-	{"escape in a value", BadUpgrade("X: \x1b[2J\r\n"), 400, "a control character"},
-	{"vertical tab in a value", BadUpgrade("X: y\v\r\n"), 400, "a control character"},
-	{"form feed before the colon", BadUpgrade("X\f: y\r\n"), 400, "a control character"},
-	{"DEL in a name", BadUpgrade("X\x7f: y\r\n"), 400, "a control character"},
-	{"DEL in a value", BadUpgrade("X: y\x7f\r\n"), 400, "a control character"},
+	{"NUL in a name", UpgradeWith("X\x00: y\r\n"), 400, "a control character: RFC 9110 §5.5 (byte 61 of the head)"},
+	{"NUL in a value", UpgradeWith("X: \x00\r\n"), 400, "a control character: RFC 9110 §5.5 (byte 63 of the head)"},
+	{"escape in a value", UpgradeWith("X: \x1b[2J\r\n"), 400, "a control character"},
+	{"vertical tab in a value", UpgradeWith("X: y\v\r\n"), 400, "a control character"},
+	{"form feed before the colon", UpgradeWith("X\f: y\r\n"), 400, "a control character"},
+	{"DEL in a name", UpgradeWith("X\x7f: y\r\n"), 400, "a control character"},
+	{"DEL in a value", UpgradeWith("X: y\x7f\r\n"), 400, "a control character"},
 	{"DEL in the target", badLine("GET /\x7f HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},
 	{"NUL behind the version", badLine("GET / HTTP/1.1\x00"), 400, "a control character"},
 	{"backspace in Upgrade", badLists("Upgrade", "tcp\b"), 400, "a control character"},
@@ -127,34 +127,34 @@ var BadHeads = []badHead{
 	{"Host invalid in HTTP/1.0", "GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400, "Host is not valid"},
 
 	// Bodies: RFC 9112 §6.
-	{"Content-Length negative", BadUpgrade("Content-Length: -1\r\n"), 400, "Content-Length is not one number: RFC 9112 §6.3 (byte 60 of the head)"},
-	{"Content-Length +0", BadUpgrade("Content-Length: +0\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length hexadecimal", BadUpgrade("Content-Length: a\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length 0x0", BadUpgrade("Content-Length: 0x0\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length 0.0", BadUpgrade("Content-Length: 0.0\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length 0 0", BadUpgrade("Content-Length: 0 0\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length listed", BadUpgrade("Content-Length: 0, 0\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length quoted", BadUpgrade("Content-Length: \"0\"\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length empty", BadUpgrade("Content-Length:\r\n"), 400, "Content-Length is not one number"},
-	{"Content-Length repeated", BadUpgrade("Content-Length: 0\r\nContent-Length: 0\r\n"), 400, "Content-Length is not one number: RFC 9112 §6.3 (byte 79 of the head)"},
-	{"Content-Length differing", BadUpgrade("Content-Length: 0\r\ncontent-length: 45\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length negative", UpgradeWith("Content-Length: -1\r\n"), 400, "Content-Length is not one number: RFC 9112 §6.3 (byte 60 of the head)"},
+	{"Content-Length +0", UpgradeWith("Content-Length: +0\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length hexadecimal", UpgradeWith("Content-Length: a\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length 0x0", UpgradeWith("Content-Length: 0x0\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length 0.0", UpgradeWith("Content-Length: 0.0\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length 0 0", UpgradeWith("Content-Length: 0 0\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length listed", UpgradeWith("Content-Length: 0, 0\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length quoted", UpgradeWith("Content-Length: \"0\"\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length empty", UpgradeWith("Content-Length:\r\n"), 400, "Content-Length is not one number"},
+	{"Content-Length repeated", UpgradeWith("Content-Length: 0\r\nContent-Length: 0\r\n"), 400, "Content-Length is not one number: RFC 9112 §6.3 (byte 79 of the head)"},
+	{"Content-Length differing", UpgradeWith("Content-Length: 0\r\ncontent-length: 45\r\n"), 400, "Content-Length is not one number"},
 	{"Content-Length differing, ordinary request", "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 45\r\n\r\n", 400, "Content-Length is not one number"},
-	{"Content-Length of a body", BadUpgrade("Content-Length: 45\r\n"), 400, "Content-Length is not 0 (byte 60 of the head)"},
-	{"Content-Length huge", BadUpgrade("Content-Length: 18446744073709551616\r\n"), 400, "Content-Length is not 0"},
-	{"Content-Length 2^64 beside its digits", BadUpgrade("Content-Length: 00000000000000000000000000000000001\r\n"), 400, "Content-Length is not 0"},
-	{"Content-Length and chunked", BadUpgrade("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400, "Transfer-Encoding beside Content-Length: RFC 9112 §6.3 (byte 79 of the head)"},
-	{"chunked and Content-Length 0", BadUpgrade("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"), 400, "Transfer-Encoding beside Content-Length"},
+	{"Content-Length of a body", UpgradeWith("Content-Length: 45\r\n"), 400, "Content-Length is not 0 (byte 60 of the head)"},
+	{"Content-Length huge", UpgradeWith("Content-Length: 18446744073709551616\r\n"), 400, "Content-Length is not 0"},
+	{"Content-Length 2^64 beside its digits", UpgradeWith("Content-Length: 00000000000000000000000000000000001\r\n"), 400, "Content-Length is not 0"},
+	{"Content-Length and chunked", UpgradeWith("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400, "Transfer-Encoding beside Content-Length: RFC 9112 §6.3 (byte 79 of the head)"},
+	{"chunked and Content-Length 0", UpgradeWith("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"), 400, "Transfer-Encoding beside Content-Length"},
 	{"chunked and Content-Length, POST", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, "Transfer-Encoding beside Content-Length"},
-	{"Transfer-Encoding chunked", BadUpgrade("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", 400, "Transfer-Encoding is present (byte 60 of the head)"},
-	{"Transfer-Encoding identity", BadUpgrade("Transfer-Encoding: identity\r\n"), 400, "Transfer-Encoding is present"},
-	{"Transfer-Encoding empty", BadUpgrade("Transfer-Encoding:\r\n"), 400, "Transfer-Encoding is present"},
-	{"Transfer-Encoding unknown", BadUpgrade("Transfer-Encoding: xchunked\r\n"), 400, "Transfer-Encoding is present"},
-	{"Transfer-Encoding twice", BadUpgrade("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"), 400, "Transfer-Encoding is present"},
+	{"Transfer-Encoding chunked", UpgradeWith("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", 400, "Transfer-Encoding is present (byte 60 of the head)"},
+	{"Transfer-Encoding identity", UpgradeWith("Transfer-Encoding: identity\r\n"), 400, "Transfer-Encoding is present"},
+	{"Transfer-Encoding empty", UpgradeWith("Transfer-Encoding:\r\n"), 400, "Transfer-Encoding is present"},
+	{"Transfer-Encoding unknown", UpgradeWith("Transfer-Encoding: xchunked\r\n"), 400, "Transfer-Encoding is present"},
+	{"Transfer-Encoding twice", UpgradeWith("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"), 400, "Transfer-Encoding is present"},
 	{"Transfer-Encoding in HTTP/1.0", "GET / HTTP/1.0\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "Transfer-Encoding in an HTTP/1.0 request: RFC 9112 §6.1"},
-	{"Trailer", BadUpgrade("Trailer: X\r\n"), 400, "Trailer is present"},
-	{"Expect of another", BadUpgrade("Expect: 200-ok\r\n"), 417, "Expect knows 100-continue alone: RFC 9110 §10.1.1 (byte 60 of the head)"},
-	{"Expect of two", BadUpgrade("Expect: 100-continue, x\r\n"), 417, "Expect knows 100-continue alone"},
-	{"Expect and a body", BadUpgrade("Expect: 100-continue\r\nContent-Length: 5\r\n"), 400, "Content-Length is not 0"},
+	{"Trailer", UpgradeWith("Trailer: X\r\n"), 400, "Trailer is present"},
+	{"Expect of another", UpgradeWith("Expect: 200-ok\r\n"), 417, "Expect knows 100-continue alone: RFC 9110 §10.1.1 (byte 60 of the head)"},
+	{"Expect of two", UpgradeWith("Expect: 100-continue, x\r\n"), 417, "Expect knows 100-continue alone"},
+	{"Expect and a body", UpgradeWith("Expect: 100-continue\r\nContent-Length: 5\r\n"), 400, "Content-Length is not 0"},
 
 	// The version: RFC 9112 §2.3.
 	{"HTTP/1.2", badLine("GET / HTTP/1.2"), 505, "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6 (byte 13 of the head)"},
@@ -253,7 +253,7 @@ var BadHeads = []badHead{
 	// Lists: RFC 9110 §7.6.1, §7.8.
 	{"Upgrade not a token", badLists("Upgrade", "tcp@1"), 400, "Upgrade is not a list of protocols: RFC 9110 §7.8"},
 	{"Upgrade not a token at last", badLists("Upgrade", "tcp, (x)"), 400, "Upgrade is not a list of protocols"},
-	{"Upgrade not a token in a second field", BadUpgrade("Upgrade: {}\r\n"), 400, "Upgrade is not a list of protocols"},
+	{"Upgrade not a token in a second field", UpgradeWith("Upgrade: {}\r\n"), 400, "Upgrade is not a list of protocols"},
 	{"Upgrade of two words", badLists("Upgrade", "tcp tcp"), 400, "Upgrade is not a list of protocols"},
 	{"Upgrade with a parameter", badLists("Upgrade", "tcp;q=1"), 400, "Upgrade is not a list of protocols"},
 	{"Upgrade quoted", badLists("Upgrade", `"tcp"`), 400, "Upgrade is not a list of protocols"},
@@ -282,9 +282,9 @@ var BadHeads = []badHead{
 	{"POST of commands", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\nPUB t 2\r\nhi\r\n", 426, "the request has no Upgrade field"},
 
 	// Sizes: RFC 6585 §5, RFC 9112 §3.
-	{"head too large", BadUpgrade("X: " + strings.Repeat("y", 16<<10) + "\r\n"), 431, "the head of the request is too large: RFC 6585 §5 (byte 16384 of the head)"},
-	{"too many fields", BadUpgrade(strings.Repeat("X: y\r\n", 3000)), 431, "the head of the request is too large"},
-	{"one byte too large", BadUpgrade("X: " + strings.Repeat("y", 16<<10-len(BadUpgrade("X: \r\n"))+1) + "\r\n"), 431, "the head of the request is too large"},
+	{"head too large", UpgradeWith("X: " + strings.Repeat("y", 16<<10) + "\r\n"), 431, "the head of the request is too large: RFC 6585 §5 (byte 16384 of the head)"},
+	{"too many fields", UpgradeWith(strings.Repeat("X: y\r\n", 3000)), 431, "the head of the request is too large"},
+	{"one byte too large", UpgradeWith("X: " + strings.Repeat("y", 16<<10-len(UpgradeWith("X: \r\n"))+1) + "\r\n"), 431, "the head of the request is too large"},
 	{"URI too long", badLine("GET /" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long: RFC 9112 §3 (byte 16384 of the head)"},
 	{"query too long", badLine("GET /?" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long"},
 	{"URL too long", badLine("GET http://h/" + strings.Repeat("y", 16<<10) + " HTTP/1.1"), 414, "the request line is too long"},
@@ -292,10 +292,10 @@ var BadHeads = []badHead{
 	{"method too long", badLine(strings.Repeat("y", 16<<10) + " / HTTP/1.1"), BadLate, ""},
 }
 
-// BadDoubtful reports whether a connection may be handed on before its first
+// Doubtful reports whether a connection may be handed on before its first
 // line shows that it is HTTP. What becomes of it then depends on how it
 // arrives; FuzzServer knows how that was.
-func BadDoubtful(head string) bool {
+func Doubtful(head string) bool {
 	var s wire.Sniffer
 	for i := range len(head) {
 		if s.Feed([]byte{head[i]}) == wire.Doubt {
@@ -305,8 +305,8 @@ func BadDoubtful(head string) bool {
 	return false
 }
 
-// badAnswer is an answer that must not become a tunnel.
-type badAnswer struct {
+// malformedAnswer is an answer that must not become a tunnel.
+type malformedAnswer struct {
 	Name   string
 	Answer string
 	// status of the StatusError; 0 where it is no answer at all.
@@ -316,7 +316,7 @@ type badAnswer struct {
 
 const badSwitch = "Upgrade: tcp\r\nConnection: Upgrade\r\n"
 
-var BadAnswers = []badAnswer{
+var MalformedAnswers = []malformedAnswer{
 	{"nothing", "", 0, "unavailable"},
 	{"end inside the status line", "HTTP/1.1 10", 0, "unavailable"},
 	{"end inside the fields", "HTTP/1.1 101 x\r\n" + badSwitch, 0, "unavailable"},

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ScrUnavailable requires the error of an end without an answer, which may be
+// RequireUnavailable requires the error of an end without an answer, which may be
 // worth another try.
-func ScrUnavailable(t testing.TB, err error) {
+func RequireUnavailable(t testing.TB, err error) {
 	t.Helper()
 	require.NotErrorAs(t, err, new(*preflight.StatusError))
 	require.ErrorContains(t, err, "unavailable")

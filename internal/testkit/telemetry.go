@@ -13,44 +13,44 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// An Eye notes what one side reports: the sums of its metrics and the spans it
+// An Recorder notes what one side reports: the sums of its metrics and the spans it
 // starts. fault, which may be nil, is called with the name of each call before it.
-type Eye struct {
+type Recorder struct {
 	mu    sync.Mutex
 	Sums  map[string]int64 // by name and attributes; of a histogram the count
 	spans []string
 	Fault func(call string)
 }
 
-func NewEye() *Eye { return &Eye{Sums: make(map[string]int64)} }
+func NewRecorder() *Recorder { return &Recorder{Sums: make(map[string]int64)} }
 
-func (e *Eye) Watch() *preflight.Telemetry {
+func (e *Recorder) Watch() *preflight.Telemetry {
 	return &preflight.Telemetry{
-		TracerProvider: EyeTracers{Eye: e}, MeterProvider: eyeMeters{eye: e},
+		TracerProvider: EyeTracers{Recorder: e}, MeterProvider: eyeMeters{eye: e},
 		Propagator: eyePropagator{propagation.TraceContext{}, e},
 	}
 }
 
 // Sum is a metric as it stands, by its name without the prefix, and attributes.
-func (e *Eye) Sum(of string) int64 {
+func (e *Recorder) Sum(of string) int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.Sums["preflight."+of]
 }
 
-func (e *Eye) Started() int {
+func (e *Recorder) Started() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.spans)
 }
 
-func (e *Eye) calls(name string) {
+func (e *Recorder) calls(name string) {
 	if e.Fault != nil {
 		e.Fault(name)
 	}
 }
 
-func (e *Eye) add(name string, set attribute.Set, n int64) {
+func (e *Recorder) add(name string, set attribute.Set, n int64) {
 	e.calls(name)
 	encoded := set.Encoded(attribute.DefaultEncoder())
 	if encoded != "" {
@@ -63,7 +63,7 @@ func (e *Eye) add(name string, set attribute.Set, n int64) {
 
 type eyeMeters struct {
 	metricnoop.MeterProvider
-	eye *Eye
+	eye *Recorder
 }
 
 func (p eyeMeters) Meter(string, ...metric.MeterOption) metric.Meter {
@@ -73,7 +73,7 @@ func (p eyeMeters) Meter(string, ...metric.MeterOption) metric.Meter {
 
 type eyeMeter struct {
 	metricnoop.Meter
-	eye *Eye
+	eye *Recorder
 }
 
 func (m eyeMeter) Float64Histogram(name string, _ ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
@@ -91,7 +91,7 @@ func (m eyeMeter) Int64UpDownCounter(name string, _ ...metric.Int64UpDownCounter
 type eyeHistogram struct {
 	metricnoop.Float64Histogram
 	name string
-	eye  *Eye
+	eye  *Recorder
 }
 
 func (h eyeHistogram) Record(_ context.Context, _ float64, options ...metric.RecordOption) {
@@ -101,7 +101,7 @@ func (h eyeHistogram) Record(_ context.Context, _ float64, options ...metric.Rec
 type eyeCounter struct {
 	metricnoop.Int64Counter
 	name string
-	eye  *Eye
+	eye  *Recorder
 }
 
 func (c eyeCounter) Add(_ context.Context, n int64, options ...metric.AddOption) {
@@ -111,7 +111,7 @@ func (c eyeCounter) Add(_ context.Context, n int64, options ...metric.AddOption)
 type eyeUpDown struct {
 	metricnoop.Int64UpDownCounter
 	name string
-	eye  *Eye
+	eye  *Recorder
 }
 
 func (c eyeUpDown) Add(_ context.Context, n int64, options ...metric.AddOption) {
@@ -120,32 +120,32 @@ func (c eyeUpDown) Add(_ context.Context, n int64, options ...metric.AddOption) 
 
 type EyeTracers struct {
 	tracenoop.TracerProvider
-	Eye *Eye
+	Recorder *Recorder
 }
 
 func (p EyeTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
-	p.Eye.calls("Tracer")
-	return EyeTracer{Eye: p.Eye}
+	p.Recorder.calls("Tracer")
+	return EyeTracer{Recorder: p.Recorder}
 }
 
 type EyeTracer struct {
 	tracenoop.Tracer
-	Eye *Eye
+	Recorder *Recorder
 }
 
 func (t EyeTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
-	t.Eye.calls("Start")
-	t.Eye.mu.Lock()
-	t.Eye.spans = append(t.Eye.spans, name)
-	t.Eye.mu.Unlock()
+	t.Recorder.calls("Start")
+	t.Recorder.mu.Lock()
+	t.Recorder.spans = append(t.Recorder.spans, name)
+	t.Recorder.mu.Unlock()
 	ctx, span := t.Tracer.Start(ctx, name, options...)
-	return ctx, eyeSpan{span, t.Eye}
+	return ctx, eyeSpan{span, t.Recorder}
 }
 
 // An eyeSpan records, so that all of its methods are called.
 type eyeSpan struct {
 	trace.Span
-	eye *Eye
+	eye *Recorder
 }
 
 func (s eyeSpan) IsRecording() bool { return true }
@@ -158,7 +158,7 @@ func (s eyeSpan) SetAttributes(...attribute.KeyValue) { s.eye.calls("SetAttribut
 
 type eyePropagator struct {
 	propagation.TextMapPropagator
-	eye *Eye
+	eye *Recorder
 }
 
 func (p eyePropagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {

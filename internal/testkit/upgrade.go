@@ -15,7 +15,7 @@ const (
 	UpgradeAnswer  = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n"
 )
 
-func UpgradeReq() *http.Request {
+func UpgradeRequestOf() *http.Request {
 	return &http.Request{
 		Host: "edge.example",
 		URL:  &url.URL{Path: "/amps/json", RawQuery: "a=b%20c"},
@@ -36,5 +36,5 @@ var UpgradeRoles = map[string]upgradeRole{
 }
 
 func UpgradeClient(ctx context.Context, c net.Conn) (*preflight.Conn, error) {
-	return preflight.Client(ctx, c, UpgradeReq())
+	return preflight.Client(ctx, c, UpgradeRequestOf())
 }

@@ -15,14 +15,14 @@ import (
 )
 
 // What the requests of these tests carry and no error may repeat.
-var UpgradeSecrets = http.Header{
+var SecretFields = http.Header{
 	"Authorization": {"Bearer s3cr3t-authorization"},
 	"Cookie":        {"sid=s3cr3t-cookie"},
 	"X-Api-Key":     {"s3cr3t-key"},
 }
 
-// UpgradeNoSecret fails if err, or an error that it wraps, repeats a secret.
-func UpgradeNoSecret(t testing.TB, err error) {
+// RequireNoSecret fails if err, or an error that it wraps, repeats a secret.
+func RequireNoSecret(t testing.TB, err error) {
 	t.Helper()
 	for ; err != nil; err = errors.Unwrap(err) {
 		for _, format := range []string{"%s", "%v", "%+v"} {
@@ -31,8 +31,8 @@ func UpgradeNoSecret(t testing.TB, err error) {
 	}
 }
 
-// UpgradeRead reads a request head and returns it.
-func UpgradeRead(c net.Conn) string {
+// ReadRequest reads a request head and returns it.
+func ReadRequest(c net.Conn) string {
 	var head []byte
 	b := make([]byte, 1)
 	for !strings.HasSuffix(string(head), "\r\n\r\n") {
@@ -48,25 +48,25 @@ func UpgradeRead(c net.Conn) string {
 // closes the connection or keeps it open.
 func UpgradeAnswered(t testing.TB, answer string, keepOpen bool) (*preflight.Conn, error) {
 	t.Helper()
-	client, server := ConnPipe(t)
+	client, server := SpyPipe(t)
 	go func() {
-		UpgradeRead(server)
+		ReadRequest(server)
 		io.WriteString(server, answer)
 		if !keepOpen {
 			server.Close()
 		}
 	}()
-	req := UpgradeReq()
-	req.Header = UpgradeSecrets.Clone()
-	spy := &ConnSpy{Conn: client}
+	req := UpgradeRequestOf()
+	req.Header = SecretFields.Clone()
+	spy := &SpyConn{Conn: client}
 	conn, err := preflight.Client(t.Context(), spy, req)
 	require.Zero(t, spy.Closes.Load(), "Client leaves closing to its caller")
 	require.Equal(t, err == nil, conn != nil)
-	UpgradeNoSecret(t, err)
+	RequireNoSecret(t, err)
 	return conn, err
 }
 
-// UpgradeBroken is a connection whose direction to the peer is broken.
-type UpgradeBroken struct{ *ConnSpy }
+// BrokenWrite is a connection whose direction to the peer is broken.
+type BrokenWrite struct{ *SpyConn }
 
-func (c UpgradeBroken) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+func (c BrokenWrite) Write([]byte) (int, error) { return 0, syscall.EPIPE }

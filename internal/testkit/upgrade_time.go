@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-var ErrUpgradeCause = errors.New("the reason why the context ended")
+var ErrCause = errors.New("the reason why the context ended")
 
-// UpgradeEnds are the ways in which a handshake that makes no progress ends.
-var UpgradeEnds = map[string]struct {
+// ContextEnds are the ways in which a handshake that makes no progress ends.
+var ContextEnds = map[string]struct {
 	Ctx   func(context.Context) (context.Context, context.CancelFunc)
 	After time.Duration
 	Want  error
@@ -21,8 +21,8 @@ var UpgradeEnds = map[string]struct {
 		return context.WithTimeout(ctx, 3*time.Second)
 	}, 3 * time.Second, context.DeadlineExceeded, context.DeadlineExceeded},
 	"deadline with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
-		return context.WithTimeoutCause(ctx, 3*time.Second, ErrUpgradeCause)
-	}, 3 * time.Second, ErrUpgradeCause, context.DeadlineExceeded},
+		return context.WithTimeoutCause(ctx, 3*time.Second, ErrCause)
+	}, 3 * time.Second, ErrCause, context.DeadlineExceeded},
 	"cancel": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		ctx, cancel := context.WithCancel(ctx)
 		time.AfterFunc(2*time.Second, cancel)
@@ -30,7 +30,7 @@ var UpgradeEnds = map[string]struct {
 	}, 2 * time.Second, context.Canceled, context.Canceled},
 	"cancel with a cause": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 		ctx, cancel := context.WithCancelCause(ctx)
-		time.AfterFunc(2*time.Second, func() { cancel(ErrUpgradeCause) })
+		time.AfterFunc(2*time.Second, func() { cancel(ErrCause) })
 		return ctx, func() { cancel(nil) }
-	}, 2 * time.Second, ErrUpgradeCause, context.Canceled},
+	}, 2 * time.Second, ErrCause, context.Canceled},
 }

@@ -1,8 +1,8 @@
-// Package wire parses and writes the heads of HTTP/1.x upgrade requests and
-// of their answers. It works on bytes that the caller has read and never
-// allocates for a head that is in order. Requests are parsed strictly, because
-// a head that two parties read differently is how requests are smuggled;
-// answers tolerantly, because proxies rewrite them.
+// Package wire parses and writes the heads of HTTP/1.x upgrade requests and of their
+// answers. It works on bytes that the caller has read. It does not allocate for a
+// valid head. Requests are parsed strictly, because request smuggling needs a head
+// that two parties read differently. Answers are parsed tolerantly, because proxies
+// rewrite them.
 package wire
 
 import (
@@ -13,7 +13,7 @@ import (
 	"net/netip"
 )
 
-// Error is a broken rule.
+// An Error is a broken rule.
 type Error struct {
 	Status int    // what a server answers (RFC 9110 §15)
 	Offset int    // the byte of the head at which the rule was broken; negative: none
@@ -52,9 +52,9 @@ var class = func() (t [256]byte) {
 	return t
 }()
 
-// nextControl is the index of the first control in b, HTAB, CR and LF among them;
-// len(b) without one. Nearly all bytes of a head are none: it is looked at in
-// words of eight.
+// nextControl returns the index of the first control character in b, including HTAB, CR and
+// LF, or len(b) without one. Nearly all bytes of a head are not controls, so it inspects
+// words of eight bytes.
 func nextControl(b []byte) int {
 	const ones = 0x01_01_01_01_01_01_01_01 // times a byte is a word of that byte
 	i := 0
@@ -100,8 +100,7 @@ func validProtocol(b []byte) bool {
 // URI: uri-host [":" port] (RFC 9110 §7.2), which may not be empty (§4.2.1).
 func ValidHost(s string) bool { return validHost([]byte(s)) }
 
-// validHost refuses percent-encoding, which names no host that DNS or a
-// routing table knows.
+// validHost rejects percent-encoding, which names no host that DNS or a routing table knows.
 func validHost(b []byte) bool {
 	var port []byte
 	if len(b) > 0 && b[0] == '[' {
@@ -169,9 +168,9 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// Header is the iterator over the field lines of a head that has been parsed
-// without error, first to last. Values are trimmed; one that an answer folded
-// over several lines (RFC 9112 §5.2) still holds the line breaks.
+// Header returns an iterator over the field lines of a head that was parsed without error,
+// first to last. Values are trimmed. A value that an answer folded over several lines (RFC
+// 9112 §5.2) still contains the line breaks.
 func Header(head []byte) func(yield func(name, value []byte) bool) {
 	return func(yield func(name, value []byte) bool) {
 		pos := lineEnd(head, 0)
@@ -206,7 +205,7 @@ func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
 	return b[pos:n], trim(b[n+1 : next]), next, nil
 }
 
-// badName says why the tokens b[pos:n] are not followed by the colon of a field.
+// badName tells why the tokens b[pos:n] are not followed by the colon of a field.
 func badName(b []byte, pos, n int) *Error {
 	switch {
 	case n == pos && isBlank(b[n]):
@@ -221,8 +220,8 @@ func badName(b []byte, pos, n int) *Error {
 	return bad(n, "a field name is not a token: RFC 9110 §5.1")
 }
 
-// foldedField is field for one that goes on over the lines that begin with white
-// space (obs-fold: RFC 9112 §5.2).
+// foldedField is field for a field that continues over the lines that begin with white space
+// (obs-fold: RFC 9112 §5.2).
 func foldedField(b []byte, pos int) (name, value []byte, next int, err *Error) {
 	name, value, next, err = field(b, pos)
 	if err != nil || next == pos || !isBlank(b[next]) {
@@ -236,7 +235,7 @@ func foldedField(b []byte, pos int) (name, value []byte, next int, err *Error) {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// lineEnd is the index behind the next LF; the head is known to end with one.
+// lineEnd returns the index after the next LF. The head is known to end with one.
 func lineEnd(b []byte, pos int) int { return pos + bytes.IndexByte(b[pos:], '\n') + 1 }
 
 // trim removes optional white space (RFC 9110 §5.6.3) and line breaks.
@@ -269,7 +268,7 @@ func nextElement(list []byte) (element, rest []byte) {
 	return nil, nil
 }
 
-// lists reports whether an element of a list is s, in any case.
+// lists reports whether an element of a list is s. It ignores case.
 func lists(list []byte, s string) bool {
 	for e, rest := nextElement(list); e != nil; e, rest = nextElement(rest) {
 		if equalFold(e, s) {
@@ -279,8 +278,8 @@ func lists(list []byte, s string) bool {
 	return false
 }
 
-// equalFold compares without regard to ASCII case, and to no other case:
-// Unicode folding would make the Kelvin sign a k.
+// equalFold compares and ignores ASCII case only: Unicode folding would make the Kelvin sign
+// a k.
 func equalFold(b []byte, s string) bool {
 	return len(b) == len(s) && hasPrefixFold(b, s)
 }

@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 )
 
-// Match says whether bytes begin something.
+// A Match tells whether bytes begin something.
 type Match uint8
 
 const (
 	// Maybe: the bytes so far agree with it, and more are needed.
 	Maybe Match = iota
-	// No: no continuation of the bytes is it.
+	// No: the bytes cannot become it.
 	No
 	// Yes: it begins here.
 	Yes
@@ -24,14 +24,14 @@ const (
 	maxProxyV1 = 107
 )
 
-// ProxyHeader tells whether b begins with a header of the PROXY protocol, of
-// either version. If so, n is its length: 0 as long as that is not known,
-// negative if the header can have no end.
+// ProxyHeader reports whether b begins with a header of the PROXY protocol, of either
+// version. If so, n is its length: 0 as long as the length is unknown, negative if the header
+// cannot end.
 //
-// A request whose method is PROXY is no header, although `PROXY UNKNOWN HTTP/1.1`
-// has the form of one: a client can send it through an HTTP proxy that is trusted,
-// and what follows would be sorted as the beginning of a connection. Where that
-// shows late in a line of version 1, the answer goes from Yes with n = 0 to No.
+// A request whose method is PROXY is not a header, although `PROXY UNKNOWN HTTP/1.1` has the
+// form of one. A client can send it through an HTTP proxy that is trusted, and the bytes after
+// it would be taken for the beginning of a connection. If that shows late in a line of version
+// 1, the answer changes from Yes with n = 0 to No.
 func ProxyHeader(b []byte) (m Match, n int) {
 	switch {
 	case bytes.HasPrefix(b, []byte(proxyV1)):
@@ -70,8 +70,8 @@ func begins(b []byte, s string) bool {
 	return len(b) < len(s) && string(b) == s[:len(b)]
 }
 
-// proxyHeader looks for the end of a header of the PROXY protocol. What follows
-// it is sniffed as what stands at the beginning.
+// proxyHeader looks for the end of a header of the PROXY protocol. The bytes after it are
+// sniffed like the beginning of a connection.
 func (s *Sniffer) proxyHeader(c byte) Verdict {
 	var ended bool
 	switch s.state {
@@ -105,8 +105,8 @@ func (s *Sniffer) proxyHeader(c byte) Verdict {
 	return Doubt
 }
 
-// ClientHello tells whether b begins with a TLS record that holds a ClientHello
-// (RFC 8446 §5.1, §4.1.2). If so, n is the length of that record.
+// ClientHello reports whether b begins with a TLS record that holds a ClientHello (RFC 8446
+// §5.1, §4.1.2). If so, n is the length of that record.
 func ClientHello(b []byte) (m Match, n int) {
 	const (
 		handshake   = 22

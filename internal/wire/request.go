@@ -2,8 +2,8 @@ package wire
 
 import "bytes"
 
-// Request is a request head that [Request.Parse] found in order. The slices
-// point into the head.
+// A Request is a request head that [Request.Parse] has accepted. The slices point into the
+// head.
 type Request struct {
 	Method, Target []byte
 	Host           []byte // the target's authority in absolute-form (RFC 9112 §3.2.2)
@@ -20,17 +20,16 @@ type Request struct {
 	expect     *Error
 }
 
-// TunnelField is the field by which a request asks for TLS inside the tunnel, and
-// by which the 101 confirms it. Its only value is tls.
+// TunnelField is the field by which a request asks for TLS inside the tunnel, and by which the
+// 101 confirms it. Its only value is tls.
 const TunnelField = "Preflight-Tunnel"
 
 const tunnelTLS = "tls"
 
-// RequestEnd looks for the end of a request head in b, of which b[:from] has
-// been looked at before. It returns the length of the head, or 0 if more bytes
-// are needed. Lines end with CRLF alone (RFC 9112 §2.2 allows a recipient to
-// take a bare LF, and parties that differ on it can be played against each
-// other); controls are refused wherever they stand (RFC 9110 §5.5).
+// RequestEnd looks for the end of a request head in b, of which b[:from] has been inspected
+// before. It returns the length of the head, or 0 if more bytes are needed. Lines must end with
+// CRLF. RFC 9112 §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two
+// parties that differ about it. Control characters are rejected everywhere (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
 	for i := max(from-1, 0); ; i++ { // the last one may have been a CR
 		i += nextControl(b[i:])
@@ -59,9 +58,8 @@ func RequestEnd(b []byte, from int) (int, *Error) {
 	}
 }
 
-// Parse parses a head whose end [RequestEnd] has found. r must be zero; it is a
-// receiver, not a result, because a copy would take its room on the small stack of
-// a handshake.
+// Parse parses a head whose end [RequestEnd] has found. r must be zero. It is a receiver and
+// not a result, because a copy would need room on the small stack of a handshake.
 func (r *Request) Parse(head []byte) *Error {
 	r.head = head
 	pos, err := r.requestLine()
@@ -104,8 +102,8 @@ func (r *Request) requestLine() (int, *Error) {
 	return end, nil
 }
 
-// targetForm tells the four forms of RFC 9112 §3.2 apart, each with the
-// methods that may use it.
+// targetForm distinguishes the four forms of RFC 9112 §3.2 and checks that the method may use
+// the form.
 func (r *Request) targetForm(offset int) *Error {
 	connect := string(r.Method) == "CONNECT"
 	switch {
@@ -229,10 +227,10 @@ func (r *Request) fields(pos int) *Error {
 	return nil
 }
 
-// Protocol finds the upgrade a request asks for: the first of protocols, which
-// are in the server's order of preference, that its Upgrade fields list. It
-// returns "" for a request that asks for none of them, which is ordinary HTTP,
-// and an error for one that names a protocol but may not be upgraded.
+// Protocol returns the upgrade that a request asks for: the first of protocols, which are in
+// the server's order of preference, that its Upgrade fields list. It returns "" for a request
+// that asks for none of them, which is ordinary HTTP. It returns an error for a request that
+// names a protocol but may not be upgraded.
 func (r *Request) Protocol(protocols []string) (string, *Error) {
 	chosen := r.choose(protocols)
 	if chosen == "" {
@@ -277,10 +275,9 @@ func (r *Request) choose(protocols []string) string {
 	return ""
 }
 
-// MayUpgrade reports whether the head of a request, which may be malformed or cut
-// off, has a line that some recipient may take for an Upgrade field. It allows
-// for a bare CR at the end of a line, and for white space and controls around the
-// name.
+// MayUpgrade reports whether the head of a request, which may be malformed or cut off, has a
+// line that some recipient may take for an Upgrade field. It allows a bare CR at the end of a
+// line, and white space and control characters around the name.
 func MayUpgrade(head []byte) bool {
 	const name = "upgrade"
 	for {
@@ -295,7 +292,7 @@ func MayUpgrade(head []byte) bool {
 	}
 }
 
-// skipControls is b behind the controls and the white space that it begins with.
+// skipControls returns b without the control characters and white space at its beginning.
 func skipControls(b []byte) []byte {
 	for len(b) > 0 && (b[0] <= ' ' || b[0] == 0x7f) {
 		b = b[1:]

@@ -2,7 +2,7 @@ package wire
 
 import "bytes"
 
-// Response is the head of an answer. The slices point into the head.
+// A Response is the head of an answer. The slices point into the head.
 type Response struct {
 	Status int
 	Minor  byte   // HTTP/1.Minor
@@ -21,9 +21,9 @@ func NotHTTP(b []byte) bool {
 	return !bytes.HasPrefix([]byte(http), b[:min(len(b), len(http))])
 }
 
-// ResponseEnd looks for the end of an answer's head in b, of which b[:from]
-// has been looked at before. It returns the length of the head, or 0 if more
-// bytes are needed. A bare LF ends a line too (RFC 9112 §2.2).
+// ResponseEnd looks for the end of an answer's head in b, of which b[:from] has been inspected
+// before. It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a
+// line too (RFC 9112 §2.2).
 func ResponseEnd(b []byte, from int) int {
 	for i := from; ; i++ {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -85,8 +85,8 @@ func ParseResponse(head []byte) (Response, *Error) {
 	}
 }
 
-// badText reports a control character, which would reach a log or a terminal
-// by way of an error (RFC 9110 §5.5), or a CR that is no part of a folded line.
+// badText reports a control character, which an error would carry to a log or a terminal (RFC
+// 9110 §5.5), or a CR that is not part of a folded line.
 func badText(b []byte) bool {
 	for i, c := range b {
 		if class[c]&ctl != 0 || c == '\r' && b[i+1] != '\n' {
@@ -96,11 +96,11 @@ func badText(b []byte) bool {
 	return false
 }
 
-// Switched reports why a 101 does not switch to the protocol that was asked
-// for, with TLS inside the tunnel or without; nil if it does. nginx, lighttpd,
-// Squid and Varnish hand on a 101 with a wrong token or none, so what they let
-// through is verified here: RFC 9110 §7.8. TLS inside the tunnel is verified
-// because one end would otherwise take the other's TLS for the application's data.
+// Switched returns the reason why a 101 does not switch to the requested protocol, with TLS
+// inside the tunnel or without. nil means that it does. nginx, lighttpd, Squid and Varnish
+// forward a 101 with a wrong token or without one, so it is verified here: RFC 9110 §7.8. TLS
+// inside the tunnel is verified because otherwise one end would take the TLS of the other for
+// data of the application.
 func (r *Response) Switched(protocol string, tunnelTLS bool) *Error {
 	switch {
 	case r.protocols == 0:

@@ -1,52 +1,50 @@
 package wire
 
-// Verdict says what the first bytes of a connection are.
+// A Verdict tells what the first bytes of a connection are.
 type Verdict uint8
 
 const (
 	// More: the bytes so far may still become a request line.
 	More Verdict = iota
-	// HTTP: the bytes begin with a request line, or with a line that a proxy
-	// may have made of one.
+	// HTTP: the bytes begin with a request line, or with a line that a proxy may have
+	// made of one.
 	HTTP
-	// Plain: no continuation of the bytes is such a line.
+	// Plain: the bytes cannot become such a line.
 	Plain
-	// Doubt: no client of HTTP sends these bytes, but a lax proxy may have made
-	// them of a request, which the rest of the line will show. There is no need to
-	// wait for it, only to watch for it.
+	// Doubt: no HTTP client sends these bytes, but a lax proxy may have made them of a
+	// request. The rest of the line will show it. The caller need not wait for the rest,
+	// but must inspect it when it arrives.
 	Doubt
 )
 
-// Sniffer decides whether a connection begins with an HTTP request, at the
-// first byte that settles it. The zero value is ready.
+// A Sniffer decides whether a connection begins with an HTTP request, at the first byte
+// that settles it. The zero value is ready to use.
 //
-// It is laxer than [Request.Parse] on purpose: the body of a request that it
-// takes for plain reaches the application as data. A request line is
-// `token SP target SP HTTP/…`, with the name of the protocol in any case and
-// any version behind it, because HAProxy forwards `POST /x HTTP/0.9` and Varnish
-// `POST /x http/1.1`, each with the body. Proxies also forward, or make of what
-// they are sent:
+// It is laxer than [Request.Parse] on purpose. If it took a request for plain, the body
+// of the request would reach the application as data. A request line is `token SP target
+// SP HTTP/...`, with the name of the protocol in any case and any version after it, because
+// HAProxy forwards `POST /x HTTP/0.9` and Varnish `POST /x http/1.1`, each with the body.
+// It accepts more, because proxies forward it:
 //
-//   - Targets with any byte above SP: nginx.
-//   - An empty target: HAProxy with `replace-path /tunnel(.*) \1` makes
-//     `POST  HTTP/1.1` of `POST /tunnel HTTP/1.1`.
-//   - Methods with any byte above SP but DEL: Varnish, and Apache with
-//     `HttpProtocolOptions Unsafe`.
-//   - Targets with white space and controls: nginx with $uri or a capture in
-//     proxy_pass makes `POST /a b HTTP/1.1` of /a%20b, and lighttpd without
-//     "header-strict" passes a NUL on. So where the target begins as a path or
-//     an http URI, the last word of the line decides.
-//   - RTSP/1.0 as a version: HAProxy with `option accept-invalid-http-request`.
-//   - A header of the PROXY protocol before the line, from a proxy that the
-//     listener was not told about.
+//   - A target may contain any byte above SP: nginx forwards a client's raw bytes >=
+//     0x80.
+//   - A target may be empty: HAProxy with `replace-path /tunnel(.*) \1` turns
+//     `POST /tunnel HTTP/1.1` into `POST  HTTP/1.1`.
+//   - A method may contain the same bytes except DEL. Varnish forwards any method, and so
+//     does Apache with `HttpProtocolOptions Unsafe`.
+//   - If the target is a path or an http URI, the line is HTTP if its last word is HTTP/...
+//     or RTSP/..., whatever stands between them. nginx with $uri or a capture in proxy_pass
+//     turns /a%20b into `POST /a b HTTP/1.1`, lighttpd without "header-strict" forwards a
+//     NUL, and HAProxy with `option accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
+//   - A header of the PROXY protocol may stand before the line: a proxy may send one that
+//     the server does not expect.
 //
 // Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
 //
-// Two things that begin like a request are plain: the preface of HTTP/2, and a
-// request of RTSP with the rtsp URI that its clients send. Two kinds of requests
-// cannot be told from plain data: those with any other word for a version, which
-// the said option of HAProxy forwards (`PUB /a 5` is a command of NATS), and
-// those behind a line break that nginx has decoded.
+// Two things that begin like a request are plain: the preface of HTTP/2, and RTSP with the
+// rtsp: URIs of its clients. Two kinds of requests cannot be told from plain data: those
+// with any other word for a version, which that option of HAProxy lets through (NATS has
+// commands such as `PUB /a 5`), and those after a line break that nginx has decoded.
 type Sniffer struct {
 	seen  int // of the buffer given to Next
 	state sniffState
@@ -85,16 +83,16 @@ const (
 	preface       = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113 §3.4
 )
 
-// Next looks at the bytes of b that it has not seen. b holds everything read
-// from the connection so far, and grows from call to call, so that a line that
-// trickles in costs no more than one that comes whole.
+// Next inspects the bytes of b that it has not seen. b holds everything read from the
+// connection so far and grows from call to call, so a line that arrives in small pieces
+// costs no more than a line that arrives at once.
 func (s *Sniffer) Next(b []byte) Verdict {
 	v := s.Feed(b[s.seen:])
 	s.seen = len(b)
 	return v
 }
 
-// Feed looks at the bytes that follow those it has seen.
+// Feed inspects the bytes that follow those it has seen.
 func (s *Sniffer) Feed(b []byte) Verdict {
 	for len(b) > 0 {
 		n := s.unremarkable(b)
@@ -112,9 +110,8 @@ func (s *Sniffer) Feed(b []byte) Verdict {
 	return More
 }
 
-// EmptyLines is the length of the empty lines before the request line that
-// may be skipped. It is 0 where one of them ends with a bare LF, which is an
-// error of the request.
+// EmptyLines returns the length of the empty lines before the request line that may be
+// skipped. It is 0 if one of them ends with a bare LF, which is an error of the request.
 func (s *Sniffer) EmptyLines() int {
 	if s.bareLF {
 		return 0
@@ -122,13 +119,13 @@ func (s *Sniffer) EmptyLines() int {
 	return len("\r\n") * int(s.empty)
 }
 
-// BehindHeader reports whether a header of the PROXY protocol stands before the
-// request line.
+// BehindHeader reports whether a header of the PROXY protocol stands before the request
+// line.
 func (s *Sniffer) BehindHeader() bool { return s.behind }
 
-// AtLimit settles a first line that is still undecided when no more of it will
-// be buffered: a target of the forms that reverse proxies forward (RFC 9112
-// §3.2.1, §3.2.2) makes it HTTP, anything else a plain protocol with a long line.
+// AtLimit settles a first line that is still undecided when no more of it will be buffered.
+// With a target in a form that reverse proxies forward (RFC 9112 §3.2.1, §3.2.2) it is HTTP.
+// Otherwise it is a plain protocol with a long line.
 func (s *Sniffer) AtLimit() Verdict {
 	if s.path || s.state == inTarget && s.isPath() {
 		return HTTP
@@ -136,7 +133,7 @@ func (s *Sniffer) AtLimit() Verdict {
 	return Plain
 }
 
-// unremarkable is how many of the next bytes do no more than go on in this state.
+// unremarkable returns how many of the next bytes do not change the state.
 func (s *Sniffer) unremarkable(b []byte) (n int) {
 	switch s.state {
 	case inEmptyLines:
@@ -170,16 +167,16 @@ func (s *Sniffer) unremarkable(b []byte) (n int) {
 	return n
 }
 
-// is reports whether the word is w, which is shorter than 8 bytes.
+// is reports whether the word is w, which must be shorter than 8 bytes.
 func (s *Sniffer) is(w string) bool { return s.n == len(w) && string(s.first[:s.n]) == w }
 
-// isPath tells the targets that reverse proxies forward from others.
+// isPath reports whether the target is of a form that reverse proxies forward.
 func (s *Sniffer) isPath() bool {
 	target := s.first[:min(s.n, len(s.first))]
 	return s.n > 0 && target[0] == '/' || hasPrefixFold(target, "http://") || hasPrefixFold(target, "https://")
 }
 
-// feed looks at one byte. What it returns means nothing if it is More or Doubt.
+// feed inspects one byte. The caller must ignore a result of More or Doubt.
 func (s *Sniffer) feed(c byte) Verdict {
 	switch s.state {
 	case inEmptyLines, inEmptyLine:
@@ -275,7 +272,7 @@ func (s *Sniffer) version(c byte) Verdict {
 	return More
 }
 
-// contradiction is where the line has ceased to be a request line.
+// contradiction handles a byte with which the line is no request line any more.
 func (s *Sniffer) contradiction(c byte) Verdict {
 	switch {
 	case s.header:
@@ -298,7 +295,7 @@ const (
 	cr      = slash + 1
 )
 
-// suspect goes on with doubtful, which has seen so much.
+// suspect continues with doubtful, which has seen so much.
 func (s *Sniffer) suspect(seen int, c byte) Verdict {
 	s.enter(inDoubt)
 	s.n, s.doubt = seen, true

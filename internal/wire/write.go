@@ -5,11 +5,10 @@ import (
 	"strconv"
 )
 
-// AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2),
-// then the one token: HAProxy, Apache, Caddy and Go's ReverseProxy break when
-// two are offered and one is chosen. TLS inside the tunnel is asked for behind
-// it. The caller has validated everything, and goes on with AppendField and
-// AppendFields for the user's fields.
+// AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2), then a single
+// token: HAProxy, Apache, Caddy and Go's ReverseProxy break if two are offered and one is
+// chosen. The field that asks for TLS inside the tunnel follows. The caller has validated
+// everything, and continues with AppendField and AppendFields for the user's fields.
 func AppendRequest(b []byte, target, host, protocol string, tunnelTLS bool) []byte {
 	b = append(b, "GET "...)
 	b = append(b, target...)
@@ -35,10 +34,9 @@ func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
 	return AppendFields(b, header)
 }
 
-// AppendSwitching appends the 101. It carries both fields always, because
-// proxies answer 502 or hang when one is missing, and neither Content-Length
-// nor Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1). It confirms TLS inside the
-// tunnel where that was asked for.
+// AppendSwitching appends the 101. It always carries both fields, because proxies answer 502
+// or hang if one is missing. It carries neither Content-Length nor Transfer-Encoding (RFC 9110
+// §8.6, RFC 9112 §6.1). It confirms TLS inside the tunnel if the request asked for it.
 func AppendSwitching(b []byte, protocol string, tunnelTLS bool, header map[string][]string) []byte {
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
 	b = append(b, protocol...)
@@ -46,8 +44,8 @@ func AppendSwitching(b []byte, protocol string, tunnelTLS bool, header map[strin
 	return AppendFields(appendTunnel(b, tunnelTLS), header)
 }
 
-// AppendRefusal appends an answer that ends the connection. It always carries
-// Content-Length, because nginx and lighttpd withhold a body of unknown length.
+// AppendRefusal appends an answer that ends the connection. It always carries Content-Length,
+// because nginx and lighttpd withhold a body of unknown length.
 func AppendRefusal(b []byte, status int, reason string, header map[string][]string, length int) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
@@ -66,8 +64,8 @@ func AppendRefusal(b []byte, status int, reason string, header map[string][]stri
 	return AppendFields(b, header)
 }
 
-// AppendFields appends field lines in the order of their names, so that the
-// same configuration always makes the same bytes, and the empty line.
+// AppendFields appends field lines in the order of their names, so that the same configuration
+// always makes the same bytes, and then the empty line.
 func AppendFields(b []byte, header map[string][]string) []byte {
 	names := make([]string, 0, 16)
 	for name := range header {

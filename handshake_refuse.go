@@ -1,0 +1,292 @@
+package preflight
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
+)
+
+const (
+	// What a refused client still sends is read and dropped, so that closing
+	// does not reset the connection and take the answer with it (RFC 9112
+	// §9.6), but not more than this.
+	drainBytes = 64 << 10
+	drainTime  = time.Second
+)
+
+const whyDraining = "the server is shutting down"
+
+// unavailable is the refusal of a client that may try again later.
+func unavailable(why string) *StatusError {
+	e := refusal(http.StatusServiceUnavailable, why)
+	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
+	return e
+}
+
+// tooLarge is the error of a head that exceeds the limit.
+func tooLarge(head []byte) *wire.Error {
+	if bytes.IndexByte(head, '\n') < 0 {
+		return &wire.Error{Status: 414, Offset: len(head), Rule: "the request line is too long: RFC 9112 §3"}
+	}
+	return &wire.Error{Status: 431, Offset: len(head), Rule: "the head of the request is too large: RFC 6585 §5"}
+}
+
+// ordinary is the refusal of a request that asks for none of the served protocols. Its text
+// tells what a misconfigured proxy most often looks like from the server.
+func ordinary(r *wire.Request) *wire.Error {
+	e := &wire.Error{Status: 426, Offset: -1, Rule: "Upgrade names no protocol that is served here: RFC 9110 §7.8"}
+	switch {
+	case r.Minor == 0:
+		e.Rule = "the request came as HTTP/1.0, which has no upgrade; if the client asked for one, a proxy on the way speaks 1.0 to this server (nginx: proxy_http_version 1.1)"
+	case !r.Upgrade:
+		e.Rule = "the request has no Upgrade field; if the client sent one, a proxy on the way removed it (nginx: proxy_set_header Upgrade $http_upgrade, and Connection)"
+	}
+	return e
+}
+
+// refuseHead refuses a request that breaks a rule.
+func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
+	e := refusal(broken.Status, broken.Error())
+	if broken.Status == http.StatusMethodNotAllowed {
+		e.Header = http.Header{"Allow": {"GET"}} // RFC 9110 §15.5.6
+	}
+	return x.refuse(e, p)
+}
+
+// refusal creates an answer with its reason.
+func refusal(status int, why string) *StatusError {
+	return &StatusError{StatusCode: status, Body: []byte(why + "\n"), cause: why}
+}
+
+// refuse sends e, which it completes and returns, and gives the client time to read it. It
+// interprets no further byte of the connection.
+func (x *exchange) refuse(e *StatusError, p *policy) error {
+	body := e.complete(p)
+	b := wire.AppendRefusal(nil, e.StatusCode, http.StatusText(e.StatusCode), e.Header, len(body))
+	// Also a head that could not be parsed may be that of a HEAD (RFC 9110 §9.3.2).
+	if !bytes.HasPrefix(x.buf, []byte("HEAD ")) && e.StatusCode != http.StatusNotModified {
+		b = append(b, body...)
+	}
+	x.stopWaiting()
+	defer x.finishBy(time.Now().Add(drainTime))()
+	_, err := x.conn.Write(b)
+	x.obs.fail(x.ctx, e)
+	if err != nil {
+		return e
+	}
+	if c, ok := x.conn.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite()
+	}
+	for dropped := 0; dropped < drainBytes; {
+		n, err := x.conn.Read(x.first[:])
+		if err != nil {
+			break
+		}
+		dropped += max(n, 1)
+	}
+	return e
+}
+
+// complete gives e the fields that every refusal has, and returns its body.
+func (e *StatusError) complete(p *policy) (body []byte) {
+	reason := http.StatusText(e.StatusCode)
+	e.Status = statusText(e.StatusCode, reason)
+	header := make(http.Header)
+	for name, values := range e.Header {
+		if !isHopField(name) {
+			name = http.CanonicalHeaderKey(name)
+			header[name] = append(header[name], values...)
+		}
+	}
+	if e.StatusCode == http.StatusUpgradeRequired {
+		header["Upgrade"] = []string{strings.Join(p.protocols, ", ")} // RFC 9110 §15.5.22
+	}
+	for name, value := range map[string]string{
+		"Date":                   time.Now().UTC().Format(http.TimeFormat), // RFC 9110 §6.6.1
+		"Cache-Control":          "no-store",
+		"Content-Type":           "text/plain; charset=utf-8",
+		"X-Content-Type-Options": "nosniff",
+	} {
+		if _, ok := header[name]; !ok {
+			header[name] = []string{value}
+		}
+	}
+	e.Header = header
+	if len(e.Body) == 0 {
+		return []byte(reason + "\n")
+	}
+	return e.Body
+}
+
+func isHopField(name string) bool {
+	return slices.ContainsFunc(hopFields, func(f string) bool { return strings.EqualFold(f, name) })
+}
+
+// permit asks the application, if Authorize is set. req is as in answer.
+func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
+	h.req = req
+	if req != nil {
+		req.RemoteAddr = addrString(x.addr())
+	}
+	if p.authorize == nil {
+		detachContext(x.ctx, req)
+		return nil
+	}
+	req, header, refusal := x.authorize(p, head, req)
+	if refusal != nil {
+		return x.refuse(refusal, p)
+	}
+	h.req = req
+	if len(header) > 0 {
+		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
+	}
+	return nil
+}
+
+// authorize asks the application. It does not trust the answer: a field that would break
+// the exchange, a status that is not a refusal, and a panic are all answered 500.
+func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.Request, http.Header, *StatusError) {
+	if req == nil {
+		var err error
+		if req, err = newRequest(x.ctx, head, x.conn, x.addr()); err != nil {
+			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
+		}
+	}
+	client := x.watchClient(p)
+	defer client.end() // also where Authorize ends the goroutine
+	*req = *req.WithContext(client.ctx)
+	header, err := x.callAuthorize(p, req)
+	gone := client.end()
+	detachContext(req.Context(), req)
+
+	var chosen *StatusError
+	switch {
+	case err == nil:
+		err = checkHeader(header, hopFields)
+		if err == nil {
+			return req, header, nil
+		}
+	case errors.Is(err, errPanic):
+		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+	case gone != nil && errors.Is(err, context.Canceled):
+		// Not refused: Authorize has come to no answer. It is sent all the
+		// same, for a client that has only ended its direction.
+		x.obs.fail(x.ctx, &stageError{"authorize", gone})
+		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
+	case !errors.As(err, &chosen) || chosen == nil:
+		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
+	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
+		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
+	default:
+		answer := *chosen // which may be a variable of the application's, used again and again
+		err = checkHeader(answer.Header, nil)
+		if err == nil {
+			return nil, nil, &answer
+		}
+	}
+	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)
+	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+}
+
+// detachContext gives a request, which lives as long as its Conn, a context that does not
+// end with the handshake. If it were inlined, each handshake would copy its stack to a
+// larger one.
+//
+//go:noinline
+func detachContext(ctx context.Context, req *http.Request) {
+	*req = *req.WithContext(context.WithoutCancel(ctx))
+}
+
+func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Header, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if !x.obs.panicked(v) {
+				log.Printf("preflight: panic in Authorize for %s: %v\n%s", req.RemoteAddr, v, debug.Stack())
+			}
+			err = errPanic
+		}
+	}()
+	return p.authorize(req)
+}
+
+// clientWatchDelay is how long Authorize may run before a clientWatch begins to read. An
+// Authorize that needs no I/O has returned by then, and costs no Read.
+const clientWatchDelay = 100 * time.Millisecond
+
+// A clientWatch reads from the connection while Authorize runs, so that Authorize is told
+// when its client has left and does not work in vain. Only a Read can notice the end of a
+// connection. Bytes that arrive are kept as the first bytes of the tunnel.
+//
+// An orderly end counts like a reset. It may be a half-close, after which a client could
+// still read the 101. But nearly always it is a client, or a proxy on its behalf, that has
+// given up. net/http decides the same. Only the context ends: if Authorize still answers,
+// the answer is sent.
+type clientWatch struct {
+	x       *exchange
+	keeper  keeper
+	ctx     context.Context // of the request
+	cancel  context.CancelCauseFunc
+	release context.CancelFunc
+	timer   *time.Timer   // begins to look; nil: it never does, or has ended
+	done    chan struct{} // closed when it has looked
+	gone    error         // why the client has gone
+	yielded bool          // the place is free for others
+}
+
+// watchClient begins a clientWatch. end must be called, by a deferred call too: Authorize
+// may end its goroutine.
+func (x *exchange) watchClient(p *policy) *clientWatch {
+	l := &clientWatch{x: x, keeper: p.keeper, done: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	l.cancel = cancel
+	l.ctx, l.release = context.WithDeadline(ctx, x.deadline)
+	if x.timer == nil { // else the transport has no deadlines, and its Read cannot be ended
+		l.timer = time.AfterFunc(clientWatchDelay, l.read)
+	}
+	return l
+}
+
+// read reads until the connection ends, or until end interrupts it. A client that sends
+// before it has the 101 must not make us keep any amount: reading stops after firstRead
+// bytes.
+func (l *clientWatch) read() {
+	defer close(l.done)
+	defer contain("a transport")
+	var err error
+	for limit := len(l.x.buf) + firstRead; err == nil && len(l.x.buf) < limit; {
+		err = l.x.read(limit)
+	}
+	if err == nil || isTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT) {
+		return
+	}
+	l.gone = fmt.Errorf("the client has gone: %w", err)
+	l.cancel(l.gone)
+	l.yielded = l.keeper != nil && l.keeper.yield()
+}
+
+// end ends the watch. It returns why the client has left, or nil if it has not. It may be
+// called again.
+func (l *clientWatch) end() error {
+	if l.timer != nil && !l.timer.Stop() {
+		l.x.setReadDeadline(aLongTimeAgo)
+		<-l.done
+		l.x.setReadDeadline(l.x.deadline)
+	}
+	if l.yielded {
+		l.keeper.reclaim()
+	}
+	l.timer, l.yielded = nil, false
+	l.cancel(nil)
+	l.release()
+	return l.gone
+}

@@ -1,0 +1,181 @@
+package conn_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// A clsConn is a transport whose Close and CloseRead first do something else, and
+// which gives out bytes after them, as TLS and Linux do.
+type clsConn struct {
+	net.Conn
+	before func()
+	fails  error // CloseRead
+	later  string
+}
+
+func (c *clsConn) Close() error {
+	c.before()
+	return c.Conn.Close()
+}
+
+func (c *clsConn) CloseRead() error {
+	c.before()
+	return c.fails
+}
+
+func (c *clsConn) Read(b []byte) (int, error) {
+	if c.later != "" {
+		n := copy(b, c.later)
+		c.later = c.later[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// What a Read returns beside Close and CloseRead, and after them, is what has
+// arrived, from its beginning and without a hole.
+func TestConnCloseLeavesNoHole(t *testing.T) {
+	for name, end := range map[string]func(*preflight.Conn) error{
+		"Close": (*preflight.Conn).Close, "CloseRead": (*preflight.Conn).CloseRead,
+	} {
+		for _, beside := range []bool{false, true} {
+			for how, read := range map[string]func(*preflight.Conn) (string, error){
+				"Read": func(c *preflight.Conn) (string, error) {
+					b := make([]byte, 64)
+					n, err := c.Read(b)
+					return string(b[:n]), err
+				},
+				"WriteTo": func(c *preflight.Conn) (string, error) {
+					var b strings.Builder
+					_, err := c.WriteTo(&b)
+					if err == nil {
+						err = io.EOF
+					}
+					return b.String(), err
+				},
+			} {
+				t.Run(name+"/"+how, func(t *testing.T) {
+					client, server := testkit.TCPPair(t)
+					transport := &clsConn{Conn: server, before: func() {}}
+					conn := connWith(t, client, transport, connRest)
+					transport.later = " and late"
+					var got string
+					if beside {
+						transport.before = func() {
+							b := make([]byte, len(connRest)-1)
+							n, err := conn.Read(b)
+							require.NoError(t, err)
+							got = string(b[:n])
+						}
+					}
+					require.NoError(t, end(conn))
+					if beside {
+						require.Equal(t, connRest[:len(connRest)-1], got)
+					}
+					for range 3 {
+						more, err := read(conn)
+						require.Empty(t, more, "it stands behind what was dropped")
+						want := net.ErrClosed
+						if name == "CloseRead" {
+							want = io.EOF
+						}
+						require.ErrorIs(t, err, want)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A CloseRead that fails has ended nothing, and drops nothing.
+func TestConnCloseReadFails(t *testing.T) {
+	client, server := testkit.TCPPair(t)
+	broken := errors.New("broken")
+	conn := connWith(t, client, &clsConn{Conn: server, before: func() {}, fails: broken}, connRest)
+	require.ErrorIs(t, conn.CloseRead(), broken)
+	got := make([]byte, len(connRest))
+	_, err := io.ReadFull(conn, got)
+	require.NoError(t, err)
+	require.Equal(t, connRest, string(got))
+}
+
+// A dlnConn is a transport that notes the last deadline that it was given, and
+// does something when it has it.
+type dlnConn struct {
+	net.Conn
+	last atomic.Pointer[time.Time]
+	then func(time.Time)
+	err  error
+}
+
+func (c *dlnConn) SetReadDeadline(t time.Time) error { return c.SetDeadline(t) }
+
+func (c *dlnConn) SetDeadline(t time.Time) error {
+	c.last.Store(&t)
+	if c.then != nil {
+		c.then(t)
+	}
+	return c.err
+}
+
+// Of two deadlines set at once, the one that the transport has got last is also
+// that of what came with the handshake.
+func TestConnDeadlinesAtOnce(t *testing.T) {
+	past, future := time.Unix(1, 0), time.Now().Add(time.Hour)
+	type setter func(*preflight.Conn, time.Time) error
+	read, both := setter((*preflight.Conn).SetReadDeadline), setter((*preflight.Conn).SetDeadline)
+	for _, tt := range []struct{ first, second setter }{{read, read}, {read, both}, {both, read}, {both, both}} {
+		client, server := testkit.TCPPair(t)
+		transport := &dlnConn{Conn: server}
+		conn := connWith(t, client, transport, connRest)
+		second := make(chan error)
+		transport.then = func(t time.Time) {
+			if t.Equal(past) {
+				go func() { second <- tt.second(conn, future) }()
+				for range 10_000 { // for the second to come through, if it can
+					runtime.Gosched()
+				}
+			}
+		}
+		require.NoError(t, tt.first(conn, past))
+		require.NoError(t, <-second)
+		n, err := conn.Read(make([]byte, 64))
+		if last := transport.last.Load(); last.Equal(past) {
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		} else {
+			require.NoError(t, err, "the deadline is %v", last)
+			require.Equal(t, len(connRest), n)
+		}
+	}
+}
+
+// A deadline that the transport has not taken is none for what came with the
+// handshake either.
+func TestConnDeadlineFails(t *testing.T) {
+	for name, set := range map[string]func(*preflight.Conn, time.Time) error{
+		"SetDeadline": (*preflight.Conn).SetDeadline, "SetReadDeadline": (*preflight.Conn).SetReadDeadline,
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := testkit.TCPPair(t)
+			transport := &dlnConn{Conn: server}
+			conn := connWith(t, client, transport, connRest)
+			transport.err = testkit.ErrNoDeadlines
+			require.ErrorIs(t, set(conn, time.Unix(1, 0)), testkit.ErrNoDeadlines)
+			n, err := conn.Read(make([]byte, 64))
+			require.NoError(t, err)
+			require.Equal(t, len(connRest), n)
+		})
+	}
+}

@@ -1,0 +1,150 @@
+package dialer_test
+
+import (
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// echoAnswers are answers that say something, wherever one can.
+func echoAnswers(echo string) map[string]string {
+	return map[string]string{
+		"bare":              echo,
+		"second line":       "no:\r\n" + echo,
+		"banner":            "SSH-" + echo,
+		"page":              "<html>" + echo,
+		"another version":   "HTTP/9.9 400 " + echo + "\r\n\r\n",
+		"alert":             "\x15\x03" + echo,
+		"phrase":            "HTTP/1.1 403 " + echo + "\r\n\r\n",
+		"in a phrase":       "HTTP/1.1 403 bad token <" + echo + ">\r\n\r\n",
+		"phrase of a 101":   "HTTP/1.1 101 " + echo + "\r\n\r\n",
+		"phrase of a 999":   "HTTP/1.1 999 " + echo + "\r\n\r\n",
+		"phrase of interim": "HTTP/1.1 103 " + echo + "\r\n\r\nHTTP/1.1 404 " + echo + "\r\n\r\n",
+		"field":             "HTTP/1.1 401 U\r\nWWW-Authenticate: " + echo + "\r\nUpgrade: " + echo + "\r\n\r\n",
+		"token":             "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: " + echo + "\r\n\r\n",
+		"malformed":         "HTTP/1.1 " + echo + "\r\n\r\n",
+		"field name":        "HTTP/1.1 200 OK\r\n" + echo + " x\r\n\r\n",
+		"Preflight-Tunnel":  "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: " + echo + "\r\n\r\n",
+		"body":              "HTTP/1.1 500 I\r\n\r\n" + echo,
+		"path of Location":  "HTTP/1.1 302 F\r\nLocation: https://x/" + echo + "?" + echo + "\r\n\r\n",
+		"host of Location":  "HTTP/1.1 302 F\r\nLocation: https://" + echo + "/\r\n\r\n",
+	}
+}
+
+// What a server repeats of a request does not reach an error, nor what it has
+// decoded of it, in whatever case and however it is cut.
+func TestErrorsRepeatNoSecret(t *testing.T) {
+	header := http.Header{
+		"Authorization": {"Basic bWUubXlzZWxmOlMzY3IzdC1wYXNz"}, // me.myself:S3cr3t-pass
+		"Cookie":        {"sid=K00kie; lang=x"},
+		"X-Api-Key":     {"k3y"},
+		"X-Latin":       {"p\xe4ssw\xf6rd"},
+	}
+	for _, echo := range []string{
+		"S3cr3t-pass", "s3cr", "R3T-PASS", "me.myself:S3cr3t-pass", "myself", "bWUubXlzZWxm", "mylzzwxmolm",
+		"sid=K00kie", "k00ki", "k3y", "K3Y", "p\xe4ssw\xf6rd", "ssw\xf6",
+		"qu3ry%2Dt0ken", "qu3ry-t0ken", "3ry-", "token=qu3ry", "GET /amps?token=qu3ry%2Dt0ken HTTP/1.1",
+		"\u202eS3cr3t-pass", "\u009bk3y", "k00ki\xff",
+	} {
+		for name, answer := range echoAnswers(echo) {
+			t.Run(name+" "+strconv.Quote(echo), func(t *testing.T) {
+				client, server := net.Pipe()
+				go func() {
+					defer server.Close()
+					testkit.ReadRequest(server)
+					io.WriteString(server, answer)
+				}()
+				_, err := preflight.Client(t.Context(), client, &http.Request{
+					Host: "edge.example", URL: &url.URL{Path: "/amps", RawQuery: "token=qu3ry%2Dt0ken"}, Header: header,
+				})
+				require.NotContains(t, strings.ToLower(err.Error()), strings.ToLower(echo))
+				for _, part := range []string{"s3cr", "k00k", "k3y", "qu3r", "myse", "\xe4", "\xf6"} {
+					require.NotContains(t, strings.ToLower(err.Error()), part)
+				}
+				require.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return !strconv.IsPrint(r) }), "%q", err)
+			})
+		}
+	}
+}
+
+// Nor what a forward proxy repeats of its own credentials.
+func TestErrorsRepeatNoSecretOfTheForwardProxy(t *testing.T) {
+	for _, echo := range []string{"s3cr3t-pass", "me.myself:s3cr3t-pass", "bWUubXlzZWxmOnMzY3IzdC1wYXNz"} {
+		for name, answer := range echoAnswers(echo) {
+			if name == "phrase of a 101" || name == "token" || name == "Preflight-Tunnel" {
+				continue // to a CONNECT these are refusals like any other
+			}
+			t.Run(name+" "+echo, func(t *testing.T) {
+				peer := &testkit.DialPeer{T: t, Peer: testkit.Say(answer, func(c net.Conn) { c.Close() })}
+				d := preflight.PreflightDialer{NetDialer: peer, Proxy: fwdBy(t, "http://me.myself:s3cr3t-pass@proxy.example:3128")}
+				_, err := d.Dial("tcp", "edge.example:80")
+				require.Error(t, err)
+				require.NotContains(t, err.Error(), echo)
+				testkit.RequireNoSecret(t, err)
+			})
+		}
+	}
+}
+
+// What is no echo is shown, because it may explain the error.
+func TestErrorsShowWhatIsNoEcho(t *testing.T) {
+	for answer, shown := range map[string]string{
+		"HTTP/1.1 403 Quota exceeded\r\n\r\n":                         "answered 403 Quota exceeded: ",
+		"HTTP/1.1 403 \u202eevil\u009b\r\n\r\n":                       `answered 403 \u202eevil\u009b: `,
+		"HTTP/1.1 403 a\xffb\r\n\r\n":                                 `answered 403 a\xffb: `,
+		"HTTP/1.1 403 " + strings.Repeat("\u202e", 9000) + "\r\n\r\n": `answered 403 \u202e`,
+		"SSH-2.0-x\r\n":        `begins with "SSH-2.0-x\r\n"`,
+		"\x15\x03\x01\x00\x02": `begins with "\x15\x03\x01\x00\x02"`,
+		"\u202e\u009b":         `begins with "\u202e\u009b"`,
+		"HTTP/1.1 302 F\r\nLocation: https://edge.example/x\r\n\r\n": ", https://edge.example",
+	} {
+		_, err := testkit.UpgradeAnswered(t, answer, true)
+		require.ErrorContains(t, err, shown)
+		require.Less(t, len(err.Error()), 1000)
+		require.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return !strconv.IsPrint(r) }), "%q", err)
+	}
+}
+
+// The host of a redirect is shown unless it is an echo. Host is no secret.
+func TestStatusErrorRedirectEcho(t *testing.T) {
+	for host, shown := range map[string]bool{
+		"login.example":          true,
+		"edge.example":           true, // which is Host
+		"s3cr3t.example":         false,
+		"S3CR3T":                 false,
+		"x-s3cr3t-y.example:443": false,
+		"bearer.example":         false,
+		"token.example":          false,
+	} {
+		t.Run(host, func(t *testing.T) {
+			ln := fwdServe(t, testkit.Say("HTTP/1.1 302 F\r\nLocation: https://"+host+"/\r\nContent-Length: 0\r\n\r\n", func(net.Conn) {}))
+			d := preflight.PreflightDialer{Host: "edge.example", Path: "/?token=a", Header: http.Header{"Authorization": {"Bearer s3cr3t"}}}
+			_, err := d.Dial("tcp", ln)
+			require.Equal(t, "https://"+host+"/", testkit.StatusError(t, err).Header.Get("Location"))
+			require.Equal(t, shown, strings.Contains(err.Error(), ", https://"+host), err.Error())
+		})
+	}
+}
+
+// What a certificate says cannot reach a terminal.
+func TestErrorsArePrintable(t *testing.T) {
+	ca := fwdNewCA(t)
+	const name = "edge\x1b[2J\x07.example"
+	network := &fwdNet{hosts: map[string]string{"edge.example:443": fwdServe(t, fwdSecure(ca.server(name), fwdEcho))}}
+	_, err := (&preflight.PreflightDialer{NetDialer: network, TLSConfig: ca.client()}).Dial("tcp", "edge.example:443")
+	var hostname x509.HostnameError
+	require.ErrorAs(t, err, &hostname)
+	require.Contains(t, hostname.Error(), name)
+	require.ErrorContains(t, err, `edge\x1b[2J\a.example`)
+	require.Equal(t, -1, strings.IndexFunc(err.Error(), unicode.IsControl))
+}

@@ -1,0 +1,169 @@
+package handler_test
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// revBoth calls f with an address at which l serves its own connections, and
+// with one at which a server of package net/http has it mounted.
+func revBoth(t *testing.T, l func() *preflight.PreflightListener, f func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn)) {
+	t.Run("its own", func(t *testing.T) {
+		own := testkit.Listen(t, l())
+		f(t, own.Addr(), testkit.AcceptAll(t, own))
+	})
+	t.Run("mounted", func(t *testing.T) {
+		mounted := l()
+		s := httptest.NewServer(mounted)
+		t.Cleanup(s.Close)
+		f(t, s.Listener.Addr(), testkit.AcceptAll(t, mounted))
+	})
+}
+
+// revClient connects to a.
+func revClient(t testing.TB, a net.Addr) *testkit.Client {
+	t.Helper()
+	c := testkit.DialTCP(t, a)
+	return &testkit.Client{Conn: c, R: bufio.NewReader(c)}
+}
+
+// What net/http lets through is still held to MaxHeaderBytes: it reads 4 KiB more
+// than its own limit, which is a megabyte unless the application sets it.
+func TestServeHTTPMaxHeaderBytes(t *testing.T) {
+	const most = 1000
+	fill := most - len(testkit.Request("X-Fill: "))
+	revBoth(t, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{MaxHeaderBytes: most, Handler: testkit.ServedHandler}
+	}, func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn) {
+		for _, more := range []int{0, 1, 4 << 10, 500_000} {
+			c := revClient(t, a)
+			// Behind an ordinary one, it is net/http that reads the request.
+			c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			require.Equal(t, 200, c.Answer("GET").StatusCode)
+			request := testkit.Request("X-Fill: " + strings.Repeat("x", fill+more))
+			go io.WriteString(c, request) // which may be cut short
+			answer := c.Answer("GET")
+			if more > 0 {
+				require.Equal(t, 431, answer.StatusCode, "%d bytes too many", more)
+				require.Empty(t, accepted)
+				continue
+			}
+			require.Equal(t, 101, answer.StatusCode)
+			testkit.Talk(t, c, testkit.NextConn(t, accepted))
+		}
+	})
+}
+
+// A Handler that goes past our ResponseWriter, to the one of net/http, still
+// ends its connection after a request with Upgrade: what comes next could be
+// one that the rules of a proxy have not seen.
+func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
+	revBoth(t, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for {
+				u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+				if !ok {
+					break
+				}
+				w = u.Unwrap()
+			}
+			io.WriteString(w, r.URL.Path)
+		})}
+	}, func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn) {
+		for _, request := range []string{
+			"GET /first HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+			"GET /first HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
+			"GET /first HTTP/1.1\r\nHost: h\r\nUpgrade:\r\n\r\n",
+			"POST /first HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+			"GET /first HTTP/1.0\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
+		} {
+			c := revClient(t, a)
+			c.Send(t, request+"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
+			answer := c.Refused(t, request)
+			require.Equal(t, 200, answer.StatusCode)
+			require.Equal(t, "/first", answer.Text)
+			require.Empty(t, accepted)
+		}
+		// One without Upgrade goes on.
+		c := revClient(t, a)
+		for _, path := range []string{"/first", "/second"} {
+			c.Send(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
+			require.Equal(t, path, c.Answer("GET").Text)
+		}
+	})
+}
+
+// A Handler that hijacks makes its own answer. The ReverseProxy of net/http begins
+// with the fields that are there already, and a close among them would have
+// the proxies on the way end the socket.
+func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c, rw)
+	}))
+	t.Cleanup(backend.Close)
+	to, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	revBoth(t, func() *preflight.PreflightListener {
+		return &preflight.PreflightListener{Handler: httputil.NewSingleHostReverseProxy(to)}
+	}, func(t *testing.T, a net.Addr, _ <-chan *preflight.Conn) {
+		c := revClient(t, a)
+		c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		answer := c.Answer("GET")
+		require.NoError(t, answer.Err)
+		require.Equal(t, 101, answer.StatusCode)
+		require.Equal(t, []string{"Upgrade"}, answer.Header["Connection"])
+		testkit.Carry(t, "through both", c, c.R)
+		require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
+		c.Ended(t)
+	})
+}
+
+// revHijacker is a ResponseWriter of a middleware that is not complete.
+type revHijacker struct {
+	http.ResponseWriter
+	conn net.Conn
+	rw   *bufio.ReadWriter
+}
+
+func (w revHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, w.rw, nil }
+
+// Hijack without a buffer means that nothing is in it.
+func TestServeHTTPHijackWithoutABuffer(t *testing.T) {
+	l := &preflight.PreflightListener{HandshakeTimeout: time.Hour}
+	accepted := testkit.AcceptAll(t, l)
+	client, server := testkit.TCPPair(t)
+	r := httptest.NewRequest("GET", "/t", nil)
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "tcp")
+	served := make(chan any, 1)
+	go func() {
+		defer func() { served <- recover() }()
+		l.ServeHTTP(revHijacker{httptest.NewRecorder(), server, nil}, r)
+	}()
+	c := &testkit.Client{Conn: client, R: bufio.NewReader(client)}
+	answer := c.Answer("GET")
+	require.NoError(t, answer.Err)
+	require.Equal(t, 101, answer.StatusCode)
+	conn := testkit.NextConn(t, accepted)
+	require.Equal(t, "/t", conn.Request().URL.Path)
+	testkit.Talk(t, c, conn)
+	require.Nil(t, <-served)
+}

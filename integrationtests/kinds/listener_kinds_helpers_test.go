@@ -1,8 +1,0 @@
-package kinds_test
-
-import (
-	"github.com/preflight-go/preflight/internal/testkit"
-)
-
-// kndCutAt delivers two parts.
-func kndCutAt(k int) testkit.KndPieces { return func(seen int) int { return max(k-seen, 0) } }

@@ -1,0 +1,67 @@
+package listener_test
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// A plyListener's first connections panic in Read, and keep the memory that Read
+// was given, as a transport may do that hands its work to another goroutine.
+type plyListener struct {
+	net.Listener
+	mu   sync.Mutex
+	kept map[*byte]bool
+	used int // of the kept ones, by others
+}
+
+type plyConn struct {
+	net.Conn
+	l      *plyListener
+	panics bool
+}
+
+func (l *plyListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return plyConn{c, l, len(l.kept) < 100}, nil
+}
+
+func (c plyConn) Read(b []byte) (int, error) {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	if c.panics {
+		c.l.kept[&b[0]] = true
+		panic("a fault of Read")
+	}
+	if c.l.kept[&b[0]] {
+		c.l.used++
+	}
+	return 0, io.EOF
+}
+
+// What a handshake that panicked has used is not used again: whoever panicked may
+// still write there.
+func TestListenerPanicKeepsItsMemory(t *testing.T) {
+	testkit.CaptureLog(t)
+	inner := &plyListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner, RequireUpgrade: true})
+	testkit.AcceptAll(t, l)
+	for range 300 {
+		c := testkit.DialClient(t, l)
+		_, err := io.ReadAll(c)
+		require.NoError(t, err)
+		c.Close()
+	}
+	require.Len(t, inner.kept, 100)
+	require.Zero(t, inner.used)
+}

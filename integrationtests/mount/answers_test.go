@@ -1,0 +1,227 @@
+package mount_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// hndHiding hides what a ResponseWriter can do beyond the interface, as many a
+// middleware does.
+type hndHiding struct{ http.ResponseWriter }
+
+// hndWrapping does so too, but lets itself be unwrapped.
+type hndWrapping struct{ hndHiding }
+
+func (w hndWrapping) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// hndLines are the lines of a head in order, which must have a Date of now.
+func hndLines(t testing.TB, raw string) []string {
+	t.Helper()
+	head, _, _ := strings.Cut(raw, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	slices.Sort(lines[1:])
+	i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "Date: ") })
+	require.Positive(t, i, raw)
+	_, err := time.Parse(http.TimeFormat, lines[i][len("Date: "):])
+	require.NoError(t, err)
+	return slices.Delete(lines, i, i+1)
+}
+
+// Every refusal, field by field. Behind each of them another request is glued,
+// which nobody may answer.
+func TestMountRefusals(t *testing.T) {
+	mount := func(l *preflight.PreflightListener) http.Handler { return l }
+	closed := new(preflight.PreflightListener)
+	require.NoError(t, closed.Close())
+	draining := new(preflight.PreflightListener)
+	require.NoError(t, draining.Shutdown(context.Background()))
+	const upgrade = "Connection: Upgrade"
+	for _, tt := range []struct {
+		name    string
+		h       http.Handler
+		request string
+		status  string
+		fields  []string // beyond those that every refusal has
+		text    string   // in the body
+	}{
+		{"ordinary", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
+		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field"},
+		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, ""},
+		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "nginx: proxy_http_version 1.1"},
+		{"WebSocket", mount(&preflight.PreflightListener{}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "names no protocol that is served here"},
+		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp"}, "names no protocol"},
+		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps"}, "Upgrade without"},
+		{"method", mount(&preflight.PreflightListener{}), testkit.BrokenRequests[0].Request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
+		{"Authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, testkit.ErrOther }}), testkit.Request(), "403 Forbidden", nil, "not authorized"},
+		{"closed", closed, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"closed, ordinary", closed, testkit.Get, "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"after Shutdown", draining, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"misconfigured", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), testkit.Request(), "500 Internal Server Error", nil, "misconfigured"},
+		{"misconfigured, with Handler", mount(&preflight.PreflightListener{MaxPending: -1, Handler: testkit.ReportHandler}), testkit.Get, "500 Internal Server Error", nil, "misconfigured"},
+		{"hidden", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			new(preflight.PreflightListener).ServeHTTP(hndHiding{w}, r)
+		}), testkit.Request(), "500 Internal Server Error", nil, "does a middleware hide http.Hijacker?"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := testkit.ListenTCP(t)
+			testkit.ServeHTTP(t, n, tt.h)
+			a := testkit.Refused(t, n, tt.request+testkit.Request())
+			if !strings.HasPrefix(tt.request, "HEAD ") {
+				require.Equal(t, strconv.Itoa(len(a.Text)), a.Header.Get("Content-Length"))
+				require.Contains(t, a.Text, tt.text)
+			} else {
+				require.True(t, strings.HasSuffix(a.Raw, "\r\n\r\n"), a.Raw)
+			}
+			version := strings.TrimSuffix(tt.request[strings.Index(tt.request, "HTTP/1."):][:8], " ")
+			want := append([]string{
+				"Cache-Control: no-store",
+				"Content-Length: " + a.Header.Get("Content-Length"),
+				"Content-Type: text/plain; charset=utf-8",
+				"X-Content-Type-Options: nosniff",
+			}, tt.fields...)
+			if i := slices.Index(want, upgrade+"!"); i >= 0 {
+				want[i] = "Connection: close, Upgrade" // it has been written by us, not by net/http
+			} else {
+				want = append(want, "Connection: close")
+			}
+			slices.Sort(want)
+			require.Equal(t, append([]string{version + " " + tt.status}, want...), hndLines(t, a.Raw))
+		})
+	}
+}
+
+// A mounted listener says the same as one that accepts by itself.
+func TestMountRefusesLikeAccept(t *testing.T) {
+	l, n := testkit.Listen(t, &preflight.PreflightListener{}), testkit.ListenTCP(t)
+	testkit.AcceptAll(t, l)
+	testkit.ServeHTTP(t, n, l)
+	for _, request := range []string{
+		testkit.Get, testkit.WebSocketRequest, "GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	} {
+		own, mounted := testkit.Refused(t, l, request), testkit.Refused(t, n, request)
+		require.Equal(t, own.StatusCode, mounted.StatusCode)
+		require.Equal(t, own.Text, mounted.Text)
+		for _, a := range []testkit.Answer{own, mounted} {
+			a.Header.Set("Date", "")
+			a.Header.Set("Connection", strings.Join(testkit.ConnectionFields(a.Raw), ", "))
+		}
+		require.Equal(t, own.Header, mounted.Header)
+	}
+}
+
+// Middlewares that can be unwrapped are no obstacle.
+func TestMountBehindMiddleware(t *testing.T) {
+	for _, handler := range []bool{false, true} {
+		l := new(preflight.PreflightListener)
+		if handler {
+			l.Handler = testkit.WebSocketHandlers["Hijack, then write"]
+		}
+		accepted := testkit.AcceptAll(t, l)
+		n := testkit.ListenTCP(t)
+		testkit.ServeHTTP(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			l.ServeHTTP(hndWrapping{hndHiding{hndWrapping{hndHiding{w}}}}, r)
+		}))
+		c, _ := testkit.Upgraded(t, n, testkit.Request())
+		testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
+		if handler {
+			c, _ := testkit.Upgraded(t, n, testkit.WebSocketRequest)
+			testkit.Carry(t, "a frame", c, c.R)
+		}
+	}
+}
+
+// A listener that cannot be served says so to the one who can mend it.
+func TestMountMisconfigured(t *testing.T) {
+	l := &preflight.PreflightListener{MaxHeaderBytes: -1}
+	n := testkit.ListenTCP(t)
+	testkit.ServeHTTP(t, n, l)
+	a := testkit.Refused(t, n, testkit.Request())
+	require.Equal(t, http.StatusInternalServerError, a.StatusCode)
+	require.NotContains(t, a.Text, "MaxHeaderBytes", "which is nobody else's business")
+	_, err := l.Accept()
+	require.ErrorContains(t, err, "PreflightListener.MaxHeaderBytes is negative")
+}
+
+// A listener can have both: connections of its own, and those of a server.
+func TestMountBesideAListener(t *testing.T) {
+	inner := testkit.ListenTCP(t)
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner})
+	require.Equal(t, inner.Addr(), l.Addr())
+	accepted := testkit.AcceptAll(t, l)
+	n := testkit.ListenTCP(t)
+	hndMounted(t, n, l)
+	for range 3 {
+		for _, at := range []net.Listener{l, n} {
+			c, _ := testkit.Upgraded(t, at, hndUpgrade)
+			testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
+		}
+	}
+	plain := testkit.DialClient(t, l)
+	plain.Send(t, "hello\n")
+	testkit.Skip(t, testkit.NextTunnel(t, accepted), "hello\n")
+
+	tunnel, _ := testkit.Upgraded(t, n, hndUpgrade)
+	conn := testkit.NextTunnel(t, accepted)
+	require.NoError(t, l.Close())
+	require.Equal(t, http.StatusServiceUnavailable, testkit.Refused(t, n, hndUpgrade).StatusCode)
+	testkit.Talk(t, tunnel, conn)
+	c := testkit.DialClient(t, n)
+	c.Send(t, testkit.Get)
+	c.Got(t)
+	_, err := net.Dial("tcp", inner.Addr().String())
+	require.Error(t, err)
+}
+
+// The bound of a head is the listener's, not only the server's, whose own may
+// be much larger. net/http may be late with it, but not by more than 8 KiB: 4
+// that it allows for itself, and 4 of its buffer.
+func TestMountMaxHeaderBytes(t *testing.T) {
+	for _, mounted := range []bool{false, true} {
+		for _, later := range []bool{false, true} {
+			for _, size := range []int{1000, 10_300, 60_000} {
+				t.Run(fmt.Sprintf("%d bytes, mounted %t, later %t", size, mounted, later), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n, l := testkit.NewNetwork(), &preflight.PreflightListener{MaxHeaderBytes: 1000, Handler: testkit.ReportHandler}
+						if mounted {
+							testkit.ServeHTTP(t, n, l)
+						} else {
+							l.Listener = n
+						}
+						accepted := testkit.AcceptAll(t, l)
+						c := n.Dial(t)
+						if later {
+							require.Equal(t, testkit.Got, (<-c.Ask(testkit.Get)).Text)
+						}
+						head := testkit.Request("X: ")
+						head = testkit.Request("X: " + strings.Repeat("x", size-len(head)))
+						go io.WriteString(c, head)
+						a := c.Answer("GET")
+						require.NoError(t, a.Err)
+						if size == 1000 {
+							require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
+							testkit.Talk(t, c, testkit.NextConn(t, accepted))
+							return
+						}
+						require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.StatusCode)
+						c.Ended(t)
+						require.Empty(t, accepted)
+					})
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,161 @@
+package room_test
+
+import (
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// shdLast is the server's end of a connection. Once it is armed, a new client
+// arrives between the moment when the next bytes have come and the moment when
+// they are seen.
+type shdLast struct {
+	*testkit.NetworkConn
+	armed   *atomic.Bool
+	arrive  func()
+	evicted chan struct{} // by the first deadline in the past
+	once    *sync.Once
+}
+
+func (c shdLast) Read(b []byte) (int, error) {
+	n, err := c.NetworkConn.Read(b)
+	if n > 0 && c.armed.CompareAndSwap(true, false) {
+		c.arrive()
+		<-c.evicted
+	}
+	return n, err
+}
+
+func (c shdLast) SetReadDeadline(t time.Time) error {
+	if t.Before(time.Now()) && !t.IsZero() {
+		c.once.Do(func() { close(c.evicted) })
+	}
+	return c.NetworkConn.SetReadDeadline(t)
+}
+
+// shdRacing connects a client whose eviction meets its next bytes. The new client
+// for which it has to go comes out of next.
+func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, next chan *testkit.Client) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	next = make(chan *testkit.Client, 1)
+	server = shdLast{
+		&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() { next <- s.Direct.Dial(t) }, make(chan struct{}), new(sync.Once),
+	}
+	s.Direct.Backlog <- server
+	return ours, server, next
+}
+
+// A client that has to go in the very moment in which its last bytes are here
+// is not lost: it is what it has turned out to be, and no mark is left on it.
+func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
+	certs := testkit.NewCerts(t)
+	for _, tt := range []struct {
+		name   string
+		secure bool
+		sent   string // before
+		last   string
+		status int // 0: plain
+	}{
+		{name: "a tunnel", last: testkit.Request(), status: 101},
+		{name: "a tunnel, its last byte", sent: testkit.Request()[:len(testkit.Request())-1], last: "\n", status: 101},
+		{name: "a tunnel behind a PROXY header", sent: testkit.ThroughProxy[:20], last: testkit.ThroughProxy[20:] + testkit.Request(), status: 101},
+		{name: "a tunnel over TLS", secure: true, last: testkit.Request(), status: 101},
+		{name: "plain", last: "\x00"},
+		{name: "plain over TLS", secure: true, last: "\x00"},
+		{name: "a refusal", sent: "GET / HTTP/1.1\r\n", last: "\r\n", status: 400},
+		{name: "an ordinary request", sent: testkit.Ordinary[:20], last: testkit.Ordinary[20:], status: 200},
+		{name: "an ordinary request over TLS", secure: true, last: testkit.Ordinary, status: 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
+				accepted := testkit.AcceptAll(t, s)
+				ours, server, next := shdRacing(s, t)
+				defer ours.Close()
+				old := testkit.Raw(ours, server.NetworkConn)
+				up := old
+				if tt.secure {
+					up = testkit.Secure(t, old, certs.Client)
+				}
+				up.Send(t, tt.sent)
+				time.Sleep(time.Second)
+				server.armed.Store(true)
+				up.Send(t, tt.last)
+				if tt.status != 0 {
+					a := up.Answer("GET")
+					require.NoError(t, a.Err)
+					require.Equal(t, tt.status, a.StatusCode)
+				}
+				<-server.evicted
+				if tt.status == 0 || tt.status == 101 {
+					p := testkit.Pair{Client: up, Conn: <-accepted}
+					if tt.status == 0 {
+						testkit.Skip(t, p.Conn, tt.last)
+					}
+					time.Sleep(time.Hour)
+					p.Talks(t)
+					p.Close()
+				}
+				ours.Close()
+				c := <-next
+				if tt.status == 0 || tt.status == 101 {
+					testkit.Talk(t, c, <-accepted) // it was silent for an hour
+					return
+				}
+				require.Equal(t, 101, (<-c.Ask(testkit.Request())).StatusCode)
+				testkit.Talk(t, c, <-accepted)
+			})
+		})
+	}
+}
+
+// shdCleared is the server's end of a connection that calls a function when its
+// deadlines are cleared, at the end of the handshake.
+type shdCleared struct {
+	*testkit.NetworkConn
+	armed *atomic.Bool
+	then  func()
+}
+
+func (c shdCleared) SetDeadline(t time.Time) error {
+	err := c.NetworkConn.SetDeadline(t)
+	if t.IsZero() && c.armed.CompareAndSwap(true, false) {
+		c.then()
+	}
+	return err
+}
+
+// A new client that comes when the handshake inside a tunnel has just ended
+// leaves that tunnel alone: there is nothing more that it waits for.
+func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
+	certs := testkit.NewCerts(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
+		accepted := testkit.AcceptAll(t, s)
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		server := shdCleared{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
+			s.Direct.Dial(t)
+			for range 10_000 { // until it looks for a place
+				runtime.Gosched()
+			}
+		}}
+		s.Direct.Backlog <- server
+		c := testkit.Raw(ours, server.NetworkConn).Upgraded(t, testkit.TunnelTLSRequest)
+		time.Sleep(2 * time.Second)
+		server.armed.Store(true)
+		p := testkit.Pair{Client: testkit.Secure(t, c, certs.Client), Conn: <-accepted}
+		require.False(t, server.armed.Load())
+		p.Talks(t)
+		p.Close()
+	})
+}

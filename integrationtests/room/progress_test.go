@@ -1,0 +1,293 @@
+package room_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// revConn is the server's end of a connection, which takes its time: to close,
+// and to hand out what its second Read has already read, as a busy scheduler may.
+type revConn struct {
+	*testkit.NetworkConn
+	close, second time.Duration
+	reads         *atomic.Int32
+}
+
+func (c revConn) Close() error {
+	time.Sleep(c.close)
+	return c.NetworkConn.Close()
+}
+
+func (c revConn) Read(b []byte) (int, error) {
+	n, err := c.NetworkConn.Read(b)
+	if err == nil && c.reads.Add(1) == 2 {
+		time.Sleep(c.second)
+	}
+	return n, err
+}
+
+// revDial puts a revConn into the backlog of n.
+func revDial(t testing.TB, n *testkit.Network, closes, second time.Duration) *testkit.Client {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours), Server: &testkit.NetworkConn{Conn: theirs}}
+	n.Backlog <- revConn{c.Server, closes, second, new(atomic.Int32)}
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return c
+}
+
+// revHalves is the end of a client whose first message comes in two parts.
+type revHalves struct {
+	net.Conn
+	rest chan struct{} // closed when the second may come
+	once sync.Once
+}
+
+func (c *revHalves) Write(b []byte) (n int, err error) {
+	c.once.Do(func() {
+		n, _ = c.Conn.Write(b[:10])
+		<-c.rest
+	})
+	m, err := c.Conn.Write(b[n:])
+	return n + m, err
+}
+
+// Two clients that wait for room while two others may go: both get it, although
+// the first place takes its time to become free, and is the only one that does.
+func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		mounts int  // of the two, those that come by ServeHTTP; the acceptor can wait for one alone
+		silent bool // the old ones are, and are handed on
+	}{
+		{name: "the acceptor and ServeHTTP", mounts: 1},
+		{name: "ServeHTTP twice", mounts: 2},
+		{name: "the acceptor and ServeHTTP, silent clients", mounts: 1, silent: true},
+		{name: "ServeHTTP twice, silent clients", mounts: 2, silent: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const busy = 300 * time.Millisecond
+				direct, mounted := testkit.NewNetwork(), testkit.NewNetwork()
+				var asked atomic.Int32
+				hold := make(chan struct{})
+				release := sync.OnceFunc(func() { close(hold) })
+				defer release()
+				l := testkit.Listen(t, &preflight.PreflightListener{
+					Listener: direct, MaxPending: 2, HandshakeTimeout: time.Hour, AllowPlain: true,
+					Authorize: func(*http.Request) (http.Header, error) {
+						asked.Add(1)
+						<-hold // so that no other place becomes free
+						return nil, nil
+					},
+				})
+				accepted := testkit.AcceptAll(t, l)
+				testkit.RevMount(t, mounted, l)
+				start := time.Now()
+				var old []*testkit.Client
+				for range 2 {
+					c := revDial(t, direct, busy, 0)
+					if !tt.silent {
+						c.Send(t, "GET / HTTP/1.1\r\n")
+					}
+					old = append(old, c)
+					synctest.Wait()
+				}
+				var answers []<-chan testkit.Answer
+				for i := range 2 {
+					n := direct
+					if i < tt.mounts {
+						n = mounted
+					}
+					answers = append(answers, n.Dial(t).Ask(testkit.Request()))
+				}
+				time.Sleep(time.Second + 2*busy)
+				synctest.Wait()
+				require.EqualValues(t, 2, asked.Load(), "one for each of the old ones, which go one after the other")
+				require.Equal(t, time.Second+2*busy, time.Since(start))
+				if tt.silent {
+					require.Len(t, accepted, 2)
+					for range old {
+						(<-accepted).Close()
+					}
+				}
+				for _, c := range old {
+					c.Ended(t)
+				}
+				release()
+				for _, a := range answers {
+					require.Equal(t, 101, (<-a).StatusCode)
+				}
+			})
+		})
+	}
+}
+
+// A client that was to go, and whose bytes have come after all, goes on. Where
+// that takes time it makes no room, and the next one has to go in its place.
+func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
+	server, client := testkit.PipeTLS(t)
+	const takes = 10 * time.Minute
+	slowly := server.Clone()
+	slowly.Certificates = nil
+	slowly.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		time.Sleep(takes)
+		return &server.Certificates[0], nil
+	}
+	for _, tt := range []struct {
+		name, sent, last string
+		config           *tls.Config // the client's bytes are its TLS handshake then
+	}{
+		{name: "into Authorize", sent: "GET ", last: testkit.Request("Block: " + takes.String())[4:]},
+		{name: "behind a PROXY header, into Authorize", sent: "PROXY ", last: "TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + testkit.Request("Block: "+takes.String())},
+		{name: "into GetCertificate", config: slowly},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := testkit.NewNetwork()
+				l := testkit.Listen(t, &preflight.PreflightListener{
+					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: lisBlocked,
+					TLSConfig: tt.config, TrustedProxies: testkit.Prefixes("192.0.2.1/32"),
+				})
+				accepted := testkit.AcceptAll(t, l)
+				start := time.Now()
+				old := revDial(t, n, 0, time.Second)
+				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				secure := tls.Client(halves, client)
+				shaken := make(chan error, 1)
+				if tt.config != nil {
+					go func() { shaken <- secure.Handshake() }()
+				} else {
+					old.Send(t, tt.sent)
+				}
+				synctest.Wait()
+				stuck := n.Dial(t)
+				stuck.Send(t, "GET / HTTP/1.1\r\n")
+				time.Sleep(2 * time.Second)
+				var oldAnswer <-chan testkit.Answer
+				if tt.config != nil {
+					close(halves.rest)
+				} else {
+					oldAnswer = old.Ask(tt.last)
+				}
+				synctest.Wait() // now it has read all of it, and does not know yet
+				next := n.Dial(t)
+				answer := next.Ask(testkit.Request())
+				stuck.Ended(t)
+				require.Equal(t, 101, (<-answer).StatusCode)
+				require.Equal(t, 3*time.Second, time.Since(start), "as soon as the old one goes on")
+				testkit.Talk(t, next, <-accepted)
+				require.Empty(t, oldAnswer)
+
+				// Nor is it in the way of the next.
+				stuck = n.Dial(t)
+				stuck.Send(t, "GET / HTTP/1.1\r\n")
+				time.Sleep(time.Second)
+				next = n.Dial(t)
+				require.Equal(t, 101, (<-next.Ask(testkit.Request())).StatusCode)
+				stuck.Ended(t)
+				testkit.Talk(t, next, <-accepted)
+				require.Equal(t, 4*time.Second, time.Since(start))
+				if tt.config != nil {
+					require.NoError(t, <-shaken)
+					old = &testkit.Client{Conn: secure, R: bufio.NewReader(secure)}
+					oldAnswer = old.Ask(testkit.Request())
+				}
+				require.Equal(t, 101, (<-oldAnswer).StatusCode)
+				require.Equal(t, 3*time.Second+takes, time.Since(start))
+				conn := <-accepted
+				time.Sleep(2 * time.Hour) // no deadline is left over
+				testkit.Talk(t, old, conn)
+				go io.Copy(io.Discard, old) // the end of TLS is a message too
+				require.NoError(t, conn.Close())
+			})
+		})
+	}
+}
+
+// Nobody goes for the time that GetCertificate takes, and it saves nobody else.
+func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
+	server, client := testkit.PipeTLS(t)
+	for _, callback := range []string{"GetCertificate", "GetConfigForClient"} {
+		for _, tcps := range []bool{false, true} {
+			name := callback
+			if tcps {
+				name += " in the tunnel"
+			}
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := testkit.NewNetwork()
+					config := server.Clone()
+					takes := func(in string) {
+						if in == callback {
+							time.Sleep(time.Minute)
+						}
+					}
+					config.Certificates = nil
+					config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+						takes("GetCertificate")
+						return &server.Certificates[0], nil
+					}
+					config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+						takes("GetConfigForClient")
+						return nil, nil
+					}
+					l := testkit.Listen(t, &preflight.PreflightListener{
+						Listener: n, TLSConfig: config, MaxPending: 3, HandshakeTimeout: time.Hour,
+					})
+					accepted := testkit.AcceptAll(t, l)
+					start := time.Now()
+					good := n.Dial(t)
+					if tcps {
+						require.Equal(t, 101, (<-good.Ask(testkit.RequestTLS)).StatusCode)
+					}
+					tc := tls.Client(good.Conn, client)
+					shaken := make(chan error, 1)
+					go func() { shaken <- tc.Handshake() }()
+					synctest.Wait()
+					stuck := make([]*testkit.Client, 3)
+					for i := range 2 { // of those that stall beside it, the second came later
+						stuck[i] = n.Dial(t)
+						stuck[i].Send(t, "GET / HTTP/1.1\r\n")
+						synctest.Wait()
+					}
+					for i := range 2 {
+						next := n.Dial(t)
+						require.Equal(t, 101, (<-next.Ask(testkit.Request())).StatusCode)
+						require.Equal(t, time.Second, time.Since(start))
+						stuck[i].Ended(t)
+						require.False(t, stuck[i+1] != nil && stuck[i+1].Server.Closed.Load(), "one for one")
+						testkit.Talk(t, next, <-accepted)
+						stuck[2] = n.Dial(t)
+						stuck[2].Send(t, "GET / HTTP/1.1\r\n")
+					}
+					require.Empty(t, shaken)
+
+					require.NoError(t, <-shaken)
+					require.Equal(t, time.Minute, time.Since(start))
+					over := &testkit.Client{Conn: tc, R: bufio.NewReader(tc)}
+					if !tcps {
+						require.Equal(t, 101, (<-over.Ask(testkit.Request())).StatusCode)
+					}
+					conn := <-accepted
+					time.Sleep(2 * time.Hour)
+					testkit.Talk(t, over, conn)
+					go io.Copy(io.Discard, tc) // the end of TLS is a message too
+					require.NoError(t, conn.Close())
+				})
+			})
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package shutdown_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// shdClosed requires that n calls of Accept at once report the end.
+func shdClosed(t testing.TB, l net.Listener, n int) {
+	t.Helper()
+	type result struct {
+		c   net.Conn
+		err error
+	}
+	results := make(chan result, n)
+	for range n {
+		go func() {
+			c, err := l.Accept()
+			results <- result{c, err}
+		}()
+	}
+	for range n {
+		select {
+		case r := <-results:
+			require.Equal(t, net.ErrClosed, r.err)
+			require.Nil(t, r.c)
+		case <-time.After(testkit.Patience):
+			require.FailNow(t, "Accept does not return")
+		}
+	}
+}
+
+// shdDialer dials the network in memory.
+type shdDialer struct {
+	t testing.TB
+	n *testkit.Network
+}
+
+func (d shdDialer) DialContext(context.Context, string, string) (net.Conn, error) {
+	select {
+	case <-d.n.Closed:
+		return nil, errShdRefused
+	default:
+		return d.n.Dial(d.t).Conn, nil
+	}
+}
+
+var errShdRefused = errors.New("connection refused")
+
+// shdFor is a context that ends after d.
+func shdFor(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(t.Context(), d)
+}

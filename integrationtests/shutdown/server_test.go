@@ -1,0 +1,244 @@
+package shutdown_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// shdServer is an HTTP server that answers "/held" when release is closed.
+func shdServer(release <-chan struct{}) *http.Server {
+	return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/held" {
+			<-release
+		}
+		io.WriteString(w, "hello")
+	})}
+}
+
+// shdClient is a client of HTTP in tunnels over n.
+func shdClient(t testing.TB, n *testkit.Network) *http.Client {
+	t.Helper()
+	d := &preflight.PreflightDialer{NetDialer: shdDialer{t, n}}
+	transport := &http.Transport{DialContext: d.DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// shdGet asks in the background, and returns what became of it.
+func shdGet(client *http.Client, path string) <-chan string {
+	answer := make(chan string, 1)
+	go func() {
+		r, err := client.Get("http://h" + path)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer r.Body.Close()
+		body, _ := io.ReadAll(r.Body)
+		answer <- string(body)
+	}()
+	return answer
+}
+
+// An HTTP server in tunnels: Shutdown of the listener first refuses new ones and
+// delivers the rest, then that of the server ends the tunnels between two
+// requests, and each returns when its part is done.
+func TestListenerShutdownWithHTTPServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, release := testkit.NewNetwork(), make(chan struct{})
+		ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, RequireUpgrade: true})
+		srv, served := shdServer(release), make(chan error, 1)
+		go func() { served <- srv.Serve(ln) }()
+		idle, busy := shdClient(t, n), shdClient(t, n)
+		for range 3 {
+			require.Equal(t, "hello", <-shdGet(idle, "/"))
+		}
+		answer := shdGet(busy, "/held")
+		silent := n.Dial(t)
+		synctest.Wait()
+
+		lnDone, srvDone := make(chan error, 1), make(chan error, 1)
+		go func() { lnDone <- ln.Shutdown(t.Context()) }()
+		synctest.Wait()
+		require.Equal(t, "hello", <-shdGet(idle, "/"), "a tunnel goes on")
+		silent.Send(t, testkit.Request())
+		require.Equal(t, http.StatusServiceUnavailable, silent.Refused(t, testkit.Request()).StatusCode)
+		require.ErrorIs(t, <-served, net.ErrClosed)
+		require.Contains(t, <-shdGet(shdClient(t, n), "/"), errShdRefused.Error())
+
+		go func() { srvDone <- srv.Shutdown(t.Context()) }()
+		time.Sleep(time.Minute)
+		require.Empty(t, srvDone, "a request is under way")
+		require.Empty(t, lnDone)
+		require.Contains(t, <-shdGet(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
+		close(release)
+		require.Equal(t, "hello", <-answer)
+		require.NoError(t, <-srvDone)
+		require.NoError(t, <-lnDone)
+	})
+}
+
+// In whatever order the two are called, also together, both return in the end.
+func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
+	for _, order := range []string{"listener first", "server first", "together"} {
+		t.Run(order, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, release := testkit.NewNetwork(), make(chan struct{})
+				ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, Handler: http.NotFoundHandler()})
+				srv, served := shdServer(release), make(chan error, 1)
+				go func() { served <- srv.Serve(ln) }()
+				idle := shdClient(t, n)
+				require.Equal(t, "hello", <-shdGet(idle, "/"))
+				answer := shdGet(shdClient(t, n), "/held")
+				synctest.Wait()
+
+				done := make(chan error, 2)
+				shutdowns := []func(context.Context) error{ln.Shutdown, srv.Shutdown}
+				if order == "server first" {
+					shutdowns[0], shutdowns[1] = shutdowns[1], shutdowns[0]
+				}
+				for _, shutdown := range shutdowns {
+					go func() { done <- shutdown(t.Context()) }()
+					if order != "together" {
+						synctest.Wait()
+					}
+				}
+				time.Sleep(time.Minute)
+				require.Empty(t, done)
+				require.Error(t, <-served)
+				close(release)
+				require.Equal(t, "hello", <-answer)
+				require.NoError(t, <-done)
+				require.NoError(t, <-done)
+				shdClosed(t, ln, 1)
+			})
+		})
+	}
+}
+
+// shdTap remembers what was read.
+type shdTap struct {
+	net.Conn
+	read []byte
+}
+
+func (c *shdTap) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.read = append(c.read, b[:n]...)
+	return n, err
+}
+
+// lastRecord is the type of the last record of TLS, without its encryption.
+func (c *shdTap) lastRecord() (kind byte) {
+	for b := c.read; len(b) >= 5; b = b[5+int(b[3])<<8+int(b[4]):] {
+		kind = b[0]
+	}
+	return kind
+}
+
+// Over TLS, what Handler answers last and what it has hijacked end with the last
+// message of TLS: without it, a client may take an answer for cut short.
+func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
+	certs := testkit.NewCerts(t)
+	const alert = 21
+	config := certs.Client.Clone()
+	config.MaxVersion = tls.VersionTLS12 // which shows what is an alert
+	for _, end := range []string{"Shutdown", "Close"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := testkit.NewScene(t, certs, nil)
+			tunnel := s.Deliver(t, testkit.Kinds[1])
+			dial := func() (*testkit.Client, *shdTap) {
+				c := s.Direct.Dial(t)
+				tap := &shdTap{Conn: c.Conn}
+				c.Conn = tap
+				return testkit.Secure(t, c, config), tap
+			}
+			last, lastTap := dial()
+			webSocket, webSocketTap := dial()
+			webSocket.Send(t, testkit.Hijack)
+			hijacked := <-s.Hijacked
+			synctest.Wait()
+			done := s.BeginShutdown(t.Context())
+			last.Asked(t, testkit.Ordinary).Ended(t)
+			require.EqualValues(t, alert, lastTap.lastRecord())
+			if end == "Close" {
+				require.NoError(t, s.Close())
+			}
+			testkit.Talk(t, webSocket, hijacked)
+			go hijacked.Close()
+			webSocket.Ended(t)
+			require.EqualValues(t, alert, webSocketTap.lastRecord())
+			tunnel.Close()
+			require.NoError(t, <-done)
+		})
+	}
+}
+
+// On a server on which the listener is mounted, the server's Shutdown ends the
+// requests and knows nothing of the tunnels, and the listener's waits for them.
+func TestListenerShutdownWhereMounted(t *testing.T) {
+	certs := testkit.NewCerts(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Listener = nil })
+		tunnel := s.Deliver(t, testkit.Kinds[6])
+		vetted := s.Mounted.Dial(t)
+		answer := vetted.Ask(testkit.Request("Wait: yes"))
+		idle := s.Mounted.Dial(t).Asked(t, testkit.Ordinary)
+		synctest.Wait()
+		require.NoError(t, s.Server.Shutdown(t.Context()))
+		idle.Ended(t)
+		tunnel.Talks(t)
+		require.Empty(t, answer, "it is the listener's by now")
+
+		start := time.Now()
+		done := s.BeginShutdown(t.Context())
+		require.Equal(t, http.StatusForbidden, (<-answer).StatusCode)
+		vetted.Close()
+		require.Equal(t, 10*time.Second, time.Since(start))
+		shdClosed(t, s, 3)
+		time.Sleep(time.Hour)
+		require.Empty(t, done)
+		tunnel.Talks(t)
+		tunnel.Close()
+		require.NoError(t, <-done)
+	})
+}
+
+// The other way round, the server goes on, and what comes for the listener is
+// refused: as long as it drains, and afterwards.
+func TestListenerShutdownLeavesTheServerItIsMountedOn(t *testing.T) {
+	certs := testkit.NewCerts(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Listener, l.Handler = nil, nil })
+		tunnel := s.Deliver(t, testkit.Kinds[6])
+		done := s.BeginShutdown(t.Context())
+		for _, draining := range []bool{true, false} {
+			c := s.Mounted.Dial(t)
+			c.Send(t, testkit.Request())
+			require.Equal(t, http.StatusServiceUnavailable, c.Refused(t, testkit.Request()).StatusCode)
+
+			c = s.Mounted.Dial(t)
+			c.Send(t, testkit.Ordinary)
+			want := http.StatusServiceUnavailable
+			if draining {
+				want = http.StatusUpgradeRequired
+				tunnel.Talks(t)
+			}
+			require.Equal(t, want, c.Refused(t, testkit.Ordinary).StatusCode)
+			if draining {
+				tunnel.Close()
+				require.NoError(t, <-done)
+			}
+		}
+	})
+}

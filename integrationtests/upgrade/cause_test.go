@@ -1,0 +1,161 @@
+package upgrade_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// ctxCause is a cause of somebody else's, which knows a refusal of somebody else's.
+type ctxCause struct{ refused *preflight.StatusError }
+
+func (*ctxCause) Error() string { return "another dial was refused" }
+
+func (e *ctxCause) Unwrap() error { return e.refused }
+
+// ctxEnds are the ways in which a context ends, and what it says then.
+var ctxEnds = map[string]struct {
+	of  error
+	end func(context.Context, error) (context.Context, func())
+}{
+	"cancel": {context.Canceled, func(ctx context.Context, cause error) (context.Context, func()) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		time.AfterFunc(time.Second, func() { cancel(cause) })
+		return ctx, func() { cancel(nil) }
+	}},
+	"deadline": {context.DeadlineExceeded, func(ctx context.Context, cause error) (context.Context, func()) {
+		ctx, cancel := context.WithTimeoutCause(ctx, time.Second, cause)
+		return ctx, cancel
+	}},
+	"cancelled before": {context.Canceled, func(ctx context.Context, cause error) (context.Context, func()) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		cancel(cause)
+		return ctx, func() {}
+	}},
+}
+
+// ctxRequire requires that err is the end of a context, and its cause, and holds no
+// refusal: the one in the cause is none of this handshake.
+func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
+	t.Helper()
+	require.Error(t, err)
+	require.ErrorIs(t, err, of)
+	require.ErrorIs(t, err, cause)
+	var found *ctxCause
+	require.ErrorAs(t, err, &found)
+	require.Same(t, cause, found)
+	require.ErrorContains(t, err, of.Error())
+	require.ErrorContains(t, err, cause.Error())
+	var refused *preflight.StatusError
+	require.False(t, errors.As(err, &refused), "%v", err)
+	for _, other := range []error{context.Canceled, context.DeadlineExceeded} {
+		require.Equal(t, other == of, errors.Is(err, other), "%v", other)
+	}
+}
+
+// The end of a context is found by errors.Is, whatever its cause, and the cause is
+// too; but a refusal in it is not found, by which a caller would give up, or ask
+// for other credentials.
+func TestContextEndsWithACause(t *testing.T) {
+	id := testkit.NewIdentity(t)
+	for endName, end := range ctxEnds {
+		for _, role := range []string{"client", "server"} {
+			t.Run(role+"/"+endName, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					cause := &ctxCause{&preflight.StatusError{StatusCode: 401}}
+					ctx, cancel := end.end(t.Context(), cause)
+					defer cancel()
+					c, _ := testkit.SpyPipe(t)
+					_, err := testkit.UpgradeRoles[role].Play(ctx, c)
+					ctxRequire(t, err, end.of, cause)
+				})
+			})
+		}
+		for name, stage := range map[string]struct {
+			proxy       string
+			tls, inside bool
+			peer        func(net.Conn)
+		}{
+			"the proxy's TLS": {proxy: "https://edge.example"},
+			"CONNECT":         {proxy: "http://proxy.example"},
+			"SOCKS":           {proxy: "socks5://proxy.example"},
+			"TLS":             {tls: true},
+			"the 101":         {},
+			"TLS inside":      {inside: true, peer: testkit.Say(testkit.AnswerTLS, testkit.Silent)},
+		} {
+			t.Run("dialer, "+name+"/"+endName, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					refused := &preflight.StatusError{StatusCode: 401}
+					cause := &ctxCause{refused}
+					ctx, cancel := end.end(t.Context(), cause)
+					defer cancel()
+					dials := 0
+					peer := &testkit.DialPeer{T: t, Peer: testkit.Silent}
+					if stage.peer != nil {
+						peer.Peer = stage.peer
+					}
+					d := preflight.PreflightDialer{
+						NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+							dials++
+							return peer.DialContext(ctx, network, address)
+						}),
+						GetHeader: func(_ context.Context, refused *preflight.StatusError) (http.Header, error) {
+							require.Nil(t, refused, "nobody has refused")
+							return nil, nil
+						},
+					}
+					if stage.proxy != "" {
+						d.Proxy = testkit.Via(stage.proxy)
+					}
+					if stage.tls || stage.proxy == "https://edge.example" {
+						d.TLSConfig = id.Client()
+					}
+					if stage.inside {
+						d.TunnelTLSConfig = new(tls.Config)
+					}
+					_, err := d.DialContext(ctx, "tcp", "edge.example:443")
+					ctxRequire(t, err, end.of, cause)
+					require.Equal(t, 1, dials)
+				})
+			})
+		}
+	}
+}
+
+// A transport may have met a refusal of its own, such as that of another tunnel
+// below it. When the context ends, that is what ends the handshake.
+func TestContextEndsBesideATransportsRefusal(t *testing.T) {
+	for _, role := range []string{"client", "server"} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			c, _ := testkit.SpyPipe(t)
+			_, err := testkit.UpgradeRoles[role].Play(ctx, ctxRefused{c, cancel})
+			require.ErrorIs(t, err, context.Canceled)
+			var refused *preflight.StatusError
+			require.False(t, errors.As(err, &refused), "%v", err)
+		})
+	}
+}
+
+// ctxRefused is a transport that ends ctx, and fails with a refusal.
+type ctxRefused struct {
+	net.Conn
+	end func()
+}
+
+func (c ctxRefused) Write(b []byte) (int, error) { return c.Read(nil) }
+
+func (c ctxRefused) Read([]byte) (int, error) {
+	c.end()
+	return 0, fmt.Errorf("the tunnel below: %w", &preflight.StatusError{StatusCode: 403})
+}

@@ -1,0 +1,146 @@
+package capsule
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// The faults of a stream. Each is a violation of the protocol, after which
+// nothing more can be decoded.
+var (
+	errFirst       = errors.New("the stream does not begin with a capsule of ours: the peer does not frame, or not as we do")
+	errTypeForm    = errors.New("the type of a capsule is not in its shortest form")
+	errControl     = errors.New("the value of a PING or PONG capsule is not 8 bytes long")
+	errUnknown     = errors.New("a capsule of an unknown type is longer than 65536 bytes")
+	errBehindFinal = errors.New("application data behind FINAL_DATA")
+)
+
+// prefix is how the type of each known capsule begins. A stream must begin with
+// it, so that the first byte of a peer that does not frame is noticed at once.
+const prefix = "\xad\x70\xf1"
+
+// Event is what [Decoder.Next] has come upon.
+type Event uint8
+
+const (
+	None       Event = iota
+	PingPassed       // a whole PING; [Decoder.Value] is its value
+	PongPassed       // a whole PONG; [Decoder.Value] is its value
+)
+
+// Decoder takes one direction of a framed tunnel apart. The zero value stands
+// at the beginning of the stream.
+//
+// The caller asks [Decoder.Data] how many application bytes come next. It moves
+// them to where it wants them and reports them with [Decoder.Take]. Everything
+// else goes through [Decoder.Next]. So application bytes are never copied here,
+// and an application may be given the bytes of a capsule that is not complete.
+type Decoder struct {
+	left  uint64 // bytes of the current value that have not come
+	value uint64 // of the last PING or PONG
+	kind  Type   // of the current capsule; anything while left is 0
+	began bool   // a capsule has come
+	final bool   // FINAL_DATA has come, at least its header
+	have  uint8  // bytes in buf
+	buf   [MaxHeader]byte
+}
+
+// Data returns how many application bytes come next without a header among
+// them. It is 0 where [Decoder.Next] must see the next byte.
+func (d *Decoder) Data() uint64 {
+	if d.kind == Data || d.kind == FinalData {
+		return d.left
+	}
+	return 0
+}
+
+// Take reports that the next n application bytes have been taken from the
+// stream. n is at most [Decoder.Data].
+func (d *Decoder) Take(n int) { d.left -= uint64(n) }
+
+// Ended reports whether FINAL_DATA and all its bytes have come. Only PING, PONG
+// and capsules of unknown types may follow.
+func (d *Decoder) Ended() bool { return d.final && d.Data() == 0 }
+
+// Value is the value of the PING or PONG that Next has reported.
+func (d *Decoder) Value() uint64 { return d.value }
+
+// Next takes bytes that are not the application's from the beginning of b and
+// returns their number. It stops behind each header, and behind each PING and
+// PONG. It must not be called while [Decoder.Data] is not 0. After an error
+// the Decoder must not be used.
+func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
+	if d.left == 0 {
+		n, err = d.header(b)
+		return n, None, err
+	}
+	if d.kind != Ping && d.kind != Pong {
+		n = int(min(d.left, uint64(len(b))))
+		d.left -= uint64(n)
+		return n, None, nil
+	}
+	n = copy(d.buf[d.have:ControlLen], b)
+	d.have += uint8(n)
+	d.left -= uint64(n)
+	if d.left > 0 {
+		return n, None, nil
+	}
+	d.have = 0
+	d.value = binary.BigEndian.Uint64(d.buf[:])
+	if d.kind == Ping {
+		return n, PingPassed, nil
+	}
+	return n, PongPassed, nil
+}
+
+// header takes the bytes of a header.
+func (d *Decoder) header(b []byte) (n int, err error) {
+	if d.have == 0 {
+		// The usual case: a header that is whole is not copied.
+		if n, err = d.parse(b); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	// A header has at most len(d.buf) bytes, so that there is always room.
+	had := int(d.have)
+	taken := copy(d.buf[had:], b)
+	n, err = d.parse(d.buf[:had+taken])
+	if n > 0 || err != nil {
+		d.have = 0
+		return n - had, err
+	}
+	d.have += uint8(taken)
+	return taken, nil
+}
+
+// parse parses the header at the beginning of b, if b has all of it, and begins
+// the capsule.
+func (d *Decoder) parse(b []byte) (n int, err error) {
+	if n := min(len(b), len(prefix)); !d.began && string(b[:n]) != prefix[:n] {
+		return 0, errFirst
+	}
+	h, n, err := ParseHeader(b)
+	if n == 0 || err != nil {
+		return 0, err
+	}
+	switch h.Type {
+	case Data, FinalData:
+		if d.final {
+			return 0, errBehindFinal
+		}
+		d.final = h.Type == FinalData
+	case Ping, Pong:
+		if h.Length != ControlLen {
+			return 0, errControl
+		}
+	default:
+		if !d.began {
+			return 0, errFirst
+		}
+		if h.Length > MaxUnknown {
+			return 0, errUnknown
+		}
+	}
+	d.began, d.kind, d.left = true, h.Type, h.Length
+	return n, nil
+}

@@ -1,0 +1,158 @@
+//go:build !race
+
+// The race detector allocates on its own account.
+
+package frame
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A Write and a Read allocate nothing, on TCP and above what is not TCP.
+func TestBudgetAllocations(t *testing.T) {
+	for _, carrier := range carriers {
+		for _, wrapped := range []bool{false, true} {
+			for _, size := range []int{1, 64, 512, 4 << 10, 64 << 10, 200_000} {
+				var a, b net.Conn
+				a, b = tcpPipe(t)
+				if wrapped {
+					a, b = struct{ net.Conn }{a}, struct{ net.Conn }{b}
+				}
+				client, server := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: time.Hour, MaxIdleTimeout: 3 * time.Hour})
+				echoed := make(chan error)
+				go func() {
+					buf := make([]byte, size)
+					for {
+						if _, err := io.ReadFull(server, buf); err != nil {
+							echoed <- err
+							return
+						}
+						server.Write(buf)
+					}
+				}()
+				p := make([]byte, size)
+				allocs := testing.AllocsPerRun(50, func() {
+					client.Write(p)
+					io.ReadFull(client, p)
+				})
+				// The pools may be emptied by a collection in between.
+				assert.Less(t, allocs, 1.0, "%s, wrapped %v: a round of %d bytes", carrier.name, wrapped, size)
+				client.Close()
+				<-echoed
+				server.Close()
+			}
+		}
+	}
+}
+
+// Controls allocate nothing for the reader, however many come.
+func TestBudgetControlFlood(t *testing.T) {
+	for _, k := range kinds {
+		p := peer{kind: k}
+		one := join(p.capsule(0x12345678, "unknown"), p.pong(1), p.data(""), p.data("x"))
+		if k.webSocket {
+			one = append(one, p.frame(0x8a, []byte("pong"))...)
+		}
+		c := k.above(&reader{r: &repeat{b: join(p.data("x"), one)}}, Config{})
+		buf := make([]byte, 1000)
+		allocs := testing.AllocsPerRun(100, func() {
+			_, err := c.Read(buf)
+			require.NoError(t, err)
+		})
+		assert.Zero(t, allocs)
+	}
+}
+
+// A repeat gives the same bytes again and again.
+type repeat struct {
+	b  []byte
+	at int
+}
+
+func (r *repeat) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		m := copy(p[n:], r.b[r.at:])
+		n += m
+		r.at = (r.at + m) % len(r.b)
+	}
+	return n, nil
+}
+
+// Framing makes no more calls to the transport than the application does, but for
+// the bytes of the headers.
+func TestBudgetCalls(t *testing.T) {
+	const total = 16 << 20
+	for _, k := range kinds {
+		for _, size := range []int{64 << 10, 4 << 10, 512} {
+			raw := total / size
+			r := &recorder{}
+			c := k.above(r, Config{})
+			p := pattern(size)
+			for range raw {
+				_, err := c.Write(p)
+				require.NoError(t, err)
+			}
+			assert.Len(t, r.calls, raw, "%v: writes of %d bytes", k, size)
+
+			transport := &reader{r: bytes.NewReader(bytes.Join(r.calls, nil))}
+			other := kind{k.webSocket, !k.client}.above(transport, Config{})
+			n := 0
+			for n < total {
+				m, err := other.Read(p)
+				require.NoError(t, err)
+				n += m
+			}
+			assert.LessOrEqual(t, float64(transport.calls), 1.05*float64(raw), "%v: reads of %d bytes", k, size)
+		}
+	}
+}
+
+// An idle connection has no goroutine, and little memory: also one that has carried
+// large writes.
+func TestBudgetIdle(t *testing.T) {
+	const count = 300
+	for _, carrier := range carriers {
+		var transports []net.Conn
+		for range count {
+			a, b := tcpPipe(t)
+			transports = append(transports, a, b)
+		}
+		var conns []*Conn
+		p := make([]byte, 64<<10)
+		settle := func() uint64 {
+			for range 3 {
+				runtime.GC() // and empties the pools
+			}
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		goroutines, heap := runtime.NumGoroutine(), settle()
+		for i := 0; i < len(transports); i += 2 {
+			client, server := sides(carrier.webSocket, transports[i], transports[i+1], Config{KeepAlivePeriod: time.Hour})
+			conns = append(conns, client, server)
+			for _, way := range [][2]*Conn{{client, server}, {server, client}} {
+				go way[0].Write(p)
+				_, err := io.ReadFull(way[1], p)
+				require.NoError(t, err)
+			}
+		}
+		waitFor(func() bool { return runtime.NumGoroutine() <= goroutines })
+		each := float64(settle()-heap) / float64(len(conns))
+		t.Logf("%s: %.0f bytes", carrier.name, each)
+		assert.LessOrEqual(t, each, 900.0, carrier.name)
+		runtime.KeepAlive(conns)
+		for i, c := range conns {
+			c.Close()
+			transports[i].Close()
+		}
+	}
+}

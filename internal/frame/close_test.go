@@ -1,0 +1,871 @@
+package frame
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// An end is a Conn under test with all that the table of ends looks at.
+type end struct {
+	t *testing.T
+	kind
+	*Conn
+	peer      *peer
+	transport *link
+	lingers   atomic.Int32
+	closes    atomic.Int32
+}
+
+func newEnd(t *testing.T, k kind, window int) *end {
+	a, b := newLink(window)
+	e := &end{t: t, kind: k, transport: a}
+	e.Conn = k.above(a, Config{
+		OnLinger: func() { e.lingers.Add(1) },
+		OnClosed: func() { e.closes.Add(1) },
+	})
+	e.peer = newPeer(t, k, b)
+	return e
+}
+
+// write writes s, and all of it is taken.
+func (e *end) write(s string) {
+	e.t.Helper()
+	n, err := e.Write([]byte(s))
+	assert.NoError(e.t, err)
+	assert.Equal(e.t, len(s), n)
+}
+
+// reads asserts what Read returns up to its end, and returns the error of the end.
+func (e *end) reads(want string) error {
+	e.t.Helper()
+	var got []byte
+	buf := make([]byte, 100)
+	for {
+		n, err := e.Read(buf)
+		got = append(got, buf[:n]...)
+		if err != nil {
+			assert.Equal(e.t, want, string(got))
+			again, err2 := e.Read(buf)
+			assert.Zero(e.t, again)
+			assert.Equal(e.t, err, err2, "an end is the end")
+			return err
+		}
+	}
+}
+
+// peerGot asserts what the peer has been sent since the last call. What stands in
+// angle brackets is for WebSocket alone.
+func (e *end) peerGot(want string) {
+	e.t.Helper()
+	assert.Equal(e.t, e.only(want), e.peer.took())
+}
+
+func (e *end) only(want string) string {
+	for {
+		before, rest, found := strings.Cut(want, "<")
+		if !found {
+			return strings.TrimSuffix(want, ", ")
+		}
+		inside, after, _ := strings.Cut(rest, ">")
+		if e.webSocket {
+			before += inside
+		}
+		want = before + after
+	}
+}
+
+func (e *end) open() {
+	e.t.Helper()
+	synctest.Wait()
+	assert.False(e.t, e.transport.isClosed(), "the transport is open")
+	assert.Zero(e.t, e.closes.Load())
+}
+
+func (e *end) ended() {
+	e.t.Helper()
+	synctest.Wait()
+	assert.True(e.t, e.transport.isClosed(), "the transport is closed")
+	assert.Equal(e.t, int32(1), e.closes.Load(), "calls of OnClosed")
+	assert.LessOrEqual(e.t, e.lingers.Load(), int32(1), "calls of OnLinger")
+}
+
+func (e *end) writeFails(want error) {
+	e.t.Helper()
+	n, err := e.Write([]byte("more"))
+	assert.Zero(e.t, n)
+	assert.ErrorIs(e.t, err, want)
+	var op *net.OpError
+	assert.ErrorAs(e.t, err, &op)
+	assert.Equal(e.t, "write", op.Op)
+}
+
+func truncated(t *testing.T, err error, text string) {
+	t.Helper()
+	op, ok := err.(*net.OpError)
+	require.True(t, ok, "%T: %v", err, err)
+	assert.Equal(t, "read", op.Op)
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.ErrorContains(t, err, text)
+	assert.NotErrorIs(t, err, io.EOF)
+	assert.False(t, op.Timeout())
+}
+
+// Ends in every order.
+var ends = []struct {
+	name string
+	run  func(e *end)
+}{
+	{"close: the peer's PONG ends it", func(e *end) {
+		e.write("hi")
+		assert.NoError(e.t, e.Close())
+		e.peerGot("data hi, final, ping 1, <close 1000, >end")
+		e.ended()
+		assert.Equal(e.t, int32(1), e.lingers.Load())
+	}},
+	{"close: nothing was written", func(e *end) {
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"close: PINGs are answered while lingering, and what comes is discarded", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.ping(70), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(12345))
+		e.peerGot("pong 70")
+		e.open()
+		e.peer.say(e.peer.pong(1))
+		e.peerGot("<close 1000, >end")
+		e.ended()
+	}},
+	{"close: a linger that threw data away ends with a reset", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.data("lost"), e.peer.ping(5))
+		e.peerGot("pong 5")
+		e.peer.say(e.peer.pong(1))
+		synctest.Wait()
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
+		e.ended()
+	}},
+	{"close: a linger that threw the data of FINAL_DATA away ends with a reset", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.final("lost"))
+		e.open()
+		e.peer.say(e.peer.pong(1))
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
+	}},
+	{"close: unread data is thrown away too", func(e *end) {
+		e.peer.mute()
+		e.peer.say(e.peer.data("never read"))
+		synctest.Wait()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.pong(1))
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
+	}},
+	{"close: without an answer it ends after 60 s", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		time.Sleep(59 * time.Second)
+		e.open()
+		e.peerGot("final, ping 1")
+		time.Sleep(time.Second)
+		e.ended()
+		e.peerGot("<close 1000, >end")
+	}},
+	{"close: a peer that never reads holds it for 60 s", func(e *end) {
+		e.peer.stall()
+		e.write("hi")
+		e.transport.out.mu.Lock()
+		e.transport.out.window = 0
+		e.transport.out.mu.Unlock()
+		assert.NoError(e.t, e.Close())
+		time.Sleep(59 * time.Second)
+		e.open()
+		time.Sleep(time.Second)
+		e.ended()
+	}},
+	{"close: a slow peer loses nothing", func(e *end) {
+		e.peer.stall()
+		e.write("hi")
+		e.transport.out.mu.Lock()
+		e.transport.out.window = 0
+		e.transport.out.mu.Unlock()
+		assert.NoError(e.t, e.Close())
+		time.Sleep(30 * time.Second)
+		e.transport.out.mu.Lock()
+		e.transport.out.window = 7
+		e.transport.out.mu.Unlock()
+		e.peer.resume()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		e.peerGot("data hi, final, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"close: the peer's end ends the linger", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.link.CloseWrite()
+		e.peerGot("end")
+		e.ended()
+	}},
+	{"close: the peer's reset ends the linger", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.link.reset()
+		e.ended()
+	}},
+	{"close: the peer's FINAL_DATA does not end the linger, and its PING is answered", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.final(""), e.peer.ping(9))
+		e.peerGot("pong 9")
+		e.open()
+		e.peer.say(e.peer.pong(1))
+		e.peerGot("<close 1000, >end")
+		e.ended()
+	}},
+	{"close: all of it in one piece", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(join(e.peer.final(""), e.peer.ping(9), e.peer.pong(1)))
+		e.peerGot("pong 9, <close 1000, >end")
+		e.ended()
+	}},
+	{"close: EndLinger ends it at once", func(e *end) {
+		e.peer.mute()
+		e.EndLinger()
+		e.open() // it does not linger
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.EndLinger()
+		e.peerGot("end")
+		e.ended()
+		e.EndLinger()
+		e.ended()
+	}},
+	{"close: a second time is an error, and all else, too", func(e *end) {
+		assert.NoError(e.t, e.Close())
+		assert.ErrorIs(e.t, e.Close(), net.ErrClosed)
+		e.writeFails(net.ErrClosed)
+		assert.ErrorIs(e.t, e.reads(""), net.ErrClosed)
+		assert.ErrorIs(e.t, e.CloseWrite(), net.ErrClosed)
+		assert.ErrorIs(e.t, e.CloseRead(), net.ErrClosed)
+		assert.ErrorIs(e.t, e.SetDeadline(time.Now()), net.ErrClosed)
+		assert.ErrorIs(e.t, e.SetReadDeadline(time.Now()), net.ErrClosed)
+		assert.ErrorIs(e.t, e.SetWriteDeadline(time.Now()), net.ErrClosed)
+		synctest.Wait()
+		e.ended()
+		assert.ErrorIs(e.t, e.Close(), net.ErrClosed)
+	}},
+	{"close: it wakes a Read", func(e *end) {
+		read := make(chan error)
+		go func() {
+			_, err := e.Read(make([]byte, 10))
+			read <- err
+		}()
+		synctest.Wait()
+		assert.NoError(e.t, e.Close())
+		assert.ErrorIs(e.t, <-read, net.ErrClosed)
+		e.peerGot("final, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"close: a Write under way is cut", func(e *end) {
+		e.peer.stall()
+		wrote := make(chan error)
+		go func() {
+			_, err := e.Write(make([]byte, 2*window))
+			wrote <- err
+		}()
+		synctest.Wait()
+		assert.NoError(e.t, e.Close())
+		assert.ErrorIs(e.t, <-wrote, net.ErrClosed)
+		e.ended()
+		assert.Zero(e.t, e.lingers.Load())
+		e.peer.resume()
+		got := e.peer.took()
+		assert.Contains(e.t, got, "half of 2d70f100")
+		assert.NotContains(e.t, got, "final")
+	}},
+	{"close: a capsule is open", func(e *end) {
+		e.peer.stall()
+		e.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := e.Write(make([]byte, 2*window))
+		assert.Less(e.t, n, 2*window)
+		assert.ErrorIs(e.t, err, os.ErrDeadlineExceeded)
+		assert.NoError(e.t, e.Close())
+		e.ended()
+		e.peer.resume()
+		assert.NotContains(e.t, e.peer.took(), "final")
+	}},
+	{"close: the last Write failed between two capsules", func(e *end) {
+		e.SetWriteDeadline(past)
+		e.writeFails(os.ErrDeadlineExceeded)
+		assert.NoError(e.t, e.Close())
+		e.ended()
+		e.peerGot("end")
+	}},
+	{"close: a failed Write was made good", func(e *end) {
+		e.SetWriteDeadline(past)
+		e.writeFails(os.ErrDeadlineExceeded)
+		e.SetWriteDeadline(time.Time{})
+		e.write("more")
+		assert.NoError(e.t, e.Close())
+		e.peerGot("data more, final, ping 1, <close 1000, >end")
+	}},
+	{"close write: the peer answers, then ends", func(e *end) {
+		e.write("question")
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("data question, final, ping 1")
+		e.writeFails(syscall.EPIPE)
+		e.peer.say(e.peer.data("answer"))
+		e.open()
+		e.peer.say(e.peer.final(""), e.peer.ping(1))
+		assert.Equal(e.t, io.EOF, e.reads("answer"))
+		// Both are final, and the PONG has come. The PING was answered unless the
+		// end was faster.
+		got := e.peer.took()
+		assert.Contains(e.t, []string{e.only("<close 1000, >end"), e.only("pong 1, <close 1000, >end"),
+			e.only("<close 1000, >reset")}, got)
+		e.ended()
+		e.writeFails(syscall.EPIPE)
+		assert.NoError(e.t, e.Close())
+		e.ended()
+		assert.ErrorIs(e.t, e.Close(), net.ErrClosed)
+	}},
+	{"close write: the peer's PING in one piece with its FINAL_DATA is answered", func(e *end) {
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		e.peer.say(join(e.peer.final("last"), e.peer.ping(1)))
+		assert.Equal(e.t, io.EOF, e.reads("last"))
+		e.peerGot("pong 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"close write: twice is once", func(e *end) {
+		assert.NoError(e.t, e.CloseWrite())
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		e.open()
+	}},
+	{"close write: both are final, and nothing more comes", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peerGot("final, ping 1")
+		time.Sleep(24 * time.Hour)
+		e.open() // the application still has it
+		e.peer.say(e.peer.ping(3))
+		e.peerGot("pong 3")
+		e.peer.say(e.peer.pong(1))
+		e.peerGot("<close 1000, >end")
+		e.ended()
+		assert.NoError(e.t, e.Close())
+	}},
+	{"close write: both are final, and a later PONG comes", func(e *end) {
+		e.peer.mute()
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.mu.Lock()
+		e.pingDue = true
+		e.flags.Or(due)
+		e.release()
+		e.peerGot("ping 1")
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 2")
+		e.peer.say(e.peer.pong(1))
+		e.open() // it answers what was before FINAL_DATA
+		e.peer.say(e.peer.pong(3))
+		e.open() // it answers nothing
+		e.peer.say(e.peer.pong(2))
+		e.ended()
+	}},
+	{"close write: both are final, and the peer ends", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.open()
+		e.peer.link.CloseWrite()
+		e.peerGot("final, ping 1, end")
+		e.ended()
+	}},
+	{"close write: both are final, and the peer resets", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.reset()
+		e.ended()
+		assert.Equal(e.t, io.EOF, e.reads(""))
+	}},
+	{"close write, close: the PONG has come before", func(e *end) {
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.say(e.peer.data("x"))
+		_, err := e.Read(make([]byte, 10)) // and sees the PONG
+		assert.NoError(e.t, err)
+		e.peerGot("final, ping 1")
+		e.open()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("<close 1000, >end")
+		e.ended()
+	}},
+	{"close write, close: the PONG comes behind", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.open()
+		e.peer.say(e.peer.pong(1))
+		e.peerGot("<close 1000, >end")
+		e.ended()
+	}},
+	{"close write: a capsule is open", func(e *end) {
+		e.peer.stall()
+		e.SetWriteDeadline(time.Now().Add(time.Second))
+		long := strings.Repeat("x", 2*window)
+		n, err := e.Write([]byte(long))
+		assert.ErrorIs(e.t, err, os.ErrDeadlineExceeded)
+		err = e.CloseWrite()
+		assert.ErrorContains(e.t, err, "inside a capsule")
+		assert.IsType(e.t, &net.OpError{}, err)
+		e.SetWriteDeadline(time.Time{})
+		e.peer.resume()
+		e.write(long[n:])
+		assert.NoError(e.t, e.CloseWrite())
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "x, final, ping 1"), "%.100s", got)
+	}},
+	{"close write: the application's deadline has passed, and stays", func(e *end) {
+		e.SetWriteDeadline(past)
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		e.transport.out.mu.Lock()
+		assert.Equal(e.t, past, e.transport.write.t)
+		e.transport.out.mu.Unlock()
+	}},
+	{"close write: it waits 2 s for room, and goes on without", func(e *end) {
+		e.peer.stall()
+		e.write("hi")
+		e.transport.out.mu.Lock()
+		e.transport.out.window = 0
+		e.transport.out.mu.Unlock()
+		before := time.Now()
+		assert.NoError(e.t, e.CloseWrite())
+		assert.Equal(e.t, 2*time.Second, time.Since(before))
+		time.Sleep(time.Hour)
+		e.transport.out.mu.Lock()
+		e.transport.out.window = window
+		e.transport.out.change.Broadcast()
+		e.transport.out.mu.Unlock()
+		e.peer.resume()
+		e.peerGot("data hi, final, ping 1")
+		e.open()
+	}},
+	{"the peer is final: it may answer later", func(e *end) {
+		e.peer.say(e.peer.data("question"), e.peer.final(""), e.peer.ping(1))
+		assert.Equal(e.t, io.EOF, e.reads("question"))
+		e.peerGot("pong 1")
+		time.Sleep(time.Hour)
+		e.peer.say(e.peer.ping(2), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(7))
+		e.peerGot("pong 2")
+		e.write("answer")
+		assert.NoError(e.t, e.Close())
+		// The peer's PONG comes behind FINAL_DATA.
+		e.peerGot("data answer, final, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"the peer is final with its last data: they come before io.EOF", func(e *end) {
+		e.peer.say(e.peer.data("ques"), e.peer.final("tion"))
+		assert.Equal(e.t, io.EOF, e.reads("question"))
+		e.open()
+	}},
+	{"the peer is final, and ends: it is gone both ways", func(e *end) {
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.CloseWrite()
+		synctest.Wait()
+		e.writeFails(syscall.EPIPE)
+		assert.ErrorIs(e.t, e.CloseWrite(), syscall.EPIPE)
+		e.open()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("end")
+		e.ended()
+	}},
+	{"the peer is final, and resets: Read stays at io.EOF", func(e *end) {
+		e.peer.say(e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.reset()
+		synctest.Wait()
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.writeFails(syscall.EPIPE)
+		assert.NoError(e.t, e.Close())
+		e.ended()
+	}},
+	{"the peer is final, and sends data: the next Write says so", func(e *end) {
+		for _, more := range [][]byte{e.peer.data("more"), e.peer.data(""), e.peer.final("")} {
+			e := newEnd(e.t, e.kind, window)
+			e.peer.say(e.peer.data("all"), e.peer.final(""))
+			assert.Equal(e.t, io.EOF, e.reads("all"))
+			e.write("fine")
+			e.peer.say(more)
+			synctest.Wait()
+			_, err := e.Write([]byte("x"))
+			assert.ErrorContains(e.t, err, "behind FINAL_DATA")
+			assert.Equal(e.t, io.EOF, e.reads(""))
+			e.peerGot("data fine, <close 1002, >end")
+			assert.ErrorContains(e.t, e.CloseWrite(), "behind FINAL_DATA")
+			assert.NoError(e.t, e.Close())
+			e.open()
+			e.peer.link.CloseWrite()
+			e.ended()
+		}
+	}},
+	{"the peer ends without FINAL_DATA", func(e *end) {
+		e.peer.say(e.peer.data("half"))
+		read := make(chan error)
+		go func() { read <- e.reads("half") }()
+		time.Sleep(90 * time.Second)
+		e.peer.link.CloseWrite()
+		truncated(e.t, <-read, "unexpected EOF: the transport ended before the stream was complete, after 1m30s of silence")
+		e.write("it may still read")
+		assert.NoError(e.t, e.Close())
+		e.peerGot("data it may still read, final, ping 1, end")
+		e.ended()
+	}},
+	{"the peer ends inside a capsule", func(e *end) {
+		b := e.peer.data("half")
+		e.peer.say(b[:len(b)-2])
+		synctest.Wait()
+		e.peer.link.CloseWrite()
+		truncated(e.t, e.reads("ha"), "the transport ended")
+	}},
+	{"the peer ends inside FINAL_DATA", func(e *end) {
+		b := e.peer.final("half")
+		e.peer.say(b[:len(b)-1])
+		synctest.Wait()
+		e.peer.link.CloseWrite()
+		truncated(e.t, e.reads("hal"), "the transport ended")
+	}},
+	{"the peer ends at once", func(e *end) {
+		e.peer.link.CloseWrite()
+		truncated(e.t, e.reads(""), "after 0s of silence")
+	}},
+	{"the peer resets", func(e *end) {
+		e.peer.say(e.peer.data("half"))
+		got := make([]byte, 10)
+		n, err := e.Read(got)
+		assert.NoError(e.t, err)
+		assert.Equal(e.t, "half", string(got[:n]))
+		e.peer.link.reset()
+		err = e.reads("")
+		assert.ErrorIs(e.t, err, syscall.ECONNRESET)
+		assert.NotErrorIs(e.t, err, io.ErrUnexpectedEOF)
+		assert.NoError(e.t, e.Close())
+		e.ended()
+	}},
+	{"the peer does not frame", func(e *end) {
+		e.peer.say(e.peer.message([]byte("220 ready\r\n")))
+		err := e.reads("")
+		assert.ErrorContains(e.t, err, "protocol error of the peer: the stream does not begin with a capsule of ours")
+		assert.IsType(e.t, &net.OpError{}, err)
+		_, werr := e.Write([]byte("x"))
+		assert.ErrorContains(e.t, werr, "protocol error of the peer")
+		e.peerGot("<close 1002, >end")
+		e.open()
+		assert.Equal(e.t, int32(1), e.lingers.Load())
+		time.Sleep(1999 * time.Millisecond)
+		e.peer.say([]byte("is not looked at")) // and does not reset what was sent
+		e.open()
+		time.Sleep(time.Millisecond)
+		e.ended()
+		assert.NoError(e.t, e.Close())
+	}},
+	{"a protocol error: the peer's end ends it", func(e *end) {
+		e.peer.say(e.peer.data("fine"), e.peer.control(0x2d70f104, 1)[:0], e.peer.capsule(0x2d70f104, "seven b"))
+		err := e.reads("fine")
+		assert.ErrorContains(e.t, err, "not 8 bytes long")
+		e.peerGot("<close 1002, >end")
+		assert.NoError(e.t, e.Close())
+		e.open()
+		e.peer.link.CloseWrite()
+		e.ended()
+	}},
+	{"a protocol error while lingering", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.message([]byte{1, 0}))
+		e.peerGot("<close 1002, >end")
+		time.Sleep(2 * time.Second)
+		e.ended()
+	}},
+	{"a protocol error inside an open capsule", func(e *end) {
+		e.peer.stall()
+		e.SetWriteDeadline(time.Now().Add(time.Second))
+		_, err := e.Write(make([]byte, 2*window))
+		assert.ErrorIs(e.t, err, os.ErrDeadlineExceeded)
+		e.peer.say(e.peer.message([]byte{1, 0}))
+		assert.ErrorContains(e.t, e.reads(""), "protocol error")
+		e.peer.resume()
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "end inside"), "no Close frame can stand inside another")
+		time.Sleep(2 * time.Second)
+		e.ended()
+	}},
+	{"close read is local", func(e *end) {
+		read := make(chan error)
+		go func() {
+			_, err := e.Read(make([]byte, 10))
+			read <- err
+		}()
+		synctest.Wait()
+		assert.NoError(e.t, e.CloseRead())
+		assert.Equal(e.t, io.EOF, <-read)
+		e.peer.say(e.peer.data("not read"))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		assert.NoError(e.t, e.SetReadDeadline(time.Now().Add(time.Hour)))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.write("hi")
+		e.peerGot("data hi")
+		e.open()
+		e.peer.mute()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.pong(1))
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
+	}},
+	{"the transport below is closed first: an abort", func(e *end) {
+		e.write("hi")
+		e.transport.Close()
+		assert.NoError(e.t, e.Close())
+		e.peerGot("data hi, end")
+		e.ended()
+	}},
+}
+
+func TestEnds(t *testing.T) {
+	for _, test := range ends {
+		t.Run(test.name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, k kind) { test.run(newEnd(t, k, window)) })
+		})
+	}
+}
+
+// Ends by a Close frame.
+func TestCloseFrames(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		run  func(e *end)
+	}{
+		{"before FINAL_DATA", func(e *end) {
+			e.peer.say(e.peer.data("half"), e.peer.closeFrame(1001))
+			truncated(e.t, e.reads("half"), "the peer sent a WebSocket Close with code 1001 before the stream was complete")
+			e.peerGot("close 1001")
+			e.writeFails(syscall.EPIPE)
+			assert.ErrorIs(e.t, e.CloseWrite(), syscall.EPIPE)
+			e.open()
+			assert.NoError(e.t, e.Close())
+			e.peerGot("end") // at once, and without FINAL_DATA
+			e.open()
+			time.Sleep(1999 * time.Millisecond)
+			e.peer.say([]byte("is not looked at"))
+			e.open()
+			time.Sleep(time.Millisecond)
+			e.ended()
+		}},
+		{"without a code", func(e *end) {
+			e.peer.say(e.peer.frame(0x88, nil))
+			truncated(e.t, e.reads(""), "the peer sent a WebSocket Close before")
+			e.peerGot("close")
+		}},
+		{"with a reason, which is not repeated", func(e *end) {
+			e.peer.say(e.peer.frame(0x88, []byte("\x0f\xa0secret")))
+			err := e.reads("")
+			truncated(e.t, err, "code 4000")
+			assert.NotContains(e.t, err.Error(), "secret")
+			e.peerGot("close 4000")
+		}},
+		{"behind FINAL_DATA", func(e *end) {
+			e.peer.say(e.peer.data("all"), e.peer.final(""), e.peer.closeFrame(1000))
+			assert.Equal(e.t, io.EOF, e.reads("all"))
+			e.peerGot("close 1000")
+			e.writeFails(syscall.EPIPE)
+			e.open()
+			assert.NoError(e.t, e.Close())
+			e.peerGot("end")
+			e.open()
+			e.peer.link.CloseWrite()
+			e.ended()
+		}},
+		{"when both are final", func(e *end) {
+			e.peer.mute()
+			assert.NoError(e.t, e.CloseWrite())
+			e.peerGot("final, ping 1")
+			e.peer.say(e.peer.final(""), e.peer.closeFrame(1000))
+			assert.Equal(e.t, io.EOF, e.reads(""))
+			e.peerGot("close 1000, end")
+			e.open()
+			time.Sleep(2 * time.Second)
+			e.ended()
+		}},
+		{"behind FINAL_DATA, between two messages", func(e *end) {
+			e.peer.stall()
+			wrote := make(chan error)
+			go func() {
+				_, err := e.Write([]byte(strings.Repeat("x", 40*maxData)))
+				wrote <- err
+			}()
+			synctest.Wait()
+			e.peer.say(e.peer.final(""), e.peer.closeFrame(1000))
+			assert.Equal(e.t, io.EOF, e.reads(""))
+			synctest.Wait()
+			e.peer.resume()
+			assert.ErrorIs(e.t, <-wrote, syscall.EPIPE)
+			got := e.peer.took()
+			assert.True(e.t, strings.HasSuffix(got, "x, close 1000"), got[max(0, len(got)-100):])
+		}},
+		{"while lingering", func(e *end) {
+			e.peer.mute()
+			assert.NoError(e.t, e.Close())
+			e.peerGot("final, ping 1")
+			e.peer.say(e.peer.closeFrame(1001))
+			e.peerGot("close 1001, end")
+			e.open()
+			e.peer.link.CloseWrite()
+			e.ended()
+		}},
+		{"twice", func(e *end) {
+			e.peer.say(e.peer.closeFrame(1000), e.peer.closeFrame(1000))
+			truncated(e.t, e.reads(""), "code 1000")
+			e.peerGot("close 1000")
+		}},
+		{"as the answer to ours", func(e *end) {
+			e.peer.mute()
+			assert.NoError(e.t, e.Close())
+			e.peerGot("final, ping 1")
+			time.Sleep(lingerLimit - lastWord)
+			e.peerGot("close 1000, end")
+			e.ended()
+		}},
+		{"text", func(e *end) {
+			e.peer.say(e.peer.frame(0x81, []byte("hello")))
+			assert.ErrorContains(e.t, e.reads(""), "text message")
+			e.peerGot("close 1003, end")
+		}},
+		{"fragmented text", func(e *end) {
+			e.peer.say(e.peer.frame(0x01, []byte("hello")))
+			assert.ErrorContains(e.t, e.reads(""), "text message")
+			e.peerGot("close 1003, end")
+		}},
+		{"a Close that is malformed", func(e *end) {
+			e.peer.say(e.peer.closeFrame(1005))
+			assert.ErrorContains(e.t, e.reads(""), "protocol error")
+			e.peerGot("close 1002, end")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, client := range []bool{false, true} {
+				k := kind{true, client}
+				t.Run(k.String(), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { test.run(newEnd(t, k, window)) })
+				})
+			}
+		})
+	}
+}
+
+// The two sides of the package end each other's connections in every order.
+func TestBothSidesEnd(t *testing.T) {
+	orders := map[string]func(a, b *Conn){
+		"both close":                    func(a, b *Conn) { a.Close(); b.Close() },
+		"one closes, one reads":         func(a, b *Conn) { a.Close(); io.Copy(io.Discard, b); b.Close() },
+		"both end one direction":        func(a, b *Conn) { a.CloseWrite(); b.CloseWrite(); io.Copy(io.Discard, a); io.Copy(io.Discard, b) },
+		"question and answer":           func(a, b *Conn) { a.CloseWrite(); io.Copy(io.Discard, b); b.Close(); io.Copy(io.Discard, a); a.Close() },
+		"close write, close, both":      func(a, b *Conn) { a.CloseWrite(); a.Close(); b.CloseWrite(); b.Close() },
+		"one closes, one ends, neither": func(a, b *Conn) { a.Close(); b.CloseWrite(); io.Copy(io.Discard, b) },
+	}
+	for name, order := range orders {
+		t.Run(name, func(t *testing.T) {
+			for _, k := range kinds {
+				for _, swap := range []bool{false, true} {
+					synctest.Test(t, func(t *testing.T) {
+						x, y := newLink(window)
+						a := k.above(x, Config{})
+						b := kind{k.webSocket, !k.client}.above(y, Config{})
+						if swap {
+							a, b = b, a
+						}
+						before := time.Now()
+						order(a, b)
+						synctest.Wait()
+						assert.True(t, x.isClosed() && y.isClosed(), "%v: both transports are closed", k)
+						assert.Zero(t, time.Since(before), "nobody waited for a timer")
+					})
+				}
+			}
+		})
+	}
+}
+
+// A transport without deadlines, such as a channel of SSH, cannot wake a Read. What
+// the peer sends does: at the latest the answer to the PING of Close.
+func TestCloseWithoutDeadlines(t *testing.T) {
+	for _, k := range kinds {
+		x, y := newLink(window)
+		closed := make(chan bool)
+		a := k.above(noDeadlines{x}, Config{OnClosed: func() { close(closed) }})
+		b := kind{k.webSocket, !k.client}.above(y, Config{})
+		a.Write([]byte("hi"))
+		got := make([]byte, 10)
+		n, _ := b.Read(got)
+		assert.Equal(t, "hi", string(got[:n]))
+		read := make(chan error)
+		go func() {
+			_, err := a.Read(got)
+			read <- err
+		}()
+		for calls := 0; calls == 0; { // until Read waits in the transport
+			x.in.mu.Lock()
+			calls = x.reads
+			x.in.mu.Unlock()
+		}
+		assert.NoError(t, a.Close())
+		_, err := b.Read(make([]byte, 10))
+		assert.Equal(t, io.EOF, err)
+		assert.ErrorIs(t, <-read, net.ErrClosed)
+		<-closed
+		assert.NoError(t, b.Close())
+	}
+}
+
+type noDeadlines struct{ *link }
+
+var errNoDeadlines = errors.New("no deadlines here")
+
+func (noDeadlines) SetDeadline(time.Time) error      { return errNoDeadlines }
+func (noDeadlines) SetReadDeadline(time.Time) error  { return errNoDeadlines }
+func (noDeadlines) SetWriteDeadline(time.Time) error { return errNoDeadlines }

@@ -1,0 +1,392 @@
+package frame
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// setWindow sets how much the transport of c takes.
+func (l *link) setWindow(n int) {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	l.out.window = n
+	l.out.change.Broadcast()
+}
+
+func (l *link) writeDeadline() (t time.Time, sets int) {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	return l.write.t, l.write.sets
+}
+
+// running counts the goroutines that are in a function of this package.
+func running(function string) int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "frame.(*Conn)."+function+"(")
+}
+
+func TestPong(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		go io.Copy(io.Discard, struct{ io.Reader }{e})
+		e.peer.say(e.peer.ping(0x0102030405060708))
+		e.peerGot("pong 72623859790382856")
+		e.peer.say(e.peer.ping(1<<64-1), e.peer.ping(0))
+		got := e.peer.took()
+		assert.True(t, strings.HasSuffix(got, "pong 0"), got)
+		e.Close()
+		synctest.Wait()
+	})
+}
+
+// Read never writes: a transport that takes nothing does not hold it up. Of the
+// PINGs that come meanwhile, the newest is answered, by one goroutine.
+func TestReadNeverWrites(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(0)
+		buf := make([]byte, 10)
+		for i := range uint64(100) {
+			e.peer.say(e.peer.ping(i), e.peer.data("x"))
+			n, err := e.Read(buf)
+			assert.NoError(t, err)
+			assert.Equal(t, 1, n)
+		}
+		synctest.Wait()
+		assert.Equal(t, 1, running("sendControls"))
+		e.transport.setWindow(window)
+		// The PONG that was being written, and the newest.
+		got := strings.Split(e.peer.took(), ", ")
+		assert.LessOrEqual(t, len(got), 2)
+		assert.Equal(t, "pong 99", got[len(got)-1])
+		assert.Zero(t, running("sendControls"))
+	})
+}
+
+// The Write that is under way carries the PONG between two capsules.
+func TestPongInsideWrite(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(1000)
+		e.peer.stall()
+		wrote := make(chan error)
+		go func() {
+			_, err := e.Write([]byte(strings.Repeat("x", 6*maxData)))
+			wrote <- err
+		}()
+		synctest.Wait()
+		e.peer.say(e.peer.ping(1), e.peer.ping(2), e.peer.data("y"))
+		_, err := e.Read(make([]byte, 10))
+		assert.NoError(t, err)
+		assert.Zero(t, running("sendControls"), "the Write will see to it")
+		e.peer.resume()
+		assert.NoError(t, <-wrote)
+		x := "data " + strings.Repeat("x", maxData)
+		e.peerGot(strings.Join([]string{x, x, "pong 2", x, x, x, x}, ", "))
+	})
+}
+
+// A PING that comes while the last call of a Write is under way is answered behind
+// it.
+func TestPongBehindWrite(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(10)
+		e.peer.stall()
+		wrote := make(chan error)
+		go func() {
+			_, err := e.Write([]byte("one capsule"))
+			wrote <- err
+		}()
+		synctest.Wait()
+		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		_, err := e.Read(make([]byte, 10))
+		assert.NoError(t, err)
+		e.peer.resume()
+		assert.NoError(t, <-wrote)
+		e.peerGot("data one capsule, pong 1")
+	})
+}
+
+// Controls are given up after 2 s without room. The goroutine ends, the application's
+// deadline is in force again, and what was cut short goes first when there is room.
+func TestControlExpires(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(8)
+		e.peer.stall()
+		deadline := time.Now().Add(time.Hour)
+		e.SetWriteDeadline(deadline)
+		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		_, err := e.Read(make([]byte, 10))
+		assert.NoError(t, err)
+		synctest.Wait()
+		during, _ := e.transport.writeDeadline()
+		assert.Equal(t, 2*time.Second, time.Until(during))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		assert.Zero(t, running("sendControls"))
+		after, _ := e.transport.writeDeadline()
+		assert.Equal(t, deadline, after)
+
+		e.transport.setWindow(window)
+		e.peer.resume()
+		assert.Empty(t, e.peer.took(), "part of a PONG")
+		e.write("data")
+		e.peerGot("pong 1, data data")
+
+		// The same, finished by the next PONG.
+		e.transport.setWindow(4)
+		e.peer.stall()
+		e.peer.say(e.peer.ping(2), e.peer.data("y"))
+		e.Read(make([]byte, 10))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		e.transport.setWindow(window)
+		e.peer.resume()
+		e.peer.say(e.peer.ping(3), e.peer.data("y"))
+		e.Read(make([]byte, 10))
+		e.peerGot("pong 2, pong 3")
+		e.Close()
+		e.ended()
+	})
+}
+
+// A Write does not wait behind controls: its own deadline holds.
+func TestWriteBeforeControls(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(5)
+		e.peer.stall()
+		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.Read(make([]byte, 10))
+		synctest.Wait()
+		assert.Equal(t, 1, running("sendControls"))
+		before := time.Now()
+		e.SetWriteDeadline(before.Add(100 * time.Millisecond))
+		n, err := e.Write([]byte("data"))
+		assert.Zero(t, n)
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.Equal(t, 100*time.Millisecond, time.Since(before))
+		assert.False(t, e.marked(openCapsule))
+
+		e.SetWriteDeadline(time.Time{})
+		wrote := make(chan error)
+		go func() {
+			_, err := e.Write([]byte("data"))
+			wrote <- err
+		}()
+		synctest.Wait()
+		e.transport.setWindow(window)
+		e.peer.resume()
+		assert.NoError(t, <-wrote)
+		e.peerGot("pong 1, data data")
+	})
+}
+
+// Controls are not under the application's deadline, and leave it alone.
+func TestControlsIgnoreDeadline(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.SetWriteDeadline(past)
+		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.Read(make([]byte, 10))
+		e.peerGot("pong 1")
+		e.writeFails(os.ErrDeadlineExceeded)
+		assert.NoError(t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+	})
+}
+
+// A deadline that the application sets while controls are written counts from then.
+func TestDeadlineDuringControls(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.transport.setWindow(5)
+		e.peer.stall()
+		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.Read(make([]byte, 10))
+		synctest.Wait()
+		deadline := time.Now().Add(time.Minute)
+		assert.NoError(t, e.SetDeadline(deadline))
+		during, _ := e.transport.writeDeadline()
+		assert.Equal(t, 2*time.Second, time.Until(during))
+		e.transport.setWindow(window)
+		e.peer.resume()
+		e.peerGot("pong 1")
+		after, _ := e.transport.writeDeadline()
+		assert.Equal(t, deadline, after)
+	})
+}
+
+// On TLS no deadline of the layer's cuts controls short: the goroutine waits. The
+// application's holds as soon as it waits in a Write.
+func TestControlsOnTLS(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		a.setWindow(5)
+		c := k.above(a, Config{TLS: true})
+		p := newPeer(t, k, b)
+		p.stall()
+		_, sets := a.writeDeadline()
+		p.say(p.ping(1), p.data("y"))
+		c.Read(make([]byte, 10))
+		time.Sleep(time.Hour)
+		assert.Equal(t, 1, running("sendControls"))
+		_, now := a.writeDeadline()
+		assert.Equal(t, sets, now, "no deadline was set")
+
+		// The end of the direction waits behind, and CloseWrite does not.
+		before := time.Now()
+		assert.NoError(t, c.CloseWrite())
+		assert.Zero(t, time.Since(before))
+		a.setWindow(window)
+		p.resume()
+		assert.Equal(t, "pong 1, final, ping 1", p.took())
+		assert.Zero(t, running("sendControls"))
+	})
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		a.setWindow(5)
+		c := k.above(a, Config{TLS: true})
+		p := newPeer(t, k, b)
+		p.stall()
+		c.SetWriteDeadline(past)
+		p.say(p.ping(1), p.data("y"))
+		c.Read(make([]byte, 10))
+		synctest.Wait()
+		during, _ := a.writeDeadline()
+		assert.True(t, during.IsZero(), "what the application has left behind would ruin TLS")
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		during, _ = a.writeDeadline()
+		assert.True(t, during.IsZero())
+		a.setWindow(window)
+		p.resume()
+		assert.Equal(t, "pong 1", p.took())
+		after, _ := a.writeDeadline()
+		assert.Equal(t, time.Second, time.Until(after))
+	})
+	// A Write that waits behind controls does so under its deadline, be it set
+	// before or meanwhile. It waits for a lock, so that this is no bubble.
+	for _, k := range kinds {
+		for _, meanwhile := range []bool{false, true} {
+			a, _ := newLink(5)
+			c := k.above(a, Config{TLS: true})
+			c.gotPing(1)
+			c.kick()
+			waitFor(func() bool { return a.calls() > 0 })
+			if !meanwhile {
+				c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+			}
+			wrote := make(chan error)
+			go func() {
+				_, err := c.Write([]byte("x"))
+				wrote <- err
+			}()
+			if meanwhile {
+				waitFor(func() bool { return c.writes.Load() > 0 })
+				c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+			}
+			assert.ErrorIs(t, <-wrote, os.ErrDeadlineExceeded)
+			assert.NoError(t, c.Close())
+			assert.True(t, a.isClosed())
+		}
+	}
+}
+
+// waitFor waits for a state that another goroutine is about to reach.
+func waitFor(reached func() bool) {
+	for !reached() {
+		runtime.Gosched()
+	}
+}
+
+// calls returns how often Write was called.
+func (l *link) calls() int {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	return l.writes
+}
+
+// An error that controls meet is nobody's at first. It is what Read returns when
+// the data run out.
+func TestControlError(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		broken := &brokenWriter{link: a}
+		c := k.above(broken, Config{})
+		p := newPeer(t, k, b)
+		p.say(p.ping(1), p.data("still "), p.ping(2), p.data("readable"))
+		synctest.Wait()
+		buf := make([]byte, 6)
+		n, err := io.ReadFull(c, buf)
+		assert.NoError(t, err)
+		assert.Equal(t, "still ", string(buf[:n]))
+		synctest.Wait()
+		broken.err = errors.New("another, later")
+		p.link.CloseWrite()
+		got, err := io.ReadAll(c)
+		assert.Equal(t, "readable", string(got))
+		assert.ErrorIs(t, err, syscall.EHOSTUNREACH)
+		_, err = c.Read(buf)
+		assert.ErrorIs(t, err, syscall.EHOSTUNREACH)
+		assert.NoError(t, c.Close())
+		synctest.Wait()
+		assert.True(t, a.isClosed())
+	})
+	// CloseWrite returns it.
+	eachKind(t, func(t *testing.T, k kind) {
+		a, _ := newLink(window)
+		c := k.above(&brokenWriter{link: a}, Config{})
+		assert.ErrorIs(t, c.CloseWrite(), syscall.EHOSTUNREACH)
+		// And Close, which cannot say that all was written, does not linger.
+		assert.NoError(t, c.Close())
+		synctest.Wait()
+		assert.True(t, a.isClosed())
+	})
+}
+
+type brokenWriter struct {
+	*link
+	err error
+}
+
+func (b *brokenWriter) Write([]byte) (int, error) {
+	if b.err == nil {
+		b.err = &net.OpError{Op: "write", Err: syscall.EHOSTUNREACH}
+	}
+	return 0, b.err
+}
+
+// Ping frames of gateways are answered, the newest at least.
+func TestPingFrames(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newEnd(t, kind{true, client}, window)
+			long := strings.Repeat("p", 125)
+			e.peer.say(e.peer.frame(0x89, []byte("hello")), e.peer.data("x"))
+			e.Read(make([]byte, 10))
+			e.peerGot("frame pong hello")
+			e.peer.say(join(e.peer.frame(0x89, []byte("old")), e.peer.frame(0x89, []byte(long)), e.peer.frame(0x8a, []byte("unasked")), e.peer.ping(4), e.peer.data("x")))
+			e.Read(make([]byte, 10))
+			e.peerGot("pong 4, frame pong " + long)
+			// Inside a fragmented message, and empty.
+			whole := []byte("\xad\x70\xf1\x00\x03abc")
+			e.peer.say(e.peer.frame(0x02, whole[:3]), e.peer.frame(0x89, nil), e.peer.frame(0x80, whole[3:]))
+			n, err := io.ReadFull(e, make([]byte, 3))
+			assert.NoError(t, err)
+			assert.Equal(t, 3, n)
+			e.peerGot("frame pong ")
+		})
+	}
+}

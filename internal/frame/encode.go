@@ -1,0 +1,112 @@
+package frame
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"sync"
+
+	"github.com/preflight-go/preflight/internal/capsule"
+	"github.com/preflight-go/preflight/internal/websocket"
+)
+
+const (
+	// maxData is the longest value of a DATA capsule that is sent. With its
+	// headers it stays below 65535 bytes, where gateways that take messages
+	// apart begin to refuse them.
+	maxData = 32768
+
+	// maxHeader is the length of the longest header that is sent: a frame of up
+	// to 64 KiB, masked, and a capsule.
+	maxHeader = 4 + 4 + 8
+
+	// maxControls is the length of all control capsules and frames that can be
+	// due at once, on the side that masks: PONG, Pong, FINAL_DATA, PING, Close.
+	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (6 + 5) + (6 + 13) + (6 + 2)
+
+	// maxCopy is how much data is copied behind its header even if the
+	// transport could take the two from different places.
+	maxCopy = 4096
+)
+
+// A smallBuffer holds controls and headers, and a small Write.
+type smallBuffer struct {
+	bytes [maxControls + 2*maxHeader + maxCopy]byte
+
+	// For a call that takes headers and data from different places. net.Buffers
+	// loses its elements as they are written, so that it needs an array of its own.
+	vector  net.Buffers
+	vectors [4][]byte
+}
+
+// A largeBuffer holds the largest call: controls and two full capsules. It takes
+// whole pages.
+type largeBuffer [72 << 10]byte
+
+const _ = uint(len(largeBuffer{}) - maxControls - 2*(maxHeader+maxData)) // it does
+
+var (
+	smallBuffers = sync.Pool{New: func() any { return new(smallBuffer) }}
+	largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+)
+
+// newKey returns the key that masks the next message. RFC 6455 §5.3 wants it
+// unpredictable, so that a page in a browser cannot choose the bytes on the wire.
+func (c *Conn) newKey() websocket.Key {
+	if c.ws == nil || !c.client {
+		return 0
+	}
+	return websocket.Key(rand.Uint32())
+}
+
+// appendHeader appends the header of a capsule, and in front of it that of the
+// WebSocket message that holds it. It returns the key for the capsule's value.
+func (c *Conn) appendHeader(b []byte, h capsule.Header, key websocket.Key) ([]byte, websocket.Key) {
+	if c.ws == nil {
+		return capsule.AppendHeader(b, h), 0
+	}
+	b = c.appendFrameHeader(b, websocket.Binary, uint64(h.Len())+h.Length, key)
+	had := len(b)
+	b = capsule.AppendHeader(b, h)
+	if c.client {
+		key = websocket.Mask(b[had:], b[had:], key)
+	}
+	return b, key
+}
+
+// appendControl appends a PING or PONG.
+func (c *Conn) appendControl(b []byte, t capsule.Type, value uint64) []byte {
+	b, key := c.appendHeader(b, capsule.Header{Type: t, Length: capsule.ControlLen}, c.newKey())
+	var v [capsule.ControlLen]byte
+	binary.BigEndian.PutUint64(v[:], value)
+	b, _ = c.appendMasked(b, v[:], key)
+	return b
+}
+
+// appendFrame appends a WebSocket control frame.
+func (c *Conn) appendFrame(b []byte, op websocket.Opcode, payload []byte) []byte {
+	key := c.newKey()
+	b = c.appendFrameHeader(b, op, uint64(len(payload)), key)
+	b, _ = c.appendMasked(b, payload, key)
+	return b
+}
+
+func (c *Conn) appendFrameHeader(b []byte, op websocket.Opcode, length uint64, key websocket.Key) []byte {
+	return websocket.AppendHeader(b, websocket.Header{
+		Opcode: op, Fin: true, Masked: c.client, Key: key, Length: length,
+	})
+}
+
+// appendMasked appends p, which is part of the payload of a message, and returns
+// the key for what follows it. b has room for p.
+func (c *Conn) appendMasked(b, p []byte, key websocket.Key) ([]byte, websocket.Key) {
+	if !c.masks() {
+		return append(b, p...), 0
+	}
+	had := len(b)
+	b = b[:had+len(p)]
+	return b, websocket.Mask(b[had:], p, key)
+}
+
+// masks reports whether what is written must be masked.
+func (c *Conn) masks() bool { return c.ws != nil && c.client }

@@ -1,0 +1,78 @@
+package frame
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/preflight-go/preflight/internal/websocket"
+)
+
+// errOpenCapsule is what CloseWrite returns behind a Write that was cut short.
+var errOpenCapsule = errors.New("a Write was cut short inside a capsule; write the rest first")
+
+// protocolError is a violation of the protocol by the peer.
+type protocolError struct{ err error }
+
+func (e *protocolError) Error() string { return "protocol error of the peer: " + e.err.Error() }
+func (e *protocolError) Unwrap() error { return e.err }
+
+// truncatedError is the end of a stream without FINAL_DATA.
+type truncatedError struct {
+	silence time.Duration // before the end
+	atMost  bool          // it was less
+	code    uint16        // of the WebSocket Close that was the end; 0: the transport ended
+}
+
+func (e *truncatedError) Error() string {
+	end := "the transport ended"
+	switch e.code {
+	case 0:
+	case websocket.CodeNone:
+		end = "the peer sent a WebSocket Close"
+	default:
+		end = fmt.Sprintf("the peer sent a WebSocket Close with code %d", e.code)
+	}
+	after := "after"
+	if e.atMost {
+		after = "after at most"
+	}
+	return fmt.Sprintf("%v: %s before the stream was complete, %s %v of silence",
+		io.ErrUnexpectedEOF, end, after, e.silence.Round(time.Millisecond))
+}
+
+func (e *truncatedError) Unwrap() error { return io.ErrUnexpectedEOF }
+
+// idleError is the end of a connection by MaxIdleTimeout. It has no Timeout
+// method: a caller that reads again after a timeout would do so for ever.
+type idleError struct{ limit time.Duration }
+
+func (e *idleError) Error() string {
+	return fmt.Sprintf("%v: nothing came from the peer for %v", syscall.ETIMEDOUT, e.limit)
+}
+
+func (e *idleError) Unwrap() error { return syscall.ETIMEDOUT }
+
+// opError describes an error of c as package net does.
+func (c *Conn) opError(op string, err error) error {
+	e := &net.OpError{Op: op, Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	if e.Addr != nil {
+		e.Net = e.Addr.Network()
+	}
+	return e
+}
+
+// isTimeout reports whether err is the expiry of a deadline, after which the
+// connection can be used again. ETIMEDOUT is none, though it says Timeout: the
+// kernel has given the connection up.
+func isTimeout(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
+}

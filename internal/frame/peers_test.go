@@ -1,0 +1,283 @@
+package frame
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// sides returns a client and a server above the two ends of a transport.
+func sides(webSocket bool, a, b net.Conn, cfg Config) (client, server *Conn) {
+	return kind{webSocket, true}.above(a, cfg), kind{webSocket, false}.above(b, cfg)
+}
+
+// Two peers whose windows are full of data, with PINGs to answer all the time,
+// always go on, and end in order.
+func TestFullWindows(t *testing.T) {
+	const each = 4 << 20
+	transports := map[string]func(t *testing.T) (a, b net.Conn){
+		"tcp": func(t *testing.T) (a, b net.Conn) {
+			c, s := tcpPipe(t)
+			for _, end := range []*net.TCPConn{c, s} {
+				end.SetReadBuffer(64 << 10)
+				end.SetWriteBuffer(64 << 10)
+			}
+			return c, s
+		},
+		"link": func(*testing.T) (a, b net.Conn) { return newLink(700) },
+		"pipe": func(*testing.T) (a, b net.Conn) { return net.Pipe() },
+	}
+	for name, pipe := range transports {
+		for _, carrier := range carriers {
+			t.Run(name+"/"+carrier.name, func(t *testing.T) {
+				a, b := pipe(t)
+				client, server := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: 2 * time.Millisecond})
+				var all sync.WaitGroup
+				for _, c := range []*Conn{client, server} {
+					wrote := make(chan [32]byte, 1)
+					all.Go(func() {
+						sum := sha256.New()
+						random := rand.New(rand.NewPCG(1, 1))
+						for left := each; left > 0; {
+							p := pattern(min(left, 1+random.IntN(100_000)))
+							n, err := c.Write(p)
+							if !assert.NoError(t, err) {
+								return
+							}
+							sum.Write(p)
+							left -= n
+						}
+						assert.NoError(t, c.CloseWrite())
+						wrote <- [32]byte(sum.Sum(nil))
+					})
+					other := server
+					if c == server {
+						other = client
+					}
+					all.Go(func() {
+						sum := sha256.New()
+						n, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{other}, make([]byte, 3000))
+						assert.NoError(t, err)
+						assert.Equal(t, int64(each), n)
+						assert.Equal(t, <-wrote, [32]byte(sum.Sum(nil)))
+					})
+				}
+				all.Wait()
+				assert.NoError(t, client.Close())
+				assert.NoError(t, server.Close())
+			})
+		}
+	}
+}
+
+// Whoever reads late has everything, and a clean end, though the writer has long
+// closed.
+func TestLateReader(t *testing.T) {
+	for _, carrier := range carriers {
+		for _, fromClient := range []bool{false, true} {
+			for _, late := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
+				synctest.Test(t, func(t *testing.T) {
+					a, b := newLink(2 << 20)
+					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: 20 * time.Millisecond})
+					if !fromClient {
+						from, to = to, from
+					}
+					p := pattern(1 << 20)
+					from.Write(p)
+					assert.NoError(t, from.Close())
+					time.Sleep(late)
+					got, err := io.ReadAll(to)
+					assert.NoError(t, err)
+					assert.True(t, bytes.Equal(p, got))
+					assert.NoError(t, to.Close())
+				})
+			}
+		}
+	}
+}
+
+// A half-close with 1 MiB under way loses nothing, in both orders, above TCP and
+// above TLS.
+func TestHalfClose(t *testing.T) {
+	for _, carrier := range carriers {
+		for _, secure := range []bool{false, true} {
+			for _, fromClient := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/tls=%v/client=%v", carrier.name, secure, fromClient), func(t *testing.T) {
+					var a, b net.Conn
+					a, b = tcpPipe(t)
+					if secure {
+						a, b = tlsPipe(t, a, b)
+					}
+					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: 10 * time.Millisecond, TLS: secure})
+					if !fromClient {
+						from, to = to, from
+					}
+					question, answer := pattern(1<<20), pattern(1<<20+1)
+					var all sync.WaitGroup
+					all.Go(func() {
+						got, err := io.ReadAll(to)
+						assert.NoError(t, err)
+						assert.True(t, bytes.Equal(question, got))
+						n, err := to.Write(answer)
+						assert.NoError(t, err)
+						assert.Equal(t, len(answer), n)
+						assert.NoError(t, to.Close())
+					})
+					_, err := from.Write(question)
+					assert.NoError(t, err)
+					assert.NoError(t, from.CloseWrite())
+					got, err := io.ReadAll(from)
+					assert.NoError(t, err)
+					assert.True(t, bytes.Equal(answer, got))
+					assert.NoError(t, from.Close())
+					all.Wait()
+				})
+			}
+		}
+	}
+}
+
+// A connection that is cut in the middle never ends cleanly.
+func TestCutInTheMiddle(t *testing.T) {
+	for _, carrier := range carriers {
+		for _, secure := range []bool{false, true} {
+			var a, b net.Conn
+			client, server := tcpPipe(t)
+			a, b = client, server
+			if secure {
+				a, b = tlsPipe(t, a, b)
+			}
+			from, to := sides(carrier.webSocket, a, b, Config{TLS: secure})
+			var all sync.WaitGroup
+			all.Go(func() {
+				_, err := io.Copy(io.Discard, to)
+				assert.Error(t, err)
+				assert.True(t, errors.Is(err, io.ErrUnexpectedEOF) || isReset(err), "%v", err)
+			})
+			_, err := from.Write(pattern(1 << 20))
+			assert.NoError(t, err)
+			client.Close()
+			all.Wait()
+			assert.NoError(t, from.Close())
+			assert.NoError(t, to.Close())
+		}
+	}
+}
+
+func isReset(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && !errors.Is(err, io.EOF)
+}
+
+// tlsPipe puts TLS above the two ends of a connection.
+func tlsPipe(t *testing.T, a, b net.Conn) (client, server net.Conn) {
+	t.Helper()
+	cert := certificate(t)
+	c := tls.Client(a, &tls.Config{InsecureSkipVerify: true})
+	s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{cert}})
+	done := make(chan error, 1)
+	go func() { done <- s.Handshake() }()
+	require.NoError(t, c.Handshake())
+	require.NoError(t, <-done)
+	return c, s
+}
+
+// A relay of framed connections in a row carries everything, and each end.
+func TestRelay(t *testing.T) {
+	for _, carrier := range carriers {
+		a, b := tcpPipe(t)
+		c, d := tcpPipe(t)
+		first, in := sides(carrier.webSocket, a, b, Config{})
+		out, last := sides(!carrier.webSocket, c, d, Config{})
+		var all sync.WaitGroup
+		relay := func(dst, src *Conn) {
+			_, err := io.Copy(dst, src)
+			assert.NoError(t, err)
+			assert.NoError(t, dst.CloseWrite())
+		}
+		all.Go(func() { relay(out, in) })
+		all.Go(func() { relay(in, out) })
+		all.Go(func() {
+			n, err := io.Copy(last, last) // an echo
+			assert.NoError(t, err)
+			assert.Equal(t, int64(3<<20), n)
+			assert.NoError(t, last.CloseWrite())
+		})
+		sum := make(chan hash.Hash, 1)
+		all.Go(func() {
+			h := sha256.New()
+			n, err := io.Copy(h, first)
+			assert.NoError(t, err)
+			assert.Equal(t, int64(3<<20), n)
+			sum <- h
+		})
+		p := pattern(3 << 20)
+		n, err := first.ReadFrom(bytes.NewReader(p))
+		assert.NoError(t, err)
+		assert.Equal(t, int64(len(p)), n)
+		assert.NoError(t, first.CloseWrite())
+		want := sha256.Sum256(p)
+		assert.Equal(t, want[:], (<-sum).Sum(nil))
+		all.Wait()
+		for _, c := range []*Conn{first, in, out, last} {
+			assert.NoError(t, c.Close())
+		}
+	}
+}
+
+// On a TCP connection that takes little at a time, Writes are cut short again and
+// again by their deadline, also between the parts of one call, and nothing is lost.
+func TestWriteCutOnTCP(t *testing.T) {
+	for _, k := range kinds {
+		a, b := tcpPipe(t)
+		a.SetWriteBuffer(64 << 10)
+		b.SetReadBuffer(64 << 10)
+		c := k.above(a, Config{KeepAlivePeriod: time.Millisecond})
+		other := kind{k.webSocket, !k.client}.above(b, Config{})
+		p := pattern(8 << 20)
+		var all sync.WaitGroup
+		all.Go(func() {
+			var got bytes.Buffer
+			buf := make([]byte, 20_000)
+			for {
+				n, err := other.Read(buf)
+				got.Write(buf[:n])
+				if err != nil {
+					assert.Equal(t, io.EOF, err)
+					break
+				}
+			}
+			assert.True(t, bytes.Equal(p, got.Bytes()))
+			assert.NoError(t, other.Close())
+		})
+		random := rand.New(rand.NewPCG(3, 4))
+		cuts := 0
+		for sent := 0; sent < len(p); {
+			c.SetWriteDeadline(time.Now().Add(time.Duration(random.IntN(300)) * time.Microsecond))
+			n, err := c.Write(p[sent:min(len(p), sent+1+random.IntN(300_000))])
+			if err != nil {
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				cuts++
+			}
+			sent += n
+		}
+		assert.Positive(t, cuts)
+		assert.NoError(t, c.CloseWrite())
+		all.Wait()
+		assert.NoError(t, c.Close())
+	}
+}

@@ -1,0 +1,328 @@
+package frame
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// newEndWith is newEnd with settings.
+func newEndWith(t *testing.T, k kind, cfg Config) *end {
+	a, b := newLink(window)
+	e := &end{t: t, kind: k, transport: a}
+	cfg.OnLinger = func() { e.lingers.Add(1) }
+	cfg.OnClosed = func() { e.closes.Add(1) }
+	e.Conn = k.above(a, cfg)
+	e.peer = newPeer(t, k, b)
+	return e
+}
+
+func TestKeepAlive(t *testing.T) {
+	const period = 20 * time.Second
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: period})
+		go io.Copy(io.Discard, struct{ io.Reader }{e})
+		begin := time.Now()
+		var at []time.Duration
+		for range 120 {
+			time.Sleep(time.Second)
+			if strings.Contains(e.peer.took(), "ping") {
+				at = append(at, time.Since(begin))
+			}
+		}
+		// The first PING comes at the first tick with nothing before it.
+		assert.Equal(t, []time.Duration{10 * time.Second, 30 * time.Second, 50 * time.Second, 70 * time.Second,
+			90 * time.Second, 110 * time.Second}, at)
+
+		// No silence is longer than a period, and who writes sends none.
+		last := time.Now()
+		for i := range 200 {
+			time.Sleep(time.Second)
+			if i%7 == 0 && i < 100 {
+				e.write("x")
+			}
+			if got := e.peer.took(); got != "" {
+				assert.LessOrEqual(t, time.Since(last), period)
+				last = time.Now()
+				if i > 10 && i < 100 {
+					assert.Equal(t, "data x", got)
+				}
+			}
+		}
+		assert.LessOrEqual(t, time.Since(last), period)
+		e.Close()
+		synctest.Wait()
+	})
+}
+
+// Answers are no silence either.
+func TestKeepAliveAnswers(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
+		go io.Copy(io.Discard, struct{ io.Reader }{e})
+		for i := range uint64(20) {
+			time.Sleep(8 * time.Second)
+			e.peer.say(e.peer.ping(i))
+			assert.NotContains(t, e.peer.took(), "ping")
+		}
+		e.Close()
+		synctest.Wait()
+	})
+}
+
+// PINGs go on while one direction is final, and end with both, and with Close.
+func TestKeepAliveEnds(t *testing.T) {
+	const period = 20 * time.Second
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: period})
+		e.peer.mute()
+		assert.NoError(t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		time.Sleep(2 * period)
+		assert.Contains(t, e.peer.took(), "ping 2")
+		e.peer.say(e.peer.final(""))
+		assert.Equal(t, io.EOF, e.reads(""))
+		e.peer.took()
+		time.Sleep(time.Hour)
+		e.peerGot("")
+		e.open()
+	})
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: period})
+		e.peer.mute()
+		e.peer.say(e.peer.final(""))
+		assert.Equal(t, io.EOF, e.reads(""))
+		time.Sleep(2 * period)
+		assert.Contains(t, e.peer.took(), "ping")
+		assert.NoError(t, e.Close())
+		assert.Contains(t, e.peer.took(), "final")
+		time.Sleep(2 * period)
+		e.peerGot("")
+	})
+}
+
+// A PING that finds no room is given up after 2 s, and the next one finishes it.
+func TestKeepAliveWithoutRoom(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
+		e.peer.stall()
+		e.transport.setWindow(3)
+		time.Sleep(11 * time.Second)
+		assert.Equal(t, 1, running("sendControls"))
+		time.Sleep(2 * time.Second)
+		assert.Zero(t, running("sendControls"))
+		e.transport.setWindow(window)
+		e.peer.resume()
+		time.Sleep(20 * time.Second)
+		e.peerGot("ping 1, ping 2")
+	})
+}
+
+// While a Write is under way there is nothing to send, and no room for it.
+func TestKeepAliveDuringWrite(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
+		e.peer.stall()
+		go e.Write(make([]byte, 2*window))
+		time.Sleep(time.Hour)
+		e.peer.resume()
+		assert.NotContains(t, e.peer.took(), "ping")
+		time.Sleep(20 * time.Second)
+		assert.Contains(t, e.peer.took(), "ping")
+	})
+}
+
+func TestMaxIdleTimeout(t *testing.T) {
+	const limit = 40 * time.Second
+	idle := func(t *testing.T, err error) {
+		t.Helper()
+		assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+		assert.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		op, ok := err.(*net.OpError)
+		require.True(t, ok)
+		assert.Equal(t, "read", op.Op)
+		assert.False(t, op.Timeout(), "a loop that reads again after a timeout must end")
+	}
+	tests := map[string]func(e *end){
+		"nothing at all": func(e *end) {
+			begin := time.Now()
+			err := e.reads("")
+			idle(e.t, err)
+			assert.Equal(e.t, limit, time.Since(begin))
+			e.ended()
+			_, werr := e.Write([]byte("x"))
+			assert.ErrorIs(e.t, werr, syscall.ETIMEDOUT)
+			assert.ErrorIs(e.t, e.CloseWrite(), syscall.ETIMEDOUT)
+			assert.NoError(e.t, e.Close())
+			e.ended()
+			e.peerGot("end")
+		},
+		"it counts from the last byte": func(e *end) {
+			begin := time.Now()
+			b := e.peer.data("x")
+			const bytes = 4 + 4 + 1 // of the capsule; headers of frames do not count
+			go func() {
+				e.peer.say(b[:len(b)-bytes])
+				for _, b := range b[len(b)-bytes:] {
+					time.Sleep(30 * time.Second)
+					e.peer.say([]byte{b})
+				}
+			}()
+			idle(e.t, e.reads("x"))
+			assert.Equal(e.t, bytes*30*time.Second+limit, time.Since(begin))
+		},
+		"capsules of each type count": func(e *end) {
+			begin := time.Now()
+			go func() {
+				for _, b := range [][]byte{e.peer.data(""), e.peer.ping(1), e.peer.pong(9), e.peer.capsule(0x12345678, "x"), e.peer.data("")} {
+					time.Sleep(30 * time.Second)
+					e.peer.say(b)
+				}
+			}()
+			idle(e.t, e.reads(""))
+			assert.Equal(e.t, 5*30*time.Second+limit, time.Since(begin))
+		},
+		"it counts while a Read waits": func(e *end) {
+			time.Sleep(time.Hour)
+			e.peer.say(e.peer.data("x"))
+			buf := make([]byte, 10)
+			n, err := e.Read(buf)
+			assert.NoError(e.t, err)
+			assert.Equal(e.t, 1, n)
+			time.Sleep(time.Hour)
+			begin := time.Now()
+			idle(e.t, e.reads(""))
+			assert.Equal(e.t, limit, time.Since(begin), "from the beginning of Read")
+		},
+		"a deadline of the application does not end it": func(e *end) {
+			begin := time.Now()
+			for range 10 {
+				e.SetReadDeadline(time.Now().Add(30 * time.Second))
+				_, err := e.Read(make([]byte, 10))
+				assert.ErrorIs(e.t, err, os.ErrDeadlineExceeded)
+			}
+			assert.Equal(e.t, 300*time.Second, time.Since(begin), "no Read has waited for long enough")
+			e.SetReadDeadline(time.Time{})
+			e.peer.say(e.peer.data("x"))
+			n, err := e.Read(make([]byte, 10))
+			assert.NoError(e.t, err)
+			assert.Equal(e.t, 1, n)
+		},
+		"it goes on while our own Write is blocked": func(e *end) {
+			e.peer.stall()
+			wrote := make(chan error)
+			go func() {
+				_, err := e.Write(make([]byte, 2*window))
+				wrote <- err
+			}()
+			begin := time.Now()
+			idle(e.t, e.reads(""))
+			assert.Equal(e.t, limit, time.Since(begin))
+			assert.ErrorIs(e.t, <-wrote, syscall.ETIMEDOUT)
+			e.ended()
+		},
+		"not behind FINAL_DATA": func(e *end) {
+			e.peer.say(e.peer.final(""))
+			assert.Equal(e.t, io.EOF, e.reads(""))
+			time.Sleep(time.Hour)
+			e.open()
+			e.write("still")
+			e.peerGot("data still")
+		},
+		"not behind Close": func(e *end) {
+			e.peer.mute()
+			go e.Read(make([]byte, 10))
+			time.Sleep(limit - time.Second)
+			assert.NoError(e.t, e.Close())
+			time.Sleep(30 * time.Second)
+			e.open()
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, k kind) { test(newEndWith(t, k, Config{MaxIdleTimeout: limit})) })
+		})
+	}
+	t.Run("frames of WebSocket do not count", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := newEndWith(t, kind{true, true}, Config{MaxIdleTimeout: limit})
+			begin := time.Now()
+			go func() {
+				for _, b := range [][]byte{e.peer.frame(0x89, nil), e.peer.frame(0x8a, []byte("pong")), e.peer.message(nil), e.peer.data("x")[:2]} {
+					time.Sleep(9 * time.Second)
+					e.peer.say(b)
+				}
+			}()
+			idle(t, e.reads(""))
+			assert.Equal(t, limit, time.Since(begin))
+		})
+	})
+}
+
+// A timer does not keep a Conn alive that nobody can reach, nor its transport.
+func TestTimersLetGo(t *testing.T) {
+	for _, k := range kinds {
+		client, server := tcpPipe(t)
+		gone := make(chan bool)
+		func() {
+			c := k.above(server, Config{KeepAlivePeriod: time.Hour, MaxIdleTimeout: 3 * time.Hour})
+			c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			_, err := c.Read(make([]byte, 1)) // and the idle timer runs
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			runtime.AddCleanup(c, func(int) { close(gone) }, 0)
+		}()
+		for collected := false; !collected; {
+			runtime.GC()
+			select {
+			case <-gone:
+				collected = true
+			case <-time.After(time.Millisecond):
+			}
+		}
+		client.Close()
+		server = nil
+	}
+}
+
+// The silence in the error is exact, or said to be an upper limit.
+func TestSilence(t *testing.T) {
+	// Buffers that are always full are not timed one by one.
+	synctest.Test(t, func(t *testing.T) {
+		k := kind{false, false}
+		a, b := newLink(1 << 16)
+		c := k.above(a, Config{})
+		b.Write([]byte("\xad\x70\xf1\x00\x80\x00\x60\x00"))
+		b.Write(make([]byte, 0x6000))
+		buf := make([]byte, 0x300)
+		for range 0x6000/len(buf) + 1 {
+			_, err := c.Read(buf[:len(buf)])
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+		}
+		b.CloseWrite()
+		for {
+			_, err := c.Read(buf)
+			if err == nil {
+				continue
+			}
+			var e *truncatedError
+			require.True(t, errors.As(err, &e))
+			if e.atMost {
+				assert.ErrorContains(t, err, "after at most")
+				assert.LessOrEqual(t, e.silence, 17*time.Second)
+			}
+			assert.GreaterOrEqual(t, e.silence, time.Second)
+			break
+		}
+	})
+}

@@ -1,0 +1,20 @@
+package testkit
+
+import (
+	"net/http"
+	"testing"
+)
+
+// RevMount serves l, mounted on a server of package net/http, from n.
+func RevMount(t testing.TB, n *Network, l http.Handler) {
+	t.Helper()
+	s, done := &http.Server{Handler: l}, make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Serve(n)
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+}

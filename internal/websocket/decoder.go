@@ -1,0 +1,153 @@
+package websocket
+
+// Event is what [Decoder.Next] has come upon.
+type Event uint8
+
+const (
+	None        Event = iota
+	PingPassed        // a whole Ping; [Decoder.Control] is its payload
+	ClosePassed       // a whole Close; [Decoder.Code] is its code
+)
+
+// Decoder takes the frames of one direction apart. The payloads of its binary
+// messages are one stream: how it is cut into messages and frames means nothing,
+// because gateways cut it anew.
+//
+// The caller asks [Decoder.Data] how many bytes of payload come next. It takes
+// them with [Decoder.Unmask], or with [Decoder.Skip] where they are not masked or
+// not wanted. Everything else goes through [Decoder.Next].
+type Decoder struct {
+	left       uint64 // bytes of the current payload that have not come
+	key        Key    // for the next byte of the payload
+	fromClient bool
+	inMessage  bool   // the last data frame was not the last of its message
+	opcode     Opcode // of the current frame
+	code       uint16
+	have       uint8 // bytes in header
+	header     [MaxHeader]byte
+	control    []byte // the payload of a control frame; allocated for the first that has one
+}
+
+// NewDecoder returns a Decoder for what a client sends, or a server.
+func NewDecoder(fromClient bool) Decoder { return Decoder{fromClient: fromClient, opcode: Binary} }
+
+// Data returns how many bytes of a binary message come next without a header
+// among them. It is 0 where [Decoder.Next] must see the next byte.
+func (d *Decoder) Data() uint64 {
+	if d.opcode.isControl() {
+		return 0
+	}
+	return d.left
+}
+
+// Unmask takes the next len(src) bytes of payload and writes them to dst without
+// their mask. There is at least one, and at most [Decoder.Data]. dst may be src, or
+// overlap it from below: see [MaskMove].
+func (d *Decoder) Unmask(dst, src []byte) {
+	d.left -= uint64(len(src))
+	if &dst[0] == &src[0] {
+		d.key = Mask(dst, src, d.key)
+	} else {
+		d.key = MaskMove(dst, src, d.key)
+	}
+}
+
+// Peek unmasks the next len(src) bytes of payload into dst without taking them.
+func (d *Decoder) Peek(dst, src []byte) { Mask(dst, src, d.key) }
+
+// Skip passes over the next n bytes of payload.
+func (d *Decoder) Skip(n int) {
+	d.left -= uint64(n)
+	d.key = d.key.At(n)
+}
+
+// Control returns the payload of the Ping that Next has reported. It is valid
+// until the next call.
+func (d *Decoder) Control() []byte { return d.control }
+
+// Code returns the code of the Close that Next has reported.
+func (d *Decoder) Code() uint16 { return d.code }
+
+// Next takes bytes that are not of binary messages from the beginning of b and
+// returns their number. It stops behind each header and behind each control
+// frame. It must not be called while [Decoder.Data] is not 0. After an error, and
+// after [ClosePassed], the Decoder must not be used.
+func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
+	if d.left == 0 {
+		if n, err = d.parse(b); err != nil {
+			return n, None, err
+		}
+	} else {
+		n = d.gather(b)
+	}
+	if d.left > 0 || d.have > 0 || !d.opcode.isControl() {
+		return n, None, nil
+	}
+	event, err = d.passed()
+	return n, event, err
+}
+
+// parse takes the bytes of a header. It is whole when have is 0 again.
+func (d *Decoder) parse(b []byte) (n int, err error) {
+	if d.have == 0 {
+		// The usual case: a header that is whole is not copied.
+		if h, n := ParseHeader(b); n > 0 {
+			return n, d.begin(h)
+		}
+	}
+	// A header has at most len(d.header) bytes, so that there is always room.
+	had := int(d.have)
+	taken := copy(d.header[had:], b)
+	seen := d.header[:had+taken]
+	if h, n := ParseHeader(seen); n > 0 {
+		d.have = 0
+		return n - had, d.begin(h)
+	}
+	d.have = uint8(len(seen))
+	if len(seen) >= 2 {
+		err = parseFlags(seen).checkFlags(d.fromClient, d.inMessage)
+	}
+	return taken, err
+}
+
+func (d *Decoder) begin(h Header) error {
+	if err := h.Check(d.fromClient, d.inMessage); err != nil {
+		return err
+	}
+	if !h.Opcode.isControl() {
+		d.inMessage = !h.Fin
+	}
+	d.opcode, d.left, d.key = h.Opcode, h.Length, h.Key
+	d.control = d.control[:0]
+	return nil
+}
+
+// gather takes bytes of the payload of a control frame.
+func (d *Decoder) gather(b []byte) int {
+	if d.control == nil {
+		d.control = make([]byte, 0, MaxControl)
+	}
+	had := len(d.control)
+	d.control = append(d.control, b[:min(d.left, uint64(len(b)))]...)
+	taken := d.control[had:]
+	d.key = Mask(taken, taken, d.key)
+	d.left -= uint64(len(taken))
+	return len(taken)
+}
+
+// passed reports the control frame that is now whole. A Pong says nothing: none
+// was asked for.
+func (d *Decoder) passed() (Event, error) {
+	switch d.opcode {
+	case Ping:
+		return PingPassed, nil
+	case Close:
+		code, err := ParseClose(d.control)
+		if err != nil {
+			return None, err
+		}
+		d.code = code
+		return ClosePassed, nil
+	}
+	return None, nil
+}

@@ -1,9 +1,0 @@
-package preflight_test
-
-import (
-	"testing"
-
-	"github.com/preflight-go/preflight/internal/testkit"
-)
-
-func TestMain(m *testing.M) { testkit.Main(m) }
