@@ -152,16 +152,21 @@ func (d *targetDialer) dialPreferred(ctx context.Context, network, address strin
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
-		c   net.Conn
-		err error
+		c     net.Conn
+		err   error
+		panic any
 	}
 	results := make(chan result, 1)
 	dialSecond := func() {
-		c, err := dialNet(ctx, d.next, second, address)
-		if err == nil {
+		r := result{err: errPanic} // of a goroutine that NetDialer ends
+		defer func() {
+			r.panic = recover() // for the caller: on the timer's goroutine it would end the process
+			results <- r
+		}()
+		r.c, r.err = dialNet(ctx, d.next, second, address)
+		if r.err == nil {
 			cancel() // the first one is not needed any more
 		}
-		results <- result{c, err}
 	}
 	timer := time.AfterFunc(delay, dialSecond)
 	defer timer.Stop()
@@ -172,7 +177,12 @@ func (d *targetDialer) dialPreferred(ctx context.Context, network, address strin
 		return c, nil
 	case err == nil:
 		cancel()
-		if other := <-results; other.err == nil {
+		other := <-results
+		if other.panic != nil {
+			abandon(c)
+			panic(other.panic)
+		}
+		if other.err == nil {
 			abandon(other.c)
 		}
 		return c, nil
@@ -182,6 +192,9 @@ func (d *targetDialer) dialPreferred(ctx context.Context, network, address strin
 		dialSecond()
 	}
 	other := <-results
+	if other.panic != nil {
+		panic(other.panic)
+	}
 	if other.err != nil {
 		return nil, errors.Join(err, other.err)
 	}

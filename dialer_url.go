@@ -113,6 +113,10 @@ func parseURL(rawURL string) (*Target, error) {
 	if t.Path == "" {
 		t.Path = "/"
 	}
+	if u.User == nil && strings.Contains(t.Path, "@") {
+		// Before a part of a password is taken for the path, and shown.
+		return nil, errors.New("an @ in the path of a URL without a user; write %40 in a path, and %2F for a / in a user name or password")
+	}
 	if strings.Contains(u.RawQuery, "@") {
 		// Before a part of a password is taken for an option, and named.
 		return nil, errors.New("an @ among the options; a ? in a user name or password is written %3F")

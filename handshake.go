@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -273,7 +274,7 @@ func (b *bounds) end(err error) error {
 	b.stop = nil
 	expired := b.timer != nil && !b.timer.Stop()
 	switch {
-	case expired, isTimeout(err):
+	case expired, hasExpired(err):
 		return b.withCause(err, os.ErrDeadlineExceeded)
 	case err != nil:
 		return err
@@ -300,6 +301,13 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
+// hasExpired reports whether err is the end of a deadline. The ETIMEDOUT of a dead peer is
+// a timeout too, but it ends the connection and not our patience (tcp(7): keep-alive,
+// TCP_USER_TIMEOUT).
+func hasExpired(err error) bool {
+	return isTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
 // withCause replaces the symptom of an interrupted handshake by its cause, and keeps the
 // stage. A refusal is returned unchanged, because it says more than the timeout.
 func (b *bounds) withCause(err, cause error) error {
@@ -315,8 +323,9 @@ func (b *bounds) withCause(err, cause error) error {
 
 // A contextError is the end of a handshake by the end of its context. It wraps the error
 // of the context, so errors.Is finds [context.Canceled] or [context.DeadlineExceeded].
-// errors.Is and errors.As find the cause too, with one exception: a *StatusError in it is
-// the refusal of another handshake, and would be taken for the refusal of this one.
+// errors.Is finds the cause too, and so does errors.As, unless the cause holds a
+// *StatusError: that is the refusal of another handshake, and would be taken for the
+// refusal of this one.
 type contextError struct{ err, cause error }
 
 // contextCause is the error of ctx, which has ended.
@@ -337,8 +346,8 @@ func (e *contextError) Timeout() bool { return isTimeout(e.cause) }
 func (e *contextError) Is(target error) bool { return errors.Is(e.cause, target) }
 
 func (e *contextError) As(target any) bool {
-	_, refusal := target.(**StatusError)
-	return !refusal && errors.As(e.cause, target)
+	var refusal *StatusError
+	return !errors.As(e.cause, &refusal) && errors.As(e.cause, target)
 }
 
 var errPanic = errors.New("panic in a function of the application")

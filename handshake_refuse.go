@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/wire"
@@ -266,7 +265,7 @@ func (l *clientWatch) read() {
 	for limit := len(l.x.buf) + firstRead; err == nil && len(l.x.buf) < limit; {
 		err = l.x.read(limit)
 	}
-	if err == nil || isTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT) {
+	if err == nil || hasExpired(err) {
 		return
 	}
 	l.gone = fmt.Errorf("the client has gone: %w", err)

@@ -304,15 +304,15 @@ func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error 
 	case evicted:
 		// Room is made at the cost of a client that is silent, which an
 		// application whose server speaks first knows how to serve.
-		if len(x.buf) > 0 || p.refusePlain || !isTimeout(err) {
+		if len(x.buf) > 0 || p.refusePlain || !hasExpired(err) {
 			return errEvicted
 		}
 		return nil
 	case err == io.EOF && verdict == wire.HTTP:
 		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
-	case isTimeout(err) && verdict == wire.HTTP:
+	case hasExpired(err) && verdict == wire.HTTP:
 		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
-	case err == io.EOF || isTimeout(err):
+	case err == io.EOF || hasExpired(err):
 		return nil
 	}
 	return failed

@@ -174,10 +174,10 @@ func connectCause(e *StatusError) string {
 }
 
 // location returns the scheme and the host of a Location. The rest may hold secrets. So
-// may the host if it repeats what was sent.
+// may these two if they repeat what was sent.
 func location(h http.Header, sent []byte) string {
 	u, err := url.Parse(h.Get("Location"))
-	if err != nil || u.Host == "" || echoes(u.Host, sent) {
+	if err != nil || u.Host == "" || echoes(u.Scheme, sent) || echoes(u.Host, sent) {
 		return ""
 	}
 	return ", " + (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()

@@ -24,9 +24,8 @@ const (
 // of the request would reach the application as data. A request line is `token SP target
 // SP HTTP/...`, with the name of the protocol in any case and any version after it, because
 // HAProxy forwards `POST /x HTTP/0.9` and Varnish `POST /x http/1.1`, each with the body.
-// It accepts more:
+// It accepts more, because proxies forward it:
 //
-//   - Up to two empty lines may stand before the line (RFC 9112 §2.2).
 //   - A target may contain any byte above SP: nginx forwards a client's raw bytes >=
 //     0x80.
 //   - A target may be empty: HAProxy with `replace-path /tunnel(.*) \1` turns
@@ -35,19 +34,24 @@ const (
 //     does Apache with `HttpProtocolOptions Unsafe`.
 //   - If the target is a path or an http URI, the line is HTTP if its last word is HTTP/...
 //     or RTSP/..., whatever stands between them. nginx with $uri or a capture in proxy_pass
-//     turns /a%20b into `POST /a b HTTP/1.1`, lighttpd without `"header-strict"` forwards
-//     a NUL, and HAProxy with `option accept-invalid-http-request` forwards `POST /a
-//     RTSP/1.0`.
+//     turns /a%20b into `POST /a b HTTP/1.1`, lighttpd without "header-strict" forwards a
+//     NUL, and HAProxy with `option accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
+//   - With any other target, RTSP/... as the third word is HTTP too: that HAProxy rewrites
+//     /tunnela to `POST a RTSP/1.0`.
 //   - A header of the PROXY protocol may stand before the line: a proxy may send one that
 //     the server does not expect.
 //
-// Two things that begin like a request are plain: the preface of HTTP/2, and RTSP with the
-// rtsp: URIs of its clients. Two things cannot be detected: other words for a version, all
-// of which that option of HAProxy lets through, and line breaks that nginx has decoded. Some
-// clients of plain protocols send `PUB /a 5`.
+// Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
+//
+// Two things that begin like a request are plain: the preface of HTTP/2, and RTSP as its
+// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told from plain data: those
+// with any other word for a version, which that option of HAProxy lets through (NATS has
+// commands such as `PUB /a 5`), and those after a line break that nginx has decoded.
 type Sniffer struct {
 	seen  int // of the buffer given to Next
 	state sniffState
+	rtsp  bool    // the line begins as that of an RTSP client
+	third bool    // the line is HTTP if its third word is RTSP/…, and plain otherwise
 	n     int     // bytes of the word or of the pattern that this state is in
 	first [8]byte // of the word
 
@@ -173,7 +177,7 @@ func (s *Sniffer) is(w string) bool { return s.n == len(w) && string(s.first[:s.
 // isPath reports whether the target is of a form that reverse proxies forward.
 func (s *Sniffer) isPath() bool {
 	target := s.first[:min(s.n, len(s.first))]
-	return s.n > 0 && target[0] == '/' || hasPrefixFold(target, "http://") || hasPrefixFold(target, "https://")
+	return s.n > 0 && (target[0] == '/' || target[0] == '?') || hasPrefixFold(target, "http://") || hasPrefixFold(target, "https://")
 }
 
 // feed inspects one byte. The caller must ignore a result of More or Doubt.
@@ -184,7 +188,7 @@ func (s *Sniffer) feed(c byte) Verdict {
 	case inMethod:
 		switch {
 		case c == ' ' && s.n > 0:
-			s.preface, s.header = s.is("PRI"), s.is("PROXY")
+			s.preface, s.header, s.rtsp = s.is("PRI"), s.is("PROXY"), s.is("OPTIONS")
 			s.enter(inTarget)
 			return More
 		case c <= ' ' || c == 0x7f:
@@ -198,6 +202,7 @@ func (s *Sniffer) feed(c byte) Verdict {
 		}
 	case inTarget: // unremarkable has seen what is above SP
 		s.path = s.isPath()
+		s.rtsp = s.rtsp && s.is("*") || hasPrefixFold(s.first[:min(s.n, len(s.first))], "rtsp")
 		s.preface = s.preface && s.is("*")
 		s.header = s.header && (s.is("TCP4") || s.is("TCP6") || s.is("UNKNOWN"))
 		if c != ' ' {
@@ -279,10 +284,13 @@ func (s *Sniffer) contradiction(c byte) Verdict {
 		s.enter(inHeader)
 		s.doubt = true
 		return s.proxyHeader(c)
+	case s.state == inVersion && s.n == 0 && s.path: // RTSP/ may begin here
+		return s.suspect(space, c)
+	case s.state == inVersion && s.n == 0 && !s.rtsp && lower(c) == otherVersion[0]:
+		s.third = true
+		return s.suspect(space, c)
 	case !s.path:
 		return Plain
-	case s.state == inVersion && s.n == 0: // RTSP/ may begin here
-		return s.suspect(space, c)
 	}
 	return s.suspect(nothing, c)
 }
@@ -317,6 +325,8 @@ func (s *Sniffer) doubtful(c byte) Verdict {
 		s.n = cr
 	case space <= s.n && s.n < slash && (lower(c) == version[s.n-space] || lower(c) == otherVersion[s.n-space]):
 		s.n++
+	case s.third:
+		return Plain
 	default:
 		s.n = nothing
 	}
