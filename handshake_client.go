@@ -32,7 +32,7 @@ const (
 // silently lose early bytes, and a server that refuses the upgrade would read them as its
 // next request.
 func (x *exchange) request(u *upgrade) (heads, error) {
-	// Room for the answer that is to be kept beside the request.
+	// Leave room for the answer, which is kept after the request.
 	size := len(u.target) + len(u.host) + len(u.protocol) + 256
 	for name, values := range u.header {
 		for _, v := range values {

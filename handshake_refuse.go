@@ -289,3 +289,5 @@ func (l *clientWatch) end() error {
 	l.release()
 	return l.gone
 }
+
+func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }

@@ -29,31 +29,9 @@ type policy struct {
 	proxies     clientaddr.Proxies
 	handler     bool         // ordinary requests are served, not refused
 	draining    *atomic.Bool // nothing new is let in; nil: never
-	keeper      keeper       // nil: nobody keeps places
+	keeper      keeper       // nil: there is no limit on handshakes
 	role        *role
 }
-
-// A keeper manages the places of the handshakes in progress.
-type keeper interface {
-	waitsForClient(*exchange) // for bytes of the client, after work of ours
-	progressed(*exchange)     // bytes of the client have come
-	yield() bool              // a place is free although work goes on
-	reclaim()                 // it is not free any more
-}
-
-func (p *policy) waitsForClient(x *exchange) {
-	if p.keeper != nil {
-		p.keeper.waitsForClient(x)
-	}
-}
-
-func (p *policy) progressed(x *exchange) {
-	if p.keeper != nil {
-		p.keeper.progressed(x)
-	}
-}
-
-func (p *policy) isDraining() bool { return p.draining != nil && p.draining.Load() }
 
 var zeroPolicy = policy{
 	protocols: defaultProtocols,
@@ -104,7 +82,7 @@ type handover struct {
 	heads     heads
 	leftover  []byte        // arrived behind the head; not to be kept
 	watch     *watch        // of what may yet turn out to be HTTP
-	req       *http.Request // nil if nobody has looked at it
+	req       *http.Request // nil if neither net/http nor Authorize has seen it
 	ordinary  bool          // rest begins with an ordinary request
 	rule      *wire.Error   // that this request breaks, if it carries Upgrade
 	tunnelTLS bool          // TLS is yet to begin inside the tunnel
@@ -123,7 +101,7 @@ func (h *handover) kind() string {
 
 func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn {
 	if h.ordinary {
-		obs = nil // what Handler does with the connection is not ours to show
+		obs = nil // telemetry does not cover what Handler does
 	}
 	conn := obs.newConn(c, remote, h.heads, bytes.Clone(h.leftover), h.watch)
 	if h.req != nil {

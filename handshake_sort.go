@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -186,7 +185,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	case verdict == wire.More:
 		return false, false
 	case verdict == wire.Doubt && p.refusePlain && !full:
-		// It is refused in any case. If it turns out to be HTTP, it is told why.
+		// It is refused in any case. If it turns out to be HTTP, the answer says why.
 		return false, false
 	}
 	if verdict != wire.Plain {
@@ -335,15 +334,4 @@ func (x *exchange) probeFailure(err error, p *policy) error {
 		return nil
 	}
 	return &stageError{stageRead, probeError{err}}
-}
-
-// ended reports whether err means that the peer ended the connection, orderly or by a
-// reset.
-func ended(err error) bool {
-	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
 }

@@ -292,7 +292,7 @@ func (w *lastAnswer) finish() {
 	switch {
 	case w.hijacked:
 	case w.status == http.StatusSwitchingProtocols:
-		panic(http.ErrAbortHandler) // nobody has taken the connection
+		panic(http.ErrAbortHandler) // the handler did not take the connection over
 	default:
 		w.answered()
 	}

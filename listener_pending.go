@@ -32,11 +32,6 @@ type place struct {
 	prev, next *exchange
 }
 
-var epoch = time.Now()
-
-// clock is a time that needs a third of the memory of a [time.Time].
-func clock() time.Duration { return time.Since(epoch) }
-
 func (p *pending) prepare() { p.oldest.place.prev, p.oldest.place.next = &p.oldest, &p.oldest }
 
 func (p *pending) enter(x *exchange) {
