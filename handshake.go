@@ -7,6 +7,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -323,9 +324,8 @@ func (b *bounds) withCause(err, cause error) error {
 
 // A contextError is the end of a handshake by the end of its context. It wraps the error
 // of the context, so errors.Is finds [context.Canceled] or [context.DeadlineExceeded].
-// errors.Is finds the cause too, and so does errors.As, unless the cause holds a
-// *StatusError: that is the refusal of another handshake, and would be taken for the
-// refusal of this one.
+// errors.Is and errors.As find the cause too, with one exception: a *StatusError in it is
+// the refusal of another handshake, and would be taken for the refusal of this one.
 type contextError struct{ err, cause error }
 
 // contextCause is the error of ctx, which has ended.
@@ -347,7 +347,10 @@ func (e *contextError) Is(target error) bool { return errors.Is(e.cause, target)
 
 func (e *contextError) As(target any) bool {
 	var refusal *StatusError
-	return !errors.As(e.cause, &refusal) && errors.As(e.cause, target)
+	if reflect.TypeOf(refusal).AssignableTo(reflect.TypeOf(target).Elem()) && errors.As(e.cause, &refusal) {
+		return false
+	}
+	return errors.As(e.cause, target)
 }
 
 var errPanic = errors.New("panic in a function of the application")

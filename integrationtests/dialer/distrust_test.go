@@ -1,0 +1,113 @@
+package dialer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// A panic of NetDialer reaches the caller, whichever family it dials. On a goroutine of
+// the library it would end the process.
+func TestPreferPanicReachesTheCaller(t *testing.T) {
+	for _, when := range []string{"tcp4", "tcp6"} {
+		d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			if network == when {
+				panic("a fault of NetDialer")
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})}
+		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience/30)
+		require.PanicsWithValue(t, "a fault of NetDialer", func() { d.DialURL(ctx, "tcp://h:1?ip_protocol_prefer=ipv4") }, when)
+		cancel()
+	}
+}
+
+// timedOut is a transport whose peer is dead, as keep-alive or TCP_USER_TIMEOUT finds out.
+type timedOut struct{ net.Conn }
+
+func (timedOut) Read([]byte) (int, error) {
+	return 0, &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+}
+
+func (timedOut) Write(b []byte) (int, error) { return len(b), nil }
+
+// The timeout of a transport is not that of the handshake: the cause stays.
+func TestDialerTransportTimesOut(t *testing.T) {
+	c, peer := net.Pipe()
+	defer peer.Close()
+	d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
+		return timedOut{c}, nil
+	})}
+	_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")
+	require.ErrorIs(t, err, syscall.ETIMEDOUT)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c, ok := <-l.conns; ok {
+		return c, nil
+	}
+	return nil, errors.New("no more")
+}
+
+// A silent connection whose peer is dead is not handed on as plain.
+func TestListenerTransportTimesOut(t *testing.T) {
+	c, peer := net.Pipe()
+	defer peer.Close()
+	inner := &oneConn{testkit.ListenTCP(t), make(chan net.Conn, 1)}
+	inner.conns <- timedOut{c}
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner})
+	got := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			got <- conn
+		}
+		close(got)
+	}()
+	_, err := peer.Read(make([]byte, 1)) // until the listener closes it
+	require.Error(t, err)
+	close(inner.conns)
+	conn, ok := <-got
+	require.False(t, ok, "%v was handed on", conn)
+}
+
+// The refusal in the cause of a context is another one's, however an error is asked for it.
+func TestContextCauseHidesARefusal(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(fmt.Errorf("given up: %w", &preflight.StatusError{StatusCode: 403}))
+	c, peer := net.Pipe()
+	defer peer.Close()
+	_, err := preflight.Client(ctx, c, &http.Request{Host: "h", URL: &url.URL{Path: "/"}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "given up")
+	var status interface{ ErrorType() string }
+	require.False(t, errors.As(err, &status))
+}
+
+// A part of a password is not taken for the path, and is not shown.
+func TestURLWithASlashInThePassword(t *testing.T) {
+	_, err := preflight.ParseURL("tcp://u:1/s3cr3t@h:1/")
+	require.ErrorContains(t, err, "%2F")
+	require.NotContains(t, err.Error(), "s3cr3t")
+	target, err := preflight.ParseURL("tcp://u:p@h:1/a@b")
+	require.NoError(t, err)
+	require.Equal(t, "/a@b", target.Path)
+}
