@@ -63,6 +63,7 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 						return
 					}
 					if tt.refuse {
+						c.Conn.(*net.TCPConn).CloseWrite() // else an unfinished line has until HandshakeTimeout
 						c.Ended(t)
 						require.Empty(t, accepted)
 						return

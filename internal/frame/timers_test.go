@@ -305,7 +305,7 @@ func TestSilence(t *testing.T) {
 		b.Write(make([]byte, 0x6000))
 		buf := make([]byte, 0x300)
 		for range 0x6000/len(buf) + 1 {
-			_, err := c.Read(buf[:len(buf)])
+			_, err := c.Read(buf)
 			require.NoError(t, err)
 			time.Sleep(time.Second)
 		}

@@ -200,13 +200,6 @@ func (l *link) isClosed() bool {
 	return l.closed
 }
 
-// unread returns how many bytes wait for Read.
-func (l *link) unread() int {
-	l.in.mu.Lock()
-	defer l.in.mu.Unlock()
-	return len(l.in.buf)
-}
-
 func (l *link) LocalAddr() net.Addr  { return linkAddr{} }
 func (l *link) RemoteAddr() net.Addr { return linkAddr{} }
 
