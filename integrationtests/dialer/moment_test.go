@@ -4,47 +4,82 @@ import (
 	"context"
 	"io"
 	"net"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
 	"github.com/stretchr/testify/require"
 )
 
-// The context may end in the very moment in which the last message of the TLS
-// inside the tunnel is written. The connection is then being closed, whatever the
-// handshake itself has come to, and must not be returned.
-func TestDialerContextEndsWithTheLastHandshake(t *testing.T) {
+// A momContext ends in the moment in which crypto/tls has done with it, and nobody
+// else has.
+type momContext struct {
+	context.Context
+	mu    sync.Mutex
+	done  chan struct{}
+	ended bool
+	funcs map[int]func()
+}
+
+func (c *momContext) Done() <-chan struct{} { return c.done }
+
+func (c *momContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return context.Canceled
+	}
+	return nil
+}
+
+// AfterFunc is what package context calls for whatever is to end with c.
+func (c *momContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	own := len(c.funcs)
+	c.funcs[own] = f
+	last := strings.Contains(string(debug.Stack()), "crypto/tls.(*Conn).HandshakeContext")
+	return func() bool {
+		c.mu.Lock()
+		_, active := c.funcs[own]
+		c.funcs[own] = nil
+		if last && !c.ended {
+			c.ended = true
+			close(c.done)
+			for _, f := range c.funcs {
+				if f != nil {
+					defer f()
+				}
+			}
+		}
+		c.mu.Unlock()
+		return active
+	}
+}
+
+// The context may end in the very moment in which the handshake of the TLS inside
+// the tunnel has come to its end. The connection is then being closed, and must
+// not be returned.
+func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
 	testkit.ServeEcho(t, l)
-	dial := func(ctx context.Context, onWrite func(writes int32)) (net.Conn, *testkit.SpyConn, error) {
-		var spy *testkit.SpyConn
-		d := preflight.PreflightDialer{TunnelTLSConfig: client, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := new(net.Dialer).DialContext(ctx, network, address)
-			spy = &testkit.SpyConn{Conn: c}
-			spy.OnWrite = func() { onWrite(spy.Writes.Load()) }
-			return spy, err
-		})}
-		c, err := d.DialContext(ctx, "tcp", l.Addr().String())
-		return c, spy, err
+	ctx := &momContext{Context: t.Context(), done: make(chan struct{}), funcs: make(map[int]func())}
+	d := preflight.PreflightDialer{
+		TunnelTLSConfig: client, HandshakeTimeout: -1,
+		NetDialer: testkit.DialFunc(func(_ context.Context, network, address string) (net.Conn, error) { return net.Dial(network, address) }),
 	}
-	c, spy, err := dial(t.Context(), func(int32) {})
-	require.NoError(t, err)
-	last := spy.Writes.Load()
-	c.Close()
-	for range 200 { // the scheduler chooses who comes first
-		ctx, cancel := context.WithCancel(t.Context())
-		c, _, err := dial(ctx, func(writes int32) {
-			if writes == last {
-				cancel()
-			}
-		})
-		require.ErrorIs(t, err, context.Canceled)
-		require.Nil(t, c)
-	}
+	c, err := d.DialContext(ctx, "tcp", l.Addr().String())
+	require.True(t, ctx.ended)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "TLS handshake in the tunnel")
+	require.Nil(t, c)
 }
 
 // wrtConn is a transport on which a write fails when a part of it has arrived, and
@@ -105,4 +140,24 @@ func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 			})
 		}
 	}
+}
+
+// For such an answer the dial waits a second, and not for its whole time.
+func TestDialerWaitsBrieflyForAnAnswerToAFailedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan struct{})
+		peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
+			io.ReadFull(c, make([]byte, 10))
+			<-done
+		}}
+		d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := peer.DialContext(ctx, network, address)
+			return wrtConn{c, 10}, err
+		})}
+		start := time.Now()
+		_, err := d.Dial("tcp", "edge.example:80")
+		require.ErrorIs(t, err, syscall.EPIPE)
+		require.Equal(t, time.Second, time.Since(start))
+		close(done)
+	})
 }

@@ -1,6 +1,7 @@
 package room_test
 
 import (
+	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -79,23 +80,49 @@ func TestFirstWordUndoesNothing(t *testing.T) {
 }
 
 // A silent client that has to make room is handed on because its time is over, and
-// not when it has gone by itself in that moment.
+// not when its connection has failed by itself in that moment.
 func TestEvictionOfAClientThatHasGone(t *testing.T) {
+	for _, gone := range []error{syscall.ECONNRESET, io.ErrUnexpectedEOF, testkit.ErrOther} {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, HandshakeTimeout: time.Hour, MaxPending: 1})
+			accepted := testkit.AcceptAll(t, l)
+			evicted := make(chan struct{})
+			c := momDial(t, n, func() error {
+				<-evicted
+				return gone
+			})
+			time.Sleep(2 * time.Second)
+			next := n.Dial(t)
+			time.Sleep(time.Millisecond)
+			close(evicted)
+			c.Ended(t)
+			testkit.Talk(t, next.Upgraded(t, testkit.Request()), <-accepted)
+			require.Empty(t, accepted)
+		})
+	}
+}
+
+// A transport without deadlines can only be closed to make room. If its bytes come
+// in that moment, it is no tunnel nevertheless: it is being closed.
+func TestEvictionWithoutDeadlinesIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, HandshakeTimeout: time.Hour, MaxPending: 1})
 		accepted := testkit.AcceptAll(t, l)
-		evicted := make(chan struct{})
-		c := momDial(t, n, func() error {
-			<-evicted
-			return syscall.ECONNRESET
-		})
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		next := make(chan *testkit.Client, 1)
+		server := &testkit.SpyConn{Conn: theirs, NoDeadlines: true, OnRead: func() {
+			next <- n.Dial(t)
+			time.Sleep(time.Millisecond) // in which it is evicted
+		}}
+		n.Backlog <- server
 		time.Sleep(2 * time.Second)
-		next := n.Dial(t)
-		time.Sleep(time.Millisecond)
-		close(evicted)
-		c.Ended(t)
-		testkit.Talk(t, next.Upgraded(t, testkit.Request()), <-accepted)
+		_, err := io.WriteString(ours, testkit.Request())
+		require.NoError(t, err)
+		testkit.Talk(t, (<-next).Upgraded(t, testkit.Request()), <-accepted)
 		require.Empty(t, accepted)
+		require.NotZero(t, server.Closes.Load())
 	})
 }
