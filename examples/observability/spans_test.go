@@ -55,6 +55,7 @@ a client that speaks TLS to a proxy that does not
 a plain client, straight to the server
 answer
 an ordinary request
+a health check that only connects
 more slow clients than the server has room for
 HTTP (server) evicted
 `
