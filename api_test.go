@@ -12,10 +12,10 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-var update = flag.Bool("update", false, "write api.txt anew")
+var update = flag.Bool("update", false, "write docs/api.txt anew")
 
 // TestAPI makes every change of the API or its documentation a change of
-// api.txt, where a review sees it.
+// docs/api.txt, where a review sees it.
 func TestAPI(t *testing.T) {
 	doc := exec.Command("go", "doc", "-all", ".")
 	// go doc lists the modules of the whole workspace, many of them the bench's
@@ -24,9 +24,9 @@ func TestAPI(t *testing.T) {
 	got, err := doc.Output()
 	require.NoError(t, err)
 	if *update {
-		require.NoError(t, os.WriteFile("api.txt", got, 0o644))
+		require.NoError(t, os.WriteFile("docs/api.txt", got, 0o644))
 	}
-	want, err := os.ReadFile("api.txt")
+	want, err := os.ReadFile("docs/api.txt")
 	require.NoError(t, err)
 	require.Equal(t, string(want), string(got), "run `go test -run TestAPI -update .` if the change is meant")
 }
