@@ -48,7 +48,7 @@ func outRefused(t *testing.T, d *preflight.PreflightDialer, address string) *pre
 	e := statusError(t, err)
 	require.True(t, e.ForwardProxy, "%v", e)
 	require.ErrorContains(t, e, "the forward proxy 127.0.0.1:")
-	require.ErrorContains(t, e, fmt.Sprint(" answered ", e.StatusCode, " ", http.StatusText(e.StatusCode), ": "))
+	require.ErrorContains(t, e, " answered "+e.Status+": ")
 	require.NotContains(t, e.Error(), "secret")
 	return e
 }
