@@ -3,7 +3,6 @@
 package frame
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -19,38 +18,83 @@ func cpu() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// A benchPair is a connection and what it is called in a report.
-type benchPair struct {
-	name     string
-	from, to net.Conn
-}
-
-func benchPairs(b *testing.B, up bool) []benchPair {
-	pairs := []benchPair{}
-	c, s := tcpPipe(b)
-	pairs = append(pairs, benchPair{"raw", c, s})
-	for _, carrier := range carriers {
-		c, s := tcpPipe(b)
-		client := New(c, Config{WebSocket: carrier.webSocket, Client: true})
-		server := New(s, Config{WebSocket: carrier.webSocket})
-		if up {
-			pairs = append(pairs, benchPair{carrier.name, client, server})
-		} else {
-			pairs = append(pairs, benchPair{carrier.name, server, client})
-		}
+// BenchmarkRatio compares the processor time of both sides to that of bare TCP, in
+// the same run and round by round. It reports the medians of the ratios, and the
+// time of bare TCP. The reader has a buffer of 64 KiB, whatever is written.
+func BenchmarkRatio(b *testing.B) {
+	stream := func(size, total int) func(b *testing.B, from, to net.Conn) {
+		return func(b *testing.B, from, to net.Conn) { benchStream(b, from, to, size, total) }
 	}
-	return pairs
+	echo := func(b *testing.B, from, to net.Conn) { benchEcho(b, from, to, 64, 4000) }
+	for _, row := range []struct {
+		name string
+		down bool
+		run  func(b *testing.B, from, to net.Conn)
+	}{
+		{"64KiB/up", false, stream(64<<10, 128<<20)},
+		{"64KiB/down", true, stream(64<<10, 128<<20)},
+		{"4KiB/up", false, stream(4<<10, 48<<20)},
+		{"4KiB/down", true, stream(4<<10, 48<<20)},
+		{"512B/up", false, stream(512, 8<<20)},
+		{"512B/down", true, stream(512, 8<<20)},
+		{"64B/echo", false, echo},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			names := []string{"raw"}
+			a, z := tcpPipe(b)
+			pairs := [][2]net.Conn{{a, z}}
+			for _, carrier := range carriers {
+				a, z := tcpPipe(b)
+				client, server := sides(carrier.webSocket, a, z, Config{})
+				pair := [2]net.Conn{client, server}
+				if row.down {
+					pair = [2]net.Conn{server, client}
+				}
+				names, pairs = append(names, carrier.name), append(pairs, pair)
+			}
+			used := make([][]float64, len(pairs))
+			round := func(i int) {
+				for j := range pairs {
+					k := (i + j) % len(pairs)
+					begin := cpu()
+					row.run(b, pairs[k][0], pairs[k][1])
+					used[k] = append(used[k], float64(cpu()-begin))
+				}
+			}
+			round(0) // windows and pools grow
+			for k := range used {
+				used[k] = nil
+			}
+			rounds := 0
+			for b.Loop() {
+				round(rounds)
+				rounds++
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(used[0])/1e6, "ms-raw")
+			for k := 1; k < len(pairs); k++ {
+				ratios := make([]float64, rounds)
+				for i := range ratios {
+					ratios[i] = used[k][i] / used[0][i]
+				}
+				b.ReportMetric(median(ratios), names[k]+"/raw")
+			}
+		})
+	}
 }
 
-var readSize = 64 << 10
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
 
-// stream sends total bytes in writes of size, to a reader with a buffer of size.
-func stream(b *testing.B, p benchPair, size, total int) {
+// benchStream sends total bytes in Writes of size.
+func benchStream(b *testing.B, from, to net.Conn, size, total int) {
 	done := make(chan error, 1)
 	go func() {
-		buf := make([]byte, readSize)
+		buf := make([]byte, 64<<10)
 		for n := 0; n < total; {
-			m, err := p.to.Read(buf)
+			m, err := to.Read(buf)
 			if n += m; err != nil {
 				done <- err
 				return
@@ -60,7 +104,7 @@ func stream(b *testing.B, p benchPair, size, total int) {
 	}()
 	buf := make([]byte, size)
 	for n := 0; n < total; n += size {
-		if _, err := p.from.Write(buf); err != nil {
+		if _, err := from.Write(buf); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -69,68 +113,24 @@ func stream(b *testing.B, p benchPair, size, total int) {
 	}
 }
 
-func echo(b *testing.B, p benchPair, size, rounds int) {
+// benchEcho sends size bytes to and fro.
+func benchEcho(b *testing.B, from, to net.Conn, size, rounds int) {
 	go func() {
 		buf := make([]byte, size)
 		for range rounds {
-			if _, err := io.ReadFull(p.to, buf); err != nil {
+			if _, err := io.ReadFull(to, buf); err != nil {
 				return
 			}
-			p.to.Write(buf)
+			to.Write(buf)
 		}
 	}()
 	buf := make([]byte, size)
 	for range rounds {
-		if _, err := p.from.Write(buf); err != nil {
+		if _, err := from.Write(buf); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := io.ReadFull(p.from, buf); err != nil {
+		if _, err := io.ReadFull(from, buf); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-// BenchmarkRatio compares the processor time of both sides to that of bare TCP,
-// in the same run, round by round. It reports the medians of the ratios.
-func BenchmarkRatio(b *testing.B) {
-	kinds := []struct {
-		name string
-		up   bool
-		run  func(b *testing.B, p benchPair)
-	}{
-		{"64KiB/up", true, func(b *testing.B, p benchPair) { stream(b, p, 64<<10, 128<<20) }},
-		{"64KiB/down", false, func(b *testing.B, p benchPair) { stream(b, p, 64<<10, 128<<20) }},
-		{"4KiB/up", true, func(b *testing.B, p benchPair) { stream(b, p, 4<<10, 48<<20) }},
-		{"4KiB/down", false, func(b *testing.B, p benchPair) { stream(b, p, 4<<10, 48<<20) }},
-		{"512B/up", true, func(b *testing.B, p benchPair) { stream(b, p, 512, 8<<20) }},
-		{"512B/down", false, func(b *testing.B, p benchPair) { stream(b, p, 512, 8<<20) }},
-		{"64B/echo", true, func(b *testing.B, p benchPair) { echo(b, p, 64, 4000) }},
-	}
-	for _, kind := range kinds {
-		b.Run(kind.name, func(b *testing.B) {
-			pairs := benchPairs(b, kind.up)
-			ratios := make([][]float64, len(pairs))
-			for _, p := range pairs {
-				kind.run(b, p) // windows and pools grow
-			}
-			for i := 0; b.Loop(); i++ {
-				used := make([]float64, len(pairs))
-				for j := range pairs {
-					k := (i + j) % len(pairs)
-					begin := cpu()
-					kind.run(b, pairs[k])
-					used[k] = float64(cpu() - begin)
-				}
-				for k := range pairs {
-					ratios[k] = append(ratios[k], used[k]/used[0])
-				}
-			}
-			for k, p := range pairs[1:] {
-				r := ratios[k+1]
-				slices.Sort(r)
-				b.ReportMetric(r[len(r)/2], fmt.Sprintf("%s/raw", p.name))
-			}
-			b.ReportMetric(0, "ns/op")
-		})
 	}
 }

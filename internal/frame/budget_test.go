@@ -71,21 +71,6 @@ func TestBudgetControlFlood(t *testing.T) {
 	}
 }
 
-// A repeat gives the same bytes again and again.
-type repeat struct {
-	b  []byte
-	at int
-}
-
-func (r *repeat) Read(p []byte) (n int, err error) {
-	for n < len(p) {
-		m := copy(p[n:], r.b[r.at:])
-		n += m
-		r.at = (r.at + m) % len(r.b)
-	}
-	return n, nil
-}
-
 // Framing makes no more calls to the transport than the application does, but for
 // the bytes of the headers.
 func TestBudgetCalls(t *testing.T) {

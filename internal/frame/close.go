@@ -56,7 +56,6 @@ type state struct {
 	peerFinal    bool // the peer's FINAL_DATA and all its data have come
 	peerClose    bool // the peer has sent a Close frame
 	peerEnd      bool // the transport has come to its end
-	finSent      bool // the transport's CloseWrite was called
 	finalWritten bool // the transport has taken FINAL_DATA
 	threw        bool // DATA of the peer was discarded
 	told         bool // onLinger was called
@@ -264,11 +263,7 @@ func (c *Conn) release() {
 func (c *Conn) advance(p phase) {
 	switch p {
 	case phaseDrain:
-		c.mu.Lock()
-		first := !c.finSent && c.phase == phaseDrain
-		c.finSent = c.finSent || first
-		c.mu.Unlock()
-		if t, ok := c.conn.(interface{ CloseWrite() error }); ok && first {
+		if t, ok := c.conn.(interface{ CloseWrite() error }); ok {
 			t.CloseWrite()
 		}
 	case phaseEnd:

@@ -181,6 +181,17 @@ var ends = []struct {
 		got := e.peer.took()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 	}},
+	{"close: data that was half read is thrown away too", func(e *end) {
+		e.peer.mute()
+		e.peer.say(e.peer.data("half"))
+		_, err := e.Read(make([]byte, 1))
+		assert.NoError(e.t, err)
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.pong(1))
+		got := e.peer.took()
+		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
+	}},
 	{"close: without an answer it ends after 60 s", func(e *end) {
 		e.peer.mute()
 		assert.NoError(e.t, e.Close())
@@ -402,6 +413,19 @@ var ends = []struct {
 		e.peer.say(e.peer.pong(2))
 		e.ended()
 	}},
+	{"close write: both are final, and an older PONG comes behind the PONG", func(e *end) {
+		e.peer.mute()
+		e.mu.Lock()
+		e.pingDue = true
+		e.flags.Or(due)
+		e.release()
+		synctest.Wait()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("ping 1, final, ping 2")
+		e.peer.say(e.peer.pong(2), e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.ended()
+	}},
 	{"close write: both are final, and the peer ends", func(e *end) {
 		e.peer.mute()
 		assert.NoError(e.t, e.CloseWrite())
@@ -489,6 +513,7 @@ var ends = []struct {
 		assert.Equal(e.t, io.EOF, e.reads("question"))
 		e.peerGot("pong 1")
 		time.Sleep(time.Hour)
+		e.SetReadDeadline(past) // does not disturb the layer's reading
 		e.peer.say(e.peer.ping(2), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(7))
 		e.peerGot("pong 2")
 		e.write("answer")
@@ -827,6 +852,79 @@ func TestBothSidesEnd(t *testing.T) {
 					})
 				}
 			}
+		})
+	}
+}
+
+// A layer's Close waits until what is below it is closed, as that of TLS may.
+type layer struct {
+	*link
+	below *link
+}
+
+func (l layer) NetConn() net.Conn { return l.below }
+
+func (l layer) Close() error {
+	for !l.below.isClosed() {
+		time.Sleep(time.Millisecond)
+	}
+	return l.link.Close()
+}
+
+// What must end at once does not wait for layers of the transport.
+func TestHardEnds(t *testing.T) {
+	for name, run := range map[string]func(e *end){
+		"a Write under way": func(e *end) {
+			e.peer.stall()
+			go e.Write(make([]byte, 2*window))
+			synctest.Wait()
+			e.Close()
+		},
+		"EndLinger": func(e *end) {
+			e.peer.mute()
+			e.Close()
+			e.EndLinger()
+		},
+		"the end of all patience": func(e *end) {
+			e.transport.setWindow(0)
+			e.Close()
+			time.Sleep(lingerLimit)
+			synctest.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, k kind) {
+				a, b := newLink(window)
+				below, _ := newLink(window)
+				e := &end{t: t, kind: k, transport: a}
+				e.Conn = k.above(layer{a, below}, Config{TLS: true, OnClosed: func() { e.closes.Add(1) }})
+				e.peer = newPeer(t, k, b)
+				before := time.Now()
+				run(e)
+				assert.True(t, below.isClosed())
+				assert.LessOrEqual(t, time.Since(before), lingerLimit)
+				e.ended()
+			})
+		})
+	}
+}
+
+// The end of a connection is not put off by what the peer sends meanwhile.
+func TestEndIsNotPutOff(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newEnd(t, kind{true, client}, window)
+			e.peer.mute()
+			assert.NoError(t, e.CloseWrite())
+			e.peerGot("final, ping 1")
+			e.transport.setWindow(0) // for the Close frame
+			e.peer.say(e.peer.pong(1), e.peer.final(""))
+			assert.Equal(t, io.EOF, e.reads(""))
+			time.Sleep(time.Second)
+			e.open()
+			e.peer.say(e.peer.data("against the rules"))
+			time.Sleep(time.Second)
+			e.ended()
 		})
 	}
 }

@@ -128,7 +128,7 @@ func (c *Conn) takeControls(b []byte) []byte {
 	c.finalWritten = c.finalPing > 0
 	c.flags.And(^uint32(due))
 	if c.left > 0 || c.closeSent {
-		return b // a capsule that nobody can complete, or the end: there is no room
+		return b // inside a capsule that nobody can complete, or behind the end
 	}
 	if c.pongDue {
 		b = c.appendControl(b, capsule.Pong, c.ping)

@@ -257,6 +257,20 @@ func TestControlsOnTLS(t *testing.T) {
 	})
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
+		c := k.above(a, Config{TLS: true})
+		p := newPeer(t, k, b)
+		p.stall()
+		a.setWindow(5)
+		before := time.Now()
+		assert.NoError(t, c.CloseWrite())
+		assert.Zero(t, time.Since(before), "it does not wait for room")
+		time.Sleep(time.Hour)
+		a.setWindow(window)
+		p.resume()
+		assert.Equal(t, "final, ping 1", p.took())
+	})
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
 		a.setWindow(5)
 		c := k.above(a, Config{TLS: true})
 		p := newPeer(t, k, b)
@@ -326,7 +340,7 @@ func TestControlError(t *testing.T) {
 		broken := &brokenWriter{link: a}
 		c := k.above(broken, Config{})
 		p := newPeer(t, k, b)
-		p.say(p.ping(1), p.data("still "), p.ping(2), p.data("readable"))
+		p.say(p.ping(1), p.data("still "))
 		synctest.Wait()
 		buf := make([]byte, 6)
 		n, err := io.ReadFull(c, buf)
@@ -334,6 +348,8 @@ func TestControlError(t *testing.T) {
 		assert.Equal(t, "still ", string(buf[:n]))
 		synctest.Wait()
 		broken.err = errors.New("another, later")
+		p.say(p.ping(2), p.data("readable"))
+		synctest.Wait()
 		p.link.CloseWrite()
 		got, err := io.ReadAll(c)
 		assert.Equal(t, "readable", string(got))
@@ -366,6 +382,106 @@ func (b *brokenWriter) Write([]byte) (int, error) {
 		b.err = &net.OpError{Op: "write", Err: syscall.EHOSTUNREACH}
 	}
 	return 0, b.err
+}
+
+// An error that comes behind FINAL_DATA is none of CloseWrite.
+func TestCloseWriteBeforeError(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		once := &writesOnce{link: a}
+		c := k.above(once, Config{})
+		once.then = func() { c.gotPing(1) } // so that more is due
+		p := newPeer(t, k, b)
+		assert.NoError(t, c.CloseWrite())
+		assert.Equal(t, "final, ping 1", p.took())
+		c.Close()
+	})
+}
+
+type writesOnce struct {
+	*link
+	then func()
+}
+
+func (w *writesOnce) Write(p []byte) (int, error) {
+	if w.then == nil {
+		return 0, syscall.EHOSTUNREACH
+	}
+	w.then()
+	w.then = nil
+	return w.link.Write(p)
+}
+
+// Controls are not begun while a Write waits: it takes them along.
+func TestControlsGiveWay(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.gotPing(1)
+		e.writes.Add(1)
+		assert.False(t, e.flush())
+		e.kick()
+		e.peerGot("")
+		e.writes.Add(-1)
+		e.write("x")
+		e.peerGot("pong 1, data x")
+	})
+}
+
+// A PING that comes while a capsule is open is answered behind it.
+func TestPingInsideCapsule(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.peer.stall()
+		e.transport.setWindow(30)
+		e.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := e.Write([]byte("a message that has no room"))
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.Positive(t, n)
+		e.peer.say(e.peer.ping(1), e.peer.data("x"))
+		e.Read(make([]byte, 100))
+		synctest.Wait()
+		assert.Zero(t, running("sendControls"), "there is nothing to do")
+		e.transport.setWindow(window)
+		e.peer.resume()
+		e.SetWriteDeadline(time.Time{})
+		e.write("a message that has no room"[n:])
+		e.peerGot("data a message that has no room, pong 1")
+	})
+}
+
+// Nothing follows a Close frame.
+func TestNothingBehindClose(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: time.Second})
+			e.peer.say(e.peer.closeFrame(1000))
+			e.reads("")
+			e.peerGot("close 1000")
+			time.Sleep(time.Hour)
+			e.peerGot("")
+
+			// Neither does the data of a Write that has looked before.
+			e = newEndWith(t, kind{true, client}, Config{})
+			e.gotClose(1000)
+			n, err := e.writeBatch([]byte("data"), 0, false)
+			assert.Equal(t, errStopped, err)
+			assert.Zero(t, n)
+			e.peerGot("")
+		})
+	}
+}
+
+// What has failed does not say that it is complete.
+func TestNoFinalBehindProtocolError(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEnd(t, k, window)
+		e.mu.Lock()
+		e.ownFinal, e.finalDue, e.pingDue = true, true, true
+		e.mu.Unlock()
+		e.broke(errors.New("broken"))
+		e.kick()
+		e.peerGot("<close 1002, >end")
+	})
 }
 
 // Ping frames of gateways are answered, the newest at least.

@@ -118,7 +118,7 @@ func (c *Conn) tend() {
 		}
 		var n int
 		n, err = c.conn.Read(buf)
-		src = buf[:min(max(n, 0), len(buf))]
+		src = buf[:n]
 	}
 	c.mu.Lock()
 	c.peerEnd = true

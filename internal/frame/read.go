@@ -81,13 +81,12 @@ func (c *Conn) readOnce(p []byte) (int, error) {
 		return 0, c.readFailed(c.late)
 	}
 	buf := p
-	if len(p) < len(c.hold) && c.certain() < uint64(len(p)) {
+	if len(p) < len(c.hold) {
 		// Without room for a header beside it, a small message would take two
 		// calls to the transport.
 		buf = c.hold[:]
 	}
 	n, err := c.conn.Read(buf)
-	n = min(max(n, 0), len(buf))
 	if n == 0 {
 		if err != nil {
 			return 0, c.readFailed(err)
@@ -101,15 +100,6 @@ func (c *Conn) readOnce(p []byte) (int, error) {
 	c.rest = buf[used:n] // empty unless buf is c.hold: nothing outgrows p in p
 	c.stamp(moved > 0 && n == len(buf))
 	return moved, nil
-}
-
-// certain returns how many application bytes must come before another header.
-func (c *Conn) certain() uint64 {
-	n := c.capsules.Data()
-	if c.ws != nil {
-		n = min(n, c.ws.Data())
-	}
-	return n
 }
 
 // deframe takes src apart. It moves the application's bytes to dst, or discards

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -208,6 +209,29 @@ func TestReadDeadlineWins(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, "lo", string(buf[:n]))
 	})
+}
+
+// A transport may return its error beside the last bytes, and only once.
+func TestReadErrorBesideBytes(t *testing.T) {
+	for _, k := range kinds {
+		p := peer{kind: k}
+		r := &reader{r: &lastWords{b: p.data("hello"), err: syscall.ECONNRESET}}
+		got, err := io.ReadAll(k.above(r, Config{}))
+		assert.Equal(t, "hello", string(got))
+		assert.ErrorIs(t, err, syscall.ECONNRESET)
+	}
+}
+
+type lastWords struct {
+	b   []byte
+	err error
+}
+
+func (l *lastWords) Read(p []byte) (int, error) {
+	n := copy(p, l.b)
+	err := l.err
+	l.b, l.err = nil, io.EOF
+	return n, err
 }
 
 func TestReadNothing(t *testing.T) {

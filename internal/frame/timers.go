@@ -47,7 +47,7 @@ func (c *Conn) tick() {
 // spoke reports whether something was written since the last call, or is being
 // written.
 func (c *Conn) spoke() bool {
-	if c.writes.Load() > 0 || !c.wmu.TryLock() {
+	if !c.wmu.TryLock() {
 		return true
 	}
 	defer c.wmu.Unlock()

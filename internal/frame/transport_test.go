@@ -220,3 +220,18 @@ func (linkAddr) String() string  { return "link" }
 type drip struct{ net.Conn }
 
 func (d drip) Read(p []byte) (int, error) { return d.Conn.Read(p[:min(len(p), 1)]) }
+
+// A repeat gives the same bytes again and again.
+type repeat struct {
+	b  []byte
+	at int
+}
+
+func (r *repeat) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		m := copy(p[n:], r.b[r.at:])
+		n += m
+		r.at = (r.at + m) % len(r.b)
+	}
+	return n, nil
+}

@@ -73,14 +73,11 @@ func (c *Conn) writeSmall(p []byte) (n int, err error) {
 
 // write writes b[off:]. If off is not 0, write may overwrite all of b.
 func (c *Conn) write(b []byte, off int) (n int, err error) {
+	if off == len(b) && c.marked(writeStop) {
+		return 0, c.writeError()
+	}
 	owned := off > 0
-	for {
-		if c.marked(writeStop) {
-			return n, c.writeError()
-		}
-		if off == len(b) {
-			return n, nil
-		}
+	for off < len(b) {
 		taken, err := c.writeBatch(b, off, owned)
 		if err == errStopped {
 			return n, c.writeError()
@@ -92,6 +89,7 @@ func (c *Conn) write(b []byte, off int) (n int, err error) {
 			return n, c.writeFailure(err)
 		}
 	}
+	return n, nil
 }
 
 // errStopped is how writeBatch says that there is writeStop.
@@ -160,7 +158,7 @@ func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) 
 	t := batch{lead: lead}
 	data := len(b) - off
 	switch {
-	case owned && off >= len(lead)+maxHeader:
+	case owned:
 		return c.writeInPlace(&t, b, off)
 	case c.vector && !c.masks() && data > maxCopy:
 		return c.writeVector(&t, b[off:], buf)
@@ -175,18 +173,18 @@ func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) 
 // lead appends to b what must go before data: what the transport did not take
 // of the last call, or else the controls that are due.
 func (c *Conn) lead(b []byte) ([]byte, error) {
-	if len(c.tail) > 0 || c.left > 0 {
-		return append(b, c.tail...), nil
+	if c.marked(writeStop | due) {
+		// Under mu, so that what is due is no Close frame: no data may follow one.
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.marked(writeStop) {
+			return nil, errStopped
+		}
+		if len(c.tail) == 0 && c.left == 0 {
+			return c.takeControls(b), nil
+		}
 	}
-	if !c.marked(due) {
-		return b, nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.marked(writeStop) {
-		return nil, errStopped // no data may follow a Close frame, if that is due
-	}
-	return c.takeControls(b), nil
+	return append(b, c.tail...), nil
 }
 
 // writeCopy copies the data behind its headers to b, which begins with the lead.
