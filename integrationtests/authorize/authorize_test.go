@@ -15,14 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisVerdict is what one call of Authorize answers.
+// lisVerdict is the result of one call of Authorize.
 type lisVerdict struct {
 	header http.Header
 	err    error
-	do     func() // in place of both
+	do     func() // replaces both
 }
 
-// lisAuthorized is a listener whose Authorize answers v, and what it accepts.
+// lisAuthorized returns a listener whose Authorize returns v, and the channel
+// of the connections it accepts.
 func lisAuthorized(t testing.TB, v lisVerdict) (*preflight.PreflightListener, <-chan *preflight.Conn) {
 	t.Helper()
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
@@ -119,8 +120,8 @@ func TestAuthorizeChoosesNotModified(t *testing.T) {
 	require.NotContains(t, a.Raw, "Content-Length")
 }
 
-// The fields that frame the answer are ours: two framings are how answers are
-// taken apart in different places.
+// Only the library sets the fields that frame the answer. An answer with two
+// framings would be split differently by two parties.
 func TestAuthorizeRefusalIsFramedRight(t *testing.T) {
 	l, _ := lisAuthorized(t, lisVerdict{err: &preflight.StatusError{
 		StatusCode: 403,
@@ -143,7 +144,7 @@ func TestAuthorizeRefusalIsFramedRight(t *testing.T) {
 	}
 }
 
-// Any other error is a 403, and what it says stays on this side.
+// Any other error becomes a 403, and its text is never sent to the client.
 func TestAuthorizeOtherErrors(t *testing.T) {
 	var none *preflight.StatusError
 	for name, err := range map[string]error{
@@ -164,7 +165,8 @@ func TestAuthorizeOtherErrors(t *testing.T) {
 	}
 }
 
-// What cannot be sent is a 500, and the operator learns why.
+// An answer that cannot be sent becomes a 500. The reason is printed for the
+// operator.
 func TestAuthorizeAnswersWhatCannotBeSent(t *testing.T) {
 	verdicts := map[string]lisVerdict{}
 	for _, status := range []int{-1, 0, 1, 99, 100, 101, 200, 204, 299, 600, 1000} {
@@ -220,7 +222,7 @@ func TestAuthorizePanics(t *testing.T) {
 			require.Equal(t, http.StatusInternalServerError, a.StatusCode)
 			require.NotContains(t, a.Raw, "secret")
 			require.Contains(t, printed.String(), "panic")
-			require.Contains(t, printed.String(), "TestAuthorizePanics", "the stack leads to the culprit")
+			require.Contains(t, printed.String(), "TestAuthorizePanics", "the stack names the function that panicked")
 			if strings.HasPrefix(name, "a text") {
 				require.Contains(t, printed.String(), "secret")
 			}
@@ -232,9 +234,9 @@ func TestAuthorizePanics(t *testing.T) {
 	}
 }
 
-// A test framework's FailNow inside Authorize ends the goroutine with
-// runtime.Goexit. Neither the connection nor its place may be lost by that;
-// TestMain counts the goroutines.
+// FailNow of a test framework inside Authorize ends the goroutine with
+// runtime.Goexit. Neither the connection nor its place may leak. TestMain
+// counts the goroutines.
 func TestAuthorizeEndsItsGoroutine(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{
 		MaxPending: 1,
@@ -255,8 +257,8 @@ func TestAuthorizeEndsItsGoroutine(t *testing.T) {
 	}
 }
 
-// Authorize is asked about upgrade requests that are in order, and about
-// nothing else.
+// Authorize is called once for each valid upgrade request, and for nothing
+// else.
 func TestAuthorizeIsAskedOnce(t *testing.T) {
 	asked := make(chan string, 10)
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
@@ -284,7 +286,8 @@ func TestAuthorizeIsAskedOnce(t *testing.T) {
 	require.Empty(t, asked)
 }
 
-// An application may keep its refusals in variables.
+// An application may keep its refusals in variables, so the library must not
+// modify them.
 func TestAuthorizeRefusalIsNotModified(t *testing.T) {
 	refusal := func() *preflight.StatusError {
 		return &preflight.StatusError{
@@ -294,7 +297,7 @@ func TestAuthorizeRefusalIsNotModified(t *testing.T) {
 		}
 	}
 	shared := refusal()
-	// The backing arrays have room that an append would write to.
+	// The backing arrays have spare capacity that an append would write to.
 	l, _ := lisAuthorized(t, lisVerdict{err: shared})
 	var clients sync.WaitGroup
 	answers := make(chan testkit.Answer, 100)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A clsConn is a transport whose Close and CloseRead first do something else, and
-// which gives out bytes after them, as TLS and Linux do.
+// A clsConn is a transport whose Close and CloseRead first call a function. Its
+// Read still returns bytes after them, as TLS and Linux do.
 type clsConn struct {
 	net.Conn
 	before func()
@@ -44,8 +44,8 @@ func (c *clsConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// What a Read returns beside Close and CloseRead, and after them, is what has
-// arrived, from its beginning and without a hole.
+// The bytes that Read returns during and after Close and CloseRead are the
+// first bytes that arrived, without a gap.
 func TestConnCloseLeavesNoHole(t *testing.T) {
 	for name, end := range map[string]func(*preflight.Conn) error{
 		"Close": (*preflight.Conn).Close, "CloseRead": (*preflight.Conn).CloseRead,
@@ -86,7 +86,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 					}
 					for range 3 {
 						more, err := read(conn)
-						require.Empty(t, more, "it stands behind what was dropped")
+						require.Empty(t, more, "it follows bytes that were dropped")
 						want := net.ErrClosed
 						if name == "CloseRead" {
 							want = io.EOF
@@ -99,7 +99,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 	}
 }
 
-// A CloseRead that fails has ended nothing, and drops nothing.
+// A CloseRead that fails has closed nothing and drops nothing.
 func TestConnCloseReadFails(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	broken := errors.New("broken")
@@ -111,8 +111,8 @@ func TestConnCloseReadFails(t *testing.T) {
 	require.Equal(t, connRest, string(got))
 }
 
-// A dlnConn is a transport that notes the last deadline that it was given, and
-// does something when it has it.
+// A dlnConn is a transport that records the last deadline it was given, and
+// then calls a function.
 type dlnConn struct {
 	net.Conn
 	last atomic.Pointer[time.Time]
@@ -130,8 +130,8 @@ func (c *dlnConn) SetDeadline(t time.Time) error {
 	return c.err
 }
 
-// Of two deadlines set at once, the one that the transport has got last is also
-// that of what came with the handshake.
+// Two deadlines are set at once. The one that the transport got last also
+// applies to the bytes that came with the handshake.
 func TestConnDeadlinesAtOnce(t *testing.T) {
 	past, future := time.Unix(1, 0), time.Now().Add(time.Hour)
 	type setter func(*preflight.Conn, time.Time) error
@@ -144,7 +144,7 @@ func TestConnDeadlinesAtOnce(t *testing.T) {
 		transport.then = func(t time.Time) {
 			if t.Equal(past) {
 				go func() { second <- tt.second(conn, future) }()
-				for range 10_000 { // for the second to come through, if it can
+				for range 10_000 { // time for the second call to complete, if it can
 					runtime.Gosched()
 				}
 			}
@@ -161,8 +161,8 @@ func TestConnDeadlinesAtOnce(t *testing.T) {
 	}
 }
 
-// A deadline that the transport has not taken is none for what came with the
-// handshake either.
+// A deadline that the transport rejects does not apply to the bytes that came
+// with the handshake either.
 func TestConnDeadlineFails(t *testing.T) {
 	for name, set := range map[string]func(*preflight.Conn, time.Time) error{
 		"SetDeadline": (*preflight.Conn).SetDeadline, "SetReadDeadline": (*preflight.Conn).SetReadDeadline,

@@ -15,12 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wchConn is a transport of which a Read, once it has bytes, lets something
-// happen before it returns.
+// A wchConn is a transport whose Read calls a function after it has bytes and
+// before it returns.
 type wchConn struct {
 	*testkit.NetworkConn
 	meanwhile func()
-	reads     atomic.Int32 // begun
+	reads     atomic.Int32 // counts the Reads that have started
 }
 
 func (c *wchConn) Read(b []byte) (int, error) {
@@ -49,8 +49,8 @@ func wchSilent(t *testing.T) (net.Conn, *wchConn, *preflight.Conn) {
 	return ours, server, c
 }
 
-// A Read that has read the end of a request line, and has not seen yet that it is
-// one, is waited for: another Read does not go past it to what follows.
+// One Read has read the end of a request line and has not parsed it yet.
+// Another Read waits for it and does not return the bytes that follow.
 func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server, c := wchSilent(t)
@@ -64,7 +64,7 @@ func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 				got = b[:n]
 				second <- err
 			}()
-			for range 10_000 { // for the second to read, if it can
+			for range 10_000 { // time for the second to read, if it can
 				runtime.Gosched()
 			}
 			require.Equal(t, before+1, server.reads.Load(), "another Read is under way")
@@ -80,8 +80,9 @@ func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 	})
 }
 
-// The bytes that turn out to be the end of a request line are not left in the
-// buffer, whose owner may look into it although Read has returned none.
+// If bytes turn out to be the end of a request line, Read clears them from the
+// caller's buffer, because the caller may look into the buffer although Read
+// returned no bytes.
 func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _, c := wchSilent(t)
@@ -94,8 +95,8 @@ func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
 	})
 }
 
-// wchListener hands connections out that know by which of their methods the
-// bytes are moved.
+// wchListener returns connections that record which of their methods moves the
+// bytes.
 type wchListener struct {
 	net.Listener
 	conns chan *connRecorder
@@ -111,16 +112,16 @@ func (l wchListener) Accept() (net.Conn, error) {
 	return r, nil
 }
 
-// A first line that does not end is inspected for 1 MiB from the beginning of the
-// connection, or for MaxHeaderBytes if that is more. Then the connection is plain
-// for good, and the kernel moves its bytes.
+// A first line without an end is inspected for 1 MiB from the beginning of the
+// connection, or for MaxHeaderBytes if that is larger. Then the connection
+// stays plain, and the kernel may move its bytes.
 func TestWatchEnds(t *testing.T) {
 	const mebi = 1 << 20
 	request := " /x HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n"
 	for _, tt := range []struct {
 		name      string
 		maxHeader int
-		silent    bool // at first; else the listener has sorted a part of the line
+		silent    bool // sent at first; else the listener has sorted a part of the line
 		line      int
 		http      bool
 	}{
@@ -185,7 +186,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// handedTo is how often WriteTo has been called.
+// handedTo returns how often WriteTo has been called.
 func (c *connRecorder) handedTo() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,11 +11,11 @@ import (
 	"github.com/preflight-go/preflight/internal/testkit"
 )
 
-// shdDrip is the end of a client that sends what it has to say byte by byte,
-// but for the first writes.
+// shdDrip is the client's end of a connection. After the first writes it sends
+// its bytes one by one.
 type shdDrip struct {
 	net.Conn
-	whole int // writes that are not dripped
+	whole int // the number of writes that are sent whole
 	pause time.Duration
 }
 
@@ -32,14 +32,14 @@ func (c *shdDrip) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// A shdSlow client does everything right, and too slowly.
+// A shdSlow client does everything right, but too slowly.
 type shdSlow struct {
 	name    string
 	mounted bool
-	begin   func(testing.TB, *testkit.Scene, *testkit.Client) *testkit.Client // in no time; may be nil
+	begin   func(testing.TB, *testkit.Scene, *testkit.Client) *testkit.Client // at once; may be nil
 	act     func(*testkit.Scene, *testkit.Client)                             // slowly, in a goroutine
 	// answer is the status of the refusal, which the client has a second to
-	// read; 0: there is none.
+	// read. 0 means that there is none.
 	answer int
 }
 
@@ -50,14 +50,14 @@ func shdDripped(text string, pause time.Duration) func(*testkit.Scene, *testkit.
 	}
 }
 
-// shdDrippedTLS shakes hands slowly, but for the first writes.
+// shdDrippedTLS performs a TLS handshake slowly, except for the first writes.
 func shdDrippedTLS(whole int, pause time.Duration) func(*testkit.Scene, *testkit.Client) {
 	return func(s *testkit.Scene, c *testkit.Client) {
 		tls.Client(&shdDrip{testkit.BufferedConn{Conn: c.Conn, R: c.R}, whole, pause}, s.ClientTLS).Handshake()
 	}
 }
 
-// shdLate sends text in two parts, of which the second comes after four seconds.
+// shdLate sends text in two parts. The second part comes after four seconds.
 func shdLate(text string) func(*testkit.Scene, *testkit.Client) {
 	return func(_ *testkit.Scene, c *testkit.Client) {
 		io.WriteString(c, text[:len(text)/2])
@@ -66,7 +66,7 @@ func shdLate(text string) func(*testkit.Scene, *testkit.Client) {
 	}
 }
 
-// shdTunnel is shdLate, and then a slow handshake inside the tunnel.
+// shdTunnel is shdLate, followed by a slow TLS handshake inside the tunnel.
 func shdTunnel(whole int, pause time.Duration) func(*testkit.Scene, *testkit.Client) {
 	return func(s *testkit.Scene, c *testkit.Client) {
 		shdLate(testkit.TunnelTLSRequest)(s, c)
@@ -112,8 +112,8 @@ var shdSlows = []shdSlow{
 	{name: "the handshake inside the tunnel over TLS", begin: shdSecure, act: shdTunnel(1, testkit.Twice)},
 }
 
-// What net/http reads before belongs to its own timeouts: here the handshake
-// begins with the end of the head.
+// Before that, net/http applies its own timeouts. Here the handshake begins at
+// the end of the head.
 var shdSlowsInHTTP = []shdSlow{
 	{name: "ServeHTTP, Authorize", mounted: true, act: shdDripped(testkit.Request("Wait: yes"), 0), answer: 403},
 	{name: "ServeHTTP, reading its 101", mounted: true, act: shdDripped(testkit.Request(), 0)},

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A momContext ends in the moment in which crypto/tls has done with it, and nobody
-// else has.
+// A momContext ends at the moment when crypto/tls has stopped its watch on the
+// context and every other watch still runs.
 type momContext struct {
 	context.Context
 	mu    sync.Mutex
@@ -38,7 +38,8 @@ func (c *momContext) Err() error {
 	return nil
 }
 
-// AfterFunc is what package context calls for whatever is to end with c.
+// AfterFunc is called by package context for each function that must run when c
+// ends.
 func (c *momContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,9 +64,8 @@ func (c *momContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// The context may end in the very moment in which the handshake of the TLS inside
-// the tunnel has come to its end. The connection is then being closed, and must
-// not be returned.
+// The context may end at the moment when the TLS handshake inside the tunnel
+// has finished. The connection is then being closed, and must not be returned.
 func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
@@ -82,8 +82,8 @@ func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
 	require.Nil(t, c)
 }
 
-// wrtConn is a transport on which a write fails when a part of it has arrived, and
-// from which an answer may be read.
+// wrtConn is a transport whose Write fails after a part of the bytes has
+// arrived. Its Read may still return an answer.
 type wrtConn struct {
 	net.Conn
 	arrives int
@@ -94,13 +94,13 @@ func (c wrtConn) Write(b []byte) (int, error) {
 	return n, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
 
-// A proxy may answer, and close, before it has read the whole request. That answer
-// says more than the failed write, if it is a refusal; nothing else can be one to a
-// request that was not sent.
+// A proxy may answer and close before it has read the whole request. If that
+// answer is a refusal, it says more than the failed write. Any other answer
+// cannot belong to a request that was not sent.
 func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 	for _, tt := range []struct {
 		answer string
-		status int // 0: the write is what failed
+		status int // 0: the error is that of the write
 	}{
 		{"HTTP/1.1 431 Too Large\r\nContent-Length: 5\r\n\r\nlarge", 431},
 		{"HTTP/1.1 302 Found\r\nLocation: https://there.example/\r\n\r\n", 302},
@@ -142,7 +142,7 @@ func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 	}
 }
 
-// For such an answer the dial waits a second, and not for its whole time.
+// The dial waits one second for such an answer, not the whole timeout.
 func TestDialerWaitsBrieflyForAnAnswerToAFailedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := make(chan struct{})

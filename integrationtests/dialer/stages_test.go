@@ -22,14 +22,15 @@ import (
 
 const scrConnected = "HTTP/1.1 200 Connection established\r\n\r\n"
 
-// scrTLS is a peer's side of TLS, after which rest follows.
+// scrTLS is a peer's side of TLS. rest runs after the handshake.
 func scrTLS(c net.Conn, config *tls.Config, rest func(net.Conn)) {
 	if tc := tls.Server(c, config); tc.Handshake() == nil {
 		rest(tc)
 	}
 }
 
-// scrDrip answers with a byte each 300 ms, as long as there is a client.
+// scrDrip answers with one byte every 300 ms, as long as the client is
+// connected.
 func scrDrip(answer string) func(net.Conn) {
 	return func(c net.Conn) {
 		testkit.ReadRequest(c)
@@ -41,9 +42,9 @@ func scrDrip(answer string) func(net.Conn) {
 	}
 }
 
-// TestDialerStages: a peer may stop to take part at every stage. Whatever ends the
-// dial then, its error names the stage and the reason, and nothing is left: the
-// bubble of synctest fails on a goroutine that is.
+// TestDialerStages: a peer may stall at every step. However the dial then ends,
+// its error names the step and the reason, and nothing leaks: the bubble of
+// synctest fails if a goroutine remains.
 func TestDialerStages(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	none := func(net.Conn) {}
@@ -115,13 +116,13 @@ func TestDialerStages(t *testing.T) {
 						require.True(t, ok)
 						require.Equal(t, "preflight", op.Op)
 						for _, is := range []error{os.ErrDeadlineExceeded, context.DeadlineExceeded, context.Canceled, testkit.ErrCause} {
-							// The reason, and not another beside it.
+							// The error holds this reason and no other.
 							require.Equal(t, is == end.Want || is == end.Of, errors.Is(err, is), "%v: %v", is, err)
 						}
 						require.Equal(t, endName == "timeout" || endName == "deadline of ctx", op.Timeout())
 						require.NotZero(t, peer.Spy.Closes.Load())
 						testkit.RequireNoSecret(t, err)
-						<-done // because the connection was closed
+						<-done // the connection was closed for that
 					})
 				})
 			}
@@ -129,9 +130,9 @@ func TestDialerStages(t *testing.T) {
 	}
 }
 
-// TestDialerStagesBeforeTheConnection: what NetDialer does is bounded by the context,
-// and its error, which says what it was doing, is the one returned. The timeout of
-// the handshake does not end it where the context has a deadline.
+// TestDialerStagesBeforeTheConnection: the context bounds NetDialer. The dial
+// returns the error of NetDialer, which names the failed step. If the context
+// has a deadline, HandshakeTimeout does not end NetDialer.
 func TestDialerStagesBeforeTheConnection(t *testing.T) {
 	for _, proxy := range []string{"", "http://me:s3cr3t@proxy.invalid:3128", "socks5h://me:s3cr3t@proxy.invalid"} {
 		for _, how := range []string{"cancel", "deadline"} {
@@ -183,8 +184,9 @@ func TestDialerStagesBeforeTheConnection(t *testing.T) {
 	}
 }
 
-// TestDialerStagesContextHasEnded before NetDialer returns, which did not notice: no
-// request, of an upgrade or to a forward proxy, is sent any more.
+// TestDialerStagesContextHasEnded: the context ends before NetDialer returns,
+// and NetDialer does not notice. No upgrade request and no request to a forward
+// proxy is sent.
 func TestDialerStagesContextHasEnded(t *testing.T) {
 	for _, proxy := range []string{"", "http://proxy.example", "https://edge.example", "socks5://proxy.example"} {
 		for _, secure := range []bool{false, true} {
@@ -201,7 +203,7 @@ func TestDialerStagesContextHasEnded(t *testing.T) {
 			conn, err := d.DialContext(ctx, "tcp", "edge.example:80")
 			require.Nil(t, conn)
 			require.ErrorIs(t, err, testkit.ErrCause)
-			if begins := strings.HasPrefix(proxy, "https") || secure && proxy == ""; !begins { // TLS, whose hello tells nothing
+			if begins := strings.HasPrefix(proxy, "https") || secure && proxy == ""; !begins { // TLS begins, and its hello contains no secret
 				require.Zero(t, peer.Spy.Writes.Load())
 			}
 			require.NotZero(t, peer.Spy.Closes.Load())
@@ -209,9 +211,9 @@ func TestDialerStagesContextHasEnded(t *testing.T) {
 	}
 }
 
-// TestDialURLByProxy: a URL is dialed by way of the forward proxy, with an upgrade
-// and without one. The proxy's credentials go to the proxy, and those of the URL
-// nowhere.
+// TestDialURLByProxy: a URL is dialed through the forward proxy, with an
+// upgrade and without one. The proxy's credentials go to the proxy. The
+// userinfo of the URL goes to no one.
 func TestDialURLByProxy(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	connects := make(chan *http.Request, 8)
@@ -257,7 +259,7 @@ func TestDialURLByProxy(t *testing.T) {
 	}
 }
 
-// scrForward is a forward proxy, that allows everything, until ln is closed.
+// scrForward is a forward proxy that allows every address, until ln is closed.
 func scrForward(ln net.Listener, connects chan<- *http.Request) {
 	for {
 		c, err := ln.Accept()
@@ -286,9 +288,9 @@ func scrForward(ln net.Listener, connects chan<- *http.Request) {
 	}
 }
 
-// TestDialURLByProxyErrors: neither the password of the URL nor that of the
-// proxy is in the error of a dial that the proxy refuses, with an upgrade or
-// without; nothing goes in clear that tcps was asked for.
+// TestDialURLByProxyErrors: if the proxy refuses the dial, the error contains
+// neither the password of the URL nor that of the proxy, with an upgrade and
+// without one. Bytes that tcps must protect are not sent in clear.
 func TestDialURLByProxyErrors(t *testing.T) {
 	for _, upgraded := range []string{"0", "1"} {
 		for _, scheme := range []string{"tcp", "tcps"} {
@@ -302,7 +304,7 @@ func TestDialURLByProxyErrors(t *testing.T) {
 			require.EqualValues(t, 1, peer.Spy.Closes.Load())
 			require.Equal(t, "proxy.example:3128", peer.Address)
 			testkit.RequireNoSecret(t, err)
-			require.NotContains(t, err.Error(), "czNjcjN0") // base64 of its parts
+			require.NotContains(t, err.Error(), "czNjcjN0") // base64 of parts of it
 			require.NotContains(t, err.Error(), strings.TrimRight("b3V0OnMzY3IzdA==", "="))
 			d = preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Proxy: d.Proxy, TLSConfig: new(tls.Config)}
 			if scheme == "tcp" {
