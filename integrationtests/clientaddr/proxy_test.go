@@ -43,7 +43,7 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 	}{
 		{name: "another address", trusted: testkit.Prefixes("127.0.0.1/32", "10.0.0.0/8", "::/0")},
 		{name: "another address, refused", trusted: testkit.Prefixes("127.0.0.1/32", "10.0.0.0/8", "::/0"), refuse: true},
-		{name: "nobody"},
+		{name: "none"},
 		{name: "empty, not nil", trusted: testkit.Prefixes()},
 		{name: "none, refused", refuse: true},
 	} {

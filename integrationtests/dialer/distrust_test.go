@@ -69,7 +69,7 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	return nil, errors.New("no more")
 }
 
-// A silent connection whose peer is dead is not handed on as plain.
+// A silent connection whose peer is dead is not delivered as plain.
 func TestListenerTransportTimesOut(t *testing.T) {
 	c, peer := net.Pipe()
 	defer peer.Close()

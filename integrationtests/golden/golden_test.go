@@ -28,10 +28,10 @@ func goldenAll[T any](t *testing.T, dir string, table map[string]T) {
 	}
 }
 
-// TestGoldenToListener plays requests as the proxies rewrite them. Sent to the
-// proxies were Host, Connection: Upgrade, Upgrade: tcp, User-Agent,
-// X-Custom-One, x-lower, X-Dup: 1, X-Dup: 2, Authorization, Cookie and
-// X-Forwarded-For: 9.9.9.9.
+// TestGoldenToListener plays requests as the proxies rewrite them. The proxies
+// were sent Host, Connection: Upgrade, Upgrade: tcp, User-Agent, X-Custom-One,
+// x-lower, X-Dup: 1, X-Dup: 2, Authorization, Cookie and X-Forwarded-For:
+// 9.9.9.9.
 func TestGoldenToListener(t *testing.T) {
 	type facts struct {
 		uri    string // "" means /amps/json

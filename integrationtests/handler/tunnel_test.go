@@ -21,11 +21,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndOrdinary are two ordinary requests.
+// hndOrdinary holds two ordinary requests.
 const hndOrdinary = testkit.Get + "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 
 // hndThenTunnel requires that two ordinary requests are answered, and that the
-// upgrade request behind them becomes a tunnel that begins with data.
+// upgrade request after them opens a tunnel that begins with data.
 func hndThenTunnel(t testing.TB, c *testkit.Client, accepted <-chan *preflight.Conn, data string) {
 	t.Helper()
 	c.Got(t)
@@ -43,8 +43,8 @@ func hndThenTunnel(t testing.TB, c *testkit.Client, accepted <-chan *preflight.C
 	c.Ended(t)
 }
 
-// A connection that has carried ordinary requests becomes a tunnel, and what is
-// glued behind the head is the tunnel's, wherever the client's segments end.
+// A connection that has carried ordinary requests becomes a tunnel. Bytes glued
+// to the head belong to the tunnel, wherever the client's segments end.
 func TestHandlerThenTunnel(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	stream := hndOrdinary + testkit.Request() + data
@@ -68,8 +68,8 @@ func TestHandlerThenTunnel(t *testing.T) {
 	})
 }
 
-// Nor does it matter which of the buffers on the way hold it: that of the
-// first sorting, that of net/http, or the socket's.
+// It makes no difference which buffer holds them: that of the first sorting,
+// that of net/http, or the socket's.
 func TestHandlerThenTunnelWithMuchData(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	accepted := testkit.AcceptAll(t, l)
@@ -96,7 +96,7 @@ func TestHandlerThenTunnelWithMuchData(t *testing.T) {
 	}
 }
 
-// A refusal of a later request is its connection's last answer too.
+// The refusal of a later request ends its connection too.
 func TestHandlerThenRefusal(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler, Authorize: func(r *http.Request) (http.Header, error) {
 		return nil, &preflight.StatusError{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {"Bearer"}}}
@@ -113,12 +113,12 @@ func TestHandlerThenRefusal(t *testing.T) {
 	}
 }
 
-// hndFacts are what is known of a client.
+// hndFacts is what the server knows about a client.
 type hndFacts struct{ remote, user, secret string }
 
-// A proxy sends the requests of different clients over one connection: each
-// has the facts of its own head, Handler knows the peer alone, and a PROXY header
-// is the connection's.
+// A proxy sends the requests of different clients over one connection. The
+// address and the fields of each request come from its own head. Handler sees
+// the address of the peer. A PROXY header applies to the whole connection.
 func TestHandlerFactsAreOfOneHead(t *testing.T) {
 	for _, tt := range []struct{ name, proxy, peer string }{
 		{"plain", "", ""},
@@ -194,8 +194,8 @@ func (l *hndCounted) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// The same with a proxy of the standard library, and clients that have
-// addresses of their own.
+// The same with the reverse proxy of the standard library, and clients with
+// their own addresses.
 func TestHandlerBehindGoProxy(t *testing.T) {
 	remotes := make(chan string, 9)
 	inner := &hndCounted{Listener: testkit.ListenTCP(t)}
@@ -205,7 +205,7 @@ func TestHandlerBehindGoProxy(t *testing.T) {
 		Handler:        http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { remotes <- r.RemoteAddr; testkit.ReportHandler(w, r) }),
 	})
 	accepted := testkit.AcceptAll(t, l)
-	transport := &http.Transport{MaxConnsPerHost: 1} // so that one connection carries everything
+	transport := &http.Transport{MaxConnsPerHost: 1} // so that one connection carries all requests
 	defer transport.CloseIdleConnections()
 	proxy := testkit.ListenTCP(t)
 	testkit.ServeHTTP(t, proxy, &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
@@ -237,7 +237,8 @@ func TestHandlerBehindGoProxy(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
-// Over TLS, whoever accepts it, Handler knows it, and so does a tunnel.
+// Over TLS, Handler and a tunnel see the TLS state, whichever server accepted
+// the connection.
 func TestHandlerSeesTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, tt := range []struct {
@@ -274,7 +275,7 @@ func TestHandlerSeesTLS(t *testing.T) {
 				c := testkit.DialClient(t, l)
 				c.Send(t, testkit.Get)
 				c.Got(t)
-				require.False(t, <-secure, "beside it, there are clients without TLS")
+				require.False(t, <-secure, "the same listener also has clients without TLS")
 			}
 		})
 	}

@@ -16,11 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndCase is one client in front of one listener.
+// kndCase is one client of one listener.
 type kndCase struct {
 	*testkit.Client
 	accepted  <-chan *preflight.Conn
-	tls       *tls.Config // of the client
+	tls       *tls.Config // the address of the client
 	serverTLS *tls.Config
 	remote    string
 	overTLS   bool
@@ -29,7 +29,7 @@ type kndCase struct {
 // say sends s in as few segments as possible.
 func (c *kndCase) say(t testing.TB, s string) { c.Send(t, s) }
 
-// next is the next accepted connection, which must be this client's.
+// next returns the next accepted connection, which must be this client's.
 func (c *kndCase) next(t testing.TB) *preflight.Conn {
 	t.Helper()
 	select {
@@ -42,7 +42,8 @@ func (c *kndCase) next(t testing.TB) *preflight.Conn {
 	}
 }
 
-// onTLS requires that TLS is the layer below conn exactly if it should be.
+// onTLS requires that TLS is the layer below conn exactly if the client uses
+// TLS.
 func (c *kndCase) onTLS(t testing.TB, conn *preflight.Conn) {
 	t.Helper()
 	tc, ok := conn.NetConn().(*tls.Conn)
@@ -50,7 +51,7 @@ func (c *kndCase) onTLS(t testing.TB, conn *preflight.Conn) {
 	require.True(t, !ok || tc.ConnectionState().HandshakeComplete)
 }
 
-// aboutTLS requires that the request knows whether it came by TLS.
+// aboutTLS requires that the request tells whether it came over TLS.
 func (c *kndCase) aboutTLS(t testing.TB, conn *preflight.Conn) {
 	t.Helper()
 	state := conn.Request().TLS
@@ -66,14 +67,14 @@ func (c *kndCase) answered(t testing.TB, conn io.Writer, r io.Reader) {
 	testkit.Skip(t, r, "an answer")
 }
 
-// kndKind is what a connection may turn out to be.
+// kndKind is a kind of connection.
 type kndKind struct {
 	name     string
-	raw, tls bool   // where it occurs: without and with TLS
+	raw, tls bool   // whether it occurs without and with TLS
 	alpn     string // what the TLS client offers
 	handler  bool   // the listener has a Handler
 	noTLS    bool   // the listener has no TLSConfig
-	most     int    // bytes after which all is left to crypto/tls; 0: nothing is
+	most     int    // the number of bytes after which crypto/tls reads the rest; 0: it reads none
 	play     func(t testing.TB, c *kndCase)
 }
 
@@ -171,7 +172,7 @@ func kndPlayHello(t testing.TB, c *kndCase) {
 	c.answered(t, server, client)
 }
 
-// kndStage has one listener of each configuration that the kinds need.
+// kndStage holds one listener for each configuration that the kinds need.
 type kndStage struct {
 	server, client *tls.Config
 	inner          map[kndConfig]*testkit.InnerListener
@@ -197,8 +198,9 @@ func kndNewStage(t testing.TB) *kndStage {
 	return s
 }
 
-// play has one client of kind behind header. What it sends arrives in pieces of
-// raw, what it says in a TLS layer in pieces of plain. It returns what came.
+// play runs one client of kind behind header. The bytes of the connection
+// arrive in pieces of raw, the bytes inside TLS in pieces of plain. It returns
+// the bytes that arrived.
 func (s *kndStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, kind kndKind, raw, plain testkit.Pieces) (stream []byte, said int) {
 	t.Helper()
 	config := kndConfig{kind.handler, kind.noTLS}
@@ -228,7 +230,7 @@ func (s *kndStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, k
 	return inner.Last.Load().Taken(), speech.Said
 }
 
-// every calls f for each way in which a kind of connection can be nested.
+// every calls f for each way to nest a kind of connection.
 func (s *kndStage) every(t *testing.T, headers []testkit.HeaderCase, f func(t *testing.T, h testkit.HeaderCase, overTLS bool, k kndKind)) {
 	for _, header := range headers {
 		for _, kind := range kndKinds {
@@ -242,8 +244,9 @@ func (s *kndStage) every(t *testing.T, headers []testkit.HeaderCase, f func(t *t
 	}
 }
 
-// Every kind in every other that can carry it: glued together as far as that is
-// possible, cut at and beside each border of a layer, and one byte at a time.
+// Every kind is tested in every layer that can carry it: glued together as far
+// as possible, cut at and beside each border of a layer, and one byte at a
+// time.
 func TestListenerKinds(t *testing.T) {
 	s := kndNewStage(t)
 	s.every(t, testkit.HeaderCases(t), func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind kndKind) {
@@ -262,7 +265,7 @@ func TestListenerKinds(t *testing.T) {
 	})
 }
 
-// kndBorders are the ends of the header and of the TLS records behind it.
+// kndBorders returns the ends of the header and of the TLS records after it.
 func kndBorders(stream []byte, header int) []int {
 	borders := []int{header}
 	for i := header; i+5 < len(stream) && stream[i] >= 20 && stream[i] <= 23 && stream[i+1] == 3; {
@@ -272,24 +275,24 @@ func kndBorders(stream []byte, header int) []int {
 	return borders
 }
 
-// The same cut at every byte, of the connection and of what TLS carries, as far
-// as it is this package that reads it.
+// The same, cut at every byte of the connection and of the bytes inside TLS, as
+// far as this package reads them.
 func TestListenerKindsInTwoParts(t *testing.T) {
 	s := kndNewStage(t)
 	headers := testkit.HeaderCases(t)
-	for _, i := range []int{0, 1, 5} { // nothing, v1, v2 with TLVs
+	for _, i := range []int{0, 1, 5} { // none, v1, v2 with TLVs
 		s.every(t, headers[i:i+1], func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind kndKind) {
 			stream, said := s.play(t, header, overTLS, kind, testkit.InOnePiece, testkit.InOnePiece)
 			raw, plain := len(stream), 0
 			switch {
 			case overTLS && kind.name == "tunnel" && i != 1:
-				raw = kndBorders(stream, len(header.Bytes))[1] + 6 // behind the hello
+				raw = kndBorders(stream, len(header.Bytes))[1] + 6 // after the hello
 			case overTLS:
 				raw = len(header.Bytes) + 6
 			case kind.most > 0:
 				raw = len(header.Bytes) + kind.most
 			}
-			if overTLS && i == 0 && (kind.name == "tunnel" || kind.handler) { // above TLS, all is as without it
+			if overTLS && i == 0 && (kind.name == "tunnel" || kind.handler) { // inside TLS, everything is as without TLS
 				plain = said
 			}
 			for k := 1; k < raw; k++ {

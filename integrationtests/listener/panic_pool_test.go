@@ -11,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A plyListener's first connections panic in Read, and keep the memory that Read
-// was given, as a transport may do that hands its work to another goroutine.
+// The first connections of a plyListener panic in Read and keep the buffer that
+// Read was given. A transport that passes its work to another goroutine may do
+// that.
 type plyListener struct {
 	net.Listener
 	mu   sync.Mutex
 	kept map[*byte]bool
-	used int // of the kept ones, by others
+	used int // how many kept buffers other connections have used
 }
 
 type plyConn struct {
@@ -49,8 +50,8 @@ func (c plyConn) Read(b []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// What a handshake that panicked has used is not used again: whoever panicked may
-// still write there.
+// The memory of a handshake that panicked is not used again, because the code
+// that panicked may still write to it.
 func TestListenerPanicKeepsItsMemory(t *testing.T) {
 	testkit.CaptureLog(t)
 	inner := &plyListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}

@@ -20,7 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndMounted is an existing server that serves hndReport, and l at /client/.
+// hndMounted is an existing server that serves ReportHandler, and l at
+// /client/.
 func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -29,18 +30,18 @@ func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	return testkit.ServeHTTP(t, n, mux)
 }
 
-// hndUpgrade is an upgrade request for the place where l is mounted.
+// hndUpgrade is an upgrade request for the path where l is mounted.
 var hndUpgrade = strings.Replace(testkit.Request(), "/t", "/client/t", 1)
 
-// A listener mounted on an existing server: that one's other handlers notice
-// nothing, and the tunnels come out of Accept.
+// A listener is mounted on an existing server. The other handlers work as
+// before, and the tunnels come from Accept.
 func TestMount(t *testing.T) {
 	l := new(preflight.PreflightListener)
 	defer l.Close()
 	require.Equal(t, "preflight", l.Addr().String())
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, http.MaxBytesHandler(l, 1)) // which puts a Body of its own into the request
+	hndMounted(t, n, http.MaxBytesHandler(l, 1)) // it puts its own Body into the request
 	for range 2 {
 		c := testkit.DialClient(t, n)
 		c.Send(t, testkit.Get)
@@ -66,8 +67,8 @@ func TestMount(t *testing.T) {
 	testkit.Talk(t, &testkit.Client{Conn: c, R: bufio.NewReader(c)}, testkit.NextTunnel(t, accepted))
 }
 
-// What the server had buffered behind the head is the tunnel's, wherever the
-// client's segments end.
+// Bytes that the server had buffered after the head belong to the tunnel,
+// wherever the client's segments end.
 func TestMountKeepsWhatFollowsTheHead(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	for _, before := range []string{"", testkit.Get} {
@@ -100,8 +101,8 @@ func TestMountKeepsWhatFollowsTheHead(t *testing.T) {
 	}
 }
 
-// The connection is the server's own, of which nothing is between us and the
-// kernel, or TLS; io.Copy begins with what was buffered.
+// The connection is the server's own, with no wrapper around the TCP or TLS
+// connection. io.Copy begins with the buffered bytes.
 func TestMountConnection(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, secure := range []bool{false, true} {
@@ -154,8 +155,9 @@ func TestMountConnection(t *testing.T) {
 	}
 }
 
-// A client that ends its direction right behind its head is served as it is by
-// Accept. To net/http, which may have noticed, it looks like one that has gone.
+// A client that half-closes right after its head is served as it is by Accept.
+// net/http may have noticed the half-close and takes it for the end of the
+// client.
 func TestMountHalfClosed(t *testing.T) {
 	vetted := make(chan error, 9)
 	l := &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
@@ -181,7 +183,7 @@ func TestMountHalfClosed(t *testing.T) {
 	testkit.Carry(t, "an answer", conn, c.R)
 }
 
-// TLS inside the tunnel works also where the request has come by ServeHTTP.
+// TLS inside the tunnel also works if the request came through ServeHTTP.
 func TestMountTLSInTheTunnel(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	l := &preflight.PreflightListener{TLSConfig: serverTLS}
@@ -201,9 +203,10 @@ func TestMountTLSInTheTunnel(t *testing.T) {
 
 type hndKey struct{}
 
-// What a middleware has found out about a client reaches Authorize and the
-// application. The Context ends with the handshake for the one, and never for
-// the other: not with ServeHTTP, not with the server.
+// A value that a middleware puts into the Context reaches Authorize and the
+// application. The Context that Authorize sees ends with the handshake. The
+// Context of the application never ends, neither with ServeHTTP nor with the
+// server.
 func TestMountContext(t *testing.T) {
 	for _, authorize := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Authorize %t", authorize), func(t *testing.T) {
@@ -254,8 +257,8 @@ func TestMountContext(t *testing.T) {
 	}
 }
 
-// HTTP/2 has no upgrade. The one who reads the answer learns what to do; where
-// there is a Handler the request is its. HTTP/1.1 works beside it.
+// HTTP/2 has no upgrade. The answer tells the reader what to do. If there is a
+// Handler, it gets the request. HTTP/1.1 works on the same server.
 func TestMountHTTP2(t *testing.T) {
 	for _, handler := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Handler %t", handler), func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 )
 
 // hndFull is a mounted listener whose places are all taken by finished tunnels
-// that nobody has accepted.
+// that have not been accepted.
 func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightListener {
 	t.Helper()
 	l := &preflight.PreflightListener{MaxPending: most}
@@ -26,7 +26,7 @@ func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightLis
 	return l
 }
 
-// hndAccept takes one tunnel.
+// hndAccept accepts one tunnel.
 func hndAccept(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
 	t.Helper()
 	c, err := l.Accept()
@@ -35,8 +35,8 @@ func hndAccept(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
 	return c.(*preflight.Conn)
 }
 
-// Who finds no place waits for one as long as a handshake may take, and is told
-// to come again then.
+// A request without a free place waits as long as a handshake may take. Then it
+// is told to try again later.
 func TestMountWaitsForAPlace(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -45,7 +45,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 		text  string // in the body
 		after time.Duration
 	}{
-		{"in vain", func(*testing.T, *preflight.PreflightListener) {}, 503, "too many handshakes", 10 * time.Second},
+		{"no place becomes free", func(*testing.T, *preflight.PreflightListener) {}, 503, "too many handshakes", 10 * time.Second},
 		{"until Accept makes room", func(t *testing.T, l *preflight.PreflightListener) { hndAccept(t, l) }, 101, "", 4 * time.Second},
 		{"until Close", func(t *testing.T, l *preflight.PreflightListener) { require.NoError(t, l.Close()) }, 503, "shutting down", 4 * time.Second},
 		{"until Shutdown", func(t *testing.T, l *preflight.PreflightListener) {
@@ -58,7 +58,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := testkit.NewNetwork()
 				l := hndFull(t, n, 1)
-				time.Sleep(time.Hour) // which costs the finished one nothing
+				time.Sleep(time.Hour) // this costs the finished tunnel nothing
 				start := time.Now()
 				clients := []*testkit.Client{n.Dial(t), n.Dial(t), n.Dial(t)}
 				if tt.want == 101 {
@@ -99,8 +99,8 @@ func TestMountWaitsForAPlace(t *testing.T) {
 	}
 }
 
-// Several places that are made free at once are given to as many, also where
-// that happens just when they come.
+// If several places become free at once, the same number of requests get one,
+// also if the requests arrive at the same moment.
 func TestMountGivesEveryPlaceAway(t *testing.T) {
 	for range 30 {
 		synctest.Test(t, func(t *testing.T) {
@@ -128,8 +128,8 @@ func TestMountGivesEveryPlaceAway(t *testing.T) {
 	}
 }
 
-// Those who have been turned away have left no trace: the places are as many
-// as before.
+// A request that was refused leaves nothing behind: there are as many places as
+// before.
 func TestMountForgetsWhoHasWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -155,12 +155,13 @@ func TestMountForgetsWhoHasWaited(t *testing.T) {
 	})
 }
 
-// However many wait, by ServeHTTP and in the backlog of the listener's own,
-// each place that is made free is given to one of them: nobody sleeps on.
+// However many clients wait, through ServeHTTP and in the backlog of the
+// listener's own port, each free place is given to one of them. No client waits
+// while a place is free.
 func TestMountManyWait(t *testing.T) {
 	for _, most := range []int{1, 2, 5} {
 		for _, both := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d places, a listener of its own %t", most, both), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d places, with a wrapped listener %t", most, both), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					const many = 60
 					n, own := testkit.NewNetwork(), testkit.NewNetwork()
@@ -200,8 +201,8 @@ func TestMountManyWait(t *testing.T) {
 	}
 }
 
-// Some of those who wait give up in the very moment in which places are made
-// free, others do not: no place may be lost on the ones who go.
+// Some of the waiting requests give up at the moment when places become free.
+// No place may be lost with a request that gives up.
 func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
@@ -216,7 +217,7 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 			for range each {
 				late = append(late, n.Dial(t).Ask(testkit.Request()))
 			}
-			time.Sleep(5 * time.Second) // now the early ones have waited for long enough
+			time.Sleep(5 * time.Second) // now the early requests have reached their timeout
 			accepted := testkit.AcceptAll(t, l)
 			synctest.Wait()
 			served := 3
@@ -225,7 +226,7 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 				switch a.StatusCode {
 				case 101:
 					served++
-				case 0: // it got its place with no time left to answer
+				case 0: // it got its place when no time was left to answer
 					require.ErrorIs(t, a.Err, io.ErrUnexpectedEOF)
 				default:
 					require.Equal(t, 503, a.StatusCode)
@@ -241,8 +242,8 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 	}
 }
 
-// A request by ServeHTTP is a new client like any other: one that keeps the
-// listener waiting for bytes goes in its favour.
+// A request through ServeHTTP is a new client like any other. A client that
+// keeps the listener waiting for bytes is evicted for it.
 func TestMountMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, own := testkit.NewNetwork(), testkit.NewNetwork()
@@ -260,7 +261,7 @@ func TestMountMakesRoom(t *testing.T) {
 	})
 }
 
-// On a connection of Handler's own an upgrade request waits in the same way.
+// An upgrade request on a connection of Handler waits in the same way.
 func TestHandlerWaitsForAPlace(t *testing.T) {
 	for _, room := range []bool{false, true} {
 		t.Run(fmt.Sprintf("room %t", room), func(t *testing.T) {

@@ -13,8 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdOutcomes are the ends of a handshake: at every stage a client may leave,
-// every kind may be delivered, and Authorize may do what it likes.
+// shdOutcomes are the ways in which a handshake can end. A client may leave at
+// every step, every kind may be delivered, and Authorize may fail in several
+// ways.
 func shdOutcomes() []testkit.Stage {
 	outcomes := append([]testkit.Stage(nil), testkit.Stages...)
 	for _, k := range testkit.Kinds {
@@ -47,12 +48,12 @@ func shdOutcomes() []testkit.Stage {
 	)
 }
 
-// However a handshake ends, it frees its place, and frees it once: ten times
-// later there is room for two, and not for three.
+// However a handshake ends, it frees its place exactly once: after ten of them
+// there is room for two more, and not for three.
 func TestListenerFreesEveryPlaceOnce(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range shdOutcomes() {
-		for _, leaves := range []bool{true, false} { // the client, or its time is over
+		for _, leaves := range []bool{true, false} { // the client leaves, or its time expires
 			name := tt.Name
 			if leaves {
 				name += ", and it leaves"
@@ -94,7 +95,7 @@ func TestListenerFreesEveryPlaceOnce(t *testing.T) {
 					}
 					time.Sleep(11 * time.Second)
 					synctest.Wait()
-					require.EqualValues(t, 1, vetting.Load(), "the third has its turn")
+					require.EqualValues(t, 1, vetting.Load(), "the third is served")
 				})
 			})
 		}

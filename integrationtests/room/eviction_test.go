@@ -14,14 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdLast is the server's end of a connection. Once it is armed, a new client
-// arrives between the moment when the next bytes have come and the moment when
-// they are seen.
+// shdLast is the server's end of a connection. When it is armed, a new client
+// arrives after the next bytes have come and before the listener sees them.
 type shdLast struct {
 	*testkit.NetworkConn
 	armed   *atomic.Bool
 	arrive  func()
-	evicted chan struct{} // by the first deadline in the past
+	evicted chan struct{} // closed by the first deadline in the past
 	once    *sync.Once
 }
 
@@ -41,8 +40,8 @@ func (c shdLast) SetReadDeadline(t time.Time) error {
 	return c.NetworkConn.SetReadDeadline(t)
 }
 
-// shdRacing connects a client whose eviction meets its next bytes. The new client
-// for which it has to go comes out of next.
+// shdRacing connects a client that is evicted at the moment when its next bytes
+// arrive. The new client that causes the eviction is sent to next.
 func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, next chan *testkit.Client) {
 	t.Helper()
 	ours, theirs := net.Pipe()
@@ -54,14 +53,15 @@ func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, n
 	return ours, server, next
 }
 
-// A client that has to go in the very moment in which its last bytes are here
-// is not lost: it is what it has turned out to be, and no mark is left on it.
+// A client is evicted at the moment when its last bytes have arrived. It is not
+// lost: the listener handles it by its kind, and no deadline of the eviction
+// remains.
 func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range []struct {
 		name   string
 		secure bool
-		sent   string // before
+		sent   string // sent before
 		last   string
 		status int // 0: plain
 	}{
@@ -118,7 +118,7 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 	}
 }
 
-// shdCleared is the server's end of a connection that calls a function when its
+// shdCleared is the server's end of a connection. It calls a function when its
 // deadlines are cleared, at the end of the handshake.
 type shdCleared struct {
 	*testkit.NetworkConn
@@ -134,8 +134,8 @@ func (c shdCleared) SetDeadline(t time.Time) error {
 	return err
 }
 
-// A new client that comes when the handshake inside a tunnel has just ended
-// leaves that tunnel alone: there is nothing more that it waits for.
+// A new client arrives when the handshake inside a tunnel has just ended. That
+// tunnel is not evicted, because it waits for no more bytes.
 func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
 		defer ours.Close()
 		server := shdCleared{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
 			s.Direct.Dial(t)
-			for range 10_000 { // until it looks for a place
+			for range 10_000 { // time for the new client to look for a place
 				runtime.Gosched()
 			}
 		}}

@@ -15,12 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A grwConn knows how much room the listener had for what it has not received.
+// A grwConn records how much buffer the listener had for bytes that have not
+// arrived.
 type grwConn struct {
 	net.Conn
 	mu       sync.Mutex
 	received int
-	worst    int // most room for unreceived bytes beyond 4 KiB in all, and beyond what has come
+	worst    int // the largest buffer for missing bytes, beyond 4 KiB and beyond the bytes that have arrived
 }
 
 func (c *grwConn) Read(b []byte) (int, error) {
@@ -51,8 +52,8 @@ func (l grwListener) Accept() (net.Conn, error) {
 	return g, nil
 }
 
-// However large MaxHeaderBytes is, a client that stalls holds memory for what it
-// has sent: 4 KiB, or twice of that.
+// However large MaxHeaderBytes is, a stalled client costs 4 KiB, or at most
+// twice the bytes that it has sent.
 func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
 	const limit = 1 << 20
@@ -77,7 +78,7 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 				require.NoError(t, err)
 				sent += n
 			}
-			c.CloseWrite() // which fails if the listener has refused it by now
+			c.CloseWrite() // this fails if the listener has already refused it
 			io.Copy(io.Discard, c)
 			conn.mu.Lock()
 			defer conn.mu.Unlock()
@@ -87,8 +88,8 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 	}
 }
 
-// A limit so large that a sum with it could overflow is an error that says what
-// is possible, before anything is accepted or dialed.
+// If a limit is so large that adding to it could overflow, the error names the
+// largest possible value, before anything is accepted or dialed.
 func TestLimitsHaveABound(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	for name, l := range map[string]*preflight.PreflightListener{

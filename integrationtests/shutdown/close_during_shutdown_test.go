@@ -10,10 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While Shutdown waits, Close cuts nothing off: servers call it when they are told
-// to stop. Handshakes under way come to their answer, requests of Handler to
-// theirs, and Shutdown to its end. It is the last Shutdown that does what Close has
-// left to it.
+// While Shutdown waits, Close does not cut anything off. Servers call Close
+// when they are told to stop. Pending handshakes get their answer, requests of
+// Handler get theirs, and Shutdown completes. The last Shutdown then does the
+// work of Close.
 func TestListenerCloseBesideShutdown(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, closes := range []int{1, 3} {
@@ -51,8 +51,8 @@ func TestListenerCloseBesideShutdown(t *testing.T) {
 	}
 }
 
-// Of two Shutdowns, the one that ends first leaves the rest to the other, whatever
-// Close has said meanwhile.
+// Of two Shutdowns, the one that ends first leaves the rest to the other, even
+// if Close was called in the meantime.
 func TestListenerCloseBesideTwoShutdowns(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -74,10 +74,10 @@ func TestListenerCloseBesideTwoShutdowns(t *testing.T) {
 	})
 }
 
-// Where Shutdown gives up, Close has its way.
+// If Shutdown gives up, Close takes effect.
 func TestListenerCloseAfterShutdownGaveUp(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, before := range []bool{false, true} { // Close is called before Shutdown gives up
+	for _, before := range []bool{false, true} { // whether Close is called before Shutdown gives up
 		synctest.Test(t, func(t *testing.T) {
 			s := testkit.NewScene(t, certs, nil)
 			s.Start(t)

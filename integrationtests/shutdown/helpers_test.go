@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdClosed requires that n calls of Accept at once report the end.
+// shdClosed requires that n concurrent calls of Accept return net.ErrClosed.
 func shdClosed(t testing.TB, l net.Listener, n int) {
 	t.Helper()
 	type result struct {
@@ -36,7 +36,7 @@ func shdClosed(t testing.TB, l net.Listener, n int) {
 	}
 }
 
-// shdDialer dials the network in memory.
+// shdDialer dials the in-memory network.
 type shdDialer struct {
 	t testing.TB
 	n *testkit.Network

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdServer is an HTTP server that answers "/held" when release is closed.
+// shdServer is an HTTP server that answers "/held" after release is closed.
 func shdServer(release <-chan struct{}) *http.Server {
 	return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/held" {
@@ -25,7 +25,7 @@ func shdServer(release <-chan struct{}) *http.Server {
 	})}
 }
 
-// shdClient is a client of HTTP in tunnels over n.
+// shdClient is an HTTP client whose connections are tunnels over n.
 func shdClient(t testing.TB, n *testkit.Network) *http.Client {
 	t.Helper()
 	d := &preflight.PreflightDialer{NetDialer: shdDialer{t, n}}
@@ -34,7 +34,8 @@ func shdClient(t testing.TB, n *testkit.Network) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// shdGet asks in the background, and returns what became of it.
+// shdGet sends a request in the background, and returns a channel with its
+// result.
 func shdGet(client *http.Client, path string) <-chan string {
 	answer := make(chan string, 1)
 	go func() {
@@ -50,9 +51,9 @@ func shdGet(client *http.Client, path string) <-chan string {
 	return answer
 }
 
-// An HTTP server in tunnels: Shutdown of the listener first refuses new ones and
-// delivers the rest, then that of the server ends the tunnels between two
-// requests, and each returns when its part is done.
+// An HTTP server runs in tunnels. Shutdown of the listener refuses new tunnels
+// and delivers the rest. Then Shutdown of the server closes the tunnels that
+// have no request in progress. Each returns when its part is done.
 func TestListenerShutdownWithHTTPServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, release := testkit.NewNetwork(), make(chan struct{})
@@ -70,7 +71,7 @@ func TestListenerShutdownWithHTTPServer(t *testing.T) {
 		lnDone, srvDone := make(chan error, 1), make(chan error, 1)
 		go func() { lnDone <- ln.Shutdown(t.Context()) }()
 		synctest.Wait()
-		require.Equal(t, "hello", <-shdGet(idle, "/"), "a tunnel goes on")
+		require.Equal(t, "hello", <-shdGet(idle, "/"), "an open tunnel continues")
 		silent.Send(t, testkit.Request())
 		require.Equal(t, http.StatusServiceUnavailable, silent.Refused(t, testkit.Request()).StatusCode)
 		require.ErrorIs(t, <-served, net.ErrClosed)
@@ -78,7 +79,7 @@ func TestListenerShutdownWithHTTPServer(t *testing.T) {
 
 		go func() { srvDone <- srv.Shutdown(t.Context()) }()
 		time.Sleep(time.Minute)
-		require.Empty(t, srvDone, "a request is under way")
+		require.Empty(t, srvDone, "a request is in progress")
 		require.Empty(t, lnDone)
 		require.Contains(t, <-shdGet(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
 		close(release)
@@ -88,7 +89,7 @@ func TestListenerShutdownWithHTTPServer(t *testing.T) {
 	})
 }
 
-// In whatever order the two are called, also together, both return in the end.
+// Both are called, in either order and at once. Both return in the end.
 func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 	for _, order := range []string{"listener first", "server first", "together"} {
 		t.Run(order, func(t *testing.T) {
@@ -126,7 +127,7 @@ func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 	}
 }
 
-// shdTap remembers what was read.
+// shdTap records the bytes that were read.
 type shdTap struct {
 	net.Conn
 	read []byte
@@ -138,7 +139,8 @@ func (c *shdTap) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// lastRecord is the type of the last record of TLS, without its encryption.
+// lastRecord returns the type of the last TLS record, from its unencrypted
+// header.
 func (c *shdTap) lastRecord() (kind byte) {
 	for b := c.read; len(b) >= 5; b = b[5+int(b[3])<<8+int(b[4]):] {
 		kind = b[0]
@@ -146,13 +148,14 @@ func (c *shdTap) lastRecord() (kind byte) {
 	return kind
 }
 
-// Over TLS, what Handler answers last and what it has hijacked end with the last
-// message of TLS: without it, a client may take an answer for cut short.
+// Over TLS, the last answer of Handler and the connections that it has hijacked
+// end with the last message of TLS. Without it, a client may treat the answer
+// as truncated.
 func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	const alert = 21
 	config := certs.Client.Clone()
-	config.MaxVersion = tls.VersionTLS12 // which shows what is an alert
+	config.MaxVersion = tls.VersionTLS12 // with this version an alert is visible
 	for _, end := range []string{"Shutdown", "Close"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := testkit.NewScene(t, certs, nil)
@@ -184,8 +187,8 @@ func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
 	}
 }
 
-// On a server on which the listener is mounted, the server's Shutdown ends the
-// requests and knows nothing of the tunnels, and the listener's waits for them.
+// The listener is mounted on a server. The server's Shutdown ends the requests
+// and ignores the tunnels, and the listener's waits for the tunnels.
 func TestListenerShutdownWhereMounted(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -198,7 +201,7 @@ func TestListenerShutdownWhereMounted(t *testing.T) {
 		require.NoError(t, s.Server.Shutdown(t.Context()))
 		idle.Ended(t)
 		tunnel.Talks(t)
-		require.Empty(t, answer, "it is the listener's by now")
+		require.Empty(t, answer, "it now belongs to the listener")
 
 		start := time.Now()
 		done := s.BeginShutdown(t.Context())
@@ -214,8 +217,8 @@ func TestListenerShutdownWhereMounted(t *testing.T) {
 	})
 }
 
-// The other way round, the server goes on, and what comes for the listener is
-// refused: as long as it drains, and afterwards.
+// The listener is shut down first. The server continues. Requests for the
+// listener are refused, while it drains and afterwards.
 func TestListenerShutdownLeavesTheServerItIsMountedOn(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Shutdown returns when the last connection that Accept has returned is closed by
-// the application, in whatever way that happens, and not before.
+// Shutdown returns when the application has closed the last connection that
+// Accept has returned, in whatever way, and not earlier.
 func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for name, end := range map[string]func(testkit.Pair){
@@ -34,7 +34,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 			calls.Wait()
 		},
 		"closed after the peer": func(p testkit.Pair) {
-			p.Client.Server.Conn.Close() // with which both ends are closed
+			p.Client.Server.Conn.Close() // this closes both ends
 			io.Copy(io.Discard, p.Conn)
 			p.Conn.Close()
 		},
@@ -48,7 +48,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, nil)
 				pairs := s.DeliverAll(t)
-				// Those that are closed before Shutdown do not count.
+				// Connections that are closed before Shutdown do not count.
 				s.Deliver(t, testkit.Kinds[0]).Close()
 				s.Deliver(t, testkit.Kinds[1]).Close()
 				done := s.BeginShutdown(t.Context())
@@ -68,7 +68,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 	}
 }
 
-// What a connection loses without Close does not count as its end.
+// A connection that fails without Close still counts as open.
 func TestListenerShutdownWaitsForClose(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -88,9 +88,9 @@ func TestListenerShutdownWaitsForClose(t *testing.T) {
 	})
 }
 
-// When its context ends first, Shutdown says why, and everything is as it was:
-// what is open stays open and is refused or served as before, and both Shutdown
-// and Close can still end the rest.
+// If its context ends first, Shutdown returns the cause, and everything stays
+// as it was: open connections stay open, and new ones are refused or served as
+// before. Shutdown and Close can still end the rest.
 func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, again := range []string{"Shutdown", "Close"} {
@@ -101,7 +101,7 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 				silent, ordinary := s.Direct.Dial(t), s.Direct.Dial(t).Asked(t, testkit.Ordinary)
 				finished := s.Direct.Dial(t).Upgraded(t, testkit.Request())
 				start := time.Now()
-				for _, end := range []time.Duration{time.Second, 0} { // the second has ended before
+				for _, end := range []time.Duration{time.Second, 0} { // the context of the second has ended before
 					ctx, cancel := context.WithTimeoutCause(t.Context(), end, testkit.ErrOther)
 					require.Equal(t, testkit.ErrOther, s.Shutdown(ctx))
 					require.Equal(t, time.Second, time.Since(start))
@@ -137,8 +137,8 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Also a request to Handler that does not end is no reason to stay beyond the
-// end of the context.
+// A request to Handler that does not end does not delay Shutdown beyond the end
+// of its context.
 func TestListenerShutdownEndsWithItsContextInHandler(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestListenerShutdownEndsWithItsContextInHandler(t *testing.T) {
 	})
 }
 
-// Nothing has to be there to be ended.
+// Shutdown works if there is nothing to end.
 func TestListenerShutdownOfNothing(t *testing.T) {
 	for name, l := range map[string]*preflight.PreflightListener{
 		"zero":                {},
@@ -173,7 +173,7 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if n, ok := l.Listener.(*testkit.Network); ok {
-				n.Dial(t) // which nobody takes
+				n.Dial(t) // it is not accepted
 			}
 			for range 2 {
 				require.NoError(t, l.Shutdown(context.Background()))
@@ -194,18 +194,20 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 	}
 }
 
-// What is done is done, even if the context has ended too.
+// If there is nothing to wait for, Shutdown returns nil, even if the context
+// has ended too.
 func TestListenerShutdownOfNothingInNoTime(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 50 { // the end of the context would win every second time
+	for range 50 { // a select would choose the end of the context every second time
 		require.NoError(t, new(preflight.PreflightListener).Shutdown(ctx))
 		require.NoError(t, (&preflight.PreflightListener{Handler: http.NotFoundHandler()}).Shutdown(ctx))
 	}
 }
 
-// Shutdown after Close waits for what Accept has returned, and does not mind
-// that the wrapped listener is closed: it is how servers end, which call Close.
+// Shutdown after Close waits for the connections that Accept has returned. It
+// returns no error if the wrapped listener is already closed, because servers
+// that stop call Close first.
 func TestListenerShutdownAfterClose(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		l := &preflight.PreflightListener{Listener: testkit.ListenTCP(t), Handler: http.NotFoundHandler(), RequireUpgrade: true}
@@ -233,12 +235,12 @@ func TestListenerShutdownAfterClose(t *testing.T) {
 		case err := <-done:
 			require.NoError(t, err)
 		case <-time.After(testkit.Patience):
-			require.FailNow(t, "Shutdown does not return")
+			require.FailNow(t, "Shutdown must return")
 		}
 	}
 }
 
-// shdIgnoreClosed is nil where a listener was closed before.
+// shdIgnoreClosed returns nil if the listener was already closed.
 func shdIgnoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
@@ -246,7 +248,7 @@ func shdIgnoreClosed(err error) error {
 	return err
 }
 
-// The error with which the wrapped listener is closed is not lost.
+// An error from Close of the wrapped listener is returned.
 func TestListenerShutdownReportsTheWrappedListener(t *testing.T) {
 	l := &preflight.PreflightListener{Listener: shdBroken{testkit.NewNetwork()}}
 	require.Equal(t, testkit.ErrOther, l.Shutdown(context.Background()))
@@ -261,7 +263,7 @@ func (n shdBroken) Close() error {
 	return testkit.ErrOther
 }
 
-// Several calls of Shutdown return together, each with its own context.
+// Several calls of Shutdown complete together, each with its own context.
 func TestListenerShutdownConcurrently(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -291,7 +293,7 @@ func TestListenerShutdownConcurrently(t *testing.T) {
 	})
 }
 
-// From the moment of Shutdown the kernel refuses new clients.
+// From the call of Shutdown on, the kernel refuses new clients.
 func TestListenerShutdownRefusesDials(t *testing.T) {
 	inner := testkit.ListenTCP(t)
 	l := &preflight.PreflightListener{Listener: inner}
@@ -308,8 +310,8 @@ func TestListenerShutdownRefusesDials(t *testing.T) {
 	require.NoError(t, l.Shutdown(context.Background()))
 }
 
-// A client that waits for a place when Shutdown is called gets none, on the port
-// or in ServeHTTP, and the one that has the place is served.
+// A client that waits for a place when Shutdown is called gets none, on the
+// port and in ServeHTTP. The client that has the place is served.
 func TestListenerShutdownMeetsAClientThatWaits(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, mounted := range []bool{false, true} {

@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// eyeFaults is telemetry that panics in one of its calls, always.
+// eyeFaults returns telemetry that always panics in one of its calls.
 func eyeFaults(in string) *testkit.Recorder {
 	e := testkit.NewRecorder()
 	e.Fault = func(call string) {
@@ -25,8 +25,8 @@ func eyeFaults(in string) *testkit.Recorder {
 	return e
 }
 
-// eyeServerCalls are the calls of the application's telemetry on the listener's
-// side, eyeClientCalls those on the dialer's.
+// eyeServerCalls are the calls into the application's telemetry on the
+// listener's side, eyeClientCalls those on the dialer's side.
 var (
 	eyeServerCalls = []string{
 		"Tracer", "Meter", "Start", "Extract", "AddEvent", "SetAttributes", "End",
@@ -41,8 +41,9 @@ var (
 	}
 )
 
-// Whatever of telemetry panics, on whatever goroutine: the process goes on, every
-// client gets what it gets without telemetry, and every place is free again.
+// A call into telemetry may panic on any goroutine. The process continues,
+// every client gets the same result as without telemetry, and every place
+// becomes free again.
 func TestTelemetryPanicsOnTheListenersSide(t *testing.T) {
 	for _, in := range eyeServerCalls {
 		t.Run(in, func(t *testing.T) {
@@ -85,13 +86,13 @@ func eyeServe(t *testing.T, in string) {
 		require.Equal(t, 404, ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n"))
 		n.Dial(t).Close() // a probe
 		slow := n.Dial(t)
-		slow.Send(t, "GET /") // and is evicted after a second
+		slow.Send(t, "GET /") // it is evicted after a second
 		tunnel()
 		slow.Ended(t)
 	}
 	require.NoError(t, l.Shutdown(t.Context()), "everything is counted once")
 	require.Contains(t, printed.String(), "panic in what Telemetry calls: a fault of "+in)
-	require.Contains(t, printed.String(), "callbacks_panic_test.go", "the stack leads to the culprit")
+	require.Contains(t, printed.String(), "callbacks_panic_test.go", "the stack names the function that panicked")
 }
 
 func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
@@ -121,7 +122,7 @@ func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
 	}
 }
 
-// eyeNothing is a tracer and a propagator that return nothing.
+// eyeNothing is a tracer and a propagator that return nil.
 type eyeNothing struct{ testkit.EyeTracer }
 
 func (eyeNothing) Start(context.Context, string, ...trace.SpanStartOption) (context.Context, trace.Span) {
@@ -134,7 +135,7 @@ func (p eyeNoTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
 	return eyeNothing{testkit.EyeTracer{Recorder: p.Recorder}}
 }
 
-// What a tracer returns is not trusted.
+// Values that a tracer returns are not trusted.
 func TestTelemetryReturnsNothing(t *testing.T) {
 	e := testkit.NewRecorder()
 	telemetry := e.Watch()

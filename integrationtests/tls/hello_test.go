@@ -18,10 +18,10 @@ import (
 )
 
 // kndFragments is a TLS client's connection that spreads the ClientHello over
-// records, as crypto/tls never does (RFC 8446 §5.1).
+// several records, which crypto/tls never does (RFC 8446 §5.1).
 type kndFragments struct {
 	net.Conn
-	cut   func(rest int) int // how much of the rest is in the next record
+	cut   func(rest int) int // how many of the remaining bytes are in the next record
 	began bool
 }
 
@@ -41,7 +41,8 @@ func (c *kndFragments) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// A ClientHello may be spread over records, and they over segments.
+// A ClientHello may be spread over several records, and the records over
+// several segments.
 func TestClientHelloInFragments(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	size := len(testkit.ClientHello(t, client)) - 5
@@ -82,8 +83,9 @@ func TestClientHelloInFragments(t *testing.T) {
 	}
 }
 
-// A hello may be longer than our buffers, and than MaxHeaderBytes, which is for
-// heads. crypto/tls itself spreads the longest over two records.
+// A ClientHello may be longer than the buffers, and longer than MaxHeaderBytes,
+// which applies to heads only. crypto/tls itself spreads the longest one over
+// two records.
 func TestClientHelloLengths(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	header := testkit.ProxyHeader(t, 2, testkit.Source)
@@ -121,8 +123,8 @@ func TestClientHelloLengths(t *testing.T) {
 	}
 }
 
-// kndAlmostTLS are beginnings that contradict a record with a ClientHello at
-// their last byte, and what may follow.
+// kndAlmostTLS are bytes that begin like a record with a ClientHello. The last
+// byte of decided contradicts it. The bytes of then follow.
 var kndAlmostTLS = []struct{ name, decided, then string }{
 	{"another type", "\x15", "\x03\x01\x00\x02\x02\x28"},
 	{"SSLv2", "\x80", "\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10"},
@@ -131,13 +133,13 @@ var kndAlmostTLS = []struct{ name, decided, then string }{
 	{"text", "\x16\x03G", "ET / HTTP/1.1\r\n\r\n"},
 	{"an endless record", "\x16\x03\x01\x41", "\x00\x01"},
 	{"a record a byte too long", "\x16\x03\x01\x40\x01", "\x01\x00\x40\x00"},
-	{"a record of nothing", "\x16\x03\x01\x00\x00", "\x01"},
+	{"an empty record", "\x16\x03\x01\x00\x00", "\x01"},
 	{"another message", "\x16\x03\x01\x00\x05\x02", "\x00\x00\x01\x00"},
 	{"another message behind a long record", "\x16\x03\x03\x40\x00\x00", "hello"},
 }
 
-// What begins like TLS and is not is somebody's protocol: handed on byte for
-// byte, as soon as it is known.
+// Bytes that begin like TLS and are not belong to another protocol. Every byte
+// is delivered, as soon as the contradiction is known.
 func TestAlmostTLS(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
 	for _, tt := range kndAlmostTLS {
@@ -154,7 +156,7 @@ func TestAlmostTLS(t *testing.T) {
 					c.Send(t, tt.decided[i:i+1])
 				}
 				conn := <-accepted
-				require.Zero(t, time.Since(start), "nothing is waited for")
+				require.Zero(t, time.Since(start), "the listener does not wait")
 				require.Same(t, c.Server, conn.NetConn())
 				testkit.Skip(t, conn, tt.decided)
 				testkit.Carry(t, tt.then, c, conn)
@@ -180,8 +182,9 @@ func TestAlmostTLS(t *testing.T) {
 	}
 }
 
-// A client that ends or stalls before it is known to speak TLS is plain; one that
-// has begun a hello is a TLS client, and is let go.
+// A client that ends or stalls before it is known to speak TLS is plain. A
+// client that has begun a ClientHello is a TLS client, and its connection is
+// closed.
 func TestClientHelloTruncated(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))

@@ -22,7 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndTunnelOfTLS asks for a tunnel of TLS on c, and goes through both ends of it.
+// kndTunnelOfTLS asks for TLS inside the tunnel on c, and performs the
+// handshake on both ends.
 func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*testkit.Client, *preflight.Conn) {
 	t.Helper()
 	outer := &testkit.Client{Conn: c, R: bufio.NewReader(c)}
@@ -33,8 +34,8 @@ func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-cha
 	return &testkit.Client{Conn: tc, R: bufio.NewReader(tc)}, testkit.NextConn(t, accepted)
 }
 
-// Both ends speak TLS through the proxies: the application's layer is that TLS,
-// and the request is what came outside of it.
+// Both ends speak TLS through the proxies. The application's layer is that TLS.
+// The request tells about the connection outside it.
 func TestListenerTunnelTLS(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	for _, below := range []string{"nothing", "TLSConfig", "tls.NewListener", "tls.NewListener and TLSConfig"} {
@@ -65,12 +66,12 @@ func TestListenerTunnelTLS(t *testing.T) {
 				if authorize {
 					require.Same(t, <-seen, conn.Request())
 				}
-				require.Equal(t, below != "nothing", conn.Request().TLS != nil, "the request did not come by the TLS in its tunnel")
+				require.Equal(t, below != "nothing", conn.Request().TLS != nil, "the request did not come over the TLS inside the tunnel")
 				testkit.Talk(t, inner, conn)
 
 				require.NoError(t, conn.CloseWrite())
 				inner.Ended(t)
-				testkit.Carry(t, strings.Repeat("goes on", 1000), inner, conn)
+				testkit.Carry(t, strings.Repeat("continues", 1000), inner, conn)
 				require.NoError(t, inner.Conn.(*tls.Conn).CloseWrite())
 				_, err := conn.Read(make([]byte, 1))
 				require.Equal(t, io.EOF, err)
@@ -79,8 +80,8 @@ func TestListenerTunnelTLS(t *testing.T) {
 	}
 }
 
-// A tunnel of TLS may begin behind an ordinary request, and on a server of
-// package net/http, which has then read the beginning of the handshake.
+// TLS inside the tunnel may begin after an ordinary request, and on a server of
+// net/http, which has then read the first bytes of the handshake.
 func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server, Handler: testkit.ServedHandler})
@@ -110,7 +111,8 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 	})
 }
 
-// Who asks for TLS in the tunnel, and then speaks something else, is not there.
+// A client that asks for TLS inside the tunnel and then speaks another protocol
+// is not delivered.
 func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))
@@ -123,7 +125,7 @@ func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
 		"binary":          "\x00\x01\x02\x03\x04\x05",
 		"almost TLS":      "\x16\x03\x01\x00\x05\x02hello",
 		"half a hello":    hello[:len(hello)/2],
-		"no more":         hello,
+		"only a hello":    hello,
 		"a PROXY header":  string(testkit.ProxyHeader(t, 1, testkit.Source)) + hello,
 		"another upgrade": testkit.RequestTLS + hello,
 	} {
@@ -147,8 +149,8 @@ func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
 	}
 }
 
-// A handshake in the tunnel is part of the whole, and in a crowd it has a second
-// of its own, however long the request has taken.
+// The handshake inside the tunnel is part of the whole handshake. If all places
+// are taken, it has one second of its own, however long the request has taken.
 func TestListenerTunnelTLSStalled(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := string(testkit.ClientHello(t, client))
@@ -159,8 +161,8 @@ func TestListenerTunnelTLSStalled(t *testing.T) {
 			ends  time.Duration
 		}{
 			{"until the handshake times out", 0, 10 * time.Second},
-			{"for a second of its own", 5100 * time.Millisecond, 6 * time.Second},
-			{"for longer, as nobody came", 7 * time.Second, 7 * time.Second},
+			{"for one second of its own", 5100 * time.Millisecond, 6 * time.Second},
+			{"for longer, without a new client", 7 * time.Second, 7 * time.Second},
 		} {
 			t.Run(fmt.Sprintf("%s after %d bytes", tt.name, len(said)), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -195,7 +197,8 @@ func TestListenerTunnelTLSStalled(t *testing.T) {
 	}
 }
 
-// kndFreed is a transport that tells when the bounds of its handshake are lifted.
+// kndFreed is a transport that calls freed when the deadlines of its handshake
+// are cleared.
 type kndFreed struct {
 	*testkit.NetworkConn
 	freed func()
@@ -209,8 +212,8 @@ func (c kndFreed) SetDeadline(t time.Time) error {
 	return err
 }
 
-// An eviction that comes when the handshake in the tunnel has just ended does
-// not reach the connection that is delivered.
+// An eviction that comes when the handshake inside the tunnel has just ended
+// does not affect the delivered connection.
 func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -224,7 +227,7 @@ func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 			n.Backlog <- kndFreed{&testkit.NetworkConn{Conn: theirs}, func() {
 				once.Do(func() {
 					n.Dial(t)
-					for range 10_000 { // until it has come as far as this connection
+					for range 10_000 { // time for the new client to reach this connection
 						runtime.Gosched()
 					}
 				})
@@ -240,13 +243,14 @@ func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 			require.NoError(t, conn.Close())
 			ours.Close()
 
-			time.Sleep(2 * time.Hour) // the other one is silent, and plain in the end
+			time.Sleep(2 * time.Hour) // the other client is silent, and plain in the end
 			require.NoError(t, (<-accepted).Close())
 		}
 	})
 }
 
-// Both ends are one connection through a proxy that sees neither.
+// The dialer and the listener of this package connect, with TLS inside the
+// tunnel.
 func TestListenerTunnelTLSWithDialer(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	client.ServerName = "example.com"
@@ -263,7 +267,8 @@ func TestListenerTunnelTLSWithDialer(t *testing.T) {
 			defer c.Close()
 			testkit.Talk(t, &testkit.Client{Conn: c, R: bufio.NewReader(c)}, testkit.NextConn(t, accepted))
 		}
-		// Without it, the bytes of the tunnel are the application's, TLS or not.
+		// Without the option, the tunnel carries the bytes of the application,
+		// whether they are TLS or not.
 		c, err := (&preflight.PreflightDialer{Protocol: protocol}).DialContext(context.Background(), "tcp", l.Addr().String())
 		require.NoError(t, err)
 		defer c.Close()
@@ -276,8 +281,8 @@ func TestListenerTunnelTLSWithDialer(t *testing.T) {
 	}
 }
 
-// An end of TLS inside the tunnel that TLS has not announced is a truncation, at
-// either end: a proxy that ends a tunnel looks the same.
+// If a connection ends without the close_notify of TLS, it was truncated. A
+// proxy that ends a tunnel looks the same. Both sides report it.
 func TestTunnelTLSTruncation(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
@@ -325,7 +330,7 @@ func TestTunnelTLSTruncation(t *testing.T) {
 					} else {
 						_, err = reader.WriteTo(&got)
 					}
-					require.Equal(t, testkit.Payload, got.String(), "what came before the end")
+					require.Equal(t, testkit.Payload, got.String(), "the bytes before the end")
 					if end.want == nil {
 						require.NoError(t, err)
 						return
@@ -333,7 +338,7 @@ func TestTunnelTLSTruncation(t *testing.T) {
 					require.ErrorIs(t, err, end.want)
 					require.NotErrorIs(t, err, io.EOF)
 					var passing interface{ Temporary() bool }
-					require.False(t, errors.As(err, &passing) && passing.Temporary(), "another Read is no remedy")
+					require.False(t, errors.As(err, &passing) && passing.Temporary(), "another Read fails too")
 					_, err = reader.Read(make([]byte, 1))
 					require.ErrorIs(t, err, end.want, "once more")
 				})

@@ -16,14 +16,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ctxCause is a cause of somebody else's, which knows a refusal of somebody else's.
+// ctxCause is a cause from another package that wraps the refusal of another
+// dial.
 type ctxCause struct{ refused *preflight.StatusError }
 
 func (*ctxCause) Error() string { return "another dial was refused" }
 
 func (e *ctxCause) Unwrap() error { return e.refused }
 
-// ctxEnds are the ways in which a context ends, and what it says then.
+// ctxEnds are the ways in which a context ends, and the resulting errors.
 var ctxEnds = map[string]struct {
 	of  error
 	end func(context.Context, error) (context.Context, func())
@@ -44,8 +45,9 @@ var ctxEnds = map[string]struct {
 	}},
 }
 
-// ctxRequire requires that err is the end of a context, and its cause, and holds no
-// refusal: the one in the cause is none of this handshake.
+// ctxRequire requires that err is the end of a context, and wraps its cause,
+// but contains no StatusError. A refusal in the cause belongs to another
+// handshake.
 func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
 	t.Helper()
 	require.Error(t, err)
@@ -63,9 +65,9 @@ func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
 	}
 }
 
-// The end of a context is found by errors.Is, whatever its cause, and the cause is
-// too; but a refusal in it is not found, by which a caller would give up, or ask
-// for other credentials.
+// errors.Is finds the end of the context, whatever its cause, and finds the
+// cause too. errors.As does not find a StatusError in the cause. Otherwise the
+// caller would give up, or ask for other credentials.
 func TestContextEndsWithACause(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	for endName, end := range ctxEnds {
@@ -110,7 +112,7 @@ func TestContextEndsWithACause(t *testing.T) {
 							return peer.DialContext(ctx, network, address)
 						}),
 						GetHeader: func(_ context.Context, refused *preflight.StatusError) (http.Header, error) {
-							require.Nil(t, refused, "nobody has refused")
+							require.Nil(t, refused, "no server has refused")
 							return nil, nil
 						},
 					}
@@ -132,8 +134,8 @@ func TestContextEndsWithACause(t *testing.T) {
 	}
 }
 
-// A transport may have met a refusal of its own, such as that of another tunnel
-// below it. When the context ends, that is what ends the handshake.
+// A transport may return a refusal of its own, for example that of a tunnel
+// below it. If the context ends, the error is the end of the context.
 func TestContextEndsBesideATransportsRefusal(t *testing.T) {
 	for _, role := range []string{"client", "server"} {
 		synctest.Test(t, func(t *testing.T) {

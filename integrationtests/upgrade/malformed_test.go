@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// badExchange sends what it is given, and returns all that comes back.
+// badExchange sends bytes and returns everything that comes back.
 func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
 	t.Helper()
 	_, err := io.WriteString(client, sent)
@@ -26,7 +26,7 @@ func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
 	return answer
 }
 
-// badRefusal requires one answer and nothing behind it, and returns its body.
+// badRefusal requires one answer with no byte after it, and returns its body.
 func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 	t.Helper()
 	reader := bufio.NewReader(bytes.NewReader(answer))
@@ -43,7 +43,7 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 	if method == http.MethodHead {
 		require.Positive(t, r.ContentLength)
 	} else {
-		// Not only where Content-Length says that the body ends.
+		// The answer must have a Content-Length, and it must be right.
 		require.EqualValues(t, len(body), r.ContentLength)
 	}
 	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp, tcps", "426 names the protocols: RFC 9110 §15.5.22")
@@ -55,7 +55,7 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 }
 
 // badOnlyGood requires that the next connection that Accept returns is that of
-// a good client which comes now, and that there is no other.
+// a good client that connects now, and that there is no other.
 func badOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *preflight.Conn) {
 	t.Helper()
 	good := testkit.DialTCP(t, l.Addr())
@@ -79,8 +79,9 @@ func TestMalformedHeads(t *testing.T) {
 			accepted := testkit.GoldenAccept(t, l)
 			client := testkit.DialTCP(t, l.Addr())
 			if test.Status == testkit.BadLate {
-				// What did not look like HTTP when the buffer was full does
-				// so later: the application has a piece of a line, and an error.
+				// These bytes did not look like HTTP when the buffer was full,
+				// but they do later. The application gets a part of a line, and
+				// an error.
 				io.WriteString(client, test.Head+testkit.Smuggled)
 				c := testkit.GoldenNext(t, accepted)
 				require.Nil(t, c.Request())
@@ -93,7 +94,7 @@ func TestMalformedHeads(t *testing.T) {
 				return
 			}
 			if test.Status == testkit.BadPlain {
-				// No HTTP, so every byte is the application's.
+				// This is not HTTP, so the application gets every byte.
 				_, err := io.WriteString(client, test.Head+testkit.Smuggled)
 				require.NoError(t, err)
 				require.NoError(t, client.CloseWrite())
@@ -119,8 +120,9 @@ func TestMalformedHeads(t *testing.T) {
 	}
 }
 
-// TestMalformedHeadsRefusePlain: where no plain connection is let in, what is
-// no HTTP is closed without a word, and no byte of it reaches the application.
+// TestMalformedHeadsRefusePlain: if plain connections are refused, bytes that
+// are not HTTP close the connection without an answer, and none of them reaches
+// the application.
 func TestMalformedHeadsRefusePlain(t *testing.T) {
 	for _, test := range testkit.MalformedHeads {
 		if test.Status > 0 {
@@ -131,7 +133,7 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{RequireUpgrade: true})
 			accepted := testkit.GoldenAccept(t, l)
 			client := testkit.DialTCP(t, l.Addr())
-			// Bytes that nobody has read may turn the end into a reset.
+			// Unread bytes may turn the end into a reset.
 			io.WriteString(client, test.Head+testkit.Smuggled)
 			answer, _ := io.ReadAll(client)
 			require.Empty(t, answer)
@@ -140,7 +142,8 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 	}
 }
 
-// TestMalformedHeadsByteByByte: a rule is enforced however its breach arrives.
+// TestMalformedHeadsByteByByte: a rule applies in whatever pieces the head
+// arrives.
 func TestMalformedHeadsByteByByte(t *testing.T) {
 	for _, test := range testkit.MalformedHeads {
 		if test.Status <= 0 || len(test.Head) > 1<<10 || testkit.Doubtful(test.Head) {
@@ -162,11 +165,11 @@ func TestMalformedHeadsByteByByte(t *testing.T) {
 	}
 }
 
-// TestEndInsideTheHead: a client that ends its direction sends no more of a
-// head, and may still be told so.
+// TestEndInsideTheHead: a client that half-closes inside its head cannot
+// complete it, but can still read a refusal.
 func TestEndInsideTheHead(t *testing.T) {
 	const head = "GET /t HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-	first := strings.Index(head, "HTTP/1.") + len("HTTP/1.") // from here on it is HTTP
+	first := strings.Index(head, "HTTP/1.") + len("HTTP/1.") // from this byte on it is HTTP
 	for i := range len(head) {
 		l := testkit.Listen(t, &preflight.PreflightListener{})
 		accepted := testkit.GoldenAccept(t, l)
@@ -191,7 +194,8 @@ func TestEndInsideTheHead(t *testing.T) {
 	}
 }
 
-// TestHeadOfExactlyTheLimit: the limit is what is allowed, whatever follows.
+// TestHeadOfExactlyTheLimit: a head of exactly MaxHeaderBytes is allowed,
+// whatever bytes follow it.
 func TestHeadOfExactlyTheLimit(t *testing.T) {
 	for _, limit := range []int{len(testkit.UpgradeWith("X: \r\n")), 511, 512, 513, 4095, 4096, 4097, 16 << 10, 20000} {
 		head := testkit.UpgradeWith("X: " + strings.Repeat("y", limit-len(testkit.UpgradeWith("X: \r\n"))) + "\r\n")
@@ -217,7 +221,7 @@ func TestMalformedAnswers(t *testing.T) {
 		t.Run(test.Name, func(t *testing.T) {
 			t.Parallel()
 			ln := testkit.ListenTCP(t)
-			// What the server reads behind the request: nothing, whatever it answers.
+			// The server reads nothing after the request, whatever it answers.
 			behind := make(chan string, 1)
 			go func() {
 				defer close(behind)
@@ -231,7 +235,7 @@ func TestMalformedAnswers(t *testing.T) {
 				if _, err := http.ReadRequest(r); err != nil {
 					return
 				}
-				// The client may close before it has read all.
+				// The client may close before it has read all bytes.
 				io.WriteString(c, test.Answer)
 				c.(*net.TCPConn).CloseWrite()
 				rest, _ := io.ReadAll(r)
