@@ -32,7 +32,7 @@ func TestAttackStalledHeadsTimeOut(t *testing.T) {
 
 // If plain connections are refused, ten thousand silent clients are closed
 // without an answer.
-func TestAttackSilenceRefused(t *testing.T) {
+func TestAttackSilentClientsRefused(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, RequireUpgrade: true, Observe: true})
 	silent := s.flood(t, attackers, "")
 	attackEach(t, 20, 4, func(int) error { return s.good() })
@@ -45,7 +45,7 @@ func TestAttackSilenceRefused(t *testing.T) {
 
 // If plain connections are accepted, each silent client is delivered to the
 // application and stays open.
-func TestAttackSilenceHandedOn(t *testing.T) {
+func TestAttackSilentClientsDelivered(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, Observe: true})
 	silent := s.flood(t, attackers, "")
 	attackEach(t, 20, 4, func(int) error { return s.good() })
@@ -61,7 +61,7 @@ func TestAttackSilenceHandedOn(t *testing.T) {
 // There are more attackers than places, and each attacker reconnects when it is
 // closed. The listener closes the oldest, so good clients are served. The
 // number of handshakes stays within MaxPending.
-func TestAttackMoreThanThereIsRoomFor(t *testing.T) {
+func TestAttackMoreClientsThanPlaces(t *testing.T) {
 	const (
 		most   = 4096 // the default
 		good   = 50

@@ -23,19 +23,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gneListener is a listener for tests of clients that leave while Authorize
+// watchedListener is a listener for tests of clients that leave while Authorize
 // runs. Authorize reports each of its contexts after that has ended. If the
 // request has the field Deaf, Authorize ignores its context and returns when
 // the test tells it to.
-type gneListener struct {
+type watchedListener struct {
 	*preflight.PreflightListener
 	*testkit.Recorder
 	causes chan error
 	hear   chan struct{}
 }
 
-func gneNew(set func(*preflight.PreflightListener)) *gneListener {
-	g := &gneListener{new(preflight.PreflightListener), testkit.NewRecorder(), make(chan error, 100), make(chan struct{})}
+func newWatchedListener(set func(*preflight.PreflightListener)) *watchedListener {
+	g := &watchedListener{new(preflight.PreflightListener), testkit.NewRecorder(), make(chan error, 100), make(chan struct{})}
 	g.Telemetry = g.Watch()
 	g.MaxPending, g.HandshakeTimeout = 1, time.Hour
 	g.Authorize = func(r *http.Request) (http.Header, error) {
@@ -56,7 +56,7 @@ func gneNew(set func(*preflight.PreflightListener)) *gneListener {
 	return g
 }
 
-var gneWait = testkit.Request("Wait: yes")
+var waitingRequest = testkit.Request("Wait: yes")
 
 // When the client resets or closes its connection, the context of a waiting
 // Authorize ends, through every layer, and the place of the client becomes
@@ -72,8 +72,8 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 		request string
 	}{
 		{name: "TCP"},
-		{name: "TCP, TLS inside the tunnel", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, request: strings.Replace(gneWait, "Upgrade: tcp", "Upgrade: tcps", 1)},
-		{name: "behind a PROXY header", set: func(l *preflight.PreflightListener) { l.TrustedProxies = testkit.Prefixes("127.0.0.0/8") }, request: testkit.ThroughProxy + gneWait},
+		{name: "TCP, TLS inside the tunnel", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, request: strings.Replace(waitingRequest, "Upgrade: tcp", "Upgrade: tcps", 1)},
+		{name: "behind a PROXY header", set: func(l *preflight.PreflightListener) { l.TrustedProxies = testkit.Prefixes("127.0.0.0/8") }, request: testkit.ThroughProxy + waitingRequest},
 		{name: "TLSConfig", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, secure: true},
 		{name: "TLS underneath", below: true, secure: true},
 		{name: "ServeHTTP", mounted: true},
@@ -81,7 +81,7 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 	} {
 		for how, want := range map[string]error{"reset": syscall.ECONNRESET, "close": io.EOF, "half-close": io.EOF} {
 			t.Run(tt.name+"/"+how, func(t *testing.T) {
-				g := gneNew(tt.set)
+				g := newWatchedListener(tt.set)
 				g.Listener = testkit.ListenTCP(t)
 				if tt.below {
 					g.Listener = tls.NewListener(g.Listener, server)
@@ -107,7 +107,7 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 					}
 					return tcp, c
 				}
-				request := gneWait
+				request := waitingRequest
 				if tt.request != "" {
 					request = tt.request
 				}
@@ -155,7 +155,7 @@ func TestAuthorizeThatIgnoresItsContextReleasesItsPlace(t *testing.T) {
 	for _, mounted := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 2
-			g := gneNew(func(l *preflight.PreflightListener) { l.MaxPending = most })
+			g := newWatchedListener(func(l *preflight.PreflightListener) { l.MaxPending = most })
 			direct, mount := testkit.NewNetwork(), testkit.NewNetwork()
 			g.Listener = direct
 			accepted := testkit.AcceptAll(t, g)
@@ -214,7 +214,7 @@ func TestAuthorizeThatIgnoresItsContextReleasesItsPlace(t *testing.T) {
 func TestAuthorizeFreesEveryPlaceOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 2
-		g := gneNew(func(l *preflight.PreflightListener) { l.MaxPending, l.RequireUpgrade = most, true })
+		g := newWatchedListener(func(l *preflight.PreflightListener) { l.MaxPending, l.RequireUpgrade = most, true })
 		n := testkit.NewNetwork()
 		g.Listener = n
 		testkit.AcceptAll(t, g)
@@ -240,8 +240,8 @@ func TestAuthorizeFreesEveryPlaceOnce(t *testing.T) {
 	})
 }
 
-// gneSlow is an Authorize that takes half a second.
-func gneSlow(*http.Request) (http.Header, error) {
+// slowAuthorize is an Authorize that takes half a second.
+func slowAuthorize(*http.Request) (http.Header, error) {
 	time.Sleep(time.Second / 2)
 	return nil, nil
 }
@@ -260,7 +260,7 @@ func TestAuthorizeLosesNoByte(t *testing.T) {
 						name := fmt.Sprintf("secure=%v/mounted=%v/%d/%d/long=%v", secure, mounted, glued, late, long)
 						t.Run(name, func(t *testing.T) {
 							synctest.Test(t, func(t *testing.T) {
-								s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Authorize = gneSlow })
+								s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Authorize = slowAuthorize })
 								accepted := testkit.AcceptAll(t, s)
 								c := s.Dial(t, mounted)
 								if secure && !mounted {
@@ -351,7 +351,7 @@ func TestAuthorizeCostsNoRead(t *testing.T) {
 				accepted := testkit.AcceptAll(t, l)
 				ours, theirs := net.Pipe()
 				t.Cleanup(func() { ours.Close(); theirs.Close() })
-				server := &gneCounted{SpyConn: testkit.SpyConn{Conn: theirs, NoDeadlines: tt.noDeadlines}}
+				server := &countingConn{SpyConn: testkit.SpyConn{Conn: theirs, NoDeadlines: tt.noDeadlines}}
 				n.Backlog <- server
 				c := testkit.Raw(ours, nil).Upgraded(t, testkit.Request())
 				conn := <-accepted
@@ -365,13 +365,13 @@ func TestAuthorizeCostsNoRead(t *testing.T) {
 	}
 }
 
-// gneCounted counts the Reads that have started.
-type gneCounted struct {
+// countingConn counts the Reads that have started.
+type countingConn struct {
 	testkit.SpyConn
 	begun atomic.Int32
 }
 
-func (c *gneCounted) Read(b []byte) (int, error) {
+func (c *countingConn) Read(b []byte) (int, error) {
 	c.begun.Add(1)
 	return c.SpyConn.Read(b)
 }

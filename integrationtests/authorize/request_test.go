@@ -55,23 +55,23 @@ func TestAuthorizeSeesTheRequest(t *testing.T) {
 	}
 }
 
-type lisKey struct{}
+type contextKey struct{}
 
 // Values that Authorize puts into the Context reach the application. That
 // Context does not end, neither with the deadline of the handshake nor with
 // Close.
-func TestAuthorizeHandsOnAContext(t *testing.T) {
+func TestAuthorizePassesAContext(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		put  func(r *http.Request)
 		want any
 	}{
 		{"a value", func(r *http.Request) {
-			*r = *r.WithContext(context.WithValue(r.Context(), lisKey{}, "user"))
+			*r = *r.WithContext(context.WithValue(r.Context(), contextKey{}, "user"))
 		}, "user"},
 		{"nothing", func(*http.Request) {}, nil},
 		{"a value with another deadline", func(r *http.Request) {
-			ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), lisKey{}, "user"), time.Nanosecond)
+			ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), contextKey{}, "user"), time.Nanosecond)
 			cancel()
 			*r = *r.WithContext(ctx)
 		}, "user"},
@@ -93,7 +93,7 @@ func TestAuthorizeHandsOnAContext(t *testing.T) {
 				for range 2 {
 					ctx := conn.Request().Context()
 					require.NoError(t, ctx.Err())
-					require.Equal(t, tt.want, ctx.Value(lisKey{}))
+					require.Equal(t, tt.want, ctx.Value(contextKey{}))
 					_, bounded := ctx.Deadline()
 					require.False(t, bounded)
 					require.Same(t, conn.Request(), conn.Response().Request)

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndChain is what the proxies report about the address of one client.
-type kndChain struct {
+// addressChain is what the proxies report about the address of one client.
+type addressChain struct {
 	name   string
 	field  string       // ClientAddrHeader
 	from   string       // the peer; "" is a trusted one
@@ -29,7 +29,7 @@ type kndChain struct {
 	broken string       // text of the refusal
 }
 
-var kndChains = []kndChain{
+var addressChains = []addressChain{
 	{name: "no field"},
 	{name: "one hop", lines: []string{testkit.XFF + "203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "a spoofed left part", lines: []string{testkit.XFF + "10.0.0.1, 198.51.100.1, 203.0.113.9"}, want: "203.0.113.9:0"},
@@ -65,7 +65,7 @@ var kndChains = []kndChain{
 	{name: "PROXY of a proxy, and the field", proxy: testkit.Inside, lines: []string{testkit.XFF + "198.51.100.1, 203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "PROXY of a proxy, and another", proxy: testkit.Inside6, lines: []string{testkit.XFF + "2001:db8::9, 2001:db8:a::8"}, want: "[2001:db8::9]:0"},
 	{name: "PROXY of a proxy, unknown", proxy: testkit.Inside, lines: []string{testkit.XFF + "203.0.113.9, unknown"}, want: testkit.Inside.String()},
-	{name: "PROXY of a proxy, and garbage", proxy: testkit.Inside, lines: []string{testkit.XFF + "<script>"}, broken: kndMalformed("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
+	{name: "PROXY of a proxy, and garbage", proxy: testkit.Inside, lines: []string{testkit.XFF + "<script>"}, broken: malformedField("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
 
 	// Only the configured field is read.
 	{name: "Forwarded is not the field", lines: []string{"Forwarded: for=203.0.113.9", "X-Real-IP: 203.0.113.9"}},
@@ -86,16 +86,16 @@ var kndChains = []kndChain{
 
 	// Falling back to the address of the proxy would give the client the rights
 	// of the proxy.
-	{name: "garbage", lines: []string{testkit.XFF + "203.0.113.9, secret-host"}, broken: kndMalformed("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
-	{name: "a port out of range", lines: []string{testkit.XFF + "203.0.113.9:65536"}, broken: kndMalformed("X-Forwarded-For", "a port is malformed or out of range: RFC 7239 §6")},
-	{name: "a quote that the client has opened", field: "Forwarded", lines: []string{`Forwarded: for="10.0.0.1, for=203.0.113.9`}, broken: kndMalformed("Forwarded", "a quoted string has no end: RFC 7239 §4")},
-	{name: "two for parameters", field: "Forwarded", lines: []string{"Forwarded: for=10.0.0.1;for=203.0.113.9"}, broken: kndMalformed("Forwarded", "an element has two for parameters: RFC 7239 §4")},
-	{name: "two addresses in one", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9, 203.0.113.10"}, broken: kndMalformed("X-Real-IP", "it holds more than one address")},
-	{name: "two lines of one address", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9", "X-Real-IP: 203.0.113.9"}, broken: kndMalformed("X-Real-IP", "it holds more than one address")},
-	{name: "a name", field: "CF-Connecting-IP", lines: []string{"CF-Connecting-IP: secret-host"}, broken: kndMalformed("CF-Connecting-IP", "an address is malformed: RFC 7239 §6")},
+	{name: "garbage", lines: []string{testkit.XFF + "203.0.113.9, secret-host"}, broken: malformedField("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
+	{name: "a port out of range", lines: []string{testkit.XFF + "203.0.113.9:65536"}, broken: malformedField("X-Forwarded-For", "a port is malformed or out of range: RFC 7239 §6")},
+	{name: "a quote that the client has opened", field: "Forwarded", lines: []string{`Forwarded: for="10.0.0.1, for=203.0.113.9`}, broken: malformedField("Forwarded", "a quoted string has no end: RFC 7239 §4")},
+	{name: "two for parameters", field: "Forwarded", lines: []string{"Forwarded: for=10.0.0.1;for=203.0.113.9"}, broken: malformedField("Forwarded", "an element has two for parameters: RFC 7239 §4")},
+	{name: "two addresses in one", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9, 203.0.113.10"}, broken: malformedField("X-Real-IP", "it holds more than one address")},
+	{name: "two lines of one address", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9", "X-Real-IP: 203.0.113.9"}, broken: malformedField("X-Real-IP", "it holds more than one address")},
+	{name: "a name", field: "CF-Connecting-IP", lines: []string{"CF-Connecting-IP: secret-host"}, broken: malformedField("CF-Connecting-IP", "an address is malformed: RFC 7239 §6")},
 }
 
-func kndMalformed(field, why string) string {
+func malformedField(field, why string) string {
 	return "the field " + field + " of a trusted proxy is malformed: " + why + "\n"
 }
 
@@ -104,14 +104,14 @@ func kndMalformed(field, why string) string {
 // agree. Handler sees the address of the peer, because its connection may carry
 // requests of many clients.
 func TestClientAddressChain(t *testing.T) {
-	for _, tt := range kndChains {
+	for _, tt := range addressChains {
 		for _, authorize := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, Authorize %t", tt.name, authorize), func(t *testing.T) {
-				vetted := make(chan string, 1)
+				authorized := make(chan string, 1)
 				l := &preflight.PreflightListener{TrustedProxies: testkit.TrustedPrefixes, ClientAddrHeader: tt.field, Handler: testkit.ServedHandler}
 				if authorize {
 					l.Authorize = func(r *http.Request) (http.Header, error) {
-						vetted <- r.RemoteAddr
+						authorized <- r.RemoteAddr
 						return nil, nil
 					}
 				}
@@ -121,7 +121,7 @@ func TestClientAddressChain(t *testing.T) {
 					if from == "" {
 						from = "127.0.0.1"
 					}
-					c = kndDialFrom(t, l, from)
+					c = dialFrom(t, l, from)
 					if tt.proxy == nil {
 						return c, "", c.LocalAddr().String()
 					}
@@ -136,7 +136,7 @@ func TestClientAddressChain(t *testing.T) {
 						require.NotContains(t, a.Raw, "secret-host")
 						require.NotContains(t, a.Raw, "203.0.113.9", "an address is personal data")
 						require.Empty(t, accepted)
-						require.Empty(t, vetted)
+						require.Empty(t, authorized)
 						return
 					}
 					require.Equal(t, http.StatusSwitchingProtocols, c.Answer("GET").StatusCode)
@@ -150,7 +150,7 @@ func TestClientAddressChain(t *testing.T) {
 					require.Equal(t, want, conn.Request().RemoteAddr)
 					require.Equal(t, c.RemoteAddr().String(), conn.LocalAddr().String())
 					if authorize {
-						require.Equal(t, want, <-vetted)
+						require.Equal(t, want, <-authorized)
 					}
 					testkit.Skip(t, conn, testkit.Payload)
 				}
@@ -217,8 +217,8 @@ func TestClientAddressOnADualStackListener(t *testing.T) {
 	}
 }
 
-// kndUnix listens on a Unix socket.
-func kndUnix(t testing.TB) net.Listener {
+// listenUnix listens on a Unix socket.
+func listenUnix(t testing.TB) net.Listener {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "knd") // the path of t.TempDir is too long for some names
 	require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestClientAddressBehindAUnixSocket(t *testing.T) {
 		{name: "plain", sent: "EHLO x\r\n", trusted: true, plain: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &preflight.PreflightListener{Listener: kndUnix(t)}
+			l := &preflight.PreflightListener{Listener: listenUnix(t)}
 			if tt.trusted {
 				l.TrustedProxies = testkit.Prefixes("10.0.0.0/8")
 			}
@@ -272,10 +272,10 @@ func TestClientAddressBehindAUnixSocket(t *testing.T) {
 	}
 }
 
-// kndBehind dials like a proxy that sends a PROXY header for its client.
-type kndBehind struct{ header []byte }
+// proxyDialer dials like a proxy that sends a PROXY header for its client.
+type proxyDialer struct{ header []byte }
 
-func (d kndBehind) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (d proxyDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -324,7 +324,7 @@ func TestClientAddressUnderHTTPServer(t *testing.T) {
 			served := make(chan error, 1)
 			testkit.Listen(t, l)
 			go func() { served <- server.Serve(l) }()
-			d := &preflight.PreflightDialer{NetDialer: kndBehind{tt.header}}
+			d := &preflight.PreflightDialer{NetDialer: proxyDialer{tt.header}}
 			if tt.xff != "" {
 				d.Header = http.Header{"X-Forwarded-For": {tt.xff}}
 			}

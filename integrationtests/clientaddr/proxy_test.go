@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndDialFrom connects to l from an address of the loopback network.
-func kndDialFrom(t testing.TB, l net.Listener, from string) *testkit.Client {
+// dialFrom connects to l from an address of the loopback network.
+func dialFrom(t testing.TB, l net.Listener, from string) *testkit.Client {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: testkit.Patience}
 	c, err := d.Dial("tcp", l.Addr().String())
@@ -52,7 +52,7 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 		for _, header := range testkit.HeaderCases(t)[1:] {
 			for _, payload := range []string{"", testkit.Payload, testkit.Request()} {
 				t.Run(fmt.Sprintf("%s/%s and %d bytes", tt.name, header.Name, len(payload)), func(t *testing.T) {
-					c := kndDialFrom(t, l, "127.0.0.2")
+					c := dialFrom(t, l, "127.0.0.2")
 					sent := string(header.Bytes) + payload
 					c.Send(t, sent)
 					if payload == testkit.Request() {
@@ -81,14 +81,14 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 			if !tt.refuse {
 				t.Run(fmt.Sprintf("%s/%s and a hello", tt.name, header.Name), func(t *testing.T) {
 					hello := testkit.ClientHello(t, clientTLS)
-					c := kndDialFrom(t, l, "127.0.0.2")
+					c := dialFrom(t, l, "127.0.0.2")
 					c.Send(t, string(header.Bytes)+string(hello))
 					testkit.Skip(t, testkit.NextConn(t, accepted), string(header.Bytes)+string(hello))
 				})
 			}
 		}
 		if len(tt.trusted) > 0 {
-			c := kndDialFrom(t, l, "127.0.0.1")
+			c := dialFrom(t, l, "127.0.0.1")
 			c.Send(t, string(testkit.ProxyHeader(t, 2, testkit.Source))+testkit.Request())
 			require.Equal(t, 101, c.Answer("GET").StatusCode)
 			require.Equal(t, testkit.Source.String(), testkit.NextConn(t, accepted).RemoteAddr().String())
@@ -360,15 +360,15 @@ func TestProxyHeaderLengths(t *testing.T) {
 				require.NoError(t, a.Err)
 				require.Equal(t, 101, a.StatusCode)
 				conn := testkit.NextConn(t, accepted)
-				require.Equal(t, testkit.Source, kndShort(conn.RemoteAddr()))
+				require.Equal(t, testkit.Source, shortIP(conn.RemoteAddr()))
 				testkit.Skip(t, conn, testkit.Payload)
 			})
 		}
 	}
 }
 
-// kndShort returns a with the IP in the form that net.ParseIP gives it.
-func kndShort(a net.Addr) net.Addr {
+// shortIP returns a with the IP in the form that net.ParseIP gives it.
+func shortIP(a net.Addr) net.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return &net.TCPAddr{IP: tcp.IP.To16(), Port: tcp.Port, Zone: tcp.Zone}
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unxPair returns a listener with one connection made by socketpair(2), and the
+// socketPair returns a listener with one connection made by socketpair(2), and the
 // client's end of that connection.
-func unxPair(t *testing.T) (net.Listener, net.Conn) {
+func socketPair(t *testing.T) (net.Listener, net.Conn) {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
@@ -35,8 +35,8 @@ func unxPair(t *testing.T) (net.Listener, net.Conn) {
 	return n, ends[1]
 }
 
-// unxFile returns a path for a socket. The path of t.TempDir may be too long.
-func unxFile(t *testing.T, name string) string {
+// socketPath returns a path for a socket. The path of t.TempDir may be too long.
+func socketPath(t *testing.T, name string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "unx")
 	require.NoError(t, err)
@@ -64,13 +64,13 @@ func TestTrustedProxiesByUnixSocket(t *testing.T) {
 		make    func() (net.Listener, net.Conn)
 		trusted bool
 	}{
-		{"a file", func() (net.Listener, net.Conn) { return unix(unxFile(t, "s")) }, true},
+		{"a file", func() (net.Listener, net.Conn) { return unix(socketPath(t, "s")) }, true},
 		{"a file whose name begins as that of an abstract socket", func() (net.Listener, net.Conn) {
-			return unix(unxFile(t, "@s"))
+			return unix(socketPath(t, "@s"))
 		}, true},
 		{"an abstract socket", func() (net.Listener, net.Conn) { return unix("@" + t.Name()) }, false},
 		{"an abstract socket with a name from the kernel", func() (net.Listener, net.Conn) { return unix("") }, false},
-		{"no name", func() (net.Listener, net.Conn) { return unxPair(t) }, false},
+		{"no name", func() (net.Listener, net.Conn) { return socketPair(t) }, false},
 	} {
 		for _, by := range []string{"X-Forwarded-For", "PROXY"} {
 			t.Run(tt.name+"/"+by, func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestTrustedProxiesByUnixSocket(t *testing.T) {
 
 // The same holds if net/http has accepted the connection.
 func TestTrustedProxiesByUnixSocketMounted(t *testing.T) {
-	for _, name := range []string{unxFile(t, "s"), "@" + t.Name()} {
+	for _, name := range []string{socketPath(t, "s"), "@" + t.Name()} {
 		l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("192.0.2.0/24")})
 		accepted := testkit.AcceptAll(t, l)
 		s := httptest.NewUnstartedServer(http.HandlerFunc(l.ServeHTTP))

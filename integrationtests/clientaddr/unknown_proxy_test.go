@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revNameless holds the PROXY headers that give no address. The value tells
+// headersWithoutAddress holds the PROXY headers that give no address. The value tells
 // whether the proxy itself is the client.
-func revNameless(t testing.TB) []struct {
+func headersWithoutAddress(t testing.TB) []struct {
 	name, header string
 	local        bool
 } {
@@ -47,7 +47,7 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 			TrustedProxies: testkit.Prefixes("127.0.0.1/32"), ClientAddrHeader: field.name, TLSConfig: server, Handler: testkit.ServedHandler,
 		})
 		accepted := testkit.AcceptAll(t, l)
-		for _, h := range revNameless(t) {
+		for _, h := range headersWithoutAddress(t) {
 			for _, tt := range []struct {
 				name         string
 				tls, earlier bool // an ordinary request comes first

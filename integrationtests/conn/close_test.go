@@ -16,26 +16,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A clsConn is a transport whose Close and CloseRead first call a function. Its
+// A closeHookConn is a transport whose Close and CloseRead first call a function. Its
 // Read still returns bytes after them, as TLS and Linux do.
-type clsConn struct {
+type closeHookConn struct {
 	net.Conn
 	before func()
 	fails  error // CloseRead
 	later  string
 }
 
-func (c *clsConn) Close() error {
+func (c *closeHookConn) Close() error {
 	c.before()
 	return c.Conn.Close()
 }
 
-func (c *clsConn) CloseRead() error {
+func (c *closeHookConn) CloseRead() error {
 	c.before()
 	return c.fails
 }
 
-func (c *clsConn) Read(b []byte) (int, error) {
+func (c *closeHookConn) Read(b []byte) (int, error) {
 	if c.later != "" {
 		n := copy(b, c.later)
 		c.later = c.later[n:]
@@ -46,7 +46,7 @@ func (c *clsConn) Read(b []byte) (int, error) {
 
 // The bytes that Read returns during and after Close and CloseRead are the
 // first bytes that arrived, without a gap.
-func TestConnCloseLeavesNoHole(t *testing.T) {
+func TestConnCloseLeavesNoGap(t *testing.T) {
 	for name, end := range map[string]func(*preflight.Conn) error{
 		"Close": (*preflight.Conn).Close, "CloseRead": (*preflight.Conn).CloseRead,
 	} {
@@ -68,7 +68,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 			} {
 				t.Run(name+"/"+how, func(t *testing.T) {
 					client, server := testkit.TCPPair(t)
-					transport := &clsConn{Conn: server, before: func() {}}
+					transport := &closeHookConn{Conn: server, before: func() {}}
 					conn := connWith(t, client, transport, connRest)
 					transport.later = " and late"
 					var got string
@@ -103,7 +103,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 func TestConnCloseReadFails(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	broken := errors.New("broken")
-	conn := connWith(t, client, &clsConn{Conn: server, before: func() {}, fails: broken}, connRest)
+	conn := connWith(t, client, &closeHookConn{Conn: server, before: func() {}, fails: broken}, connRest)
 	require.ErrorIs(t, conn.CloseRead(), broken)
 	got := make([]byte, len(connRest))
 	_, err := io.ReadFull(conn, got)
@@ -111,18 +111,18 @@ func TestConnCloseReadFails(t *testing.T) {
 	require.Equal(t, connRest, string(got))
 }
 
-// A dlnConn is a transport that records the last deadline it was given, and
+// A deadlineHookConn is a transport that records the last deadline it was given, and
 // then calls a function.
-type dlnConn struct {
+type deadlineHookConn struct {
 	net.Conn
 	last atomic.Pointer[time.Time]
 	then func(time.Time)
 	err  error
 }
 
-func (c *dlnConn) SetReadDeadline(t time.Time) error { return c.SetDeadline(t) }
+func (c *deadlineHookConn) SetReadDeadline(t time.Time) error { return c.SetDeadline(t) }
 
-func (c *dlnConn) SetDeadline(t time.Time) error {
+func (c *deadlineHookConn) SetDeadline(t time.Time) error {
 	c.last.Store(&t)
 	if c.then != nil {
 		c.then(t)
@@ -138,7 +138,7 @@ func TestConnDeadlinesAtOnce(t *testing.T) {
 	read, both := setter((*preflight.Conn).SetReadDeadline), setter((*preflight.Conn).SetDeadline)
 	for _, tt := range []struct{ first, second setter }{{read, read}, {read, both}, {both, read}, {both, both}} {
 		client, server := testkit.TCPPair(t)
-		transport := &dlnConn{Conn: server}
+		transport := &deadlineHookConn{Conn: server}
 		conn := connWith(t, client, transport, connRest)
 		second := make(chan error)
 		transport.then = func(t time.Time) {
@@ -169,7 +169,7 @@ func TestConnDeadlineFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, server := testkit.TCPPair(t)
-			transport := &dlnConn{Conn: server}
+			transport := &deadlineHookConn{Conn: server}
 			conn := connWith(t, client, transport, connRest)
 			transport.err = testkit.ErrNoDeadlines
 			require.ErrorIs(t, set(conn, time.Unix(1, 0)), testkit.ErrNoDeadlines)

@@ -136,9 +136,9 @@ func connEarly(t testing.TB) (conn *preflight.Conn, peer net.Conn) {
 // the first byte of connRest shows that the connection is plain
 const connRest = "\x00early"
 
-// TestConnReadsWhatCameWithTheHandshake: other dialers have panicked at such a
+// TestConnReadsBytesFromTheHandshake: other dialers have panicked at such a
 // byte, in a Read with an empty buffer, or have dropped it.
-func TestConnReadsWhatCameWithTheHandshake(t *testing.T) {
+func TestConnReadsBytesFromTheHandshake(t *testing.T) {
 	conn, peer := connEarly(t)
 	n, err := conn.Read(nil)
 	require.NoError(t, err)
@@ -196,7 +196,7 @@ func TestConnReadDeadline(t *testing.T) {
 	})
 }
 
-func TestConnCloseDropsWhatWasNotRead(t *testing.T) {
+func TestConnCloseDropsUnreadBytes(t *testing.T) {
 	conn, _ := connEarly(t)
 	require.NoError(t, conn.Close())
 	_, err := conn.Read(make([]byte, 64))

@@ -160,9 +160,9 @@ func TestConnWriteToFaultyWriter(t *testing.T) {
 	}
 }
 
-// TestConnWriteToMeanwhile: while a writer holds the bytes that came with the
+// TestConnMethodsDuringWriteTo: while a writer holds the bytes that came with the
 // handshake, other methods do not wait for it. Their effect applies afterwards.
-func TestConnWriteToMeanwhile(t *testing.T) {
+func TestConnMethodsDuringWriteTo(t *testing.T) {
 	t.Run("SetReadDeadline", func(t *testing.T) {
 		conn, _ := connEarly(t)
 		_, err := conn.WriteTo(&connReluctant{meant: func() { conn.SetReadDeadline(time.Unix(1, 0)) }})
@@ -200,9 +200,9 @@ func TestConnWriteToKeepsTheOrder(t *testing.T) {
 	require.Equal(t, connRest+" and late", got.String())
 }
 
-// TestConnReadBesideWriteTo: two readers share the bytes. Each byte goes to one
+// TestConnReadDuringWriteTo: two readers share the bytes. Each byte goes to one
 // of them.
-func TestConnReadBesideWriteTo(t *testing.T) {
+func TestConnReadDuringWriteTo(t *testing.T) {
 	for range 50 {
 		client, server := testkit.SpyPipe(t)
 		conn := connWith(t, client, server, connRest)

@@ -15,15 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wchConn is a transport whose Read calls a function after it has bytes and
+// A readHookConn is a transport whose Read calls a function after it has bytes and
 // before it returns.
-type wchConn struct {
+type readHookConn struct {
 	*testkit.NetworkConn
 	meanwhile func()
 	reads     atomic.Int32 // counts the Reads that have started
 }
 
-func (c *wchConn) Read(b []byte) (int, error) {
+func (c *readHookConn) Read(b []byte) (int, error) {
 	c.reads.Add(1)
 	n, err := c.NetworkConn.Read(b)
 	if c.meanwhile != nil && n > 0 {
@@ -34,14 +34,14 @@ func (c *wchConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// wchSilent is watchSilent with such a transport.
-func wchSilent(t *testing.T) (net.Conn, *wchConn, *preflight.Conn) {
+// watchSilentWithHook is watchSilent with such a transport.
+func watchSilentWithHook(t *testing.T) (net.Conn, *readHookConn, *preflight.Conn) {
 	t.Helper()
 	n := testkit.NewNetwork()
 	accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n}))
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	server := &wchConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}}
+	server := &readHookConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}}
 	n.Backlog <- server
 	time.Sleep(time.Minute)
 	c := <-accepted
@@ -51,9 +51,9 @@ func wchSilent(t *testing.T) (net.Conn, *wchConn, *preflight.Conn) {
 
 // One Read has read the end of a request line and has not parsed it yet.
 // Another Read waits for it and does not return the bytes that follow.
-func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
+func TestWatchedConnSerializesReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server, c := wchSilent(t)
+		client, server, c := watchSilentWithHook(t)
 		second := make(chan error, 1)
 		var got []byte
 		before := server.reads.Load()
@@ -83,9 +83,9 @@ func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 // If bytes turn out to be the end of a request line, Read clears them from the
 // caller's buffer, because the caller may look into the buffer although Read
 // returned no bytes.
-func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
+func TestWatchedConnClearsTheBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, _, c := wchSilent(t)
+		client, _, c := watchSilentWithHook(t)
 		go io.WriteString(client, watchPost)
 		b := make([]byte, 2*len(watchPost))
 		n, err := c.Read(b)
@@ -95,14 +95,14 @@ func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
 	})
 }
 
-// wchListener returns connections that record which of their methods moves the
+// methodListener returns connections that record which of their methods moves the
 // bytes.
-type wchListener struct {
+type methodListener struct {
 	net.Listener
 	conns chan *connRecorder
 }
 
-func (l wchListener) Accept() (net.Conn, error) {
+func (l methodListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func TestWatchEnds(t *testing.T) {
 		{name: "a line as long as a larger MaxHeaderBytes", maxHeader: 2 * mebi, silent: true, line: 2 * mebi},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inner := wchListener{testkit.ListenTCP(t), make(chan *connRecorder, 1)}
+			inner := methodListener{testkit.ListenTCP(t), make(chan *connRecorder, 1)}
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner, MaxHeaderBytes: tt.maxHeader})
 			if tt.silent {
 				l.PlainAfter = time.Millisecond

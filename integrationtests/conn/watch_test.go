@@ -134,7 +134,7 @@ func TestWatchedConnIsPlain(t *testing.T) {
 
 // A first line that fills the buffer before it is sorted is delivered, and the
 // watch continues.
-func TestWatchBeginsWhereSortingEnded(t *testing.T) {
+func TestWatchContinuesAfterSorting(t *testing.T) {
 	const long = 16 << 10
 	for sent, http := range map[string]bool{
 		strings.Repeat("y", long) + " / HTTP/1.1\r\nSHUTDOWN\r\n":      true,

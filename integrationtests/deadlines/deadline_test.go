@@ -16,20 +16,20 @@ import (
 
 // HandshakeTimeout bounds the whole handshake, not one step and not one Read.
 // Wherever a client is too slow, the handshake ends at exactly that time.
-func TestListenerDeadlineIsOfTheWhole(t *testing.T) {
+func TestListenerDeadlineOfTheWholeHandshake(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, timeout := range []time.Duration{0, 7 * time.Second} {
 		want := 10 * time.Second
 		if timeout > 0 {
 			want = timeout
 		}
-		for _, tt := range append(shdSlows, shdSlowsInHTTP...) {
+		for _, tt := range append(slowClients, slowHTTPClients...) {
 			t.Run(want.String()+" for "+tt.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.HandshakeTimeout = timeout })
 					accepted := testkit.AcceptAll(t, s)
 					c := s.Dial(t, tt.mounted)
-					shdIsLate(t, s, c, tt, want)
+					requireTimeout(t, s, c, tt, want)
 					require.Empty(t, accepted)
 				})
 			})
@@ -37,8 +37,8 @@ func TestListenerDeadlineIsOfTheWhole(t *testing.T) {
 	}
 }
 
-// shdIsLate runs tt over c. The connection must end after want.
-func shdIsLate(t *testing.T, s *testkit.Scene, c *testkit.Client, tt shdSlow, want time.Duration) {
+// requireTimeout runs tt over c. The connection must end after want.
+func requireTimeout(t *testing.T, s *testkit.Scene, c *testkit.Client, tt slowClient, want time.Duration) {
 	t.Helper()
 	start, up := time.Now(), c
 	if tt.begin != nil {
@@ -68,21 +68,21 @@ func shdIsLate(t *testing.T, s *testkit.Scene, c *testkit.Client, tt shdSlow, wa
 // answer is sent to the client.
 func TestListenerDeadlineOfATransportWithoutDeadlines(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, tt := range shdSlows {
+	for _, tt := range slowClients {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, nil)
 				accepted := testkit.AcceptAll(t, s)
 				tt.answer = 0
-				shdIsLate(t, s, shdDialBare(t, s.Direct), tt, 10*time.Second)
+				requireTimeout(t, s, dialWithoutDeadlines(t, s.Direct), tt, 10*time.Second)
 				require.Empty(t, accepted)
 			})
 		})
 	}
 }
 
-// shdDialBare is Network.Dial for a transport without deadlines.
-func shdDialBare(t testing.TB, n *testkit.Network) *testkit.Client {
+// dialWithoutDeadlines is Network.Dial for a transport without deadlines.
+func dialWithoutDeadlines(t testing.TB, n *testkit.Network) *testkit.Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours), Server: &testkit.NetworkConn{Conn: theirs}}
@@ -101,12 +101,12 @@ func TestListenerDeadlineOfARefusal(t *testing.T) {
 		mounted, bare bool
 		begin         func(testing.TB, *testkit.Scene, *testkit.Client) *testkit.Client
 	}{
-		{name: "on the port", begin: shdSame},
-		{name: "over TLS", begin: shdSecure},
-		{name: "behind a request to Handler", begin: shdAsked},
-		{name: "by ServeHTTP", mounted: true, begin: shdSame},
-		{name: "without deadlines", bare: true, begin: shdSame},
-		{name: "over TLS without deadlines", bare: true, begin: shdSecure},
+		{name: "on the port", begin: unchanged},
+		{name: "over TLS", begin: secureClient},
+		{name: "behind a request to Handler", begin: afterOrdinaryRequest},
+		{name: "by ServeHTTP", mounted: true, begin: unchanged},
+		{name: "without deadlines", bare: true, begin: unchanged},
+		{name: "over TLS without deadlines", bare: true, begin: secureClient},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestListenerDeadlineOfARefusal(t *testing.T) {
 				accepted := testkit.AcceptAll(t, s)
 				c := s.Dial(t, tt.mounted)
 				if tt.bare {
-					c = shdDialBare(t, s.Direct)
+					c = dialWithoutDeadlines(t, s.Direct)
 				}
 				up := tt.begin(t, s, c)
 				time.Sleep(8 * time.Second)
@@ -243,7 +243,7 @@ func TestListenerDeadlineEndsWithTheHandshake(t *testing.T) {
 					s.Start(t)
 					c := s.Dial(t, k.Mounted)
 					if bare {
-						c = shdDialBare(t, s.Direct)
+						c = dialWithoutDeadlines(t, s.Direct)
 					}
 					time.Sleep(9 * time.Second)
 					client := k.Talk(t, s, c)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndOpen opens the layers above c, and pauses before each.
-func kndOpen(t testing.TB, c *testkit.Client, header []byte, client *tls.Config, pause time.Duration) *testkit.Client {
+// openLayers opens the layers above c, and pauses before each.
+func openLayers(t testing.TB, c *testkit.Client, header []byte, client *tls.Config, pause time.Duration) *testkit.Client {
 	t.Helper()
 	if header != nil {
 		time.Sleep(pause)
@@ -31,8 +31,8 @@ func kndOpen(t testing.TB, c *testkit.Client, header []byte, client *tls.Config,
 	return &testkit.Client{Conn: tc, R: bufio.NewReader(tc), Server: c.Server}
 }
 
-// kndGreeted requires that the server can speak first, and then the client.
-func kndGreeted(t testing.TB, conn net.Conn, c *testkit.Client) {
+// requireGreeting requires that the server can speak first, and then the client.
+func requireGreeting(t testing.TB, conn net.Conn, c *testkit.Client) {
 	t.Helper()
 	testkit.Carry(t, "220 the server speaks first\r\n", conn, c.R)
 	testkit.Carry(t, "EHLO x\r\n", c, conn)
@@ -42,19 +42,19 @@ func kndGreeted(t testing.TB, conn net.Conn, c *testkit.Client) {
 	require.NoError(t, conn.Close())
 }
 
-// kndNest holds the layers that can lie below a silent client, and the address
+// layerStack holds the layers that can lie below a silent client, and the address
 // of the client with them.
-type kndNest struct {
+type layerStack struct {
 	name   string
 	header []byte
 	tls    *tls.Config
 	remote string
 }
 
-func kndNests(t testing.TB, client *tls.Config) []kndNest {
+func layerStacks(t testing.TB, client *tls.Config) []layerStack {
 	t.Helper()
 	v1, v2 := testkit.ProxyHeader(t, 1, testkit.Source), testkit.ProxyHeader(t, 2, testkit.Source6)
-	return []kndNest{
+	return []layerStack{
 		{"none", nil, nil, testkit.NetworkAddr.String()},
 		{"PROXY v1", v1, nil, testkit.Source.String()},
 		{"PROXY v2", v2, nil, testkit.Source6.String()},
@@ -69,7 +69,7 @@ func kndNests(t testing.TB, client *tls.Config) []kndNest {
 func TestPlainAfterCountsFromTheInnermostLayer(t *testing.T) {
 	const after = 300 * time.Millisecond
 	server, client := testkit.PipeTLS(t)
-	for _, nest := range kndNests(t, client) {
+	for _, nest := range layerStacks(t, client) {
 		t.Run(nest.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
@@ -78,14 +78,14 @@ func TestPlainAfterCountsFromTheInnermostLayer(t *testing.T) {
 					Listener: n, TrustedProxies: testkit.Prefixes("192.0.2.1/32"), TLSConfig: server, PlainAfter: after,
 				})
 				accepted := testkit.AcceptAll(t, l)
-				c := kndOpen(t, n.Dial(t), nest.header, nest.tls, after-1)
+				c := openLayers(t, n.Dial(t), nest.header, nest.tls, after-1)
 				opened := time.Since(start)
 				conn := <-accepted
 				require.Equal(t, opened+after, time.Since(start))
 				require.Equal(t, nest.remote, conn.RemoteAddr().String())
 				require.Nil(t, conn.Request())
 				require.Equal(t, opened+after, time.Since(start), "RemoteAddr does not wait")
-				kndGreeted(t, conn, c)
+				requireGreeting(t, conn, c)
 			})
 		})
 	}
@@ -93,7 +93,7 @@ func TestPlainAfterCountsFromTheInnermostLayer(t *testing.T) {
 
 // PlainAfter does not shorten the time of a layer that has begun, nor of a head
 // in it. One deadline, HandshakeTimeout, applies to all of them together.
-func TestPlainAfterHurriesNoLayer(t *testing.T) {
+func TestPlainAfterDoesNotApplyInsideALayer(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := testkit.ClientHello(t, client)
 	v1, v2 := testkit.ProxyHeader(t, 1, testkit.Source), testkit.ProxyHeader(t, 2, testkit.Source)
@@ -146,7 +146,7 @@ func TestPlainAfterHurriesNoLayer(t *testing.T) {
 // A silent client that must make room is delivered as plain, with its own
 // address and through all layers below it. A client that stalls in a layer is
 // closed.
-func TestMakingRoomAmongLayers(t *testing.T) {
+func TestEvictionAmongLayers(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	crowded := func(t *testing.T) (*testkit.Network, <-chan *preflight.Conn) {
 		n := testkit.NewNetwork()
@@ -154,12 +154,12 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 			Listener: n, TrustedProxies: testkit.Prefixes("192.0.2.1/32"), TLSConfig: server, MaxPending: 1,
 		}))
 	}
-	for _, nest := range kndNests(t, client) {
+	for _, nest := range layerStacks(t, client) {
 		t.Run("silent behind "+nest.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				n, accepted := crowded(t)
-				c := kndOpen(t, n.Dial(t), nest.header, nest.tls, 100*time.Millisecond)
+				c := openLayers(t, n.Dial(t), nest.header, nest.tls, 100*time.Millisecond)
 				next := n.Dial(t)
 				require.Equal(t, 101, (<-next.Ask(testkit.Request())).StatusCode)
 				require.Equal(t, time.Second, time.Since(start))
@@ -167,7 +167,7 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 				require.Nil(t, conn.Request())
 				require.Equal(t, nest.remote, conn.RemoteAddr().String())
 				testkit.Talk(t, next, <-accepted)
-				kndGreeted(t, conn, c)
+				requireGreeting(t, conn, c)
 			})
 		})
 	}
@@ -224,7 +224,7 @@ func TestCloseAmongLayers(t *testing.T) {
 			c.Send(t, sent)
 			clients = append(clients, c)
 		}
-		clients = append(clients, kndOpen(t, n.Dial(t), nil, client, 0))
+		clients = append(clients, openLayers(t, n.Dial(t), nil, client, 0))
 		tunnel := n.Dial(t)
 		require.Equal(t, 101, (<-tunnel.Ask(testkit.RequestTLS)).StatusCode)
 		clients = append(clients, tunnel)

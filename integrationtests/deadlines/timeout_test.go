@@ -194,13 +194,13 @@ func TestListenerDrain(t *testing.T) {
 	}
 }
 
-// lisHalf is a connection that can be half-closed.
-type lisHalf struct {
+// halfCloseConn is a connection that can be half-closed.
+type halfCloseConn struct {
 	*testkit.NetworkConn
 	ended chan struct{}
 }
 
-func (c lisHalf) CloseWrite() error {
+func (c halfCloseConn) CloseWrite() error {
 	close(c.ended)
 	return nil
 }
@@ -214,7 +214,7 @@ func TestListenerRefusalHalfCloses(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
 		testkit.AcceptAll(t, l)
 		ours, theirs := net.Pipe()
-		server := lisHalf{&testkit.NetworkConn{Conn: theirs}, make(chan struct{})}
+		server := halfCloseConn{&testkit.NetworkConn{Conn: theirs}, make(chan struct{})}
 		n.Backlog <- server
 		c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours)}
 		require.Equal(t, 426, (<-c.Ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n")).StatusCode)

@@ -313,10 +313,10 @@ func TestDialerClosesWhatItOpened(t *testing.T) {
 	})
 }
 
-// TestDialerLeavesNothingOfRefusals: a dialer built on http.Transport leaks a
+// TestDialerLeaksNothingAfterRefusals: a dialer built on http.Transport leaks a
 // connection and three goroutines for each refused upgrade. TestMain counts the
 // goroutines.
-func TestDialerLeavesNothingOfRefusals(t *testing.T) {
+func TestDialerLeaksNothingAfterRefusals(t *testing.T) {
 	ln := testkit.ListenTCP(t)
 	const refusals = 50
 	left := make(chan error, refusals)

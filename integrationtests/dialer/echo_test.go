@@ -98,7 +98,7 @@ func TestErrorsRepeatNoSecretOfTheForwardProxy(t *testing.T) {
 }
 
 // Text that repeats nothing is shown, because it may explain the error.
-func TestErrorsShowWhatIsNoEcho(t *testing.T) {
+func TestErrorsShowTextThatIsNoEcho(t *testing.T) {
 	for answer, shown := range map[string]string{
 		"HTTP/1.1 403 Quota exceeded\r\n\r\n":                         "answered 403 Quota exceeded: ",
 		"HTTP/1.1 403 \u202eevil\u009b\r\n\r\n":                       `answered 403 \u202eevil\u009b: `,

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A momContext ends at the moment when crypto/tls has stopped its watch on the
+// A endingContext ends at the moment when crypto/tls has stopped its watch on the
 // context and every other watch still runs.
-type momContext struct {
+type endingContext struct {
 	context.Context
 	mu    sync.Mutex
 	done  chan struct{}
@@ -27,9 +27,9 @@ type momContext struct {
 	funcs map[int]func()
 }
 
-func (c *momContext) Done() <-chan struct{} { return c.done }
+func (c *endingContext) Done() <-chan struct{} { return c.done }
 
-func (c *momContext) Err() error {
+func (c *endingContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
@@ -40,7 +40,7 @@ func (c *momContext) Err() error {
 
 // AfterFunc is called by package context for each function that must run when c
 // ends.
-func (c *momContext) AfterFunc(f func()) (stop func() bool) {
+func (c *endingContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	own := len(c.funcs)
@@ -66,11 +66,11 @@ func (c *momContext) AfterFunc(f func()) (stop func() bool) {
 
 // The context may end at the moment when the TLS handshake inside the tunnel
 // has finished. The connection is then being closed, and must not be returned.
-func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
+func TestDialerContextEndsAfterTheLastHandshake(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
 	testkit.ServeEcho(t, l)
-	ctx := &momContext{Context: t.Context(), done: make(chan struct{}), funcs: make(map[int]func())}
+	ctx := &endingContext{Context: t.Context(), done: make(chan struct{}), funcs: make(map[int]func())}
 	d := preflight.PreflightDialer{
 		TunnelTLSConfig: client, HandshakeTimeout: -1,
 		NetDialer: testkit.DialFunc(func(_ context.Context, network, address string) (net.Conn, error) { return net.Dial(network, address) }),
@@ -82,14 +82,14 @@ func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
 	require.Nil(t, c)
 }
 
-// wrtConn is a transport whose Write fails after a part of the bytes has
+// failingWriteConn is a transport whose Write fails after a part of the bytes has
 // arrived. Its Read may still return an answer.
-type wrtConn struct {
+type failingWriteConn struct {
 	net.Conn
 	arrives int
 }
 
-func (c wrtConn) Write(b []byte) (int, error) {
+func (c failingWriteConn) Write(b []byte) (int, error) {
 	n, _ := c.Conn.Write(b[:min(c.arrives, len(b))])
 	return n, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
@@ -120,7 +120,7 @@ func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 				d := preflight.PreflightDialer{
 					NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 						c, err := peer.DialContext(ctx, network, address)
-						return wrtConn{c, 10}, err
+						return failingWriteConn{c, 10}, err
 					}),
 					Header: map[string][]string{"X-Long": {strings.Repeat("x", 1000)}},
 				}
@@ -152,7 +152,7 @@ func TestDialerWaitsBrieflyForAnAnswerToAFailedWrite(t *testing.T) {
 		}}
 		d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := peer.DialContext(ctx, network, address)
-			return wrtConn{c, 10}, err
+			return failingWriteConn{c, 10}, err
 		})}
 		start := time.Now()
 		_, err := d.Dial("tcp", "edge.example:80")

@@ -20,18 +20,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const scrConnected = "HTTP/1.1 200 Connection established\r\n\r\n"
+const connectEstablished = "HTTP/1.1 200 Connection established\r\n\r\n"
 
-// scrTLS is a peer's side of TLS. rest runs after the handshake.
-func scrTLS(c net.Conn, config *tls.Config, rest func(net.Conn)) {
+// serveTLS is a peer's side of TLS. rest runs after the handshake.
+func serveTLS(c net.Conn, config *tls.Config, rest func(net.Conn)) {
 	if tc := tls.Server(c, config); tc.Handshake() == nil {
 		rest(tc)
 	}
 }
 
-// scrDrip answers with one byte every 300 ms, as long as the client is
+// dripAnswer answers with one byte every 300 ms, as long as the client is
 // connected.
-func scrDrip(answer string) func(net.Conn) {
+func dripAnswer(answer string) func(net.Conn) {
 	return func(c net.Conn) {
 		testkit.ReadRequest(c)
 		_, err := io.WriteString(c, answer)
@@ -49,7 +49,7 @@ func TestDialerStages(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	none := func(net.Conn) {}
 	inTLS := func(rest func(net.Conn)) func(net.Conn) {
-		return func(c net.Conn) { scrTLS(c, id.Config, rest) }
+		return func(c net.Conn) { serveTLS(c, id.Config, rest) }
 	}
 	half := func(c net.Conn) { c.Read(make([]byte, 1<<10)); io.WriteString(c, "\x16\x03\x03\x40\x00\x02") }
 	const httpProxy, httpsProxy, socks = "http://me:s3cr3t@proxy.example:3128", "https://me:s3cr3t@edge.example:3128", "socks5://me:s3cr3t@proxy.example"
@@ -62,7 +62,7 @@ func TestDialerStages(t *testing.T) {
 		{"CONNECT is not read", httpProxy, false, false, none, "write CONNECT to the forward proxy"},
 		{"CONNECT is not answered", httpProxy, false, false, testkit.Silent, "wait for the forward proxy's answer to CONNECT"},
 		{"CONNECT is answered in part", httpProxy, true, false, testkit.Say("HTTP/1.1 200", none), "read the forward proxy's answer to CONNECT"},
-		{"CONNECT is answered by drips", httpProxy, true, false, scrDrip("HTTP/1.1 200 "), "read the forward proxy's answer to CONNECT"},
+		{"CONNECT is answered by drips", httpProxy, true, false, dripAnswer("HTTP/1.1 200 "), "read the forward proxy's answer to CONNECT"},
 		{"SOCKS5 is not answered", socks, true, false, none, "SOCKS5 with the forward proxy"},
 		{"SOCKS5 stops after the methods", socks, false, false, func(c net.Conn) {
 			io.ReadFull(c, make([]byte, 4))
@@ -73,18 +73,18 @@ func TestDialerStages(t *testing.T) {
 		{"CONNECT in TLS is not answered", httpsProxy, true, false, inTLS(testkit.Silent), "wait for the forward proxy's answer to CONNECT"},
 		{"no TLS", "", true, false, none, "TLS handshake:"},
 		{"half of TLS", "", true, false, half, "TLS handshake:"},
-		{"no TLS behind CONNECT", httpProxy, true, false, testkit.Say(scrConnected, none), "TLS handshake:"},
-		{"a record is glued to the answer to CONNECT", httpProxy, true, false, testkit.Say(scrConnected+"\x16\x03\x03\x40", none), "TLS handshake:"},
-		{"TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(scrConnected, half)), "TLS handshake:"},
+		{"no TLS behind CONNECT", httpProxy, true, false, testkit.Say(connectEstablished, none), "TLS handshake:"},
+		{"a record is glued to the answer to CONNECT", httpProxy, true, false, testkit.Say(connectEstablished+"\x16\x03\x03\x40", none), "TLS handshake:"},
+		{"TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(connectEstablished, half)), "TLS handshake:"},
 		{"the request is not read", "", false, false, none, "write the upgrade request"},
-		{"the request behind CONNECT is not read", httpProxy, false, false, testkit.Say(scrConnected, none), "write the upgrade request"},
+		{"the request behind CONNECT is not read", httpProxy, false, false, testkit.Say(connectEstablished, none), "write the upgrade request"},
 		{"the request in TLS is not read", "", true, false, inTLS(none), "write the upgrade request"},
 		{"no answer", "", false, false, testkit.Silent, "wait for the 101"},
-		{"no answer in TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(scrConnected, inTLS(testkit.Silent))), "wait for the 101"},
-		{"drips", "", false, true, scrDrip("HTTP/1.1 101 "), "read the answer"},
-		{"drips in TLS behind CONNECT", httpProxy, true, true, testkit.Say(scrConnected, inTLS(scrDrip("HTTP/1.1 101 "))), "read the answer"},
+		{"no answer in TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(connectEstablished, inTLS(testkit.Silent))), "wait for the 101"},
+		{"drips", "", false, true, dripAnswer("HTTP/1.1 101 "), "read the answer"},
+		{"drips in TLS behind CONNECT", httpProxy, true, true, testkit.Say(connectEstablished, inTLS(dripAnswer("HTTP/1.1 101 "))), "read the answer"},
 		{"no TLS inside", "", false, true, testkit.Say(testkit.AnswerTLS, none), "TLS handshake in the tunnel"},
-		{"half of TLS inside", httpProxy, true, true, testkit.Say(scrConnected, inTLS(testkit.Say(testkit.AnswerTLS, half))), "TLS handshake in the tunnel"},
+		{"half of TLS inside", httpProxy, true, true, testkit.Say(connectEstablished, inTLS(testkit.Say(testkit.AnswerTLS, half))), "TLS handshake in the tunnel"},
 	} {
 		for endName, end := range testkit.ContextEnds {
 			for _, noDeadlines := range []bool{false, true} {
@@ -218,7 +218,7 @@ func TestDialURLByProxy(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	connects := make(chan *http.Request, 8)
 	forward := testkit.ListenTCP(t)
-	go scrForward(forward, connects)
+	go forwardAll(forward, connects)
 	echo := dialEcho(t, nil)
 	secureEcho := dialEcho(t, id.Config)
 	requests := make(chan *http.Request, 8)
@@ -259,8 +259,8 @@ func TestDialURLByProxy(t *testing.T) {
 	}
 }
 
-// scrForward is a forward proxy that allows every address, until ln is closed.
-func scrForward(ln net.Listener, connects chan<- *http.Request) {
+// forwardAll is a forward proxy that allows every address, until ln is closed.
+func forwardAll(ln net.Listener, connects chan<- *http.Request) {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -278,7 +278,7 @@ func scrForward(ln net.Listener, connects chan<- *http.Request) {
 				return
 			}
 			defer to.Close()
-			io.WriteString(c, scrConnected)
+			io.WriteString(c, connectEstablished)
 			go func() {
 				io.Copy(to, c)
 				to.(*net.TCPConn).CloseWrite()

@@ -173,7 +173,7 @@ func TestHandlerTimes(t *testing.T) {
 				for _, head := range []string{"GET /", "GET / HTTP/1.1\r\n", testkit.Get[:len(testkit.Get)-2]} {
 					c, start := alive(), time.Now()
 					c.Send(t, head)
-					hndCutOff(t, c)
+					requireCutOff(t, c)
 					require.Equal(t, want, time.Since(start), "%q", head)
 				}
 				c, start = alive(), time.Now()
@@ -187,7 +187,7 @@ func TestHandlerTimes(t *testing.T) {
 						time.Sleep(want / 8)
 					}
 				}()
-				hndCutOff(t, c)
+				requireCutOff(t, c)
 				// The timeout starts when the fourth byte has shown that this
 				// is a request.
 				require.Equal(t, want+3*(want/8), time.Since(start), "the deadline applies to the whole head")
@@ -235,9 +235,9 @@ func TestHandlerIdleTimeout(t *testing.T) {
 	}
 }
 
-// hndCutOff waits for the end of a connection whose request is not served. An
+// requireCutOff waits for the end of a connection whose request is not served. An
 // error answer may come before the end.
-func hndCutOff(t testing.TB, c *testkit.Client) {
+func requireCutOff(t testing.TB, c *testkit.Client) {
 	t.Helper()
 	rest, err := io.ReadAll(c.R)
 	require.NoError(t, err)

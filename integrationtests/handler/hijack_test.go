@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revBoth calls f twice: with an address where l serves its own connections,
+// bothWays calls f twice: with an address where l serves its own connections,
 // and with one where a server of net/http mounts l.
-func revBoth(t *testing.T, l func() *preflight.PreflightListener, f func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn)) {
+func bothWays(t *testing.T, l func() *preflight.PreflightListener, f func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn)) {
 	t.Run("its own", func(t *testing.T) {
 		own := testkit.Listen(t, l())
 		f(t, own.Addr(), testkit.AcceptAll(t, own))
@@ -32,8 +32,8 @@ func revBoth(t *testing.T, l func() *preflight.PreflightListener, f func(t *test
 	})
 }
 
-// revClient connects to a.
-func revClient(t testing.TB, a net.Addr) *testkit.Client {
+// dialClient connects to a.
+func dialClient(t testing.TB, a net.Addr) *testkit.Client {
 	t.Helper()
 	c := testkit.DialTCP(t, a)
 	return &testkit.Client{Conn: c, R: bufio.NewReader(c)}
@@ -44,11 +44,11 @@ func revClient(t testing.TB, a net.Addr) *testkit.Client {
 func TestServeHTTPMaxHeaderBytes(t *testing.T) {
 	const most = 1000
 	fill := most - len(testkit.Request("X-Fill: "))
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{MaxHeaderBytes: most, Handler: testkit.ServedHandler}
 	}, func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn) {
 		for _, more := range []int{0, 1, 4 << 10, 500_000} {
-			c := revClient(t, a)
+			c := dialClient(t, a)
 			// After an ordinary request, net/http reads the next one.
 			c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
@@ -70,7 +70,7 @@ func TestServeHTTPMaxHeaderBytes(t *testing.T) {
 // connection still ends after an answer to a request with Upgrade: the next
 // request would be one that the rules of a proxy have not seen.
 func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for {
 				u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -89,7 +89,7 @@ func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
 			"POST /first HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
 			"GET /first HTTP/1.0\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
 		} {
-			c := revClient(t, a)
+			c := dialClient(t, a)
 			c.Send(t, request+"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
 			answer := c.Refused(t, request)
 			require.Equal(t, 200, answer.StatusCode)
@@ -97,7 +97,7 @@ func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
 			require.Empty(t, accepted)
 		}
 		// A request without Upgrade does not end the connection.
-		c := revClient(t, a)
+		c := dialClient(t, a)
 		for _, path := range []string{"/first", "/second"} {
 			c.Send(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, path, c.Answer("GET").Text)
@@ -121,10 +121,10 @@ func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
 	t.Cleanup(backend.Close)
 	to, err := url.Parse(backend.URL)
 	require.NoError(t, err)
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{Handler: httputil.NewSingleHostReverseProxy(to)}
 	}, func(t *testing.T, a net.Addr, _ <-chan *preflight.Conn) {
-		c := revClient(t, a)
+		c := dialClient(t, a)
 		c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		answer := c.Answer("GET")
 		require.NoError(t, answer.Err)
@@ -136,14 +136,14 @@ func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
 	})
 }
 
-// revHijacker is the ResponseWriter of an incomplete middleware.
-type revHijacker struct {
+// hijackWriter is the ResponseWriter of an incomplete middleware.
+type hijackWriter struct {
 	http.ResponseWriter
 	conn net.Conn
 	rw   *bufio.ReadWriter
 }
 
-func (w revHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, w.rw, nil }
+func (w hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, w.rw, nil }
 
 // If Hijack returns no buffer, no bytes were buffered.
 func TestServeHTTPHijackWithoutABuffer(t *testing.T) {
@@ -156,7 +156,7 @@ func TestServeHTTPHijackWithoutABuffer(t *testing.T) {
 	served := make(chan any, 1)
 	go func() {
 		defer func() { served <- recover() }()
-		l.ServeHTTP(revHijacker{httptest.NewRecorder(), server, nil}, r)
+		l.ServeHTTP(hijackWriter{httptest.NewRecorder(), server, nil}, r)
 	}()
 	c := &testkit.Client{Conn: client, R: bufio.NewReader(client)}
 	answer := c.Answer("GET")

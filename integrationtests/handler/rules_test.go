@@ -58,10 +58,10 @@ func TestListenerTable(t *testing.T) {
 	type listener = preflight.PreflightListener
 	authorize := func(*http.Request) (http.Header, error) { return http.Header{"X-Vetted": {"yes"}}, nil }
 	for _, row := range []struct {
-		name   string
-		l      func() *listener
-		plain  bool
-		vetted bool
+		name       string
+		l          func() *listener
+		plain      bool
+		authorized bool
 	}{
 		{"zero value", func() *listener { return &listener{} }, true, false},
 		{"AllowPlain", func() *listener { return &listener{AllowPlain: true} }, true, false},
@@ -108,7 +108,7 @@ func TestListenerTable(t *testing.T) {
 						switch {
 						case kind.name == "preflight":
 							require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
-							require.Equal(t, row.vetted, a.Header.Get("X-Vetted") == "yes")
+							require.Equal(t, row.authorized, a.Header.Get("X-Vetted") == "yes")
 							testkit.Talk(t, c, testkit.NextConn(t, accepted))
 						case kind.name == "ordinary" && handler:
 							require.Equal(t, http.StatusOK, a.StatusCode)
@@ -174,10 +174,10 @@ func TestHandlerIsNotPending(t *testing.T) {
 // accepted the connection.
 func TestHandlerMountsListenersByPath(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	vetted := make(chan string, 9)
+	authorized := make(chan string, 9)
 	a := &preflight.PreflightListener{}
 	b := &preflight.PreflightListener{TrustedProxies: trusted, Authorize: func(r *http.Request) (http.Header, error) {
-		vetted <- r.RemoteAddr
+		authorized <- r.RemoteAddr
 		if r.URL.Path == "/b/no" {
 			return nil, errors.New("no")
 		}
@@ -234,12 +234,12 @@ func TestHandlerMountsListenersByPath(t *testing.T) {
 					require.Equal(t, tt.want, c.Refused(t, "GET").StatusCode)
 				}
 				if tt.asked {
-					require.Equal(t, remote, <-vetted)
+					require.Equal(t, remote, <-authorized)
 				}
 				for _, none := range []<-chan *preflight.Conn{own, toA, toB} {
 					require.Empty(t, none)
 				}
-				require.Empty(t, vetted)
+				require.Empty(t, authorized)
 			}))
 		}
 	}

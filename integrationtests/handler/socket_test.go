@@ -145,9 +145,9 @@ func TestHandlerCloseDoesNotWait(t *testing.T) {
 	}
 }
 
-// hndAnswers are answers to a request with Upgrade that do not take over the
+// finalAnswers are answers to a request with Upgrade that do not take over the
 // connection, with their status. 0 means no answer.
-var hndAnswers = map[string]struct {
+var finalAnswers = map[string]struct {
 	status int
 	answer http.HandlerFunc
 }{
@@ -203,7 +203,7 @@ var hndAnswers = map[string]struct {
 		io.WriteString(w, "no")
 	}},
 	"keep-alive, behind a middleware": {200, func(w http.ResponseWriter, r *http.Request) {
-		w = hndWrapped{w}
+		w = wrappedWriter{w}
 		w.Header().Set("Connection", "keep-alive")
 		if err := http.NewResponseController(w).Flush(); err != nil {
 			panic(err)
@@ -227,13 +227,13 @@ var hndAnswers = map[string]struct {
 	"an abort": {0, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
 }
 
-// hndWrapped is the ResponseWriter of a middleware.
-type hndWrapped struct{ http.ResponseWriter }
+// wrappedWriter is the ResponseWriter of a middleware.
+type wrappedWriter struct{ http.ResponseWriter }
 
-func (w hndWrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w wrappedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// hndAsking are requests with Upgrade that go to Handler.
-var hndAsking = map[string]string{
+// upgradeRequests are requests with Upgrade that go to Handler.
+var upgradeRequests = map[string]string{
 	"websocket":  "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 	"h2c":        "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 	"anything":   "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x!~/7\r\n\r\n",
@@ -251,7 +251,7 @@ var hndAsking = map[string]string{
 // Only a 101 keeps the connection open.
 func TestHandlerLastAnswer(t *testing.T) {
 	testkit.CaptureLog(t) // net/http logs the second WriteHeader
-	for name, tt := range hndAnswers {
+	for name, tt := range finalAnswers {
 		t.Run(name, func(t *testing.T) {
 			second := make(chan string, 9)
 			l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -266,7 +266,7 @@ func TestHandlerLastAnswer(t *testing.T) {
 			})})
 			accepted := testkit.AcceptAll(t, l)
 			ways := testkit.Ways(t, l)
-			for asking, request := range hndAsking {
+			for asking, request := range upgradeRequests {
 				for _, way := range ways {
 					what := fmt.Sprintf("%s, %s", asking, way.Name)
 					c := way.Dial(t)

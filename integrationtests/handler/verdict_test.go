@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndHeads are heads that parsers read differently, with the bytes that follow
+// ambiguousHeads are heads that parsers read differently, with the bytes that follow
 // them. Most of them are malformed.
-var hndHeads = map[string]struct{ head, body string }{
+var ambiguousHeads = map[string]struct{ head, body string }{
 	"in order":                {"GET /health HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 	"a body":                  {"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", "hello"},
 	"bare LF":                 {"GET /p HTTP/1.1\nHost: h\n\n", ""},
@@ -75,10 +75,10 @@ var hndHeads = map[string]struct{ head, body string }{
 	"much too long":           {"GET /" + strings.Repeat("x", 40<<10) + " HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 }
 
-// hndTalk returns the answer of a server on n to bytes sent in pieces, until
+// replyTo returns the answer of a server on n to bytes sent in pieces, until
 // the server closes the connection because no more bytes come. The Date is
 // removed.
-func hndTalk(t testing.TB, n *testkit.Network, said string, piece int) string {
+func replyTo(t testing.TB, n *testkit.Network, said string, piece int) string {
 	t.Helper()
 	c := n.Dial(t)
 	sent := make(chan struct{})
@@ -95,8 +95,8 @@ func hndTalk(t testing.TB, n *testkit.Network, said string, piece int) string {
 // net/http judges a request for Handler, whether it is the first of its
 // connection or not, and however it is cut. The result is the same as on a
 // server without a PreflightListener.
-func TestHandlerVerdictIsOne(t *testing.T) {
-	for name, tt := range hndHeads {
+func TestHandlerVerdictIsThatOfNetHTTP(t *testing.T) {
+	for name, tt := range ambiguousHeads {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				alone, n := testkit.NewNetwork(), testkit.NewNetwork()
@@ -110,7 +110,7 @@ func TestHandlerVerdictIsOne(t *testing.T) {
 				accepted := testkit.AcceptAll(t, l)
 
 				said := tt.head + tt.body
-				want := hndTalk(t, alone, said, len(said))
+				want := replyTo(t, alone, said, len(said))
 				for _, piece := range []int{len(said), 1, 100} {
 					switch {
 					case piece == 1 && len(said) > 1<<10:
@@ -118,10 +118,10 @@ func TestHandlerVerdictIsOne(t *testing.T) {
 					case piece < len(said) && testkit.Doubtful(tt.head):
 						continue // it may be delivered as plain before it shows that it is HTTP
 					}
-					require.Equal(t, want, hndTalk(t, n, said, piece), "as the first, in pieces of %d", piece)
-					require.Equal(t, hndTalk(t, alone, testkit.Get+said, piece), hndTalk(t, n, testkit.Get+said, piece), "as the second, in pieces of %d", piece)
+					require.Equal(t, want, replyTo(t, n, said, piece), "as the first, in pieces of %d", piece)
+					require.Equal(t, replyTo(t, alone, testkit.Get+said, piece), replyTo(t, n, testkit.Get+said, piece), "as the second, in pieces of %d", piece)
 				}
-				require.True(t, strings.HasSuffix(hndTalk(t, n, testkit.Get+said, len(said)), want), "as the first and as the second")
+				require.True(t, strings.HasSuffix(replyTo(t, n, testkit.Get+said, len(said)), want), "as the first and as the second")
 				require.Empty(t, accepted)
 				s.Close()
 				<-served
@@ -135,7 +135,7 @@ func TestHandlerVerdictIsOne(t *testing.T) {
 // Handler.
 func TestHandlerVerdictOnUpgrade(t *testing.T) {
 	handled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was served", r.Method, r.URL) })
-	for name, tt := range hndHeads {
+	for name, tt := range ambiguousHeads {
 		if strings.HasPrefix(name, "much too") {
 			continue // net/http refuses it before it reaches Upgrade
 		}
@@ -156,7 +156,7 @@ func TestHandlerVerdictOnUpgrade(t *testing.T) {
 						_, body, _ := strings.Cut(answer, "\r\n\r\n")
 						return status + "\n" + body
 					}
-					want := verdict(hndTalk(t, bare, said, len(said)))
+					want := verdict(replyTo(t, bare, said, len(said)))
 					if !strings.HasPrefix(want, "HTTP/1.1 4") || strings.HasPrefix(want, "HTTP/1.1 426") {
 						return // it is valid, or an upgrade to another protocol
 					}
@@ -164,7 +164,7 @@ func TestHandlerVerdictOnUpgrade(t *testing.T) {
 						if piece < len(said) && testkit.Doubtful(said) {
 							continue
 						}
-						require.Equal(t, want, verdict(hndTalk(t, n, said, piece)), "in pieces of %d", piece)
+						require.Equal(t, want, verdict(replyTo(t, n, said, piece)), "in pieces of %d", piece)
 					}
 					require.Empty(t, accepted)
 				})
@@ -180,7 +180,7 @@ func TestHandlerVerdictIsOfOneRequest(t *testing.T) {
 	for name, upgrade := range map[string]string{"websocket": testkit.WebSocketRequest, "tcp": testkit.Request()} {
 		t.Run(name, func(t *testing.T) {
 			c := testkit.DialClient(t, l)
-			c.Send(t, hndHeads["a little too large"].head+upgrade)
+			c.Send(t, ambiguousHeads["a little too large"].head+upgrade)
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
 			if name == "tcp" {
 				require.Equal(t, 101, c.Answer("GET").StatusCode)

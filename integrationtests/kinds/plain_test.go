@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisPlainKinds are the first bytes of existing clients. The last byte of
+// plainKinds are the first bytes of existing clients. The last byte of
 // decided, and no byte before it, shows that they are no request line of
 // HTTP/1.x.
-var lisPlainKinds = []struct{ name, decided, then string }{
+var plainKinds = []struct{ name, decided, then string }{
 	{"binary", "\x00", "\x01\x02GET / HTTP/1.1\r\n\r\n"},
 	{"bytes above ASCII", "\xff", "\xfe\xfd"},
 	{"TLS hello", "\x16", "\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"},
@@ -54,7 +54,7 @@ var lisPlainKinds = []struct{ name, decided, then string }{
 // HTTP/1.x request line. The client need not send another byte, and need not
 // wait.
 func TestListenerPlainIsDecidedAtTheFirstContradiction(t *testing.T) {
-	for _, tt := range lisPlainKinds {
+	for _, tt := range plainKinds {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
@@ -93,7 +93,7 @@ func TestListenerPlainIsDecidedAtTheFirstContradiction(t *testing.T) {
 func TestListenerPlainByteForByte(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{HandshakeTimeout: time.Hour})
 	accepted := testkit.AcceptAll(t, l)
-	for _, tt := range lisPlainKinds {
+	for _, tt := range plainKinds {
 		for _, sent := range []string{tt.decided + tt.then, tt.decided + strings.Repeat(tt.then, 5000)} {
 			t.Run(fmt.Sprintf("%s of %d bytes", tt.name, len(sent)), func(t *testing.T) {
 				c := testkit.DialClient(t, l)
@@ -199,14 +199,14 @@ func TestListenerSorting(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n, vetted := testkit.NewNetwork(), 0
+				n, authorized := testkit.NewNetwork(), 0
 				l := testkit.Listen(t, &preflight.PreflightListener{
 					Listener:       n,
 					AllowPlain:     tt.set&allowPlain != 0,
 					RequireUpgrade: tt.set&requireUpgrade != 0,
 				})
 				if tt.set&authorize != 0 {
-					l.Authorize = func(*http.Request) (http.Header, error) { vetted++; return nil, nil }
+					l.Authorize = func(*http.Request) (http.Header, error) { authorized++; return nil, nil }
 				}
 				accepted := testkit.AcceptAll(t, l)
 
@@ -240,14 +240,14 @@ func TestListenerSorting(t *testing.T) {
 					}
 					require.Equal(t, plain.wait, time.Since(start), "%q", plain.sent)
 				}
-				require.Zero(t, vetted, "a plain connection cannot be authorized")
+				require.Zero(t, authorized, "a plain connection cannot be authorized")
 
 				// Ordinary HTTP.
 				c := n.Dial(t)
 				a := <-c.Ask("GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
 				require.NoError(t, a.Err)
 				require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
-				require.Zero(t, vetted, "Authorize applies to tunnels only")
+				require.Zero(t, authorized, "Authorize applies to tunnels only")
 				c.Close()
 				synctest.Wait()
 				require.Empty(t, accepted)
@@ -257,7 +257,7 @@ func TestListenerSorting(t *testing.T) {
 				a = <-c.Ask(testkit.Request())
 				require.NoError(t, a.Err)
 				require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
-				require.Equal(t, tt.set&authorize, vetted)
+				require.Equal(t, tt.set&authorize, authorized)
 				testkit.Talk(t, c, <-accepted)
 			})
 		})
@@ -470,7 +470,7 @@ func TestListenerPlainAfter(t *testing.T) {
 }
 
 // A head that begins in time has the whole deadline.
-func TestListenerPlainAfterDoesNotHurryAHead(t *testing.T) {
+func TestListenerPlainAfterDoesNotApplyToAHead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Second})

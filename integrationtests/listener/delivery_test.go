@@ -67,15 +67,15 @@ func TestListenerCloseWhilePending(t *testing.T) {
 	})
 }
 
-// lisSlow is a connection whose Close takes time, like that of crypto/tls,
+// slowCloseConn is a connection whose Close takes time, like that of crypto/tls,
 // which first sends its last message.
-type lisSlow struct {
+type slowCloseConn struct {
 	*testkit.NetworkConn
 	closing chan<- struct{}
 	release <-chan struct{}
 }
 
-func (c lisSlow) Close() error {
+func (c slowCloseConn) Close() error {
 	c.closing <- struct{}{}
 	<-c.release
 	return c.NetworkConn.Close()
@@ -93,7 +93,7 @@ func TestListenerCloseDoesNotWait(t *testing.T) {
 	for _, sent := range kinds {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close() })
-		n.Backlog <- lisSlow{&testkit.NetworkConn{Conn: theirs}, closing, release}
+		n.Backlog <- slowCloseConn{&testkit.NetworkConn{Conn: theirs}, closing, release}
 		_, err := io.WriteString(ours, sent)
 		require.NoError(t, err)
 	}
@@ -114,20 +114,20 @@ func TestListenerCloseDoesNotWait(t *testing.T) {
 	}
 }
 
-// lisHooked is a connection that calls a function before its deadline is set.
-type lisHooked struct {
+// hookedConn is a connection that calls a function before its deadline is set.
+type hookedConn struct {
 	*testkit.NetworkConn
 	before func(time.Time)
 }
 
-func (c *lisHooked) SetDeadline(d time.Time) error {
+func (c *hookedConn) SetDeadline(d time.Time) error {
 	c.before(d)
 	return c.NetworkConn.SetDeadline(d)
 }
 
 // Close also ends a handshake that has just begun: the deadline of the
 // handshake must not replace the interruption.
-func TestListenerCloseMeetsABeginning(t *testing.T) {
+func TestListenerCloseAtTheStartOfAHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		n := testkit.NewNetwork()
@@ -136,7 +136,7 @@ func TestListenerCloseMeetsABeginning(t *testing.T) {
 		var first, second sync.Once
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		conn := &lisHooked{NetworkConn: &testkit.NetworkConn{Conn: theirs}, before: func(d time.Time) {
+		conn := &hookedConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}, before: func(d time.Time) {
 			if d.Before(start) {
 				second.Do(func() { close(interrupted) })
 				return
@@ -169,7 +169,7 @@ func TestListenerCloseMeetsABeginning(t *testing.T) {
 // A connection that Accept has returned belongs to the application, even if
 // Close is called at the same time: it is not closed, and has no deadline. A
 // connection that Accept has not returned is closed.
-func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
+func TestListenerCloseKeepsDeliveredConnections(t *testing.T) {
 	for round := range 150 {
 		synctest.Test(t, func(t *testing.T) {
 			n := testkit.NewNetwork()
@@ -243,7 +243,7 @@ func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
 
 // An eviction at the moment of the last byte either takes effect or does not.
 // No connection is delivered with the deadline of an eviction.
-func TestListenerEvictionLeavesWhatWasDelivered(t *testing.T) {
+func TestListenerEvictionKeepsDeliveredConnections(t *testing.T) {
 	for _, tt := range []struct{ name, sent, last string }{
 		{"in its head", testkit.Request()[:len(testkit.Request())-1], "\n"},
 		{"silent, then plain", "", "\x00"},
@@ -372,13 +372,13 @@ func TestListenerOverTransportWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// lisCounted counts the calls of its Close.
-type lisCounted struct {
+// countingConn counts the calls of its Close.
+type countingConn struct {
 	testkit.NoDeadlines
 	closes *atomic.Int64
 }
 
-func (c lisCounted) Close() error {
+func (c countingConn) Close() error {
 	c.closes.Add(1)
 	return c.NoDeadlines.Close()
 }
@@ -406,7 +406,7 @@ func TestListenerLeavesNoTimer(t *testing.T) {
 			})
 			accepted := testkit.AcceptAll(t, l)
 			ours, theirs := net.Pipe()
-			conn := lisCounted{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, new(atomic.Int64)}
+			conn := countingConn{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, new(atomic.Int64)}
 			n.Backlog <- conn
 			go func() {
 				io.WriteString(ours, sent)
@@ -423,19 +423,19 @@ func TestListenerLeavesNoTimer(t *testing.T) {
 	}
 }
 
-// lisReadDeadlines supports deadlines for Read only, and its SetDeadline
+// readDeadlines supports deadlines for Read only, and its SetDeadline
 // reports that after it has set one.
-type lisReadDeadlines struct{ net.Conn }
+type readDeadlines struct{ net.Conn }
 
-func (c lisReadDeadlines) SetDeadline(t time.Time) error {
+func (c readDeadlines) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)
 	return errors.ErrUnsupported
 }
 
-// lisOnlyReadDeadlines does not support SetDeadline.
-type lisOnlyReadDeadlines struct{ net.Conn }
+// onlyReadDeadlines does not support SetDeadline.
+type onlyReadDeadlines struct{ net.Conn }
 
-func (lisOnlyReadDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+func (onlyReadDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }
 
 // The deadline of PlainAfter is removed at the end of the handshake.
 func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
@@ -444,7 +444,7 @@ func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
 		accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Second}))
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		n.Backlog <- lisOnlyReadDeadlines{theirs}
+		n.Backlog <- onlyReadDeadlines{theirs}
 		time.Sleep(time.Hour)
 		c := testkit.NextConn(t, accepted)
 		go io.WriteString(ours, "late\n")
@@ -454,13 +454,13 @@ func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
 
 // If a transport applies only a part of a deadline, that part is removed at the
 // end of the handshake.
-func TestListenerHalfADeadline(t *testing.T) {
+func TestListenerPartOfADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer ours.Close()
 		go io.WriteString(ours, testkit.Request())
 		go io.ReadFull(ours, make([]byte, 4<<10)) // the 101
-		c, err := preflight.Server(t.Context(), lisReadDeadlines{theirs})
+		c, err := preflight.Server(t.Context(), readDeadlines{theirs})
 		require.NoError(t, err)
 		defer c.Close()
 		time.Sleep(time.Hour)
@@ -469,13 +469,13 @@ func TestListenerHalfADeadline(t *testing.T) {
 	})
 }
 
-// lisStuck is a transport without deadlines whose Close blocks.
-type lisStuck struct {
+// stuckCloseConn is a transport without deadlines whose Close blocks.
+type stuckCloseConn struct {
 	testkit.NoDeadlines
 	release chan struct{}
 }
 
-func (c lisStuck) Close() error {
+func (c stuckCloseConn) Close() error {
 	<-c.release
 	return c.NoDeadlines.Close()
 }
@@ -491,7 +491,7 @@ func TestListenerTransportStuckInClose(t *testing.T) {
 		for range 2 {
 			ours, theirs := net.Pipe()
 			defer ours.Close()
-			n.Backlog <- lisStuck{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, release}
+			n.Backlog <- stuckCloseConn{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, release}
 			go io.WriteString(ours, "GET")
 			synctest.Wait()
 			time.Sleep(time.Second)

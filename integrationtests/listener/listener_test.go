@@ -203,7 +203,7 @@ func TestListenerProtocols(t *testing.T) {
 
 // Bytes that arrive together with the head are the first data of the tunnel,
 // wherever in the buffers the head ends.
-func TestListenerKeepsWhatFollowsTheHead(t *testing.T) {
+func TestListenerKeepsBytesAfterTheHead(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	accepted := testkit.AcceptAll(t, l)
 	for _, size := range []int{200, 511, 512, 513, 4095, 4096, 4097, 16<<10 - 1, 16 << 10} {

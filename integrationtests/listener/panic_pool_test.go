@@ -11,33 +11,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The first connections of a plyListener panic in Read and keep the buffer that
+// The first connections of a panicListener panic in Read and keep the buffer that
 // Read was given. A transport that passes its work to another goroutine may do
 // that.
-type plyListener struct {
+type panicListener struct {
 	net.Listener
 	mu   sync.Mutex
 	kept map[*byte]bool
 	used int // how many kept buffers other connections have used
 }
 
-type plyConn struct {
+type panicConn struct {
 	net.Conn
-	l      *plyListener
+	l      *panicListener
 	panics bool
 }
 
-func (l *plyListener) Accept() (net.Conn, error) {
+func (l *panicListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return plyConn{c, l, len(l.kept) < 100}, nil
+	return panicConn{c, l, len(l.kept) < 100}, nil
 }
 
-func (c plyConn) Read(b []byte) (int, error) {
+func (c panicConn) Read(b []byte) (int, error) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
 	if c.panics {
@@ -52,9 +52,9 @@ func (c plyConn) Read(b []byte) (int, error) {
 
 // The memory of a handshake that panicked is not used again, because the code
 // that panicked may still write to it.
-func TestListenerPanicKeepsItsMemory(t *testing.T) {
+func TestListenerDoesNotReuseMemoryAfterAPanic(t *testing.T) {
 	testkit.CaptureLog(t)
-	inner := &plyListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}
+	inner := &panicListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner, RequireUpgrade: true})
 	testkit.AcceptAll(t, l)
 	for range 300 {

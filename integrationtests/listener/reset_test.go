@@ -17,27 +17,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdCut is the client's end of a connection. It resets the connection after it
+// resetConn is the client's end of a connection. It resets the connection after it
 // has sent a number of bytes.
-type shdCut struct {
+type resetConn struct {
 	*net.TCPConn
 	left int
 	sent int
 }
 
-var errShdCut = errors.New("reset by the test")
+var errReset = errors.New("reset by the test")
 
-func (c *shdCut) Write(b []byte) (int, error) {
+func (c *resetConn) Write(b []byte) (int, error) {
 	n, err := c.TCPConn.Write(b[:min(len(b), c.left)])
 	c.sent += n
 	if c.left -= n; err == nil && c.left == 0 {
 		c.reset()
-		err = errShdCut
+		err = errReset
 	}
 	return n, err
 }
 
-func (c *shdCut) reset() {
+func (c *resetConn) reset() {
 	c.SetLinger(0)
 	c.TCPConn.Close()
 }
@@ -112,13 +112,13 @@ func TestListenerResetAtEveryByte(t *testing.T) {
 			}()
 			// The first client sends everything, and reports how many bytes
 			// that is.
-			whole := &shdCut{TCPConn: testkit.DialTCP(t, l.Addr()), left: 1 << 20}
+			whole := &resetConn{TCPConn: testkit.DialTCP(t, l.Addr()), left: 1 << 20}
 			require.NoError(t, tt.talk(whole))
 			io.Copy(io.Discard, whole)
 			whole.Close()
 
 			for n := range whole.sent {
-				c := &shdCut{TCPConn: testkit.DialTCP(t, l.Addr()), left: n}
+				c := &resetConn{TCPConn: testkit.DialTCP(t, l.Addr()), left: n}
 				if n == 0 {
 					c.reset()
 					continue

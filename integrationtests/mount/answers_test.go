@@ -18,18 +18,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndHiding hides the methods of a ResponseWriter that are not in the
+// hidingWriter hides the methods of a ResponseWriter that are not in the
 // interface, as some middlewares do.
-type hndHiding struct{ http.ResponseWriter }
+type hidingWriter struct{ http.ResponseWriter }
 
-// hndWrapping hides them too, but has Unwrap.
-type hndWrapping struct{ hndHiding }
+// wrappingWriter hides them too, but has Unwrap.
+type wrappingWriter struct{ hidingWriter }
 
-func (w hndWrapping) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w wrappingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// hndLines returns the lines of a head in order. The head must have a Date of
+// headLines returns the lines of a head in order. The head must have a Date of
 // now.
-func hndLines(t testing.TB, raw string) []string {
+func headLines(t testing.TB, raw string) []string {
 	t.Helper()
 	head, _, _ := strings.Cut(raw, "\r\n\r\n")
 	lines := strings.Split(head, "\r\n")
@@ -73,7 +73,7 @@ func TestMountRefusals(t *testing.T) {
 		{"misconfigured", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), testkit.Request(), "500 Internal Server Error", nil, "misconfigured"},
 		{"misconfigured, with Handler", mount(&preflight.PreflightListener{MaxPending: -1, Handler: testkit.ReportHandler}), testkit.Get, "500 Internal Server Error", nil, "misconfigured"},
 		{"hidden", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			new(preflight.PreflightListener).ServeHTTP(hndHiding{w}, r)
+			new(preflight.PreflightListener).ServeHTTP(hidingWriter{w}, r)
 		}), testkit.Request(), "500 Internal Server Error", nil, "does a middleware hide http.Hijacker?"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestMountRefusals(t *testing.T) {
 				want = append(want, "Connection: close")
 			}
 			slices.Sort(want)
-			require.Equal(t, append([]string{version + " " + tt.status}, want...), hndLines(t, a.Raw))
+			require.Equal(t, append([]string{version + " " + tt.status}, want...), headLines(t, a.Raw))
 		})
 	}
 }
@@ -135,7 +135,7 @@ func TestMountBehindMiddleware(t *testing.T) {
 		accepted := testkit.AcceptAll(t, l)
 		n := testkit.ListenTCP(t)
 		testkit.ServeHTTP(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			l.ServeHTTP(hndWrapping{hndHiding{hndWrapping{hndHiding{w}}}}, r)
+			l.ServeHTTP(wrappingWriter{hidingWriter{wrappingWriter{hidingWriter{w}}}}, r)
 		}))
 		c, _ := testkit.Upgraded(t, n, testkit.Request())
 		testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
@@ -166,10 +166,10 @@ func TestMountBesideAListener(t *testing.T) {
 	require.Equal(t, inner.Addr(), l.Addr())
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, l)
+	serveMounted(t, n, l)
 	for range 3 {
 		for _, at := range []net.Listener{l, n} {
-			c, _ := testkit.Upgraded(t, at, hndUpgrade)
+			c, _ := testkit.Upgraded(t, at, upgradeRequest)
 			testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
 		}
 	}
@@ -177,10 +177,10 @@ func TestMountBesideAListener(t *testing.T) {
 	plain.Send(t, "hello\n")
 	testkit.Skip(t, testkit.NextTunnel(t, accepted), "hello\n")
 
-	tunnel, _ := testkit.Upgraded(t, n, hndUpgrade)
+	tunnel, _ := testkit.Upgraded(t, n, upgradeRequest)
 	conn := testkit.NextTunnel(t, accepted)
 	require.NoError(t, l.Close())
-	require.Equal(t, http.StatusServiceUnavailable, testkit.Refused(t, n, hndUpgrade).StatusCode)
+	require.Equal(t, http.StatusServiceUnavailable, testkit.Refused(t, n, upgradeRequest).StatusCode)
 	testkit.Talk(t, tunnel, conn)
 	c := testkit.DialClient(t, n)
 	c.Send(t, testkit.Get)

@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndMounted is an existing server that serves ReportHandler, and l at
+// serveMounted is an existing server that serves ReportHandler, and l at
 // /client/.
-func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
+func serveMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/client/", l)
@@ -30,8 +30,8 @@ func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	return testkit.ServeHTTP(t, n, mux)
 }
 
-// hndUpgrade is an upgrade request for the path where l is mounted.
-var hndUpgrade = strings.Replace(testkit.Request(), "/t", "/client/t", 1)
+// upgradeRequest is an upgrade request for the path where l is mounted.
+var upgradeRequest = strings.Replace(testkit.Request(), "/t", "/client/t", 1)
 
 // A listener is mounted on an existing server. The other handlers work as
 // before, and the tunnels come from Accept.
@@ -41,12 +41,12 @@ func TestMount(t *testing.T) {
 	require.Equal(t, "preflight", l.Addr().String())
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, http.MaxBytesHandler(l, 1)) // it puts its own Body into the request
+	serveMounted(t, n, http.MaxBytesHandler(l, 1)) // it puts its own Body into the request
 	for range 2 {
 		c := testkit.DialClient(t, n)
 		c.Send(t, testkit.Get)
 		c.Got(t)
-		c.Send(t, hndUpgrade)
+		c.Send(t, upgradeRequest)
 		a := c.Answer("GET")
 		require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
 		require.Equal(t, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}, a.Header)
@@ -69,14 +69,14 @@ func TestMount(t *testing.T) {
 
 // Bytes that the server had buffered after the head belong to the tunnel,
 // wherever the client's segments end.
-func TestMountKeepsWhatFollowsTheHead(t *testing.T) {
+func TestMountKeepsBytesAfterTheHead(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	for _, before := range []string{"", testkit.Get} {
 		synctest.Test(t, func(t *testing.T) {
 			n, l := testkit.NewNetwork(), new(preflight.PreflightListener)
 			accepted := testkit.AcceptAll(t, l)
-			hndMounted(t, n, l)
-			stream := before + hndUpgrade + data
+			serveMounted(t, n, l)
+			stream := before + upgradeRequest + data
 			for split := range len(stream) + 4 {
 				c := n.Dial(t)
 				go func() {
@@ -113,16 +113,16 @@ func TestMountConnection(t *testing.T) {
 				n := testkit.ListenTCP(t)
 				var c *testkit.Client
 				if secure {
-					hndMounted(t, tls.NewListener(n, serverTLS), l)
+					serveMounted(t, tls.NewListener(n, serverTLS), l)
 					c = testkit.Secure(t, testkit.DialClient(t, n), clientTLS)
 				} else {
-					hndMounted(t, n, l)
+					serveMounted(t, n, l)
 					c = testkit.DialClient(t, n)
 				}
 				data := strings.Repeat("0123456789", much/10+1)[:much]
 				sent := make(chan error, 1)
 				go func() {
-					_, err := io.WriteString(c, hndUpgrade+data)
+					_, err := io.WriteString(c, upgradeRequest+data)
 					c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 					sent <- err
 				}()
@@ -159,23 +159,23 @@ func TestMountConnection(t *testing.T) {
 // net/http may have noticed the half-close and takes it for the end of the
 // client.
 func TestMountHalfClosed(t *testing.T) {
-	vetted := make(chan error, 9)
+	authorized := make(chan error, 9)
 	l := &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
-		vetted <- r.Context().Err()
+		authorized <- r.Context().Err()
 		return nil, nil
 	}}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	serveMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		l.ServeHTTP(w, r)
 	}))
 	c := testkit.DialClient(t, n)
-	c.Send(t, hndUpgrade)
+	c.Send(t, upgradeRequest)
 	require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
 	require.Equal(t, 101, c.Answer("GET").StatusCode)
 	conn := testkit.NextTunnel(t, accepted)
-	require.NoError(t, <-vetted)
+	require.NoError(t, <-authorized)
 	require.NoError(t, conn.Request().Context().Err())
 	got, err := io.ReadAll(conn)
 	require.NoError(t, err)
@@ -189,8 +189,8 @@ func TestMountTLSInTheTunnel(t *testing.T) {
 	l := &preflight.PreflightListener{TLSConfig: serverTLS}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, l)
-	raw, a := testkit.Upgraded(t, n, strings.Replace(hndUpgrade, "Upgrade: tcp", "Upgrade: tcp\r\nPreflight-Tunnel: tls", 1))
+	serveMounted(t, n, l)
+	raw, a := testkit.Upgraded(t, n, strings.Replace(upgradeRequest, "Upgrade: tcp", "Upgrade: tcp\r\nPreflight-Tunnel: tls", 1))
 	require.Equal(t, "tls", a.Header.Get("Preflight-Tunnel"))
 	require.Empty(t, accepted)
 	c := testkit.Secure(t, raw, clientTLS)
@@ -201,7 +201,7 @@ func TestMountTLSInTheTunnel(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
-type hndKey struct{}
+type contextKey struct{}
 
 // A value that a middleware puts into the Context reaches Authorize and the
 // application. The Context that Authorize sees ends with the handshake. The
@@ -221,19 +221,19 @@ func TestMountContext(t *testing.T) {
 						if !ok || !deadline.Equal(start.Add(5*time.Second)) || during.Err() != nil {
 							return nil, testkit.ErrOther
 						}
-						return http.Header{"X-User": {during.Value(hndKey{}).(string)}}, nil
+						return http.Header{"X-User": {during.Value(contextKey{}).(string)}}, nil
 					}
 				}
 				accepted := testkit.AcceptAll(t, l)
 				returned := make(chan struct{})
-				server := hndMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				server := serveMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer close(returned)
-					ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hndKey{}, "ann"))
+					ctx, cancel := context.WithCancel(context.WithValue(r.Context(), contextKey{}, "ann"))
 					defer cancel()
 					l.ServeHTTP(w, r.WithContext(ctx))
 				}))
 				c := n.Dial(t)
-				a := <-c.Ask(hndUpgrade)
+				a := <-c.Ask(upgradeRequest)
 				require.Equal(t, 101, a.StatusCode)
 				if authorize {
 					require.Equal(t, "ann", a.Header.Get("X-User"))
@@ -244,7 +244,7 @@ func TestMountContext(t *testing.T) {
 				time.Sleep(time.Hour)
 				ctx := conn.Request().Context()
 				require.NoError(t, ctx.Err())
-				require.Equal(t, "ann", ctx.Value(hndKey{}))
+				require.Equal(t, "ann", ctx.Value(contextKey{}))
 				require.Equal(t, server, ctx.Value(http.ServerContextKey))
 				_, bounded := ctx.Deadline()
 				require.False(t, bounded)

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndFull is a mounted listener whose places are all taken by finished tunnels
+// fullListener is a mounted listener whose places are all taken by finished tunnels
 // that have not been accepted.
-func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightListener {
+func fullListener(t testing.TB, n *testkit.Network, most int) *preflight.PreflightListener {
 	t.Helper()
 	l := &preflight.PreflightListener{MaxPending: most}
 	t.Cleanup(func() { l.Close() })
@@ -26,8 +26,8 @@ func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightLis
 	return l
 }
 
-// hndAccept accepts one tunnel.
-func hndAccept(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
+// acceptOne accepts one tunnel.
+func acceptOne(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
 	t.Helper()
 	c, err := l.Accept()
 	require.NoError(t, err)
@@ -46,7 +46,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 		after time.Duration
 	}{
 		{"no place becomes free", func(*testing.T, *preflight.PreflightListener) {}, 503, "too many handshakes", 10 * time.Second},
-		{"until Accept makes room", func(t *testing.T, l *preflight.PreflightListener) { hndAccept(t, l) }, 101, "", 4 * time.Second},
+		{"until Accept makes room", func(t *testing.T, l *preflight.PreflightListener) { acceptOne(t, l) }, 101, "", 4 * time.Second},
 		{"until Close", func(t *testing.T, l *preflight.PreflightListener) { require.NoError(t, l.Close()) }, 503, "shutting down", 4 * time.Second},
 		{"until Shutdown", func(t *testing.T, l *preflight.PreflightListener) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -57,7 +57,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := testkit.NewNetwork()
-				l := hndFull(t, n, 1)
+				l := fullListener(t, n, 1)
 				time.Sleep(time.Hour) // this costs the finished tunnel nothing
 				start := time.Now()
 				clients := []*testkit.Client{n.Dial(t), n.Dial(t), n.Dial(t)}
@@ -80,7 +80,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 					require.Equal(t, tt.want, a.StatusCode)
 					require.Equal(t, tt.after, time.Since(start))
 					if tt.want == 101 {
-						conn := hndAccept(t, l)
+						conn := acceptOne(t, l)
 						testkit.Skip(t, conn, testkit.Get)
 						testkit.Talk(t, clients[i], conn)
 					} else {
@@ -101,12 +101,12 @@ func TestMountWaitsForAPlace(t *testing.T) {
 
 // If several places become free at once, the same number of requests get one,
 // also if the requests arrive at the same moment.
-func TestMountGivesEveryPlaceAway(t *testing.T) {
+func TestMountUsesEveryPlace(t *testing.T) {
 	for range 30 {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			n := testkit.NewNetwork()
-			l := hndFull(t, n, most)
+			l := fullListener(t, n, most)
 			answers := make(chan testkit.Answer, 2*most)
 			for range most {
 				for range 2 {
@@ -130,10 +130,10 @@ func TestMountGivesEveryPlaceAway(t *testing.T) {
 
 // A request that was refused leaves nothing behind: there are as many places as
 // before.
-func TestMountForgetsWhoHasWaited(t *testing.T) {
+func TestMountForgetsRefusedRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
-		l := hndFull(t, n, 2)
+		l := fullListener(t, n, 2)
 		for range 3 {
 			a := n.Dial(t).Ask(testkit.Request())
 			b := n.Dial(t).Ask(testkit.Request())
@@ -141,7 +141,7 @@ func TestMountForgetsWhoHasWaited(t *testing.T) {
 			require.Equal(t, 503, (<-b).StatusCode)
 		}
 		for range 2 {
-			hndAccept(t, l)
+			acceptOne(t, l)
 		}
 		for range 2 {
 			require.Equal(t, 101, (<-n.Dial(t).Ask(testkit.Request())).StatusCode)
@@ -150,7 +150,7 @@ func TestMountForgetsWhoHasWaited(t *testing.T) {
 		require.Equal(t, 503, (<-n.Dial(t).Ask(testkit.Request())).StatusCode)
 		require.Equal(t, 10*time.Second, time.Since(start))
 		for range 2 {
-			hndAccept(t, l)
+			acceptOne(t, l)
 		}
 	})
 }
@@ -187,7 +187,7 @@ func TestMountManyWait(t *testing.T) {
 					start := time.Now()
 					conns := map[*testkit.NetworkConn]*preflight.Conn{}
 					for range many {
-						conn := hndAccept(t, l)
+						conn := acceptOne(t, l)
 						conns[conn.NetConn().(*testkit.NetworkConn)] = conn
 					}
 					require.Zero(t, time.Since(start))
@@ -208,7 +208,7 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const each = 10
 			n := testkit.NewNetwork()
-			l := hndFull(t, n, 3)
+			l := fullListener(t, n, 3)
 			var early, late []<-chan testkit.Answer
 			for range each {
 				early = append(early, n.Dial(t).Ask(testkit.Request()))
@@ -276,10 +276,10 @@ func TestHandlerWaitsForAPlace(t *testing.T) {
 				answer := c.Ask(testkit.Request())
 				if room {
 					time.Sleep(time.Second)
-					hndAccept(t, l)
+					acceptOne(t, l)
 					require.Equal(t, 101, (<-answer).StatusCode)
 					require.Equal(t, time.Second, time.Since(start))
-					testkit.Talk(t, c, hndAccept(t, l))
+					testkit.Talk(t, c, acceptOne(t, l))
 					return
 				}
 				a := <-answer

@@ -111,7 +111,7 @@ func TestMountTimesIncludeWaiting(t *testing.T) {
 					c.Send(t, testkit.Request())
 				}
 				time.Sleep(4 * time.Second)
-				hndAccept(t, l)
+				acceptOne(t, l)
 				time.Sleep(want - 4*time.Second - 1)
 				require.False(t, c.Server.Closed.Load())
 				time.Sleep(time.Nanosecond)

@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdLast is the server's end of a connection. When it is armed, a new client
+// lastBytesConn is the server's end of a connection. When it is armed, a new client
 // arrives after the next bytes have come and before the listener sees them.
-type shdLast struct {
+type lastBytesConn struct {
 	*testkit.NetworkConn
 	armed   *atomic.Bool
 	arrive  func()
@@ -24,7 +24,7 @@ type shdLast struct {
 	once    *sync.Once
 }
 
-func (c shdLast) Read(b []byte) (int, error) {
+func (c lastBytesConn) Read(b []byte) (int, error) {
 	n, err := c.NetworkConn.Read(b)
 	if n > 0 && c.armed.CompareAndSwap(true, false) {
 		c.arrive()
@@ -33,20 +33,20 @@ func (c shdLast) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c shdLast) SetReadDeadline(t time.Time) error {
+func (c lastBytesConn) SetReadDeadline(t time.Time) error {
 	if t.Before(time.Now()) && !t.IsZero() {
 		c.once.Do(func() { close(c.evicted) })
 	}
 	return c.NetworkConn.SetReadDeadline(t)
 }
 
-// shdRacing connects a client that is evicted at the moment when its next bytes
+// dialRacing connects a client that is evicted at the moment when its next bytes
 // arrive. The new client that causes the eviction is sent to next.
-func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, next chan *testkit.Client) {
+func dialRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server lastBytesConn, next chan *testkit.Client) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	next = make(chan *testkit.Client, 1)
-	server = shdLast{
+	server = lastBytesConn{
 		&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() { next <- s.Direct.Dial(t) }, make(chan struct{}), new(sync.Once),
 	}
 	s.Direct.Backlog <- server
@@ -56,7 +56,7 @@ func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, n
 // A client is evicted at the moment when its last bytes have arrived. It is not
 // lost: the listener handles it by its kind, and no deadline of the eviction
 // remains.
-func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
+func TestListenerEvictionAtTheLastBytes(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range []struct {
 		name   string
@@ -79,7 +79,7 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
 				accepted := testkit.AcceptAll(t, s)
-				ours, server, next := shdRacing(s, t)
+				ours, server, next := dialRacing(s, t)
 				defer ours.Close()
 				old := testkit.Raw(ours, server.NetworkConn)
 				up := old
@@ -118,15 +118,15 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 	}
 }
 
-// shdCleared is the server's end of a connection. It calls a function when its
+// clearHookConn is the server's end of a connection. It calls a function when its
 // deadlines are cleared, at the end of the handshake.
-type shdCleared struct {
+type clearHookConn struct {
 	*testkit.NetworkConn
 	armed *atomic.Bool
 	then  func()
 }
 
-func (c shdCleared) SetDeadline(t time.Time) error {
+func (c clearHookConn) SetDeadline(t time.Time) error {
 	err := c.NetworkConn.SetDeadline(t)
 	if t.IsZero() && c.armed.CompareAndSwap(true, false) {
 		c.then()
@@ -143,7 +143,7 @@ func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
 		accepted := testkit.AcceptAll(t, s)
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		server := shdCleared{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
+		server := clearHookConn{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
 			s.Direct.Dial(t)
 			for range 10_000 { // time for the new client to look for a place
 				runtime.Gosched()

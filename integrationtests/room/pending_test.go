@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisBlocked is an Authorize that takes as long as the field Block says.
-func lisBlocked(r *http.Request) (http.Header, error) {
+// blockedAuthorize is an Authorize that takes as long as the field Block says.
+func blockedAuthorize(r *http.Request) (http.Header, error) {
 	d, _ := time.ParseDuration(r.Header.Get("Block"))
 	time.Sleep(d)
 	return nil, nil
@@ -29,7 +29,7 @@ func TestListenerMakesRoom(t *testing.T) {
 	for _, tt := range []struct {
 		name, sent string
 		refuse     bool
-		handedOn   bool
+		delivered  bool
 	}{
 		{"silent", "", false, true},
 		{"silent where plain is refused", "", true, false},
@@ -57,7 +57,7 @@ func TestListenerMakesRoom(t *testing.T) {
 
 				time.Sleep(time.Nanosecond)
 				synctest.Wait()
-				if tt.handedOn {
+				if tt.delivered {
 					require.Len(t, accepted, 3)
 					conn := <-accepted
 					require.Nil(t, conn.Request())
@@ -90,7 +90,7 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 					accepted := testkit.AcceptAll(t, l)
 					// Handshakes that have ended make no room.
 					for range 5 {
-						lisLeave(t, n, accepted)
+						connectAndLeave(t, n, accepted)
 					}
 					old := make([]*testkit.Client, 4)
 					for i := range old {
@@ -102,11 +102,11 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 						n.Dial(t).Send(t, "GET /stalled HTTP/1.1\r\n")
 						time.Sleep(time.Minute)
 					}
-					handedOn := 0
+					delivered := 0
 					if tt.sent == "" {
-						handedOn = news
+						delivered = news
 					}
-					require.Len(t, accepted, handedOn)
+					require.Len(t, accepted, delivered)
 					for _, c := range old[:news] {
 						if tt.sent == "" {
 							conn := <-accepted
@@ -131,7 +131,7 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 // it. Until then no second client may be evicted for the same new client: a
 // connection of a proxy, taken for plain, would carry its HTTP to the
 // application.
-func TestListenerMakesRoomForOneThatNobodyAccepts(t *testing.T) {
+func TestListenerMakesRoomOnlyOnceUntilAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3, HandshakeTimeout: time.Hour})
@@ -160,8 +160,8 @@ func TestListenerMakesRoomForOneThatNobodyAccepts(t *testing.T) {
 	})
 }
 
-// lisLeave is a client that connects and leaves.
-func lisLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn) {
+// connectAndLeave is a client that connects and leaves.
+func connectAndLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn) {
 	t.Helper()
 	c := n.Dial(t)
 	require.Equal(t, 101, (<-c.Ask(testkit.Request())).StatusCode)
@@ -170,7 +170,7 @@ func lisLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn)
 }
 
 // Without a new client, no client is evicted.
-func TestListenerMakesNoRoomForNobody(t *testing.T) {
+func TestListenerMakesNoRoomWithoutANewClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3})
@@ -227,10 +227,10 @@ func TestListenerMakesRoomInOrderOfAge(t *testing.T) {
 // While Authorize runs, and while the answer is written to a client that reads
 // it, the client does not keep the listener waiting. It is not evicted for that
 // time.
-func TestListenerMakesNoRoomAtOurOwnExpense(t *testing.T) {
+func TestListenerMakesNoRoomDuringItsOwnWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
-		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, Authorize: lisBlocked})
+		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, Authorize: blockedAuthorize})
 		accepted := testkit.AcceptAll(t, l)
 		start := time.Now()
 		a, b := n.Dial(t), n.Dial(t)

@@ -17,21 +17,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revConn is the server's end of a connection that is slow: its Close takes
+// slowConn is the server's end of a connection that is slow: its Close takes
 // time, and so does its second Read after it has its bytes, as with a busy
 // scheduler.
-type revConn struct {
+type slowConn struct {
 	*testkit.NetworkConn
 	close, second time.Duration
 	reads         *atomic.Int32
 }
 
-func (c revConn) Close() error {
+func (c slowConn) Close() error {
 	time.Sleep(c.close)
 	return c.NetworkConn.Close()
 }
 
-func (c revConn) Read(b []byte) (int, error) {
+func (c slowConn) Read(b []byte) (int, error) {
 	n, err := c.NetworkConn.Read(b)
 	if err == nil && c.reads.Add(1) == 2 {
 		time.Sleep(c.second)
@@ -39,25 +39,25 @@ func (c revConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// revDial puts a revConn into the backlog of n.
-func revDial(t testing.TB, n *testkit.Network, closes, second time.Duration) *testkit.Client {
+// dialSlow puts a slowConn into the backlog of n.
+func dialSlow(t testing.TB, n *testkit.Network, closes, second time.Duration) *testkit.Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours), Server: &testkit.NetworkConn{Conn: theirs}}
-	n.Backlog <- revConn{c.Server, closes, second, new(atomic.Int32)}
+	n.Backlog <- slowConn{c.Server, closes, second, new(atomic.Int32)}
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	return c
 }
 
-// revHalves is the client's end of a connection. Its first message is sent in
+// halvesConn is the client's end of a connection. Its first message is sent in
 // two parts.
-type revHalves struct {
+type halvesConn struct {
 	net.Conn
 	rest chan struct{} // closed when the second part may be sent
 	once sync.Once
 }
 
-func (c *revHalves) Write(b []byte) (n int, err error) {
+func (c *halvesConn) Write(b []byte) (n int, err error) {
 	c.once.Do(func() {
 		n, _ = c.Conn.Write(b[:10])
 		<-c.rest
@@ -101,7 +101,7 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 				start := time.Now()
 				var old []*testkit.Client
 				for range 2 {
-					c := revDial(t, direct, busy, 0)
+					c := dialSlow(t, direct, busy, 0)
 					if !tt.silent {
 						c.Send(t, "GET / HTTP/1.1\r\n")
 					}
@@ -141,7 +141,7 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 // A client was to be evicted, but its bytes have arrived, so its handshake
 // continues. If that takes time, its place does not become free, and the next
 // client is evicted instead.
-func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
+func TestListenerMakesRoomBesideOneThatContinues(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	const takes = 10 * time.Minute
 	slowly := server.Clone()
@@ -162,13 +162,13 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := testkit.NewNetwork()
 				l := testkit.Listen(t, &preflight.PreflightListener{
-					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: lisBlocked,
+					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: blockedAuthorize,
 					TLSConfig: tt.config, TrustedProxies: testkit.Prefixes("192.0.2.1/32"),
 				})
 				accepted := testkit.AcceptAll(t, l)
 				start := time.Now()
-				old := revDial(t, n, 0, time.Second)
-				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				old := dialSlow(t, n, 0, time.Second)
+				halves := &halvesConn{Conn: old.Conn, rest: make(chan struct{})}
 				secure := tls.Client(halves, client)
 				shaken := make(chan error, 1)
 				if tt.config != nil {

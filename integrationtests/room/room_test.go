@@ -173,7 +173,7 @@ func TestListenerMakesNoRoomInARefusal(t *testing.T) {
 
 // A client that is delivered after its TLS handshake speaks TLS with the
 // application.
-func TestListenerMakesRoomByHandingOnTLS(t *testing.T) {
+func TestListenerMakesRoomByDeliveringTLS(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
@@ -193,9 +193,9 @@ func TestListenerMakesRoomByHandingOnTLS(t *testing.T) {
 	})
 }
 
-// shdBlocked is an Authorize that takes as long as the field Block says, or
+// blockedUntilTheEnd is an Authorize that takes as long as the field Block says, or
 // until the handshake ends.
-func shdBlocked(r *http.Request) (http.Header, error) {
+func blockedUntilTheEnd(r *http.Request) (http.Header, error) {
 	d, _ := time.ParseDuration(r.Header.Get("Block"))
 	select {
 	case <-time.After(d):
@@ -212,7 +212,7 @@ func TestListenerMakesRoomInOrderOfAgeAtEveryStage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 			l.MaxPending, l.HandshakeTimeout = 5, time.Hour
-			l.Authorize = shdBlocked
+			l.Authorize = blockedUntilTheEnd
 		})
 		s.Start(t)
 		start := time.Now()
@@ -251,7 +251,7 @@ func TestListenerMakesRoomWhenAWaitBegins(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, mounted := range []bool{false, true} { // how the waiting client comes
 		synctest.Test(t, func(t *testing.T) {
-			s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending, l.Authorize = 1, shdBlocked })
+			s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending, l.Authorize = 1, blockedUntilTheEnd })
 			accepted := testkit.AcceptAll(t, s)
 			start := time.Now()
 			old := s.Direct.Dial(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wrkTLS is a TLS server whose callback takes some time.
-func wrkTLS(server *tls.Config, callback string, takes time.Duration) *tls.Config {
+// slowTLSConfig is a TLS server whose callback takes some time.
+func slowTLSConfig(server *tls.Config, callback string, takes time.Duration) *tls.Config {
 	config := server.Clone()
 	config.Certificates = nil
 	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -43,7 +43,7 @@ func wrkTLS(server *tls.Config, callback string, takes time.Duration) *tls.Confi
 // the listener waiting for one second in all, before and after the work, is
 // evicted. In an earlier version the end of the work was not noticed, so the
 // new client waited for HandshakeTimeout.
-func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
+func TestListenerMakesRoomWhenItsWorkEnds(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	const takes = 3 * time.Second
 	for _, callback := range []string{"GetCertificate", "GetConfigForClient", "VerifyConnection"} {
@@ -66,7 +66,7 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 							l.MaxPending, l.RequireUpgrade, l.AllowPlain = 3, true, false
-							l.TLSConfig = wrkTLS(certs.Server, callback, takes)
+							l.TLSConfig = slowTLSConfig(certs.Server, callback, takes)
 						})
 						accepted := testkit.AcceptAll(t, s)
 						start := time.Now()
@@ -76,7 +76,7 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 							if tt.inside {
 								c.Upgraded(t, testkit.TunnelTLSRequest)
 							}
-							halves := &revHalves{Conn: c.Conn, rest: make(chan struct{})}
+							halves := &halvesConn{Conn: c.Conn, rest: make(chan struct{})}
 							time.AfterFunc(tt.late, func() { close(halves.rest) })
 							if tt.whole {
 								go tls.Client(halves, certs.Client).Handshake()
@@ -127,13 +127,13 @@ func TestListenerEvictionIsTakenBack(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
 				accepted := testkit.AcceptAll(t, s)
-				ours, server, next := shdRacing(s, t)
+				ours, server, next := dialRacing(s, t)
 				defer ours.Close()
 				old := testkit.Raw(ours, server.NetworkConn)
 				if tt.inside {
 					old.Upgraded(t, testkit.TunnelTLSRequest)
 				}
-				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				halves := &halvesConn{Conn: old.Conn, rest: make(chan struct{})}
 				secure := tls.Client(halves, certs.Client)
 				shaken := make(chan error, 1)
 				go func() { shaken <- secure.Handshake() }()

@@ -14,7 +14,7 @@ import (
 // when they are told to stop. Pending handshakes get their answer, requests of
 // Handler get theirs, and Shutdown completes. The last Shutdown then does the
 // work of Close.
-func TestListenerCloseBesideShutdown(t *testing.T) {
+func TestListenerCloseDuringShutdown(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, closes := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
@@ -53,14 +53,14 @@ func TestListenerCloseBesideShutdown(t *testing.T) {
 
 // Of two Shutdowns, the one that ends first leaves the rest to the other, even
 // if Close was called in the meantime.
-func TestListenerCloseBesideTwoShutdowns(t *testing.T) {
+func TestListenerCloseDuringTwoShutdowns(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, nil)
 		half := s.Direct.Dial(t)
 		s.Start(t)
 		half.Send(t, testkit.Request()[:30])
-		short, cancel := shdFor(t, time.Second)
+		short, cancel := contextFor(t, time.Second)
 		defer cancel()
 		first, second := s.BeginShutdown(short), s.BeginShutdown(t.Context())
 		require.NoError(t, s.Close())
@@ -83,7 +83,7 @@ func TestListenerCloseAfterShutdownGaveUp(t *testing.T) {
 			s.Start(t)
 			half := s.Direct.Dial(t)
 			half.Send(t, testkit.Request()[:30])
-			short, cancel := shdFor(t, time.Second)
+			short, cancel := contextFor(t, time.Second)
 			defer cancel()
 			done := s.BeginShutdown(short)
 			if before {

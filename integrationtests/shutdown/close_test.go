@@ -39,9 +39,9 @@ func TestListenerCloseAtEveryStage(t *testing.T) {
 				synctest.Wait()
 				require.Zero(t, time.Since(start), "Close did not wait")
 				require.True(t, c.Server.Closed.Load())
-				shdClosed(t, s, 2)
+				requireClosed(t, s, 2)
 				require.NoError(t, s.Close(), "a second time")
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 
 				time.Sleep(time.Hour) // a deadline that remained would have passed
 				for _, p := range delivered {
@@ -53,23 +53,23 @@ func TestListenerCloseAtEveryStage(t *testing.T) {
 	}
 }
 
-// shdFull is the server's end of a connection. When it is full, every Write
+// fullConn is the server's end of a connection. When it is full, every Write
 // blocks until it is closed.
-type shdFull struct {
+type fullConn struct {
 	*testkit.NetworkConn
 	full *atomic.Bool
 	gone chan struct{}
 	once *sync.Once
 }
 
-func (c shdFull) Write(b []byte) (int, error) {
+func (c fullConn) Write(b []byte) (int, error) {
 	if c.full.Load() {
 		<-c.gone
 	}
 	return c.NetworkConn.Write(b)
 }
 
-func (c shdFull) Close() error {
+func (c fullConn) Close() error {
 	c.once.Do(func() { close(c.gone) })
 	return c.NetworkConn.Close()
 }
@@ -98,7 +98,7 @@ func TestListenerEndDoesNotWaitForHandlersTLS(t *testing.T) {
 			for range 3 {
 				ours, theirs := net.Pipe()
 				t.Cleanup(func() { ours.Close() })
-				server := shdFull{&testkit.NetworkConn{Conn: theirs}, full, make(chan struct{}), new(sync.Once)}
+				server := fullConn{&testkit.NetworkConn{Conn: theirs}, full, make(chan struct{}), new(sync.Once)}
 				defer server.Close()
 				n.Backlog <- server
 				c := testkit.Secure(t, &testkit.Client{Conn: ours}, clientTLS)
@@ -157,7 +157,7 @@ func TestListenerCloseFromInside(t *testing.T) {
 					synctest.Wait()
 					require.Len(t, closed, 1)
 					require.NoError(t, <-closed)
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 				})
 			})
 		}
@@ -231,7 +231,7 @@ func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 			for i, c := range clients {
 				require.NotEqual(t, open[c.Server], c.Server.Closed.Load(), "client %d is either delivered or closed", i)
 			}
-			shdClosed(t, s, 2)
+			requireClosed(t, s, 2)
 		})
 	}
 }

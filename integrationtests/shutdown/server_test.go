@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdServer is an HTTP server that answers "/held" after release is closed.
-func shdServer(release <-chan struct{}) *http.Server {
+// newHTTPServer is an HTTP server that answers "/held" after release is closed.
+func newHTTPServer(release <-chan struct{}) *http.Server {
 	return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/held" {
 			<-release
@@ -25,18 +25,18 @@ func shdServer(release <-chan struct{}) *http.Server {
 	})}
 }
 
-// shdClient is an HTTP client whose connections are tunnels over n.
-func shdClient(t testing.TB, n *testkit.Network) *http.Client {
+// newHTTPClient is an HTTP client whose connections are tunnels over n.
+func newHTTPClient(t testing.TB, n *testkit.Network) *http.Client {
 	t.Helper()
-	d := &preflight.PreflightDialer{NetDialer: shdDialer{t, n}}
+	d := &preflight.PreflightDialer{NetDialer: networkDialer{t, n}}
 	transport := &http.Transport{DialContext: d.DialContext}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }
 
-// shdGet sends a request in the background, and returns a channel with its
+// getInBackground sends a request in the background, and returns a channel with its
 // result.
-func shdGet(client *http.Client, path string) <-chan string {
+func getInBackground(client *http.Client, path string) <-chan string {
 	answer := make(chan string, 1)
 	go func() {
 		r, err := client.Get("http://h" + path)
@@ -58,30 +58,30 @@ func TestListenerShutdownWithHTTPServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, release := testkit.NewNetwork(), make(chan struct{})
 		ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, RequireUpgrade: true})
-		srv, served := shdServer(release), make(chan error, 1)
+		srv, served := newHTTPServer(release), make(chan error, 1)
 		go func() { served <- srv.Serve(ln) }()
-		idle, busy := shdClient(t, n), shdClient(t, n)
+		idle, busy := newHTTPClient(t, n), newHTTPClient(t, n)
 		for range 3 {
-			require.Equal(t, "hello", <-shdGet(idle, "/"))
+			require.Equal(t, "hello", <-getInBackground(idle, "/"))
 		}
-		answer := shdGet(busy, "/held")
+		answer := getInBackground(busy, "/held")
 		silent := n.Dial(t)
 		synctest.Wait()
 
 		lnDone, srvDone := make(chan error, 1), make(chan error, 1)
 		go func() { lnDone <- ln.Shutdown(t.Context()) }()
 		synctest.Wait()
-		require.Equal(t, "hello", <-shdGet(idle, "/"), "an open tunnel continues")
+		require.Equal(t, "hello", <-getInBackground(idle, "/"), "an open tunnel continues")
 		silent.Send(t, testkit.Request())
 		require.Equal(t, http.StatusServiceUnavailable, silent.Refused(t, testkit.Request()).StatusCode)
 		require.ErrorIs(t, <-served, net.ErrClosed)
-		require.Contains(t, <-shdGet(shdClient(t, n), "/"), errShdRefused.Error())
+		require.Contains(t, <-getInBackground(newHTTPClient(t, n), "/"), errShdRefused.Error())
 
 		go func() { srvDone <- srv.Shutdown(t.Context()) }()
 		time.Sleep(time.Minute)
 		require.Empty(t, srvDone, "a request is in progress")
 		require.Empty(t, lnDone)
-		require.Contains(t, <-shdGet(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
+		require.Contains(t, <-getInBackground(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
 		close(release)
 		require.Equal(t, "hello", <-answer)
 		require.NoError(t, <-srvDone)
@@ -96,11 +96,11 @@ func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, release := testkit.NewNetwork(), make(chan struct{})
 				ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, Handler: http.NotFoundHandler()})
-				srv, served := shdServer(release), make(chan error, 1)
+				srv, served := newHTTPServer(release), make(chan error, 1)
 				go func() { served <- srv.Serve(ln) }()
-				idle := shdClient(t, n)
-				require.Equal(t, "hello", <-shdGet(idle, "/"))
-				answer := shdGet(shdClient(t, n), "/held")
+				idle := newHTTPClient(t, n)
+				require.Equal(t, "hello", <-getInBackground(idle, "/"))
+				answer := getInBackground(newHTTPClient(t, n), "/held")
 				synctest.Wait()
 
 				done := make(chan error, 2)
@@ -121,19 +121,19 @@ func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 				require.Equal(t, "hello", <-answer)
 				require.NoError(t, <-done)
 				require.NoError(t, <-done)
-				shdClosed(t, ln, 1)
+				requireClosed(t, ln, 1)
 			})
 		})
 	}
 }
 
-// shdTap records the bytes that were read.
-type shdTap struct {
+// tapConn records the bytes that were read.
+type tapConn struct {
 	net.Conn
 	read []byte
 }
 
-func (c *shdTap) Read(b []byte) (int, error) {
+func (c *tapConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.read = append(c.read, b[:n]...)
 	return n, err
@@ -141,7 +141,7 @@ func (c *shdTap) Read(b []byte) (int, error) {
 
 // lastRecord returns the type of the last TLS record, from its unencrypted
 // header.
-func (c *shdTap) lastRecord() (kind byte) {
+func (c *tapConn) lastRecord() (kind byte) {
 	for b := c.read; len(b) >= 5; b = b[5+int(b[3])<<8+int(b[4]):] {
 		kind = b[0]
 	}
@@ -160,9 +160,9 @@ func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := testkit.NewScene(t, certs, nil)
 			tunnel := s.Deliver(t, testkit.Kinds[1])
-			dial := func() (*testkit.Client, *shdTap) {
+			dial := func() (*testkit.Client, *tapConn) {
 				c := s.Direct.Dial(t)
-				tap := &shdTap{Conn: c.Conn}
+				tap := &tapConn{Conn: c.Conn}
 				c.Conn = tap
 				return testkit.Secure(t, c, config), tap
 			}
@@ -208,7 +208,7 @@ func TestListenerShutdownWhereMounted(t *testing.T) {
 		require.Equal(t, http.StatusForbidden, (<-answer).StatusCode)
 		vetted.Close()
 		require.Equal(t, 10*time.Second, time.Since(start))
-		shdClosed(t, s, 3)
+		requireClosed(t, s, 3)
 		time.Sleep(time.Hour)
 		require.Empty(t, done)
 		tunnel.Talks(t)

@@ -75,7 +75,7 @@ func TestListenerShutdownRefusesPreflights(t *testing.T) {
 				a := up.Refused(t, head)
 				require.Equal(t, testkit.Golden(t, "shutdown/503"), testkit.GoldenAnswer(t, a.Raw))
 				require.Equal(t, "1", a.Header.Get("Retry-After"))
-				shdClosed(t, s, 2)
+				requireClosed(t, s, 2)
 				require.EqualValues(t, 1, authorized.Load(), "Authorize is not called")
 
 				time.Sleep(time.Until(start.Add(time.Second))) // the time for reading the answer
@@ -91,7 +91,7 @@ func TestListenerShutdownRefusesPreflights(t *testing.T) {
 }
 
 // The dialer can tell this refusal from others: another attempt makes sense.
-func TestListenerShutdownIsToldByTheDialer(t *testing.T) {
+func TestListenerShutdownIsTemporaryForTheDialer(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, nil)
@@ -212,7 +212,7 @@ func TestListenerShutdownClosesPlainConnections(t *testing.T) {
 					require.Equal(t, tt.ends, time.Since(start))
 					require.NoError(t, <-done)
 					require.True(t, c.Server.Closed.Load())
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 				})
 			})
 		}
@@ -222,7 +222,7 @@ func TestListenerShutdownClosesPlainConnections(t *testing.T) {
 // A connection that was answered 101 before Shutdown is still returned by
 // Accept, and so is one that had been sorted, or for which Authorize was
 // running. Then Accept returns net.ErrClosed.
-func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
+func TestListenerShutdownDeliversAnsweredTunnels(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		proceed := make(chan struct{})
@@ -263,7 +263,7 @@ func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
 			}
 			pairs[testkit.BaseConn(conn)] = conn
 		}
-		shdClosed(t, s, 5)
+		requireClosed(t, s, 5)
 		require.Empty(t, done, "they are open")
 		for _, c := range clients {
 			p := testkit.Pair{Client: c, Conn: pairs[c.Server]}
@@ -272,7 +272,7 @@ func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
 			p.Close()
 		}
 		require.NoError(t, <-done)
-		shdClosed(t, s, 5)
+		requireClosed(t, s, 5)
 	})
 }
 

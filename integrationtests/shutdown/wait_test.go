@@ -52,7 +52,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 				s.Deliver(t, testkit.Kinds[0]).Close()
 				s.Deliver(t, testkit.Kinds[1]).Close()
 				done := s.BeginShutdown(t.Context())
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 				for _, p := range pairs {
 					time.Sleep(time.Hour)
 					p.Talks(t)
@@ -123,12 +123,12 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 					require.Empty(t, done)
 					late.Close()
 					require.NoError(t, <-done)
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 					return
 				}
 				require.NoError(t, s.Close())
 				silent.Ended(t)
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 				late.Talks(t)
 				p.Close()
 				late.Close()
@@ -179,7 +179,7 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 				require.NoError(t, l.Shutdown(context.Background()))
 			}
 			if l.HandshakeTimeout == 0 && l.Protocols == nil {
-				shdClosed(t, l, 2)
+				requireClosed(t, l, 2)
 			} else {
 				_, err := l.Accept()
 				require.ErrorContains(t, err, "preflight: ", "the error of the configuration stays")
@@ -196,7 +196,7 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 
 // If there is nothing to wait for, Shutdown returns nil, even if the context
 // has ended too.
-func TestListenerShutdownOfNothingInNoTime(t *testing.T) {
+func TestListenerShutdownOfNothingAfterTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 50 { // a select would choose the end of the context every second time
@@ -221,7 +221,7 @@ func TestListenerShutdownAfterClose(t *testing.T) {
 				conn2.Close() // it has not begun
 			}
 		}
-		require.NoError(t, shdIgnoreClosed(l.Close()))
+		require.NoError(t, ignoreClosed(l.Close()))
 		if !before {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
@@ -240,8 +240,8 @@ func TestListenerShutdownAfterClose(t *testing.T) {
 	}
 }
 
-// shdIgnoreClosed returns nil if the listener was already closed.
-func shdIgnoreClosed(err error) error {
+// ignoreClosed returns nil if the listener was already closed.
+func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -250,15 +250,15 @@ func shdIgnoreClosed(err error) error {
 
 // An error from Close of the wrapped listener is returned.
 func TestListenerShutdownReportsTheWrappedListener(t *testing.T) {
-	l := &preflight.PreflightListener{Listener: shdBroken{testkit.NewNetwork()}}
+	l := &preflight.PreflightListener{Listener: brokenListener{testkit.NewNetwork()}}
 	require.Equal(t, testkit.ErrOther, l.Shutdown(context.Background()))
 	require.Equal(t, testkit.ErrOther, l.Close())
-	shdClosed(t, l, 1)
+	requireClosed(t, l, 1)
 }
 
-type shdBroken struct{ *testkit.Network }
+type brokenListener struct{ *testkit.Network }
 
-func (n shdBroken) Close() error {
+func (n brokenListener) Close() error {
 	n.Network.Close()
 	return testkit.ErrOther
 }
@@ -312,7 +312,7 @@ func TestListenerShutdownRefusesDials(t *testing.T) {
 
 // A client that waits for a place when Shutdown is called gets none, on the
 // port and in ServeHTTP. The client that has the place is served.
-func TestListenerShutdownMeetsAClientThatWaits(t *testing.T) {
+func TestListenerShutdownWhileAClientWaits(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, mounted := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -327,7 +327,7 @@ func TestListenerShutdownMeetsAClientThatWaits(t *testing.T) {
 			require.NoError(t, err)
 			p := testkit.Pair{Client: finished, Conn: c.(*preflight.Conn)}
 			p.Talks(t)
-			shdClosed(t, s, 2)
+			requireClosed(t, s, 2)
 			if mounted {
 				require.Equal(t, http.StatusServiceUnavailable, (<-answer).StatusCode)
 			} else {

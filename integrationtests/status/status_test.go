@@ -19,9 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// scrRefusals are the answers that users meet, and the words that the error
+// refusals are the answers that users meet, and the words that the error
 // must contain: the cause, and the setting.
-var scrRefusals = []struct {
+var refusals = []struct {
 	answer    string
 	code      int
 	temporary bool
@@ -60,7 +60,7 @@ var scrRefusals = []struct {
 // TestStatusError: each answer gives the same error over a pipe and over TCP,
 // in one piece and byte by byte. Its methods return what programs need.
 func TestStatusError(t *testing.T) {
-	for _, test := range scrRefusals {
+	for _, test := range refusals {
 		for _, tcp := range []bool{false, true} {
 			for _, drip := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/tcp=%v/drip=%v", test.answer, tcp, drip), func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 	})
 	t.Run("net/http", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(http.NotFoundHandler())
-		s.Config.ErrorLog = scrNoLog
+		s.Config.ErrorLog = noLog
 		s.StartTLS()
 		defer s.Close()
 		_, err := new(preflight.PreflightDialer).Dial("tcp", s.Listener.Addr().String())
@@ -150,9 +150,9 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 	})
 }
 
-// TestStatusErrorOfOurOwnFault: a fault of the server is not temporary. The
+// TestStatusErrorOfAServerFault: a fault of the server is not temporary. The
 // error says where to look.
-func TestStatusErrorOfOurOwnFault(t *testing.T) {
+func TestStatusErrorOfAServerFault(t *testing.T) {
 	testkit.CaptureLog(t)
 	hidden := &preflight.PreflightListener{}
 	panics := &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { panic("s3cr3t") }}

@@ -12,7 +12,7 @@ import (
 // A copy in the kernel reports its bytes only when it ends. It ends when the
 // connection is closed during the copy. The bytes are counted then, in both
 // directions.
-func TestTelemetryCountsWhatEndsAfterClose(t *testing.T) {
+func TestTelemetryCountsCopiesThatEndAfterClose(t *testing.T) {
 	e := testkit.NewRecorder()
 	l := testkit.Listen(t, &preflight.PreflightListener{Telemetry: e.Watch()})
 	accepted := testkit.AcceptAll(t, l)

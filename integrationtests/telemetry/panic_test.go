@@ -14,48 +14,48 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revFault is a transport of the application that panics in one of its methods.
-type revFault struct {
+// panicTransport is a transport of the application that panics in one of its methods.
+type panicTransport struct {
 	net.Conn
 	in string
 }
 
-func (c revFault) Read(b []byte) (int, error) {
+func (c panicTransport) Read(b []byte) (int, error) {
 	if c.in == "Read" {
 		panic("boom")
 	}
 	return c.Conn.Read(b)
 }
 
-func (c revFault) Write(b []byte) (int, error) {
+func (c panicTransport) Write(b []byte) (int, error) {
 	if c.in == "Write" {
 		panic("boom")
 	}
 	return c.Conn.Write(b)
 }
 
-func (c revFault) SetDeadline(t time.Time) error {
+func (c panicTransport) SetDeadline(t time.Time) error {
 	if c.in == "SetDeadline" {
 		panic("boom")
 	}
 	return c.Conn.SetDeadline(t)
 }
 
-// revFaults is a listener. Its connections panic in the method that it receives
+// panicListener is a listener. Its connections panic in the method that it receives
 // from in, if there is one.
-type revFaults struct {
+type panicListener struct {
 	net.Listener
 	in chan string
 }
 
-func (l *revFaults) Accept() (net.Conn, error) {
+func (l *panicListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case in := <-l.in:
-		return revFault{c, in}, nil
+		return panicTransport{c, in}, nil
 	default:
 		return c, nil
 	}
@@ -110,7 +110,7 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 				fault("GetConfigForClient")
 				return nil, nil
 			}
-			faults := &revFaults{testkit.ListenTCP(t), make(chan string, 1)}
+			faults := &panicListener{testkit.ListenTCP(t), make(chan string, 1)}
 			// There is one place. During the test, no timeout frees it.
 			l := &preflight.PreflightListener{
 				Listener: faults, MaxPending: 1, HandshakeTimeout: time.Hour, TrustedProxies: testkit.Prefixes("127.0.0.0/8"),

@@ -17,15 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndFragments is a TLS client's connection that spreads the ClientHello over
+// fragmentingConn is a TLS client's connection that spreads the ClientHello over
 // several records, which crypto/tls never does (RFC 8446 §5.1).
-type kndFragments struct {
+type fragmentingConn struct {
 	net.Conn
 	cut   func(rest int) int // how many of the remaining bytes are in the next record
 	began bool
 }
 
-func (c *kndFragments) Write(b []byte) (int, error) {
+func (c *fragmentingConn) Write(b []byte) (int, error) {
 	if c.began {
 		return c.Conn.Write(b)
 	}
@@ -70,7 +70,7 @@ func TestClientHelloInFragments(t *testing.T) {
 		} {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				inner.Pieces.Store(pieces)
-				tc := tls.Client(&kndFragments{Conn: testkit.DialTCP(t, inner.Addr()), cut: cut}, client)
+				tc := tls.Client(&fragmentingConn{Conn: testkit.DialTCP(t, inner.Addr()), cut: cut}, client)
 				require.NoError(t, tc.Handshake())
 				c := &testkit.Client{Conn: tc, R: bufio.NewReader(tc)}
 				c.Send(t, testkit.Request()+testkit.Payload)
@@ -123,9 +123,9 @@ func TestClientHelloLengths(t *testing.T) {
 	}
 }
 
-// kndAlmostTLS are bytes that begin like a record with a ClientHello. The last
+// almostTLS are bytes that begin like a record with a ClientHello. The last
 // byte of decided contradicts it. The bytes of then follow.
-var kndAlmostTLS = []struct{ name, decided, then string }{
+var almostTLS = []struct{ name, decided, then string }{
 	{"another type", "\x15", "\x03\x01\x00\x02\x02\x28"},
 	{"SSLv2", "\x80", "\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10"},
 	{"another major version", "\x16\x02", "\x01\x00\x05\x01"},
@@ -142,7 +142,7 @@ var kndAlmostTLS = []struct{ name, decided, then string }{
 // is delivered, as soon as the contradiction is known.
 func TestAlmostTLS(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
-	for _, tt := range kndAlmostTLS {
+	for _, tt := range almostTLS {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()

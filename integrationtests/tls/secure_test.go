@@ -39,7 +39,7 @@ func TestTLSConfigReload(t *testing.T) {
 		testkit.Talk(t, c, testkit.NextConn(t, accepted))
 		require.Equal(t, name, c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName)
 
-		inner, conn := kndTunnelOfTLS(t, testkit.DialTCP(t, l.Addr()), client, accepted)
+		inner, conn := openTunnelTLS(t, testkit.DialTCP(t, l.Addr()), client, accepted)
 		testkit.Talk(t, inner, conn)
 		require.Equal(t, name, inner.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName)
 	}
@@ -240,7 +240,7 @@ func TestTLSConfigIsNotModified(t *testing.T) {
 	c := testkit.ClientOver(t, testkit.DialTCP(t, l.Addr()), nil, client)
 	c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	require.Equal(t, 200, c.Answer("GET").StatusCode)
-	inner, conn := kndTunnelOfTLS(t, c.Conn, client, accepted)
+	inner, conn := openTunnelTLS(t, c.Conn, client, accepted)
 	testkit.Talk(t, inner, conn)
 
 	old, now := reflect.ValueOf(before).Elem(), reflect.ValueOf(server).Elem()

@@ -74,7 +74,7 @@ func TestTCPS(t *testing.T) {
 }
 
 // The same holds on a server of net/http, and for Server.
-func TestTCPSElsewhere(t *testing.T) {
+func TestTCPSOnServeHTTPAndServer(t *testing.T) {
 	l := &preflight.PreflightListener{}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)

@@ -147,13 +147,13 @@ func TestListenerOverTLSPlainAfter(t *testing.T) {
 	})
 }
 
-// lisShaking is a connection whose handshake is a function of the test.
-type lisShaking struct {
+// handshakeConn is a connection whose handshake is a function of the test.
+type handshakeConn struct {
 	net.Conn
 	shake func(context.Context) error
 }
 
-func (c lisShaking) HandshakeContext(ctx context.Context) error { return c.shake(ctx) }
+func (c handshakeConn) HandshakeContext(ctx context.Context) error { return c.shake(ctx) }
 
 // Any layer with HandshakeContext is treated like TLS: its Context ends with
 // Close, and its error ends the connection.
@@ -165,7 +165,7 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 		shake := func(f func(context.Context) error) *testkit.Client {
 			ours, theirs := net.Pipe()
 			t.Cleanup(func() { ours.Close() })
-			n.Backlog <- lisShaking{theirs, f}
+			n.Backlog <- handshakeConn{theirs, f}
 			return &testkit.Client{Conn: ours, R: bufio.NewReader(ours)}
 		}
 		failing := shake(func(context.Context) error { return testkit.ErrOther })
@@ -179,7 +179,7 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 		conn := <-accepted
 		order <- "delivered"
 		require.Equal(t, "handshake", <-order)
-		require.IsType(t, lisShaking{}, conn.NetConn())
+		require.IsType(t, handshakeConn{}, conn.NetConn())
 		testkit.Talk(t, good, conn)
 
 		blocked := shake(func(ctx context.Context) error {

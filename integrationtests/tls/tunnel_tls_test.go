@@ -22,9 +22,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndTunnelOfTLS asks for TLS inside the tunnel on c, and performs the
+// openTunnelTLS asks for TLS inside the tunnel on c, and performs the
 // handshake on both ends.
-func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*testkit.Client, *preflight.Conn) {
+func openTunnelTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*testkit.Client, *preflight.Conn) {
 	t.Helper()
 	outer := &testkit.Client{Conn: c, R: bufio.NewReader(c)}
 	tunnel := &testkit.Tunnelled{Glue: &testkit.Glue{Conn: c, Held: []byte(testkit.RequestTLS)}, Client: outer}
@@ -57,7 +57,7 @@ func TestListenerTunnelTLS(t *testing.T) {
 				if strings.HasSuffix(below, "TLSConfig") {
 					c = tls.Client(c, client)
 				}
-				inner, conn := kndTunnelOfTLS(t, c, client, accepted)
+				inner, conn := openTunnelTLS(t, c, client, accepted)
 				require.True(t, conn.NetConn().(*tls.Conn).ConnectionState().HandshakeComplete)
 				require.Equal(t, "/t", conn.Request().URL.Path)
 				require.Equal(t, "tcp", conn.Response().Header.Get("Upgrade"))
@@ -94,7 +94,7 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 			}
 			c.Send(t, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
-			inner, conn := kndTunnelOfTLS(t, c.Conn, client, accepted)
+			inner, conn := openTunnelTLS(t, c.Conn, client, accepted)
 			require.Equal(t, overTLS, conn.Request().TLS != nil)
 			require.Equal(t, c.LocalAddr().String(), conn.RemoteAddr().String())
 			testkit.Talk(t, inner, conn)
@@ -105,7 +105,7 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 		accepted := testkit.AcceptAll(t, l)
 		s := httptest.NewServer(l)
 		defer s.Close()
-		inner, conn := kndTunnelOfTLS(t, testkit.DialTCP(t, s.Listener.Addr()), client, accepted)
+		inner, conn := openTunnelTLS(t, testkit.DialTCP(t, s.Listener.Addr()), client, accepted)
 		require.Nil(t, conn.Request().TLS)
 		testkit.Talk(t, inner, conn)
 	})
@@ -113,7 +113,7 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 
 // A client that asks for TLS inside the tunnel and then speaks another protocol
 // is not delivered.
-func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
+func TestListenerTunnelWithoutTheAskedTLS(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server, HandshakeTimeout: time.Hour})
@@ -197,14 +197,14 @@ func TestListenerTunnelTLSStalled(t *testing.T) {
 	}
 }
 
-// kndFreed is a transport that calls freed when the deadlines of its handshake
+// deadlineHookConn is a transport that calls freed when the deadlines of its handshake
 // are cleared.
-type kndFreed struct {
+type deadlineHookConn struct {
 	*testkit.NetworkConn
 	freed func()
 }
 
-func (c kndFreed) SetDeadline(t time.Time) error {
+func (c deadlineHookConn) SetDeadline(t time.Time) error {
 	err := c.NetworkConn.SetDeadline(t)
 	if t.IsZero() {
 		c.freed()
@@ -214,7 +214,7 @@ func (c kndFreed) SetDeadline(t time.Time) error {
 
 // An eviction that comes when the handshake inside the tunnel has just ended
 // does not affect the delivered connection.
-func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
+func TestListenerTunnelTLSEvictionKeepsDeliveredConnections(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -224,7 +224,7 @@ func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 			ours, theirs := net.Pipe()
 			t.Cleanup(func() { ours.Close() })
 			var once sync.Once
-			n.Backlog <- kndFreed{&testkit.NetworkConn{Conn: theirs}, func() {
+			n.Backlog <- deadlineHookConn{&testkit.NetworkConn{Conn: theirs}, func() {
 				once.Do(func() {
 					n.Dial(t)
 					for range 10_000 { // time for the new client to reach this connection

@@ -16,16 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ctxCause is a cause from another package that wraps the refusal of another
+// foreignCause is a cause from another package that wraps the refusal of another
 // dial.
-type ctxCause struct{ refused *preflight.StatusError }
+type foreignCause struct{ refused *preflight.StatusError }
 
-func (*ctxCause) Error() string { return "another dial was refused" }
+func (*foreignCause) Error() string { return "another dial was refused" }
 
-func (e *ctxCause) Unwrap() error { return e.refused }
+func (e *foreignCause) Unwrap() error { return e.refused }
 
-// ctxEnds are the ways in which a context ends, and the resulting errors.
-var ctxEnds = map[string]struct {
+// contextEnds are the ways in which a context ends, and the resulting errors.
+var contextEnds = map[string]struct {
 	of  error
 	end func(context.Context, error) (context.Context, func())
 }{
@@ -45,15 +45,15 @@ var ctxEnds = map[string]struct {
 	}},
 }
 
-// ctxRequire requires that err is the end of a context, and wraps its cause,
+// requireContextError requires that err is the end of a context, and wraps its cause,
 // but contains no StatusError. A refusal in the cause belongs to another
 // handshake.
-func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
+func requireContextError(t *testing.T, err, of error, cause *foreignCause) {
 	t.Helper()
 	require.Error(t, err)
 	require.ErrorIs(t, err, of)
 	require.ErrorIs(t, err, cause)
-	var found *ctxCause
+	var found *foreignCause
 	require.ErrorAs(t, err, &found)
 	require.Same(t, cause, found)
 	require.ErrorContains(t, err, of.Error())
@@ -70,16 +70,16 @@ func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
 // caller would give up, or ask for other credentials.
 func TestContextEndsWithACause(t *testing.T) {
 	id := testkit.NewIdentity(t)
-	for endName, end := range ctxEnds {
+	for endName, end := range contextEnds {
 		for _, role := range []string{"client", "server"} {
 			t.Run(role+"/"+endName, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					cause := &ctxCause{&preflight.StatusError{StatusCode: 401}}
+					cause := &foreignCause{&preflight.StatusError{StatusCode: 401}}
 					ctx, cancel := end.end(t.Context(), cause)
 					defer cancel()
 					c, _ := testkit.SpyPipe(t)
 					_, err := testkit.UpgradeRoles[role].Play(ctx, c)
-					ctxRequire(t, err, end.of, cause)
+					requireContextError(t, err, end.of, cause)
 				})
 			})
 		}
@@ -98,7 +98,7 @@ func TestContextEndsWithACause(t *testing.T) {
 			t.Run("dialer, "+name+"/"+endName, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					refused := &preflight.StatusError{StatusCode: 401}
-					cause := &ctxCause{refused}
+					cause := &foreignCause{refused}
 					ctx, cancel := end.end(t.Context(), cause)
 					defer cancel()
 					dials := 0
@@ -126,7 +126,7 @@ func TestContextEndsWithACause(t *testing.T) {
 						d.TunnelTLSConfig = new(tls.Config)
 					}
 					_, err := d.DialContext(ctx, "tcp", "edge.example:443")
-					ctxRequire(t, err, end.of, cause)
+					requireContextError(t, err, end.of, cause)
 					require.Equal(t, 1, dials)
 				})
 			})
@@ -141,7 +141,7 @@ func TestContextEndsBesideATransportsRefusal(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			c, _ := testkit.SpyPipe(t)
-			_, err := testkit.UpgradeRoles[role].Play(ctx, ctxRefused{c, cancel})
+			_, err := testkit.UpgradeRoles[role].Play(ctx, refusedConn{c, cancel})
 			require.ErrorIs(t, err, context.Canceled)
 			var refused *preflight.StatusError
 			require.False(t, errors.As(err, &refused), "%v", err)
@@ -149,15 +149,15 @@ func TestContextEndsBesideATransportsRefusal(t *testing.T) {
 	}
 }
 
-// ctxRefused is a transport that ends ctx, and fails with a refusal.
-type ctxRefused struct {
+// refusedConn is a transport that ends ctx, and fails with a refusal.
+type refusedConn struct {
 	net.Conn
 	end func()
 }
 
-func (c ctxRefused) Write(b []byte) (int, error) { return c.Read(nil) }
+func (c refusedConn) Write(b []byte) (int, error) { return c.Read(nil) }
 
-func (c ctxRefused) Read([]byte) (int, error) {
+func (c refusedConn) Read([]byte) (int, error) {
 	c.end()
 	return 0, fmt.Errorf("the tunnel below: %w", &preflight.StatusError{StatusCode: 403})
 }

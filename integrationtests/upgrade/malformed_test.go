@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// badExchange sends bytes and returns everything that comes back.
-func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
+// sendAndRead sends bytes and returns everything that comes back.
+func sendAndRead(t *testing.T, client *net.TCPConn, sent string) []byte {
 	t.Helper()
 	_, err := io.WriteString(client, sent)
 	require.NoError(t, err)
@@ -26,8 +26,8 @@ func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
 	return answer
 }
 
-// badRefusal requires one answer with no byte after it, and returns its body.
-func badRefusal(t *testing.T, answer []byte, method string, status int) string {
+// requireRefusal requires one answer with no byte after it, and returns its body.
+func requireRefusal(t *testing.T, answer []byte, method string, status int) string {
 	t.Helper()
 	reader := bufio.NewReader(bytes.NewReader(answer))
 	r, err := http.ReadResponse(reader, &http.Request{Method: method})
@@ -54,9 +54,9 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 	return string(body)
 }
 
-// badOnlyGood requires that the next connection that Accept returns is that of
+// requireOnlyGood requires that the next connection that Accept returns is that of
 // a good client that connects now, and that there is no other.
-func badOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *preflight.Conn) {
+func requireOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *preflight.Conn) {
 	t.Helper()
 	good := testkit.DialTCP(t, l.Addr())
 	_, err := io.WriteString(good, "GET /good HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
@@ -90,7 +90,7 @@ func TestMalformedHeads(t *testing.T) {
 				require.NotContains(t, string(got), "HTTP/1.")
 				require.NotContains(t, string(got), "\n")
 				require.True(t, strings.HasPrefix(test.Head, string(got)))
-				badOnlyGood(t, l, accepted)
+				requireOnlyGood(t, l, accepted)
 				return
 			}
 			if test.Status == testkit.BadPlain {
@@ -108,14 +108,14 @@ func TestMalformedHeads(t *testing.T) {
 				answer, err := io.ReadAll(client)
 				require.NoError(t, err)
 				require.Empty(t, answer, "a plain connection is answered by the application alone")
-				badOnlyGood(t, l, accepted)
+				requireOnlyGood(t, l, accepted)
 				return
 			}
 			method, _, _ := strings.Cut(test.Head, " ")
-			body := badRefusal(t, badExchange(t, client, test.Head+testkit.Smuggled), method, test.Status)
+			body := requireRefusal(t, sendAndRead(t, client, test.Head+testkit.Smuggled), method, test.Status)
 			require.Contains(t, body, test.Text)
 			require.NoError(t, client.Close())
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
@@ -137,7 +137,7 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 			io.WriteString(client, test.Head+testkit.Smuggled)
 			answer, _ := io.ReadAll(client)
 			require.Empty(t, answer)
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
@@ -158,9 +158,9 @@ func TestMalformedHeadsByteByByte(t *testing.T) {
 			method, _, _ := strings.Cut(test.Head, " ")
 			answer, err := io.ReadAll(client)
 			require.NoError(t, err)
-			require.Contains(t, badRefusal(t, answer, method, test.Status), test.Text)
+			require.Contains(t, requireRefusal(t, answer, method, test.Status), test.Text)
 			require.NoError(t, client.Close())
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
@@ -187,10 +187,10 @@ func TestEndInsideTheHead(t *testing.T) {
 		} else {
 			answer, err := io.ReadAll(client)
 			require.NoError(t, err)
-			require.Contains(t, badRefusal(t, answer, http.MethodGet, 400), "the request ends inside its head: RFC 9112 §8")
+			require.Contains(t, requireRefusal(t, answer, http.MethodGet, 400), "the request ends inside its head: RFC 9112 §8")
 		}
 		require.NoError(t, client.Close())
-		badOnlyGood(t, l, accepted)
+		requireOnlyGood(t, l, accepted)
 	}
 }
 
@@ -209,10 +209,10 @@ func TestHeadOfExactlyTheLimit(t *testing.T) {
 		require.Equal(t, testkit.GoldenPayload, testkit.GoldenRead(t, c, len(testkit.GoldenPayload)))
 
 		client = testkit.DialTCP(t, l.Addr())
-		answer := badExchange(t, client, strings.Replace(head, "X: ", "X:  ", 1)+testkit.GoldenPayload)
-		require.Contains(t, badRefusal(t, answer, http.MethodGet, 431), "too large")
+		answer := sendAndRead(t, client, strings.Replace(head, "X: ", "X:  ", 1)+testkit.GoldenPayload)
+		require.Contains(t, requireRefusal(t, answer, http.MethodGet, 431), "too large")
 		require.NoError(t, client.Close())
-		badOnlyGood(t, l, accepted)
+		requireOnlyGood(t, l, accepted)
 	}
 }
 

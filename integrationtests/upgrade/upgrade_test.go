@@ -148,10 +148,10 @@ func TestUpgradePlainEOF(t *testing.T) {
 	}
 }
 
-// TestUpgradePeerHasGone: bytes that a peer sent before it closed are
+// TestUpgradePeerClosed: bytes that a peer sent before it closed are
 // delivered, also on a transport such as net.Pipe, where every method fails
 // after the close.
-func TestUpgradePeerHasGone(t *testing.T) {
+func TestUpgradePeerClosed(t *testing.T) {
 	for _, name := range []string{"client", "plain"} {
 		role := testkit.UpgradeRoles[name]
 		t.Run(name, func(t *testing.T) {
