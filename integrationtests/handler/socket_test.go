@@ -274,7 +274,7 @@ func TestHandlerLastAnswer(t *testing.T) {
 					if tt.status == 0 {
 						c.Ended(t)
 					} else {
-						if strings.HasPrefix(name, "an interim") {
+						if strings.HasPrefix(name, "after an interim") {
 							require.Equal(t, http.StatusEarlyHints, c.Answer("GET").StatusCode)
 						}
 						a := c.Refused(t, request)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// RevMount serves l, mounted on a server of package net/http, from n.
+// RevMount serves l, mounted on a server of net/http, on n.
 func RevMount(t testing.TB, n *Network, l http.Handler) {
 	t.Helper()
 	s, done := &http.Server{Handler: l}, make(chan struct{})

@@ -13,11 +13,12 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// An Recorder notes what one side reports: the sums of its metrics and the spans it
-// starts. fault, which may be nil, is called with the name of each call before it.
+// A Recorder records what one side reports: the sums of its metrics, and the
+// spans that it starts. Fault may be nil. It is called with the name of each
+// call, before that call.
 type Recorder struct {
 	mu    sync.Mutex
-	Sums  map[string]int64 // by name and attributes; of a histogram the count
+	Sums  map[string]int64 // by name and attributes; for a histogram the count
 	spans []string
 	Fault func(call string)
 }
@@ -31,7 +32,8 @@ func (e *Recorder) Watch() *preflight.Telemetry {
 	}
 }
 
-// Sum is a metric as it stands, by its name without the prefix, and attributes.
+// Sum returns the current value of a metric. of is its name without the prefix,
+// and its attributes.
 func (e *Recorder) Sum(of string) int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -142,7 +144,8 @@ func (t EyeTracer) Start(ctx context.Context, name string, options ...trace.Span
 	return ctx, eyeSpan{span, t.Recorder}
 }
 
-// An eyeSpan records, so that all of its methods are called.
+// An eyeSpan reports that it is recording, so that all of its methods are
+// called.
 type eyeSpan struct {
 	trace.Span
 	eye *Recorder
