@@ -67,7 +67,7 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 		name    string
 		set     func(*preflight.PreflightListener)
 		secure  bool
-		below   bool // TLS is underneath
+		below   bool // TLS is below the listener
 		mounted bool
 		request string
 	}{

@@ -34,8 +34,8 @@ func headersWithoutAddress(t testing.TB) []struct {
 // Some proxies forward bytes without knowing the client (UNKNOWN, a Unix
 // socket). Then the client itself can write the field. So the field is ignored
 // and the address stays that of the proxy. LOCAL means that the proxy speaks
-// for itself. A proxy that reads HTTP and maintains the field may do so on a
-// connection of its own.
+// for itself. A proxy that reads HTTP and maintains the field may send LOCAL on
+// a separate connection.
 func TestProxyHeaderWithoutAClient(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	for _, field := range []struct{ name, forged, malformed string }{

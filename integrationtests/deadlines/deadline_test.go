@@ -15,7 +15,7 @@ import (
 )
 
 // HandshakeTimeout bounds the whole handshake, not one step and not one Read.
-// Wherever a client is too slow, the handshake ends at exactly that time.
+// If a client is too slow at any step, the handshake ends at exactly that time.
 func TestListenerDeadlineOfTheWholeHandshake(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, timeout := range []time.Duration{0, 7 * time.Second} {
@@ -91,8 +91,8 @@ func dialWithoutDeadlines(t testing.TB, n *testkit.Network) *testkit.Client {
 	return c
 }
 
-// A refusal has one second of its own for a client that does not read it,
-// however the refused request came.
+// A refusal has one separate second for a client that does not read it, however
+// the refused request came.
 func TestListenerDeadlineOfARefusal(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	bad := testkit.Request("Content-Length: 1") + "x"

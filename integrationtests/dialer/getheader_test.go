@@ -167,8 +167,8 @@ func TestGetHeaderRefused(t *testing.T) {
 }
 
 // TestGetHeaderFails: an error of GetHeader ends the dial, in the first and in
-// the second attempt, whatever it wraps. A field that GetHeader may not return
-// ends it too.
+// the second attempt. It does not matter what the error wraps. A field that
+// GetHeader may not return ends it too.
 func TestGetHeaderFails(t *testing.T) {
 	errGone := errors.New("the token service is down")
 	// A token service that refuses is not a refusal of this dial.

@@ -84,8 +84,7 @@ func TestDialerServerName(t *testing.T) {
 	}
 }
 
-// TestDialURLServerName: sni is the name for TLS, whatever Host and the address
-// are.
+// TestDialURLServerName: sni is the name for TLS, for any Host and any address.
 func TestDialURLServerName(t *testing.T) {
 	for _, own := range []string{"", "edge.example"} {
 		for _, upgraded := range []string{"0", "1"} {
@@ -108,7 +107,8 @@ func TestDialURLServerName(t *testing.T) {
 }
 
 // TestDialerInternationalNames: the dialed address, Host, TLS and CONNECT use
-// one name, in the form of DNS, in whatever case it was written.
+// one name, in the form of DNS. The case in which it was written does not
+// matter.
 func TestDialerInternationalNames(t *testing.T) {
 	const ascii = "xn--bcher-kva.example"
 	ca := fwdNewCA(t)

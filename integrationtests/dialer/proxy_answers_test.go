@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestForwardProxyOpens: any 2xx opens the tunnel, whatever fields it has.
-// Bytes that came with the answer belong to the tunnel. DialURL without an
-// upgrade shows the latter: the server behind the proxy may speak first.
+// TestForwardProxyOpens: any 2xx opens the tunnel, with any fields. Bytes that
+// came with the answer belong to the tunnel. DialURL without an upgrade shows
+// the latter: the server behind the proxy may speak first.
 func TestForwardProxyOpens(t *testing.T) {
 	for _, answer := range []string{
 		"HTTP/1.1 200 Connection established\r\n\r\n",

@@ -21,8 +21,8 @@ import (
 )
 
 // TestForwardProxy compares every byte that the forward proxy and the edge
-// receive. Credentials for one never reach the other, whatever setting they
-// come from.
+// receive. Credentials for one never reach the other. This holds for each
+// setting that can contain them.
 func TestForwardProxy(t *testing.T) {
 	const basic = "Basic bWU6cDpAc3M=" // me:p:@ss
 	ca := fwdNewCA(t)

@@ -185,8 +185,7 @@ func TestDialURLContradictions(t *testing.T) {
 	}
 }
 
-// TestDialURLErrorsHideTheUser: no error contains the userinfo, whatever its
-// source.
+// TestDialURLErrorsHideTheUser: no error of any source contains the userinfo.
 func TestDialURLErrorsHideTheUser(t *testing.T) {
 	closed := testkit.ListenTCP(t)
 	require.NoError(t, closed.Close())

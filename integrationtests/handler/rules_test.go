@@ -17,8 +17,8 @@ import (
 )
 
 // A request that names our protocol but cannot be upgraded is refused with the
-// same reason, whichever way it comes. Handler never gets it, because its bytes
-// are meant for a tunnel.
+// same reason on every way to the listener. Handler never gets it, because its
+// bytes are meant for a tunnel.
 func TestHandlerNeverSeesABrokenUpgrade(t *testing.T) {
 	handled := make(chan string, 9)
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func TestHandlerNeverSeesABrokenUpgrade(t *testing.T) {
 			})
 		}
 	}
-	// An ordinary request beside these goes to Handler.
+	// An ordinary request without these goes to Handler.
 	for _, way := range ways {
 		c := way.Dial(t)
 		c.Send(t, "GET /other HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp2\r\n\r\n")
@@ -130,8 +130,8 @@ func TestListenerTable(t *testing.T) {
 	}
 }
 
-// A connection of Handler is not a pending handshake, whatever it is doing. An
-// upgrade request on it is one.
+// A connection of Handler is never a pending handshake. An upgrade request on
+// it is one.
 func TestHandlerIsNotPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, release := testkit.NewNetwork(), make(chan struct{})

@@ -44,7 +44,7 @@ func requireTunnelAfterOrdinary(t testing.TB, c *testkit.Client, accepted <-chan
 }
 
 // A connection that has carried ordinary requests becomes a tunnel. Bytes glued
-// to the head belong to the tunnel, wherever the client's segments end.
+// to the head belong to the tunnel, for every split into segments.
 func TestHandlerThenTunnel(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	stream := twoOrdinary + testkit.Request() + data
@@ -237,8 +237,8 @@ func TestHandlerBehindGoProxy(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
-// Over TLS, Handler and a tunnel see the TLS state, whichever server accepted
-// the connection.
+// Over TLS, Handler and a tunnel see the TLS state, for each server that may
+// have accepted the connection.
 func TestHandlerSeesTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, tt := range []struct {

@@ -130,9 +130,8 @@ func TestHandlerVerdictIsThatOfNetHTTP(t *testing.T) {
 	}
 }
 
-// A request with Upgrade is judged by our rules, malformed or not, whatever
-// protocol it asks for. The result is the same as on a listener without
-// Handler.
+// A request with Upgrade is judged by our rules, malformed or not, for any
+// protocol. The result is the same as on a listener without Handler.
 func TestHandlerVerdictOnUpgrade(t *testing.T) {
 	handled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was served", r.Method, r.URL) })
 	for name, tt := range ambiguousHeads {

@@ -401,7 +401,7 @@ func TestListenerKeepsLateHTTPFromALineServer(t *testing.T) {
 	}
 }
 
-// The answer to HEAD has no body, whatever its status (RFC 9110 §9.3.2).
+// The answer to HEAD has no body, for any status (RFC 9110 §9.3.2).
 func TestListenerRefusesHEADWithoutABody(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	testkit.AcceptAll(t, l)

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Close ends every handshake at once, at whatever step it is, and leaks
-// nothing: a remaining goroutine would end the bubble with a panic.
+// Close ends every handshake at once, at any step, and leaks nothing: a
+// remaining goroutine would end the bubble with a panic.
 func TestListenerCloseWhilePending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()

@@ -202,7 +202,7 @@ func TestListenerProtocols(t *testing.T) {
 }
 
 // Bytes that arrive together with the head are the first data of the tunnel,
-// wherever in the buffers the head ends.
+// for every place where the head may end in the buffers.
 func TestListenerKeepsBytesAfterTheHead(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	accepted := testkit.AcceptAll(t, l)

@@ -67,8 +67,8 @@ func TestMount(t *testing.T) {
 	testkit.Talk(t, &testkit.Client{Conn: c, R: bufio.NewReader(c)}, testkit.NextTunnel(t, accepted))
 }
 
-// Bytes that the server had buffered after the head belong to the tunnel,
-// wherever the client's segments end.
+// Bytes that the server had buffered after the head belong to the tunnel, for
+// every split into segments.
 func TestMountKeepsBytesAfterTheHead(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	for _, before := range []string{"", testkit.Get} {

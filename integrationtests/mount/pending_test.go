@@ -128,7 +128,7 @@ func TestMountUsesEveryPlace(t *testing.T) {
 	}
 }
 
-// A request that was refused leaves nothing behind: there are as many places as
+// A request that was refused takes no place: there are as many places as
 // before.
 func TestMountForgetsRefusedRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -263,7 +263,7 @@ func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
 					go func() { shaken <- tc.Handshake() }()
 					synctest.Wait()
 					stuck := make([]*testkit.Client, 3)
-					for i := range 2 { // of the clients that stall beside it, the second one came later
+					for i := range 2 { // two more clients stall; the second one came later
 						stuck[i] = n.Dial(t)
 						stuck[i].Send(t, "GET / HTTP/1.1\r\n")
 						synctest.Wait()

@@ -89,7 +89,7 @@ func TestListenerUnderLimitListener(t *testing.T) {
 }
 
 // A client that keeps the listener waiting for bytes is evicted for a new
-// client after one second, whatever step it is at, including TLS. If the
+// client after one second. This holds at every step, including TLS. If the
 // listener works or has finished, the client is not evicted.
 func TestListenerMakesRoomAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
@@ -204,9 +204,9 @@ func blockedUntilTheEnd(r *http.Request) (http.Header, error) {
 	return nil, r.Context().Err()
 }
 
-// Whatever steps the clients are at, the oldest is evicted first. For a client
-// inside its tunnel, its age begins when the listener began to wait for it,
-// because the listener worked before that.
+// The oldest client is evicted first, at any mix of steps. For a client inside
+// its tunnel, its age begins when the listener began to wait for it, because
+// the listener worked before that.
 func TestListenerMakesRoomInOrderOfAgeAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -17,10 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// At whatever step a client is, Close ends its connection at once, and it is
-// not delivered later. Connections that Accept has returned stay open, of every
-// kind, and so do those that Handler has hijacked. No goroutine leaks: it would
-// end the bubble with a panic.
+// Close ends the connection of a client at once, at every step. The connection
+// is not delivered later. Connections that Accept has returned stay open, of
+// every kind, and so do those that Handler has hijacked. No goroutine leaks: it
+// would end the bubble with a panic.
 func TestListenerCloseAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, stage := range testkit.Stages {

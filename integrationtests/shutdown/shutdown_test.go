@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An upgrade request that arrives after Shutdown is refused, whichever way it
-// comes, always with the same answer.
+// An upgrade request that arrives after Shutdown is refused with the same
+// answer on every way to the listener.
 func TestListenerShutdownRefusesPreflights(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	head := testkit.Request()

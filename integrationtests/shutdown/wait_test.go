@@ -17,7 +17,8 @@ import (
 )
 
 // Shutdown returns when the application has closed the last connection that
-// Accept has returned, in whatever way, and not earlier.
+// Accept has returned, and not earlier. The application may close it in any
+// way.
 func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for name, end := range map[string]func(testkit.Pair){

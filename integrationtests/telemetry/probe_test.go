@@ -16,8 +16,8 @@ import (
 
 // A client that ends its connection before its first byte is a probe and not a
 // failed handshake. It has no span. Inside a TLS layer the same holds until the
-// ClientHello is complete, wherever that layer is. Bytes of a PROXY header are
-// the proxy's and do not count.
+// ClientHello is complete, for every place of that layer. Bytes of a PROXY
+// header are the proxy's and do not count.
 func TestProbe(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))

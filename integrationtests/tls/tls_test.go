@@ -214,8 +214,8 @@ func TestListenerAuthorizeSeesTLS(t *testing.T) {
 }
 
 // If the layer below has agreed on a protocol by ALPN, the client speaks that
-// protocol, whatever TrustedProxies contains. Bytes that look like HTTP or like
-// a PROXY header are data.
+// protocol, for any TrustedProxies. Bytes that look like HTTP or like a PROXY
+// header are data.
 func TestListenerOverTLSALPN(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	server.NextProtos = []string{"amps", "http/1.1"}

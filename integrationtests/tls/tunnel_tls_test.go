@@ -150,7 +150,7 @@ func TestListenerTunnelWithoutTheAskedTLS(t *testing.T) {
 }
 
 // The handshake inside the tunnel is part of the whole handshake. If all places
-// are taken, it has one second of its own, however long the request has taken.
+// are taken, it has a separate second. The time of the request does not count.
 func TestListenerTunnelTLSStalled(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := string(testkit.ClientHello(t, client))

@@ -65,9 +65,9 @@ func requireContextError(t *testing.T, err, of error, cause *foreignCause) {
 	}
 }
 
-// errors.Is finds the end of the context, whatever its cause, and finds the
-// cause too. errors.As does not find a StatusError in the cause. Otherwise the
-// caller would give up, or ask for other credentials.
+// errors.Is finds the end of the context and its cause. errors.As does not find
+// a StatusError in the cause. Otherwise the caller would give up, or ask for
+// other credentials.
 func TestContextEndsWithACause(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	for endName, end := range contextEnds {

@@ -142,8 +142,8 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 	}
 }
 
-// TestMalformedHeadsByteByByte: a rule applies in whatever pieces the head
-// arrives.
+// TestMalformedHeadsByteByByte: a rule applies however the head is cut into
+// pieces.
 func TestMalformedHeadsByteByByte(t *testing.T) {
 	for _, test := range testkit.MalformedHeads {
 		if test.Status <= 0 || len(test.Head) > 1<<10 || testkit.Doubtful(test.Head) {
@@ -194,8 +194,8 @@ func TestEndInsideTheHead(t *testing.T) {
 	}
 }
 
-// TestHeadOfExactlyTheLimit: a head of exactly MaxHeaderBytes is allowed,
-// whatever bytes follow it.
+// TestHeadOfExactlyTheLimit: a head of exactly MaxHeaderBytes is allowed. The
+// bytes that follow do not matter.
 func TestHeadOfExactlyTheLimit(t *testing.T) {
 	for _, limit := range []int{len(testkit.UpgradeWith("X: \r\n")), 511, 512, 513, 4095, 4096, 4097, 16 << 10, 20000} {
 		head := testkit.UpgradeWith("X: " + strings.Repeat("y", limit-len(testkit.UpgradeWith("X: \r\n"))) + "\r\n")
@@ -221,7 +221,7 @@ func TestMalformedAnswers(t *testing.T) {
 		t.Run(test.Name, func(t *testing.T) {
 			t.Parallel()
 			ln := testkit.ListenTCP(t)
-			// The server reads nothing after the request, whatever it answers.
+			// After the request the server reads nothing.
 			behind := make(chan string, 1)
 			go func() {
 				defer close(behind)

@@ -45,8 +45,8 @@ func upgradeStall(peer net.Conn, sends string, reads int) {
 	io.ReadFull(peer, make([]byte, max(-reads, 0)))
 }
 
-// TestUpgradeStalls: wherever the peer stalls, the handshake ends at the end of
-// the context or at the timeout. Its error has the reason, and no goroutine
+// TestUpgradeStalls: the peer stalls at any step. The handshake ends at the end
+// of the context or at the timeout. Its error has the reason, and no goroutine
 // remains. A transport without deadlines is closed for that. Any other is left
 // open for the caller.
 func TestUpgradeStalls(t *testing.T) {

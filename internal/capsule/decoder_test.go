@@ -226,8 +226,8 @@ func reference(b []byte) (data []byte, controls []string, ended, refused bool) {
 	}
 }
 
-// For every input, in whatever pieces, the Decoder returns the same as the
-// reference.
+// For every input and every split into pieces, the Decoder returns the same as
+// the reference.
 func FuzzDecoder(f *testing.F) {
 	stream := AppendControl(nil, Ping, 1)
 	stream = append(AppendHeader(stream, Header{Data, 5}), "hello"...)

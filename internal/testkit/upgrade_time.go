@@ -14,7 +14,7 @@ var ContextEnds = map[string]struct {
 	Ctx   func(context.Context) (context.Context, context.CancelFunc)
 	After time.Duration
 	Want  error
-	Of    error // the error of the context, whatever its cause; nil: the context has not ended
+	Of    error // the error of the context itself, not its cause; nil: the context has not ended
 }{
 	"timeout": {context.WithCancel, 10 * time.Second, os.ErrDeadlineExceeded, nil},
 	"deadline of ctx": {func(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -74,8 +74,8 @@ func TestRequestEndFindsEveryControl(t *testing.T) {
 	}
 }
 
-// TestRequestEndOneByteAtATime finds every broken rule at the same byte, in
-// whatever pieces the head arrives.
+// TestRequestEndOneByteAtATime finds every broken rule at the same byte, for
+// every split of the head.
 func TestRequestEndOneByteAtATime(t *testing.T) {
 	for name, test := range map[string]struct {
 		head   string
@@ -164,8 +164,8 @@ func TestHostOfTheTarget(t *testing.T) {
 		"https://target?http://x/": "target",
 		"http://[::1]:80/":         "[::1]:80",
 	} {
-		// RFC 9112 §3.2.2: the target takes precedence over the field, wherever
-		// the field stands.
+		// RFC 9112 §3.2.2: the target takes precedence over the field, at any
+		// position of the field.
 		r, err := parseRequest("GET " + target + " HTTP/1.1\r\nX: y\r\nHost: field\r\n\r\n")
 		require.Nil(t, err, target)
 		require.Equal(t, host, string(r.Host), target)

@@ -33,7 +33,7 @@ const (
 //   - A method may contain the same bytes except DEL. Varnish forwards any method, and so
 //     does Apache with `HttpProtocolOptions Unsafe`.
 //   - If the target is a path or an http URI, the line is HTTP if its last word is HTTP/...
-//     or RTSP/..., whatever stands between them. nginx with $uri or a capture in proxy_pass
+//     or RTSP/..., with any bytes between them. nginx with $uri or a capture in proxy_pass
 //     turns /a%20b into `POST /a b HTTP/1.1`, lighttpd without "header-strict" forwards a
 //     NUL, and HAProxy with `option accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
 //   - With any other target, RTSP/... as the third word is HTTP too: that HAProxy rewrites
@@ -44,9 +44,10 @@ const (
 // Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
 //
 // Two things that begin like a request are plain: the preface of HTTP/2, and RTSP as its
-// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told from plain data: those
-// with any other word for a version, which that option of HAProxy lets through (NATS has
-// commands such as `PUB /a 5`), and those after a line break that nginx has decoded.
+// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told
+// from plain data: those with any other word for a version, which that option of HAProxy
+// lets through (NATS has commands such as `PUB /a 5`), and those after a line break that
+// nginx has decoded.
 type Sniffer struct {
 	seen  int // bytes of the buffer given to Next
 	state sniffState
