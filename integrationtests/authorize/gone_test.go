@@ -159,7 +159,7 @@ func TestAuthorizeThatIgnoresItsContextReleasesItsPlace(t *testing.T) {
 			direct, mount := testkit.NewNetwork(), testkit.NewNetwork()
 			g.Listener = direct
 			accepted := testkit.AcceptAll(t, g)
-			testkit.RevMount(t, mount, g)
+			testkit.Mount(t, mount, g)
 			n := direct
 			if mounted {
 				n = mount

@@ -97,7 +97,7 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 					},
 				})
 				accepted := testkit.AcceptAll(t, l)
-				testkit.RevMount(t, mounted, l)
+				testkit.Mount(t, mounted, l)
 				start := time.Now()
 				var old []*testkit.Client
 				for range 2 {

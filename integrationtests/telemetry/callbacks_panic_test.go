@@ -123,23 +123,23 @@ func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
 }
 
 // nilTracer is a tracer and a propagator that return nil.
-type nilTracer struct{ testkit.EyeTracer }
+type nilTracer struct{ testkit.RecordingTracer }
 
 func (nilTracer) Start(context.Context, string, ...trace.SpanStartOption) (context.Context, trace.Span) {
 	return nil, nil
 }
 
-type nilTracers struct{ testkit.EyeTracers }
+type nilTracers struct{ testkit.RecordingTracers }
 
 func (p nilTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
-	return nilTracer{testkit.EyeTracer{Recorder: p.Recorder}}
+	return nilTracer{testkit.RecordingTracer{Recorder: p.Recorder}}
 }
 
 // Values that a tracer returns are not trusted.
 func TestTelemetryReturnsNothing(t *testing.T) {
 	e := testkit.NewRecorder()
 	telemetry := e.Watch()
-	telemetry.TracerProvider = nilTracers{testkit.EyeTracers{Recorder: e}}
+	telemetry.TracerProvider = nilTracers{testkit.RecordingTracers{Recorder: e}}
 	l := testkit.Listen(t, &preflight.PreflightListener{Telemetry: telemetry})
 	testkit.ServeEcho(t, l)
 	d := preflight.PreflightDialer{Telemetry: telemetry}

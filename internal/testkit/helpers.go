@@ -1,3 +1,4 @@
+// Package testkit has the helpers that the integration tests share.
 package testkit
 
 import (
