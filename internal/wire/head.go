@@ -15,9 +15,9 @@ import (
 
 // An Error is a broken rule.
 type Error struct {
-	Status int    // the status that a server answers (RFC 9110 §15)
-	Offset int    // the byte of the head at which the rule was broken; negative: unknown
-	Rule   string // the rule, and its source
+	Status int    // what a server answers (RFC 9110 §15)
+	Offset int    // the byte of the head at which the rule was broken; negative: none
+	Rule   string // which rule, with its source
 }
 
 func (e *Error) Error() string {

@@ -287,7 +287,7 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 	for _, tokens := range [][2]string{{lower, upper}, {upper, lower}} {
 		r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x^" + tokens[0] + "\r\n\r\n")
 		require.Nil(t, err)
-		// "~" is "^" with the bit set that distinguishes the cases of a letter.
+		// "~" is "^" with the bit set that tells the cases of a letter.
 		got, err := r.Protocol([]string{"x~" + tokens[0], "X^" + tokens[1]})
 		require.Nil(t, err)
 		require.Equal(t, "X^"+tokens[1], got)
