@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A endingContext ends at the moment when crypto/tls has stopped its watch on the
-// context and every other watch still runs.
+// An endingContext ends at the moment when crypto/tls has stopped its watch on
+// the context and every other watch still runs.
 type endingContext struct {
 	context.Context
 	mu    sync.Mutex

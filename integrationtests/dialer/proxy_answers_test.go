@@ -198,7 +198,8 @@ func TestForwardProxyStalls(t *testing.T) {
 }
 
 // TestForwardProxyDialed: the address that is dialed for each URL. As in
-// net/http, the error tells a failed dial of the proxy from one of the edge.
+// net/http, the error shows whether the dial of the proxy or that of the edge
+// failed.
 func TestForwardProxyDialed(t *testing.T) {
 	for url, want := range map[string]string{
 		"http://proxy.example": "proxy.example:80", "http://proxy.example/": "proxy.example:80", "http://proxy.example:3128": "proxy.example:3128",

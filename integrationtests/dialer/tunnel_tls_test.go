@@ -73,7 +73,7 @@ func TestTunnelTLS(t *testing.T) {
 
 // TestTunnelTLSIsAgreed: if request and answer disagree about TLS inside the
 // tunnel, the dial fails before anything is sent into the tunnel. The error
-// tells which side asked for TLS.
+// tells which of the two sides asked for TLS inside.
 func TestTunnelTLSIsAgreed(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
