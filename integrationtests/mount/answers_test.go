@@ -18,12 +18,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hidingWriter hides the methods of a ResponseWriter that are not in the
+// hndHiding hides the methods of a ResponseWriter that are not in the
 // interface, as some middlewares do.
-type hidingWriter struct{ http.ResponseWriter }
+type hndHiding struct{ http.ResponseWriter }
 
 // wrappingWriter hides them too, but has Unwrap.
-type wrappingWriter struct{ hidingWriter }
+type wrappingWriter struct{ hndHiding }
 
 func (w wrappingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
@@ -73,7 +73,7 @@ func TestMountRefusals(t *testing.T) {
 		{"misconfigured", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), testkit.Request(), "500 Internal Server Error", nil, "misconfigured"},
 		{"misconfigured, with Handler", mount(&preflight.PreflightListener{MaxPending: -1, Handler: testkit.ReportHandler}), testkit.Get, "500 Internal Server Error", nil, "misconfigured"},
 		{"hidden", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			new(preflight.PreflightListener).ServeHTTP(hidingWriter{w}, r)
+			new(preflight.PreflightListener).ServeHTTP(hndHiding{w}, r)
 		}), testkit.Request(), "500 Internal Server Error", nil, "does a middleware hide http.Hijacker?"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestMountBehindMiddleware(t *testing.T) {
 		accepted := testkit.AcceptAll(t, l)
 		n := testkit.ListenTCP(t)
 		testkit.ServeHTTP(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			l.ServeHTTP(wrappingWriter{hidingWriter{wrappingWriter{hidingWriter{w}}}}, r)
+			l.ServeHTTP(wrappingWriter{hndHiding{wrappingWriter{hndHiding{w}}}}, r)
 		}))
 		c, _ := testkit.Upgraded(t, n, testkit.Request())
 		testkit.Talk(t, c, testkit.NextTunnel(t, accepted))

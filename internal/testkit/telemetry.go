@@ -144,7 +144,7 @@ func (t RecordingTracer) Start(ctx context.Context, name string, options ...trac
 	return ctx, recordingSpan{span, t.Recorder}
 }
 
-// An recordingSpan reports that it is recording, so that all of its methods are
+// A recordingSpan reports that it is recording, so that all of its methods are
 // called.
 type recordingSpan struct {
 	trace.Span
