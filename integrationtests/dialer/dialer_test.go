@@ -109,7 +109,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 			testkit.RequireNoSecret(t, err)
 		})
 	}
-	t.Run("several fields, the first is named", func(t *testing.T) {
+	t.Run("several fields, of which the first is named", func(t *testing.T) {
 		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Header: http.Header{
 			"A": {"s3cr3t"}, "B": {"s3cr3t\x00"}, "C": {"s3cr3t\x00"}, "Expect": {"s3cr3t"}, "X Y": {"s3cr3t"},
 		}}

@@ -64,7 +64,7 @@ func TestForwardProxy(t *testing.T) {
 					}
 					connects, upgrades := make(chan string, 1), make(chan string, 1)
 					d := &preflight.PreflightDialer{Header: http.Header{"X-A": {"1"}}, TLSConfig: ca.client()}
-					d.TLSConfig.ServerName = "inner-name.example" // the edge's only
+					d.TLSConfig.ServerName = "inner-name.example" // that of the edge alone
 					if edgeTLS {
 						secureEdge = fwdSecure
 					}

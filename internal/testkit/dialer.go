@@ -9,7 +9,7 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// DialFunc is a function that implements ContextDialer.
+// DialFunc is a ContextDialer.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 func (f DialFunc) DialContext(ctx context.Context, network, address string) (net.Conn, error) {

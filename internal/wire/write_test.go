@@ -29,7 +29,7 @@ func TestAppendRequest(t *testing.T) {
 		})))
 	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\na: b\r\n\r\n",
 		string(wire.AppendFields(wire.AppendField(wire.AppendRequest(nil, "/", "h", "x/1", false), "a", "b"), nil)))
-	// The fields of the exchange stand before those of the user.
+	// What the exchange asks for stands before what others add.
 	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\na: b\r\n\r\n",
 		string(wire.AppendFields(wire.AppendRequest(nil, "/", "h", "tcp", true), map[string][]string{"a": {"b"}})))
 }
