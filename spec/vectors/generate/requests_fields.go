@@ -72,6 +72,8 @@ func upgrades() []row {
 		{"preference", "M18", "the server's order decides", lists("Upgrade", "tcps, tcp"), speaks(plainTCP, "tcp", "tcps")},
 		{"preference-other", "M18", "another order of the server", lists("Upgrade", "tcp, tcps"), speaks(accept("upgrade", "tcps"), "tcps", "tcp")},
 		{"preference-websocket", "M18", "websocket comes last", strings.Replace(ws(), "Upgrade: websocket", "Upgrade: websocket, tcp", 1), plainTCP},
+		{"preference-served", "M18", "the carrier of the first token is not served", strings.Replace(ws(), "Upgrade: websocket", "Upgrade: tcp, websocket", 1), serves(webSocket, "websocket")},
+		{"preference-none-served", "M18 M29", "neither carrier is served", strings.Replace(ws(), "Upgrade: websocket", "Upgrade: tcp, websocket", 1), serves(refuse(426, "carrier"), "framed")},
 
 		{"http10", "M21", "HTTP/1.0", withLine("GET /path HTTP/1.0"), refuse(426, "http10")},
 		{"http10-no-host", "M21", "HTTP/1.0 without Host", lines("GET / HTTP/1.0", "Connection: Upgrade", "Upgrade: tcp"), refuse(426, "http10")},
