@@ -142,6 +142,7 @@ func switches() []row {
 		{"websocket-framing", "M28", "Preflight-Framing on websocket means nothing", wsSwitched("Preflight-Framing: raw"), webSocket},
 		{"websocket-extensions-empty", "M51", "an empty list of extensions", wsSwitched("Sec-WebSocket-Extensions:"), webSocket},
 		{"websocket-extensions", "M51", "an extension that was not asked for", wsSwitched("Sec-WebSocket-Extensions: permessage-deflate"), failWS},
+		{"websocket-extensions-twice", "M51", "two empty lists of extensions", wsSwitched("Sec-WebSocket-Extensions:", "Sec-WebSocket-Extensions:"), failWS},
 		{"websocket-accept-none", "M51", "Sec-WebSocket-Accept is missing", wsSwitchedOf(mine), failWS},
 		{"websocket-accept-wrong", "M51", "Sec-WebSocket-Accept of another key", wsSwitchedOf("Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=", mine), failWS},
 		{"websocket-accept-case", "M51", "Sec-WebSocket-Accept in another case", wsSwitchedOf("Sec-WebSocket-Accept: "+strings.ToLower(sampleAccept), mine), failWS},
@@ -174,11 +175,13 @@ func falls() []row {
 	rows := []row{
 		{"fall-101-token", "M68", "a 101 that names another token", strings.Replace(switched(), "tcp", "websocket", 1), fall},
 		{"fall-101-no-token", "M68", "a 101 without Upgrade", lines("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade"), fall},
+		{"fall-101-two-tokens", "M68", "a 101 that names another token too", lines("HTTP/1.1 101 Switching Protocols", "Upgrade: tcp, h2c", "Connection: Upgrade"), fall},
 		{"fall-interim", "M24 M68", "a 426 behind an interim answer", lines("HTTP/1.1 103 Early Hints") + status("426 Upgrade Required"), fall},
 		{"fall-framed", "M68", "from framed to websocket", status("403 Forbidden"), tries(fall, "framed", "websocket")},
 		{"fall-from-websocket", "M68", "from websocket to upgrade", status("400 Bad Request"), tries(fall, "websocket", "upgrade")},
 		{"fall-nowhere", "M67 M68", "there is no other carrier", status("426 Upgrade Required", receipt("no-upgrade")), tries(fail, "websocket")},
 		{"fall-receipt-400", "M67", "a 400 with a receipt of no-upgrade", status("400 Bad Request", receipt("no-upgrade")), fall},
+		{"stay-receipt-403", "M69", "a receipt of no-upgrade with another status", status("403 Forbidden", receipt("no-upgrade")), fail},
 		{"fall-receipt-405", "M67", "a 405 with a receipt of no-connection", status("405 Method Not Allowed", receipt("no-connection")), fall},
 	}
 	for _, s := range []string{"200 OK", "301 Moved Permanently", "302 Found", "307 Temporary Redirect", "400 Bad Request", "403 Forbidden",
