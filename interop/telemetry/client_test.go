@@ -342,8 +342,8 @@ func (faultyPropagator) Inject(_ context.Context, c propagation.TextMapCarrier) 
 	c.Set("X-Fine", "fine")
 }
 
-// theGlobal observes the global providers, which can be set only once.
-var theGlobal = newObserver()
+// global observes the global providers, which can be set only once.
+var global = newObserver()
 
 // TestGlobal requires that the zero Telemetry uses the global providers, even if they are
 // set later.
@@ -356,16 +356,16 @@ func TestGlobal(t *testing.T) {
 		c.Close()
 	}
 	dial()
-	otel.SetTracerProvider(theGlobal.TracerProvider)
-	otel.SetMeterProvider(theGlobal.MeterProvider)
-	otel.SetTextMapPropagator(theGlobal.Propagator)
-	before := len(theGlobal.spans())
+	otel.SetTracerProvider(global.TracerProvider)
+	otel.SetMeterProvider(global.MeterProvider)
+	otel.SetTextMapPropagator(global.Propagator)
+	before := len(global.spans())
 	dial()
 	stop()
-	spans := theGlobal.spans()[before:]
+	spans := global.spans()[before:]
 	require.Len(t, spans, 2)
 	require.Equal(t, spans[0].SpanContext().TraceID(), spans[1].SpanContext().TraceID())
-	metrics := theGlobal.metrics(t)
+	metrics := global.metrics(t)
 	require.NotZero(t, metrics["client.handshake.duration http.response.status_code=101 preflight.kind=upgraded"])
 	require.NotZero(t, metrics["server.handshake.duration http.response.status_code=101 preflight.kind=upgraded"])
 }
