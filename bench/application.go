@@ -10,8 +10,8 @@ import (
 // The protocol of the application: a command and a number. An idle connection waits
 // for a command, and needs no more memory than for that.
 const (
-	commandBulk = 'b' // so many bytes follow; when all of them have been read, the answer is one byte
-	commandEcho = 'e' // so many messages follow; each is sent back
+	commandBulk = 'b' // as many bytes follow; when they have been read, the answer is one
+	commandEcho = 'e' // as many messages follow; each is sent back
 	commandSize = 9
 
 	bulkChunk = 32 << 10
