@@ -71,7 +71,11 @@ const (
 // inTelemetry names the code of the application that panicked, for contain.
 const inTelemetry = "what Telemetry calls"
 
-const kindKey = attribute.Key("preflight.kind")
+const (
+	kindKey    = attribute.Key("preflight.kind")
+	carrierKey = attribute.Key("preflight.carrier")
+	reasonKey  = attribute.Key("preflight.reason")
+)
 
 // The events of a client span each mark the end of a stage.
 const (
@@ -98,8 +102,10 @@ type role struct {
 	lifetimes  metric.Float64Histogram
 	io         metric.Int64Counter
 	evictions  metric.Int64Counter // of the listener
+	falls      metric.Int64Counter // of the dialer
 
-	outcomes map[string]*outcome // by kind
+	outcomes map[string]*outcome  // by kind; of a tunnel:
+	tunnels  map[Carrier]*outcome // by carrier
 }
 
 // An outcome holds the attributes of a handshake that ended well.
@@ -154,6 +160,9 @@ func (t *Telemetry) prepare() {
 	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
 		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
 	report(err)
+	t.client.falls, err = meter.Int64Counter("preflight.client.falls", metric.WithUnit("{fall}"),
+		metric.WithDescription("Dials that went on to their next carrier."))
+	report(err)
 	t.ready = true
 }
 
@@ -181,22 +190,33 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 		metric.WithDescription("Bytes of the application, recorded when the connection is closed."))
 	report(err)
 	r.outcomes = map[string]*outcome{
-		kindUpgraded: newOutcome(kindUpgraded, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
-		kindPlain:    newOutcome(kindPlain),
-		kindHTTP:     newOutcome(kindHTTP),
-		kindProbe:    newOutcome(kindProbe),
+		kindUpgraded: newOutcome(kindUpgraded, "", semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
+		kindPlain:    newOutcome(kindPlain, ""),
+		kindHTTP:     newOutcome(kindHTTP, ""),
+		kindProbe:    newOutcome(kindProbe, ""),
+	}
+	r.tunnels = make(map[Carrier]*outcome)
+	for _, carrier := range allCarriers {
+		r.tunnels[carrier] = newOutcome(kindUpgraded, carrier, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
 	}
 }
 
-func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
+func newOutcome(kind string, carrier Carrier, status ...attribute.KeyValue) *outcome {
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
+		if carrier != "" {
+			more = append(more, carrierKey.String(string(carrier)))
+		}
 		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
 	}
+	span := append([]attribute.KeyValue{
+		semconv.HTTPRequestMethodGet,
+		semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
+	}, status...)
+	if carrier != "" {
+		span = append(span, carrierKey.String(string(carrier)))
+	}
 	return &outcome{
-		span: append([]attribute.KeyValue{
-			semconv.HTTPRequestMethodGet,
-			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
-		}, status...),
+		span:      span,
 		handshake: []metric.RecordOption{with(status...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},
@@ -224,6 +244,20 @@ func (r *role) evicted() {
 	if r != nil {
 		r.add(r.evictions, context.Background(), 1, nil)
 	}
+}
+
+// fell counts a dial that goes on to its next carrier, because refused answered carrier. The
+// reason is the code of the listener, or the status where no listener has answered.
+func (r *role) fell(carrier Carrier, refused *StatusError) {
+	if r == nil {
+		return
+	}
+	reason := refused.Reason
+	if reason == "" {
+		reason = refused.ErrorType()
+	}
+	r.add(r.falls, context.Background(), 1, []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
+		carrierKey.String(string(carrier)), reasonKey.String(reason)))})
 }
 
 // add adds n to a counter.

@@ -86,6 +86,7 @@ func TestNoAllocations(t *testing.T) {
 	plain := []byte("PUB subject 5\r\nhello\r\n")
 	buf := make([]byte, 0, 1024)
 	header := map[string][]string{"Authorization": {"Bearer t0ken"}, "X-Dup": {"1", "2"}}
+	terms, carriers := &wire.Terms{Protocol: "tcp"}, []string{"upgrade", "websocket"}
 	for name, f := range map[string]func(){
 		"request": func() {
 			n, err := wire.RequestEnd(request, 0)
@@ -106,7 +107,7 @@ func TestNoAllocations(t *testing.T) {
 				panic("ResponseEnd")
 			}
 			r, err := wire.ParseResponse(answer[:n])
-			if err != nil || r.Status != 101 || r.Switched("tcp", false) != nil {
+			if err != nil || r.Status != 101 || r.Switched(terms, "") != nil {
 				panic("ParseResponse")
 			}
 		},
@@ -117,7 +118,7 @@ func TestNoAllocations(t *testing.T) {
 			}
 		},
 		"write": func() {
-			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp", false)
+			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", terms, "", carriers)
 			buf = wire.AppendField(buf, "traceparent", "00-01-02-01")
 			buf = wire.AppendFields(buf, header)
 			buf = wire.AppendSwitching(buf[:0], "tcp", false, header)
