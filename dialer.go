@@ -290,7 +290,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusErro
 		side.addPending(-1)
 		switch {
 		case conn != nil:
-			r.obs.done(kindUpgraded)
+			r.obs.done(kindUpgraded, CarrierUpgrade)
 		case err != nil:
 			r.obs.fail(ctx, err)
 		default:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,7 +72,10 @@ const (
 // inTelemetry names the code of the application that panicked, for contain.
 const inTelemetry = "what Telemetry calls"
 
-const kindKey = attribute.Key("preflight.kind")
+const (
+	kindKey    = attribute.Key("preflight.kind")
+	carrierKey = attribute.Key("preflight.carrier")
+)
 
 // The events of a client span each mark the end of a stage.
 const (
@@ -99,7 +103,13 @@ type role struct {
 	io         metric.Int64Counter
 	evictions  metric.Int64Counter // of the listener
 
-	outcomes map[string]*outcome // by kind
+	outcomes map[outcomeKey]*outcome
+}
+
+// An outcomeKey tells the outcomes of handshakes apart.
+type outcomeKey struct {
+	kind    string
+	carrier Carrier // of kindUpgraded
 }
 
 // An outcome holds the attributes of a handshake that ended well.
@@ -180,23 +190,30 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 	r.io, err = meter.Int64Counter(name("connection.io"), metric.WithUnit("By"),
 		metric.WithDescription("Bytes of the application, recorded when the connection is closed."))
 	report(err)
-	r.outcomes = map[string]*outcome{
-		kindUpgraded: newOutcome(kindUpgraded, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
-		kindPlain:    newOutcome(kindPlain),
-		kindHTTP:     newOutcome(kindHTTP),
-		kindProbe:    newOutcome(kindProbe),
+	r.outcomes = make(map[outcomeKey]*outcome)
+	for _, kind := range []string{kindPlain, kindHTTP, kindProbe} {
+		key := outcomeKey{kind: kind}
+		r.outcomes[key] = newOutcome(key)
+	}
+	for _, carrier := range allCarriers {
+		key := outcomeKey{kindUpgraded, carrier}
+		r.outcomes[key] = newOutcome(key, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
 	}
 }
 
-func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
+func newOutcome(key outcomeKey, status ...attribute.KeyValue) *outcome {
+	common := []attribute.KeyValue{kindKey.String(key.kind)}
+	if key.carrier != "" {
+		common = append(common, carrierKey.String(string(key.carrier)))
+	}
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
-		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
+		return metric.WithAttributeSet(attribute.NewSet(append(more, common...)...))
 	}
 	return &outcome{
-		span: append([]attribute.KeyValue{
+		span: slices.Concat([]attribute.KeyValue{
 			semconv.HTTPRequestMethodGet,
 			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
-		}, status...),
+		}, status, common[1:]),
 		handshake: []metric.RecordOption{with(status...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},

@@ -37,6 +37,11 @@ type StatusError struct {
 	// the answer came from the dialed proxy, or from behind it. It is ignored in a
 	// StatusError that Authorize returns.
 	ForwardProxy bool
+	// Reason is why a [PreflightListener] has refused, as a code of the field
+	// Preflight-Refusal, such as "authorize" or "protocol". It is empty if the
+	// answer came from anybody else. Any proxy can forge it. It is ignored in a
+	// StatusError that Authorize returns.
+	Reason string
 
 	what  string // who refused, or who was refused
 	cause string // the known or likely cause

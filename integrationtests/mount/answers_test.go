@@ -57,13 +57,13 @@ func TestMountRefusals(t *testing.T) {
 		fields  []string // beyond those that every refusal has
 		text    string   // in the body
 	}{
-		{"ordinary", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
-		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field"},
-		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, ""},
-		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "nginx: proxy_http_version 1.1"},
-		{"WebSocket", mount(&preflight.PreflightListener{}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "names no protocol that is served here"},
-		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp"}, "names no protocol"},
-		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps"}, "Upgrade without"},
+		{"ordinary", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
+		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "has no Upgrade field"},
+		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, ""},
+		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "nginx: proxy_http_version 1.1"},
+		{"WebSocket", mount(&preflight.PreflightListener{}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "names no protocol that is served here"},
+		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp, websocket"}, "names no protocol"},
+		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps, websocket"}, "Upgrade without"},
 		{"method", mount(&preflight.PreflightListener{}), testkit.BrokenRequests[0].Request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
 		{"Authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, testkit.ErrOther }}), testkit.Request(), "403 Forbidden", nil, "not authorized"},
 		{"closed", closed, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
