@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/preflight-go/preflight/internal/memory"
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // maxRequests is the most requests that a dial sends. Two carriers, each of which is tried
@@ -226,11 +227,5 @@ func (e *StatusError) falls() bool {
 	return false
 }
 
-// The codes of a receipt that lead to another carrier.
-const (
-	reasonNoUpgrade    = "no-upgrade"
-	reasonNoConnection = "no-connection"
-	reasonCarrier      = "carrier"
-)
-
-var fallReasons = []string{reasonNoUpgrade, reasonNoConnection, reasonCarrier}
+// fallReasons are the codes of a receipt that lead to another carrier.
+var fallReasons = []string{wire.CodeNoUpgrade, wire.CodeNoConnection, wire.CodeCarrier}

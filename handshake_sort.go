@@ -176,7 +176,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	}
 	switch {
 	case verdict == wire.HTTP && s.sniffer.BehindHeader():
-		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader}, p)
+		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader, Code: wire.CodeProxyHeader}, p)
 	case verdict == wire.HTTP:
 		x.consume(s.sniffer.EmptyLines())
 		return true, false
@@ -308,9 +308,9 @@ func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error 
 		}
 		return nil
 	case err == io.EOF && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
+		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8", Code: wire.CodeHead}, p)
 	case hasExpired(err) && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
+		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9", Code: wire.CodeTooSlow}, p)
 	case err == io.EOF || hasExpired(err):
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/preflight-go/preflight/internal/frame"
 	"github.com/preflight-go/preflight/internal/wire"
 	"golang.org/x/net/http/httpguts"
 )
@@ -151,6 +152,9 @@ func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (
 // tlsState returns the TLS state of c for [http.Request]; nil if c is not a TLS
 // connection.
 func tlsState(c net.Conn) *tls.ConnectionState {
+	if framed, ok := c.(*frame.Conn); ok {
+		c = framed.NetConn()
+	}
 	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
 		return nil

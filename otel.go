@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,8 +105,13 @@ type role struct {
 	evictions  metric.Int64Counter // of the listener
 	falls      metric.Int64Counter // of the dialer
 
-	outcomes map[string]*outcome  // by kind; of a tunnel:
-	tunnels  map[Carrier]*outcome // by carrier
+	outcomes map[outcomeKey]*outcome
+}
+
+// An outcomeKey tells the outcomes of handshakes apart.
+type outcomeKey struct {
+	kind    string
+	carrier Carrier // of kindUpgraded
 }
 
 // An outcome holds the attributes of a handshake that ended well.
@@ -189,34 +195,30 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 	r.io, err = meter.Int64Counter(name("connection.io"), metric.WithUnit("By"),
 		metric.WithDescription("Bytes of the application, recorded when the connection is closed."))
 	report(err)
-	r.outcomes = map[string]*outcome{
-		kindUpgraded: newOutcome(kindUpgraded, "", semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
-		kindPlain:    newOutcome(kindPlain, ""),
-		kindHTTP:     newOutcome(kindHTTP, ""),
-		kindProbe:    newOutcome(kindProbe, ""),
+	r.outcomes = make(map[outcomeKey]*outcome)
+	for _, kind := range []string{kindPlain, kindHTTP, kindProbe} {
+		key := outcomeKey{kind: kind}
+		r.outcomes[key] = newOutcome(key)
 	}
-	r.tunnels = make(map[Carrier]*outcome)
 	for _, carrier := range allCarriers {
-		r.tunnels[carrier] = newOutcome(kindUpgraded, carrier, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
+		key := outcomeKey{kindUpgraded, carrier}
+		r.outcomes[key] = newOutcome(key, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
 	}
 }
 
-func newOutcome(kind string, carrier Carrier, status ...attribute.KeyValue) *outcome {
-	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
-		if carrier != "" {
-			more = append(more, carrierKey.String(string(carrier)))
-		}
-		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
+func newOutcome(key outcomeKey, status ...attribute.KeyValue) *outcome {
+	common := []attribute.KeyValue{kindKey.String(key.kind)}
+	if key.carrier != "" {
+		common = append(common, carrierKey.String(string(key.carrier)))
 	}
-	span := append([]attribute.KeyValue{
-		semconv.HTTPRequestMethodGet,
-		semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
-	}, status...)
-	if carrier != "" {
-		span = append(span, carrierKey.String(string(carrier)))
+	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
+		return metric.WithAttributeSet(attribute.NewSet(append(more, common...)...))
 	}
 	return &outcome{
-		span:      span,
+		span: slices.Concat([]attribute.KeyValue{
+			semconv.HTTPRequestMethodGet,
+			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
+		}, status, common[1:]),
 		handshake: []metric.RecordOption{with(status...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},

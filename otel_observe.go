@@ -190,15 +190,12 @@ func (o *observation) ensureSpan() {
 	}
 }
 
-// done ends a handshake that succeeded.
-func (o *observation) done(kind string) {
+// done ends a handshake that succeeded. carrier is "" unless there is a tunnel.
+func (o *observation) done(kind string, carrier Carrier) {
 	if o == nil {
 		return
 	}
-	to, now := o.role.outcomes[kind], time.Now()
-	if tunnel := o.role.tunnels[o.carrier]; kind == kindUpgraded && tunnel != nil {
-		to = tunnel
-	}
+	to, now := o.role.outcomes[outcomeKey{kind, carrier}], time.Now()
 	if o.span != nil {
 		o.endSpan(codes.Unset, "", to.span)
 	}
@@ -269,7 +266,7 @@ func (o *observation) probe(err error) bool {
 	if o.span != nil || !errors.As(err, &probe) {
 		return false
 	}
-	o.record(o.role.handshakes, o.ctx, time.Since(o.since), o.role.outcomes[kindProbe].handshake)
+	o.record(o.role.handshakes, o.ctx, time.Since(o.since), o.role.outcomes[outcomeKey{kind: kindProbe}].handshake)
 	return true
 }
 

@@ -135,13 +135,13 @@ func reasonOf(h http.Header) string {
 
 // reasonCauses say what the codes of the listener mean, where that is more than its status.
 var reasonCauses = map[string]string{
-	reasonNoUpgrade:    "the listener was reached, but a proxy on the way removed Upgrade from the request (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection)",
-	reasonNoConnection: "the listener was reached, but a proxy on the way removed upgrade from Connection, as AWS ALB does",
-	reasonCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
-	"protocol":         "the listener does not serve this protocol (PreflightListener.Protocols)",
-	"subprotocol":      "the listener was reached, but a proxy on the way removed Sec-WebSocket-Protocol from the request",
-	"tunnel-tls":       "the listener offers no TLS inside the tunnel (PreflightListener.TLSConfig)",
-	"origin":           "the request has an Origin that the listener does not allow (PreflightListener.AllowedOrigins)",
+	wire.CodeNoUpgrade:    "the listener was reached, but a proxy on the way removed Upgrade from the request (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection)",
+	wire.CodeNoConnection: "the listener was reached, but a proxy on the way removed upgrade from Connection, as AWS ALB does",
+	wire.CodeCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
+	wire.CodeProtocol:     "the listener does not serve this protocol (PreflightListener.Protocols)",
+	wire.CodeSubprotocol:  "the listener was reached, but a proxy on the way removed Sec-WebSocket-Protocol from the request",
+	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel (PreflightListener.TLSConfig)",
+	wire.CodeOrigin:       "the request has an Origin that the listener does not allow (PreflightListener.AllowedOrigins)",
 }
 
 // likelyCause names the setting that most often leads to an answer. The README has a

@@ -60,9 +60,9 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 }
 
 // Server performs the server's part on c, as the zero [PreflightListener] does for
-// each connection that it accepts. An upgrade request is answered 101. Any other HTTP
-// request is refused. A connection that speaks another protocol is returned unchanged,
-// and its [Conn.Request] is nil.
+// each connection that it accepts. A request for a tunnel is answered 101, whatever the
+// carrier. Any other HTTP request is refused. A connection that speaks another protocol is
+// returned unchanged, and its [Conn.Request] is nil.
 //
 // The handshake ends when ctx ends, or after 10 seconds. A client that has sent
 // nothing by then, or no complete line, does not speak HTTP. After Server has
@@ -78,6 +78,10 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 	if ended := x.end(err); ended != nil {
 		x.free()
 		return nil, failure(c, ended, "refused %s with ")
+	}
+	if h.framed {
+		c = zeroPolicy.periods.frame(c, h.carrier(), false, bytes.Clone(h.leftover), nil, nil)
+		h.leftover = nil
 	}
 	conn := h.conn(c, nil, nil)
 	x.free()

@@ -95,7 +95,7 @@ func TestOrdinaryHTTPBesidePlain(t *testing.T) {
 		for _, path := range []string{"/client/", "/client/%0D%0ASHUTDOWN%0D%0A"} {
 			answers := ordinaryHTTP(t, f, path)
 			require.Equal(t, "426 405 426 426 400", statuses(answers))
-			require.Equal(t, "tcp, tcps", answers[0].Header.Get("Upgrade"))
+			require.Equal(t, "tcp, tcps, websocket", answers[0].Header.Get("Upgrade"))
 			require.Equal(t, "GET", answers[1].Header.Get("Allow"))
 		}
 		require.Equal(t, "400 400 400 400 400", statuses(ordinaryHTTP(t, f, "/captured/a%20b")))

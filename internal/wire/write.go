@@ -45,14 +45,14 @@ func AppendRequest[C ~string](b []byte, target, host string, terms *Terms, key s
 // Token is what Upgrade names.
 func (t *Terms) Token() string {
 	if t.WebSocket {
-		return "websocket"
+		return webSocketToken
 	}
 	return t.Protocol
 }
 
 // inner is what Preflight-Protocol names; "" means that there is no such field.
 func (t *Terms) inner() string {
-	if !t.WebSocket || equalFold([]byte(t.Protocol), "tcp") {
+	if !t.WebSocket || equalFold([]byte(t.Protocol), DefaultProtocol) {
 		return ""
 	}
 	return t.Protocol
@@ -72,14 +72,29 @@ func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
 	return AppendFields(b, header)
 }
 
-// AppendSwitching appends the 101. It always carries both fields, because proxies answer 502
-// or hang if one is missing. It carries neither Content-Length nor Transfer-Encoding (RFC 9110
-// §8.6, RFC 9112 §6.1). It confirms TLS inside the tunnel if the request asked for it.
-func AppendSwitching(b []byte, protocol string, tunnelTLS bool, header map[string][]string) []byte {
+// AppendSwitching appends the 101 that agrees to t. It always carries Upgrade and Connection,
+// because proxies answer 502 or hang if one is missing. It carries neither Content-Length nor
+// Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1). accept is for a WebSocket alone, on which
+// the subprotocol agrees to the framing.
+func AppendSwitching(b []byte, t Terms, accept string, header map[string][]string) []byte {
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
-	b = append(b, protocol...)
+	if t.WebSocket {
+		b = append(b, webSocketToken...)
+	} else {
+		b = append(b, t.Protocol...)
+	}
 	b = append(b, "\r\nConnection: Upgrade\r\n"...)
-	return AppendFields(appendTunnel(b, tunnelTLS), header)
+	switch {
+	case t.WebSocket:
+		b = AppendField(b, "Sec-WebSocket-Accept", accept)
+		b = AppendField(b, "Sec-WebSocket-Protocol", Subprotocol)
+		if !equalFold([]byte(t.Protocol), DefaultProtocol) {
+			b = AppendField(b, ProtocolField, t.Protocol)
+		}
+	case t.Framed:
+		b = AppendField(b, FramingField, framingCapsule)
+	}
+	return AppendFields(appendTunnel(b, t.TunnelTLS), header)
 }
 
 // AppendRefusal appends an answer that ends the connection. It always carries Content-Length,

@@ -51,11 +51,22 @@ func TestAppendRequest(t *testing.T) {
 
 func TestAppendSwitching(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
-		string(wire.AppendSwitching(nil, "tcp", false, nil)))
+		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)))
 	require.Equal(t, "beforeHTTP/1.1 101 Switching Protocols\r\nUpgrade: tcps\r\nConnection: Upgrade\r\nA: 1\r\nB: 2\r\nB: 3\r\n\r\n",
-		string(wire.AppendSwitching([]byte("before"), "tcps", false, map[string][]string{"B": {"2", "3"}, "A": {"1"}})))
+		string(wire.AppendSwitching([]byte("before"), wire.Terms{Protocol: "tcps"}, "", map[string][]string{"B": {"2", "3"}, "A": {"1"}})))
 	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Tunnel: tls\r\nA: 1\r\n\r\n",
-		string(wire.AppendSwitching(nil, "tcp", true, map[string][]string{"A": {"1"}})))
+		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp", TunnelTLS: true}, "", map[string][]string{"A": {"1"}})))
+}
+
+// TestAppendSwitchingFramed: behind Upgrade: tcp a field agrees to the capsules, on a
+// WebSocket the subprotocol.
+func TestAppendSwitchingFramed(t *testing.T) {
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Framing: capsule\r\nPreflight-Tunnel: tls\r\nA: 1\r\n\r\n",
+		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp", Framed: true, TunnelTLS: true}, "", map[string][]string{"A": {"1"}})))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: preflight.v1\r\n\r\n",
+		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "TCP", WebSocket: true}, "x", nil)))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: preflight.v1\r\nPreflight-Protocol: tcps\r\nPreflight-Tunnel: tls\r\n\r\n",
+		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcps", WebSocket: true, TunnelTLS: true}, "x", nil)))
 }
 
 func TestAppendRefusal(t *testing.T) {
