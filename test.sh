@@ -6,7 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 modules=(. bench examples interop)
-tools=.build # not kept in git
+tools=.build
+mkdir -p "$tools"
+echo '*' >"$tools/.gitignore" # so that git ignores the folder
 missing=()
 
 say() { printf '\n== %s\n' "$*"; }
@@ -120,7 +122,6 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 say "staticcheck is built at its pinned version"
-mkdir -p "$tools"
 (cd internal/tools && GOWORK=off go build -o "../../$tools/staticcheck" honnef.co/go/tools/cmd/staticcheck)
 
 for module in "${modules[@]}"; do
@@ -161,7 +162,7 @@ go tool cover -func="$tools/cover.out" | tail -1
 
 # The race detector allocates too, so budgets are counted without it.
 say "allocation budgets"
-go test -run 'Budget' . ./internal/frame ./integrationtests/attack ./interop/telemetry
+go test -run 'Budget|Exchange' . ./internal/frame ./integrationtests/attack ./interop/telemetry
 
 # A number of inputs, not a time: at the end of a time, go test -fuzz now and
 # then reports its own deadline as a failure.

@@ -87,8 +87,11 @@ func (c *Conn) CloseWrite() error {
 		c.kick() // without a deadline, only a goroutine may wait for room
 		return nil
 	}
-	if c.sending.CompareAndSwap(false, true) && (c.flush() || c.stillDue()) {
-		go c.sendControls()
+	if c.sending.CompareAndSwap(false, true) {
+		c.flush()
+		if c.stillDue() {
+			go c.sendControls()
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -946,11 +946,11 @@ func TestCloseWithoutDeadlines(t *testing.T) {
 			_, err := a.Read(got)
 			read <- err
 		}()
-		for calls := 0; calls == 0; { // until Read waits in the transport
+		waitFor(func() bool { // until Read waits in the transport
 			x.in.mu.Lock()
-			calls = x.reads
-			x.in.mu.Unlock()
-		}
+			defer x.in.mu.Unlock()
+			return x.reads > 0
+		})
 		assert.NoError(t, a.Close())
 		_, err := b.Read(make([]byte, 10))
 		assert.Equal(t, io.EOF, err)

@@ -44,7 +44,11 @@ func (c *Conn) mayControl() bool {
 // sendControls sends what is due. Whoever has set sending runs it: once at a time
 // for each connection.
 func (c *Conn) sendControls() {
-	for c.flush() || c.stillDue() {
+	for {
+		c.flush()
+		if !c.stillDue() {
+			return
+		}
 	}
 }
 
@@ -56,23 +60,31 @@ func (c *Conn) stillDue() bool {
 }
 
 // flush writes the controls that are due, and takes the step in the end of the
-// connection that comes behind them. It reports whether it must be called again:
-// behind FINAL_DATA there is no Write that would finish what was cut short.
-func (c *Conn) flush() (again bool) {
+// connection that comes behind them.
+func (c *Conn) flush() {
 	c.wmu.Lock()
 	at, err := c.writeControls()
 	c.wmu.Unlock()
 
-	expired := err != nil && isTimeout(err)
 	c.mu.Lock()
-	if err != nil && !expired && c.controlErr == nil {
+	switch {
+	case err == nil:
+	case c.cutShort(err):
+		if c.marked(writeStop) && c.phase < phaseClosed {
+			// No Write comes any more that would finish them. What sets
+			// writeStop later makes controls due itself.
+			c.flags.Or(due)
+		}
+	case c.controlErr == nil:
 		c.controlErr = err // Read will return it
 	}
-	again = expired && c.ownFinal && c.phase < phaseDrain
 	c.release()
 	c.advance(at)
-	return again
 }
+
+// cutShort reports whether controls that have failed with err can be finished later.
+// A TLS connection can be used no more once a write deadline has passed.
+func (c *Conn) cutShort(err error) bool { return !c.tls && isTimeout(err) }
 
 // writeControls writes the controls that are due, unless a Write waits, which takes
 // them along. It returns the phase in which there was nothing more to write. wmu
@@ -99,14 +111,18 @@ func (c *Conn) writeControls() (at phase, err error) {
 		}
 		n, err := c.transmit(b)
 		c.keepTail(b[n:])
-		if err != nil {
-			if !isTimeout(err) {
-				// What is due can no longer be sent, but it can end.
-				c.mu.Lock()
-				c.flags.And(^uint32(due))
-				at = c.phase
-				c.mu.Unlock()
-			}
+		switch {
+		case err == nil:
+		case c.cutShort(err):
+			// The step that comes behind them must wait: the end of the transport
+			// would cut off a Close frame.
+			return phaseOpen, err
+		default:
+			// What is due can no longer be sent, but it can end.
+			c.mu.Lock()
+			c.flags.And(^uint32(due))
+			at = c.phase
+			c.mu.Unlock()
 			return at, err
 		}
 	}

@@ -60,13 +60,10 @@ type peer struct {
 	mu      sync.Mutex
 	got     []string
 	answers bool // PINGs
-	stalled bool
-	change  *sync.Cond
 }
 
 func newPeer(t *testing.T, k kind, l *link) *peer {
 	p := &peer{t: t, kind: k, link: l, out: make(chan []byte, 1000), answers: true}
-	p.change = sync.NewCond(&p.mu)
 	go p.write()
 	go p.read()
 	t.Cleanup(func() {
@@ -84,28 +81,19 @@ func (p *peer) write() {
 	}
 }
 
-// Read stops reading from the transport while the peer is stalled.
-func (p *peer) Read(b []byte) (int, error) {
-	p.mu.Lock()
-	for p.stalled {
-		p.change.Wait()
-	}
-	p.mu.Unlock()
-	return p.link.Read(b)
-}
+// stall makes the peer read no more. It takes nothing from then on, even if its read
+// is already under way.
+func (p *peer) stall() { p.setStall(true) }
 
-func (p *peer) stall() {
-	p.mu.Lock()
-	p.stalled = true
-	p.mu.Unlock()
-	// The read that is under way takes one byte more.
-}
+// resume makes the peer read again.
+func (p *peer) resume() { p.setStall(false) }
 
-func (p *peer) resume() {
-	p.mu.Lock()
-	p.stalled = false
-	p.change.Broadcast()
-	p.mu.Unlock()
+func (p *peer) setStall(stall bool) {
+	d := p.link.in
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stall = stall
+	d.change.Broadcast()
 }
 
 // mute makes the peer answer no PINGs.
@@ -132,7 +120,7 @@ func (p *peer) took() string {
 }
 
 func (p *peer) read() {
-	var r io.Reader = bufio.NewReaderSize(p, 16) // a small buffer stalls soon
+	var r io.Reader = bufio.NewReaderSize(p.link, 16) // a small buffer stalls soon
 	var err error
 	for err == nil {
 		if p.webSocket {

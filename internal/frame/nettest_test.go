@@ -19,7 +19,7 @@ func TestConn(t *testing.T) {
 		{"link", func(*testing.T) (a, b net.Conn) { return newLink(5000) }},
 		{"drip", func(*testing.T) (a, b net.Conn) {
 			a, b = newLink(5000)
-			return drip{a}, drip{b}
+			return newDrip(a), newDrip(b)
 		}},
 	}
 	for _, carrier := range carriers {

@@ -92,7 +92,8 @@ func TestLateReader(t *testing.T) {
 			for _, late := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
 				synctest.Test(t, func(t *testing.T) {
 					a, b := newLink(2 << 20)
-					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: 20 * time.Millisecond})
+					// So many PINGs that there are always some that are not read.
+					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: max(20*time.Millisecond, late/100)})
 					if !fromClient {
 						from, to = to, from
 					}
@@ -249,6 +250,10 @@ func TestWriteCutOnTCP(t *testing.T) {
 		c := k.above(a, Config{KeepAlivePeriod: time.Millisecond})
 		other := kind{k.webSocket, !k.client}.above(b, Config{})
 		p := pattern(8 << 20)
+		// Nobody reads yet, so that the first Write is cut short.
+		c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+		sent, err := c.Write(p)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		var all sync.WaitGroup
 		all.Go(func() {
 			var got bytes.Buffer
@@ -265,17 +270,14 @@ func TestWriteCutOnTCP(t *testing.T) {
 			assert.NoError(t, other.Close())
 		})
 		random := rand.New(rand.NewPCG(3, 4))
-		cuts := 0
-		for sent := 0; sent < len(p); {
+		for sent < len(p) {
 			c.SetWriteDeadline(time.Now().Add(time.Duration(random.IntN(300)) * time.Microsecond))
 			n, err := c.Write(p[sent:min(len(p), sent+1+random.IntN(300_000))])
 			if err != nil {
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-				cuts++
 			}
 			sent += n
 		}
-		assert.Positive(t, cuts)
 		assert.NoError(t, c.CloseWrite())
 		all.Wait()
 		assert.NoError(t, c.Close())

@@ -231,7 +231,7 @@ func (c *Conn) readFailed(err error) error {
 	c.mu.Lock()
 	c.peerEnd = true
 	switch {
-	case c.controlErr != nil:
+	case c.controlErr != nil && !isTimeout(c.controlErr): // a caller would try again behind a timeout
 		err = c.controlErr
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = c.truncated(0)

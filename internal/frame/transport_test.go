@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,7 @@ type direction struct {
 	window int
 	end    error // what comes behind buf
 	gone   bool  // the reader was closed
+	stall  bool  // the reader gets nothing, for now
 }
 
 func newLink(window int) (a, b *link) {
@@ -99,6 +101,7 @@ func (l *link) Read(p []byte) (int, error) {
 			return 0, l.error("read", net.ErrClosed)
 		case l.read.passed():
 			return 0, l.error("read", os.ErrDeadlineExceeded)
+		case d.stall:
 		case len(d.buf) > 0:
 			n := copy(p, d.buf)
 			d.buf = d.buf[n:]
@@ -216,10 +219,22 @@ type linkAddr struct{}
 func (linkAddr) Network() string { return "link" }
 func (linkAddr) String() string  { return "link" }
 
-// drip is a transport that gives one byte at a time.
-type drip struct{ net.Conn }
+// A drip is a transport that gives one byte at a time, and after 31 of them 500, so
+// that a MiB comes within a second also under the race detector.
+type drip struct {
+	net.Conn
+	reads *atomic.Int64
+}
 
-func (d drip) Read(p []byte) (int, error) { return d.Conn.Read(p[:min(len(p), 1)]) }
+func newDrip(c net.Conn) drip { return drip{c, new(atomic.Int64)} }
+
+func (d drip) Read(p []byte) (int, error) {
+	size := 1
+	if d.reads.Add(1)%32 == 0 {
+		size = 500
+	}
+	return d.Conn.Read(p[:min(len(p), size)])
+}
 
 // A repeat gives the same bytes again and again.
 type repeat struct {

@@ -15,7 +15,9 @@ import (
 // A Write that is cut short, by its deadline say, returns how much of p was
 // taken, and may leave a capsule open. The next Write fills it.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.beginWrite()
+	if !c.beginWrite() {
+		return 0, c.writeError()
+	}
 	defer c.endWrite()
 	if c.flags.Load() == 0 && len(p) <= maxCopy {
 		return c.writeSmall(p)
@@ -32,7 +34,9 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	for {
 		m, readErr := r.Read(buf[room : room+maxData])
 		if m > 0 {
-			c.beginWrite()
+			if !c.beginWrite() {
+				return n, c.writeError()
+			}
 			written, err := c.write(buf[:room+m], room)
 			c.endWrite()
 			n += int64(written)
@@ -95,13 +99,18 @@ func (c *Conn) write(b []byte, off int) (n int, err error) {
 // errStopped is how writeBatch says that there is writeStop.
 var errStopped = errors.New("stopped")
 
-// beginWrite waits for other Writes, and makes controls give way.
-func (c *Conn) beginWrite() {
+// beginWrite waits for other Writes, and makes controls give way. It reports whether
+// there may be a Write: one that cannot write anything leaves the controls alone.
+func (c *Conn) beginWrite() bool {
+	if c.marked(writeStop) {
+		return false
+	}
 	c.writes.Add(1)
 	if !c.wmu.TryLock() {
 		c.hurry()
 		c.wmu.Lock()
 	}
+	return true
 }
 
 // endWrite has the controls sent that have become due during the Write.

@@ -111,10 +111,7 @@ func TestWriteCalls(t *testing.T) {
 // pattern returns bytes that show where they come from.
 func pattern(n int) []byte {
 	p := make([]byte, n)
-	r := rand.New(rand.NewPCG(1, uint64(n)))
-	for i := range p {
-		p[i] = byte(r.Uint32())
-	}
+	rand.NewChaCha8([32]byte{1, byte(n), byte(n >> 8), byte(n >> 16)}).Read(p)
 	return p
 }
 
@@ -182,8 +179,7 @@ func TestWriteCutShort(t *testing.T) {
 					// nor can the direction end.
 					c.gotPing(7)
 					m.left = 1 << 30
-					for c.flush() {
-					}
+					c.flush()
 					onWire := bytes.Join(m.calls, nil)
 					if open {
 						require.Len(t, onWire, cut)
