@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -103,17 +102,11 @@ func each(t *testing.T, carriers []preflight.Carrier, test func(*testing.T, pref
 	}
 }
 
-func TestTunnel(t *testing.T) {
-	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
-		l := testkit.Listen(t, new(preflight.PreflightListener))
-		accepted := testkit.AcceptAll(t, l)
-		p := dial(t, l, carrier, "X-Client: 1\r\n", "")
-		conn := testkit.NextConn(t, accepted)
-		require.Equal(t, carrier, conn.Carrier())
-		require.Equal(t, "/t", conn.Request().RequestURI)
-		require.Equal(t, "1", conn.Request().Header.Get("X-Client"))
-		require.Equal(t, http.StatusSwitchingProtocols, conn.Response().StatusCode)
-		require.Equal(t, p.bottom.LocalAddr().String(), conn.RemoteAddr().String())
-		talk(t, p, conn)
-	})
+// A bufferedConn is a Client that reads what its reader has buffered.
+type bufferedConn struct{ *testkit.Client }
+
+func (c bufferedConn) Read(b []byte) (int, error) { return c.R.Read(b) }
+
+func (c bufferedConn) CloseWrite() error {
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
