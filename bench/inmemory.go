@@ -66,14 +66,14 @@ func parseRequest() error {
 	if broken := r.Parse(memoryRequest[:n]); broken != nil {
 		return broken
 	}
-	protocol, broken := r.Protocol(tcpOnly)
-	if broken != nil || protocol != "tcp" {
+	terms, broken := r.Terms(&tcpOnly)
+	if broken != nil || terms.Protocol != "tcp" {
 		return errors.New("it is an upgrade request")
 	}
 	return nil
 }
 
-var tcpOnly = []string{"tcp"}
+var tcpOnly = wire.Offer{Protocols: []string{"tcp"}, Upgrade: true}
 
 func parseAnswer() error {
 	r, broken := wire.ParseResponse(switching[:wire.ResponseEnd(switching, 0)])

@@ -96,7 +96,7 @@ func request(address string) []byte {
 	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
 }
 
-var switching = wire.AppendSwitching(nil, "tcp", false, nil)
+var switching = wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {

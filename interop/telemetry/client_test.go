@@ -217,7 +217,7 @@ func TestClientStages(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.ReadFull(c, make([]byte, 5))
 	require.NoError(t, err)
-	require.Equal(t, int64(1), e.metrics(t)["client.connection.active preflight.kind=upgraded"])
+	require.Equal(t, int64(1), e.metrics(t)["client.connection.active preflight.carrier=upgrade preflight.kind=upgraded"])
 	c.Close()
 	c.Close()
 	stop()
@@ -231,11 +231,11 @@ func TestClientStages(t *testing.T) {
 	requireQuiet(t, metrics)
 	requireSecret(t, e)
 	for name, n := range map[string]int64{
-		"handshake.duration " + refusedBy("401"):                                   1,
-		"handshake.duration http.response.status_code=101 preflight.kind=upgraded": 1,
-		"connection.duration preflight.kind=upgraded":                              1,
-		"connection.io network.io.direction=receive preflight.kind=upgraded":       5,
-		"connection.io network.io.direction=transmit preflight.kind=upgraded":      5,
+		"handshake.duration " + refusedBy("401"): 1,
+		"handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded": 1,
+		"connection.duration preflight.carrier=upgrade preflight.kind=upgraded":                              1,
+		"connection.io network.io.direction=receive preflight.carrier=upgrade preflight.kind=upgraded":       5,
+		"connection.io network.io.direction=transmit preflight.carrier=upgrade preflight.kind=upgraded":      5,
 	} {
 		require.Equal(t, n, metrics["client."+name], name)
 		require.Equal(t, n, far.metrics(t)["server."+name], name)
@@ -366,6 +366,6 @@ func TestGlobal(t *testing.T) {
 	require.Len(t, spans, 2)
 	require.Equal(t, spans[0].SpanContext().TraceID(), spans[1].SpanContext().TraceID())
 	metrics := global.metrics(t)
-	require.NotZero(t, metrics["client.handshake.duration http.response.status_code=101 preflight.kind=upgraded"])
-	require.NotZero(t, metrics["server.handshake.duration http.response.status_code=101 preflight.kind=upgraded"])
+	require.NotZero(t, metrics["client.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
+	require.NotZero(t, metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
 }

@@ -39,7 +39,7 @@ func TestServerOutcome(t *testing.T) {
 		span     string // the name of the span; "": there is none
 		status   string // the description of the status of the span
 	}{
-		"upgraded": {send: request + "\r\n", metric: "http.response.status_code=101 preflight.kind=upgraded", span: "GET"},
+		"upgraded": {send: request + "\r\n", metric: "http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded", span: "GET"},
 		"plain":    {send: "\x00" + secret, metric: "preflight.kind=plain"},
 		"http": {
 			listener: &preflight.PreflightListener{Handler: http.NotFoundHandler()},
@@ -241,9 +241,9 @@ func TestServerCutOff(t *testing.T) {
 	require.NoError(t, l.Close())
 	lab.WaitUntil(t, "no handshake is pending", func() bool { return e.metrics(t)["server.handshake.pending"] == 0 })
 	metrics := e.metrics(t)
-	require.Equal(t, int64(2), metrics["server.handshake.duration http.response.status_code=101 preflight.kind=upgraded"])
+	require.Equal(t, int64(2), metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
 	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed"])
-	require.Equal(t, int64(2), metrics["server.connection.duration preflight.kind=upgraded"])
+	require.Equal(t, int64(2), metrics["server.connection.duration preflight.carrier=upgrade preflight.kind=upgraded"])
 	requireQuiet(t, metrics)
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	upgraded = " preflight.kind=upgraded"
+	upgraded = " preflight.carrier=upgrade preflight.kind=upgraded"
 	received = ".connection.io network.io.direction=receive" + upgraded
 	sent     = ".connection.io network.io.direction=transmit" + upgraded
 )

@@ -1,4 +1,4 @@
-package preflight_test
+package snippets_test
 
 import (
 	"fmt"
@@ -12,10 +12,10 @@ import (
 
 // gRPC detects a dead peer by TCP_USER_TIMEOUT, which it sets only on a bare
 // *net.TCPConn. Under a tunnel, set it with the Control function of a net.Dialer.
-func ExamplePreflightDialer_userTimeout() {
-	ln := &preflight.PreflightListener{Listener: listenLocal()}
+func Example_userTimeout() {
+	ln := &preflight.PreflightListener{Listener: listen()}
 	defer ln.Close()
-	go greet(ln)
+	go ln.Accept()
 
 	const tcpUserTimeout = 0x12 // unix.TCP_USER_TIMEOUT of golang.org/x/sys
 	timeout := 20 * time.Second
