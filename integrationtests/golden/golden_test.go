@@ -359,6 +359,9 @@ func TestGoldenFromDialer(t *testing.T) {
 		"tunnel-tls": dial(preflight.PreflightDialer{
 			Host: "edge.example", TunnelTLSConfig: new(tls.Config), Header: http.Header{"Accept": {"*/*"}},
 		}),
+		"framed": dial(preflight.PreflightDialer{
+			Host: "edge.example", Carriers: []preflight.Carrier{preflight.CarrierFramed}, Header: http.Header{"Accept": {"*/*"}},
+		}),
 		"protocol": dial(preflight.PreflightDialer{Host: "[2001:db8::1]:8080", Path: "//", Protocol: "example/1.0"}),
 		// The options of a URL are for the connection, and its userinfo is for the
 		// logon of the application; neither is for the wire.
@@ -388,7 +391,7 @@ func TestGoldenFromDialer(t *testing.T) {
 					peer <- c
 				}
 			}()
-			if name == "tunnel-tls" { // not confirmed, so nothing follows
+			if name == "tunnel-tls" || name == "framed" { // not confirmed, so nothing follows
 				_, err := dial(ln.Addr().String())
 				require.Error(t, err)
 				server := <-peer
