@@ -92,7 +92,7 @@ func TestOrdinaryHTTPBesidePlain(t *testing.T) {
 		for _, path := range []string{"/client/", "/client/%0D%0ASHUTDOWN%0D%0A"} {
 			responses := f.SendOrdinaryRequests(t, path)
 			require.Equal(t, "426 405 426 426 400", lab.StatusCodes(responses))
-			require.Equal(t, "tcp, tcps", responses[0].Header.Get("Upgrade"))
+			require.Equal(t, "tcp, tcps, websocket", responses[0].Header.Get("Upgrade"))
 			require.Equal(t, "GET", responses[1].Header.Get("Allow"))
 		}
 		require.Equal(t, "400 400 400 400 400", lab.StatusCodes(f.SendOrdinaryRequests(t, "/captured/a%20b")))
