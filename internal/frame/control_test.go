@@ -29,14 +29,16 @@ func (l *link) writeDeadline() (t time.Time, sets int) {
 	return l.write.t, l.write.sets
 }
 
-// running counts the goroutines of the bubble of the caller that are in a function of
-// this package. Those that an earlier test has left behind may need a moment to end.
-func running(function string) (n int) {
+// running counts the goroutines of the caller's bubble that are in a method of Conn.
+// Others, which an earlier test has left behind, may need a moment to end.
+func running(method string) int { return runningAt("frame.(*Conn)." + method + "(") }
+
+func runningAt(function string) (n int) {
 	buf := make([]byte, 1<<20)
 	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
 	bubble := bubbleOf(stacks[0]) // that of the caller is the first
 	for _, stack := range stacks {
-		if bubbleOf(stack) == bubble && strings.Contains(stack, "frame.(*Conn)."+function+"(") {
+		if bubbleOf(stack) == bubble && strings.Contains(stack, function) {
 			n++
 		}
 	}
