@@ -103,6 +103,9 @@ func (c *Conn) Response() *http.Response {
 	return r
 }
 
+// Carrier returns how the tunnel is carried. It is "" for a plain connection.
+func (c *Conn) Carrier() Carrier { return carrierOf(c.Response()) }
+
 // NetConn returns the connection directly below. That is the TLS connection inside the
 // tunnel or below the handshake, if there is one, and otherwise the connection that was
 // dialed or accepted. Reading from it before Conn has been read skips the bytes that

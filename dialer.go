@@ -110,6 +110,32 @@ type PreflightDialer struct {
 	// compares the token case-sensitively.
 	Protocol string
 
+	// Carriers are the carriers to try, in this order. nil means CarrierUpgrade and
+	// CarrierWebSocket. An unknown, a repeated and an empty list are errors.
+	//
+	// The next carrier is tried, on a new connection, where the answer shows that
+	// something on the way does not pass the one before. An outage, a refusal of
+	// credentials or of the listener itself, and an error of TLS never lead to
+	// another carrier. A dial sends at most four requests, and HandshakeTimeout
+	// bounds each. If all fail, the error is that of the first, and names the
+	// others; [errors.As] finds each. The dialer remembers for 15 minutes which
+	// carrier has worked, by address, Host and Path, so that later dials begin
+	// there. Copies of a dialer share this memory once it has been used.
+	Carriers []Carrier
+
+	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
+	// tunnel. Then it sends a PING, so that proxies do not end a tunnel that looks
+	// idle. 0 means 20 seconds. A negative value disables PINGs. More than 365 days
+	// is an error. CarrierUpgrade has no PINGs.
+	KeepAlivePeriod time.Duration
+
+	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing
+	// at all, not even a PING, has come for so long. Read then returns an error that
+	// wraps ETIMEDOUT. 0 means no limit. Twice the peer's KeepAlivePeriod is a good
+	// value. A negative value, less than twice KeepAlivePeriod, or more than 365
+	// days is an error.
+	MaxIdleTimeout time.Duration
+
 	// Host is the Host field of the request: a name or an address, with or without
 	// a port. A proxy may choose the server by it. It is also the server name of
 	// TLS, see TLSConfig. "" means the dialed address without the default port,

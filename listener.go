@@ -66,6 +66,37 @@ type PreflightListener struct {
 	// may mount other listeners by path.
 	Protocols []string
 
+	// Carriers are the carriers that are served. nil means all. An unknown, a
+	// repeated and an empty list are errors. A request for a tunnel by another
+	// carrier is answered 426. A WebSocket whose client does not ask for the
+	// subprotocol preflight.v1 is no tunnel, and goes to Handler.
+	Carriers []Carrier
+
+	// AllowedOrigins are the origins of the web pages that may open tunnels: a
+	// browser lets any page in it open a WebSocket to any server. A request for a
+	// tunnel that has an Origin field is answered 403, before Authorize, unless the
+	// origin is listed. nil means none. An entry is an origin as browsers write it,
+	// such as "https://app.example" or "https://app.example:8443" (RFC 6454 §6.2).
+	// "https://*.app.example" allows every name below app.example, but not that name
+	// itself. "*" allows every origin. "null", which browsers send for files and
+	// sandboxed frames, must be listed like any other. Anything else is an error.
+	// Requests without Origin, which browsers cannot send, are not affected, and
+	// neither are those for Handler.
+	AllowedOrigins []string
+
+	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
+	// tunnel. Then it sends a PING, so that proxies do not end a tunnel that looks
+	// idle. 0 means 20 seconds. A negative value disables PINGs. More than 365 days
+	// is an error.
+	KeepAlivePeriod time.Duration
+
+	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing
+	// at all, not even a PING, has come for so long. Read then returns an error that
+	// wraps ETIMEDOUT. 0 means no limit. Twice the peer's KeepAlivePeriod is a good
+	// value. A negative value, less than twice KeepAlivePeriod, or more than 365
+	// days is an error.
+	MaxIdleTimeout time.Duration
+
 	// Authorize decides about an upgrade request before the 101 is sent. nil
 	// accepts every request. The fields that it returns are added to the 101. They
 	// must not be hop-by-hop or framing fields. A [*StatusError] chooses the

@@ -89,7 +89,7 @@ func (o *observation) arrived(ctx context.Context, method, head []byte) context.
 // extract continues the trace of the request.
 func (o *observation) extract() {
 	defer contain(inTelemetry)
-	if ctx := o.role.propagator.Extract(o.base, (*carrier)(o)); ctx != nil {
+	if ctx := o.role.propagator.Extract(o.base, (*traceCarrier)(o)); ctx != nil {
 		o.base = ctx
 	}
 }
@@ -337,17 +337,17 @@ func (o *observation) inject(b []byte, user http.Header) (injected []byte) {
 	}
 	defer contain(inTelemetry)
 	o.lines, o.user = b, user
-	o.role.propagator.Inject(o.ctx, (*carrier)(o))
+	o.role.propagator.Inject(o.ctx, (*traceCarrier)(o))
 	injected = o.lines
 	o.lines, o.user = nil, nil
 	return injected
 }
 
-// A carrier is the source or the destination of the trace context.
-type carrier observation
+// A traceCarrier is the source or the destination of the trace context.
+type traceCarrier observation
 
 // Set appends a field line.
-func (c *carrier) Set(name, value string) {
+func (c *traceCarrier) Set(name, value string) {
 	if err := checkField(name, []string{value}, reserved); err != nil {
 		otel.Handle(fmt.Errorf("preflight: the propagator of Telemetry: %w", err))
 		return
@@ -368,7 +368,7 @@ func (c *carrier) Set(name, value string) {
 }
 
 // Get returns the first value of a field.
-func (c *carrier) Get(name string) string {
+func (c *traceCarrier) Get(name string) string {
 	for own, value := range c.fields {
 		if strings.EqualFold(own, name) {
 			return value
@@ -379,7 +379,7 @@ func (c *carrier) Get(name string) string {
 
 // Values returns all values of a field, for propagation.ValuesGetter: baggage may come
 // in several lines.
-func (c *carrier) Values(name string) (values []string) {
+func (c *traceCarrier) Values(name string) (values []string) {
 	for own, value := range c.fields {
 		if strings.EqualFold(own, name) {
 			values = append(values, value)
@@ -389,7 +389,7 @@ func (c *carrier) Values(name string) (values []string) {
 }
 
 // Keys returns the names of the fields.
-func (c *carrier) Keys() (names []string) {
+func (c *traceCarrier) Keys() (names []string) {
 	for name := range c.fields {
 		names = append(names, name)
 	}
@@ -397,7 +397,7 @@ func (c *carrier) Keys() (names []string) {
 }
 
 // fields iterates over the fields of the head, which the strict parser has accepted.
-func (c *carrier) fields(yield func(name, value string) bool) {
+func (c *traceCarrier) fields(yield func(name, value string) bool) {
 	_, fields, _ := strings.Cut(c.head, "\r\n")
 	for line := range strings.SplitSeq(fields, "\r\n") {
 		name, value, ok := strings.Cut(line, ":")

@@ -20,12 +20,6 @@ type Request struct {
 	expect     *Error
 }
 
-// TunnelField is the field by which a request asks for TLS inside the tunnel, and by which the
-// 101 confirms it. Its only value is tls.
-const TunnelField = "Preflight-Tunnel"
-
-const tunnelTLS = "tls"
-
 // RequestEnd looks for the end of a request head in b, of which b[:from] has been inspected
 // before. It returns the length of the head, or 0 if more bytes are needed. Lines must end with
 // CRLF. RFC 9112 §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two

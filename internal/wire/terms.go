@@ -1,0 +1,29 @@
+package wire
+
+// The fields of the exchange. Their names begin with Preflight-, so that a user's field
+// can never be one of them. TunnelField asks for TLS inside the tunnel, and the 101
+// confirms it; its only value is tls. FramingField asks for capsules; its only value is
+// capsule.
+const (
+	TunnelField   = "Preflight-Tunnel"
+	FramingField  = "Preflight-Framing"
+	CarriersField = "Preflight-Carriers"
+	ProtocolField = "Preflight-Protocol" // the token of a tunnel inside a WebSocket, if it is not tcp
+	RefusalField  = "Preflight-Refusal"
+)
+
+// Subprotocol is the WebSocket subprotocol of a tunnel (RFC 6455 §1.9).
+const Subprotocol = "preflight.v1"
+
+const (
+	tunnelTLS      = "tls"
+	framingCapsule = "capsule"
+)
+
+// Terms are what a request asks for, and what a 101 agrees to.
+type Terms struct {
+	Protocol  string // of the tunnel, such as tcp; with WebSocket too, where Upgrade says websocket
+	Framed    bool   // capsules behind Upgrade: Protocol
+	WebSocket bool   // capsules in the messages of a WebSocket
+	TunnelTLS bool   // TLS inside the tunnel
+}
