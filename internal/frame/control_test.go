@@ -469,9 +469,9 @@ func TestCloseFrameWaitsForRoom(t *testing.T) {
 	}
 }
 
-// Controls that a deadline of the application has cut short on TLS are not tried
-// again: the connection is ruined. The error is not one that Read would be called
-// again for.
+// Controls that have run into a deadline on TLS are not tried again: the connection is
+// ruined. The error is not one that Read would be called again for. The same holds
+// where the owner cannot tell that there is TLS.
 func TestControlsCutOnTLS(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
@@ -490,6 +490,19 @@ func TestControlsCutOnTLS(t *testing.T) {
 		got, err := io.ReadAll(c)
 		assert.Equal(t, "y", string(got))
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		assert.NoError(t, c.Close())
+		synctest.Wait()
+		assert.True(t, a.isClosed())
+	})
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		a.setWindow(5)
+		c := k.above(&fragile{link: a}, Config{})
+		p := newPeer(t, k, b)
+		p.stall()
+		assert.NoError(t, c.CloseWrite(), "it may still be sent")
+		synctest.Wait()
+		assert.Zero(t, running("sendControls"))
 		assert.NoError(t, c.Close())
 		synctest.Wait()
 		assert.True(t, a.isClosed())
