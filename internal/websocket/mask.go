@@ -13,9 +13,9 @@ type Key uint32
 // At returns the key that applies from the byte at offset n of the payload.
 func (k Key) At(n int) Key { return Key(bits.RotateLeft32(uint32(k), -8*(n&3))) }
 
-// pattern is a repeated key. subtle.XORBytes uses vector instructions and applies
-// it in two thirds of the time of a loop over words. It takes no slices that
-// overlap, and so cannot be used for MaskMove.
+// pattern is a repeated key. subtle.XORBytes uses vector instructions, so applying
+// a pattern takes two thirds of the time of a loop over words. It refuses slices
+// that overlap, so MaskMove cannot use it.
 type pattern [1024]byte
 
 var patterns = sync.Pool{New: func() any { return new(pattern) }}
@@ -29,12 +29,12 @@ func newPattern(k Key) *pattern {
 	return p
 }
 
-// usePattern is the length from which a pattern is worth its making.
+// usePattern is the length from which building a pattern saves time.
 const usePattern = 2048
 
-// Mask writes src, masked or unmasked by k, to dst: RFC 6455 §5.3 has one
-// operation for both. It returns the key for the byte behind src. dst is at least
-// as long as src, and is src itself or does not overlap it.
+// Mask writes src, masked or unmasked by k, to dst. RFC 6455 §5.3 defines one
+// operation for both. It returns the key for the byte after src. dst is at
+// least as long as src. It is src itself, or does not overlap it.
 func Mask(dst, src []byte, k Key) Key {
 	done := 0
 	if len(src) >= usePattern {
@@ -44,7 +44,7 @@ func Mask(dst, src []byte, k Key) Key {
 	return k.At(len(src))
 }
 
-// maskPattern masks as much of src as patterns fill, and returns how much that is.
+// maskPattern masks as much of src as whole patterns fill, and returns its length.
 func maskPattern(dst, src []byte, k Key) (n int) {
 	p := newPattern(k)
 	for ; len(src)-n >= len(p); n += len(p) {
@@ -54,19 +54,19 @@ func maskPattern(dst, src []byte, k Key) (n int) {
 	return n
 }
 
-// MaskMove is Mask for a dst that begins before src and overlaps it: it moves a
-// payload forward in its buffer.
+// MaskMove is Mask for a dst that begins before src and overlaps it. It moves a
+// payload forward in its buffer and overwrites src.
 func MaskMove(dst, src []byte, k Key) Key {
 	maskWords(dst, src, k)
 	return k.At(len(src))
 }
 
-// maskWords masks src word by word. A block is loaded before it is stored, and
-// stored before what is loaded next, so that dst may overlap src from below.
+// maskWords masks src word by word. Each block is loaded before it is stored, and
+// stored before the next one is loaded, so dst may overlap src from below.
 func maskWords(dst, src []byte, k Key) {
 	key := uint64(k)<<32 | uint64(k)
 	le := binary.LittleEndian
-	// The conversions to arrays tell the compiler once that all bytes are there.
+	// The conversions to arrays let the compiler check the bounds once.
 	for len(src) >= 64 && len(dst) >= 64 {
 		s, d := (*[64]byte)(src), (*[64]byte)(dst)
 		w0, w1 := le.Uint64(s[0:])^key, le.Uint64(s[8:])^key
