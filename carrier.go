@@ -1,6 +1,8 @@
 package preflight
 
 import (
+	"bytes"
+	"container/list"
 	"errors"
 	"fmt"
 	"net"
@@ -58,7 +60,7 @@ func checkCarriers(carriers []Carrier) error {
 		case !slices.Contains(allCarriers, c):
 			return fmt.Errorf("holds %q, which is none of %q", c, allCarriers)
 		case slices.Contains(carriers[:i], c):
-			return fmt.Errorf("holds %q twice", c)
+			return fmt.Errorf("holds %q more than once", c)
 		}
 	}
 	return nil
@@ -78,10 +80,24 @@ func carrierOf(switched *http.Response) Carrier {
 	return CarrierUpgrade
 }
 
+// carrierFor returns the carrier of a tunnel.
+func carrierFor(t wire.Terms) Carrier {
+	switch {
+	case t.WebSocket:
+		return CarrierWebSocket
+	case t.Framed:
+		return CarrierFramed
+	}
+	return CarrierUpgrade
+}
+
 const defaultKeepAlive = 20 * time.Second
 
 // periods are the times of framed tunnels. Zero disables either.
 type periods struct{ keepAlive, maxIdle time.Duration }
+
+// defaultPeriods are those of Client.
+var defaultPeriods = periods{keepAlive: defaultKeepAlive}
 
 // newPeriods resolves KeepAlivePeriod and MaxIdleTimeout.
 func newPeriods(keepAlive, maxIdle time.Duration) (periods, error) {
@@ -131,5 +147,84 @@ func isAboveTLS(c net.Conn) bool {
 			return false
 		}
 		c = layer.NetConn()
+	}
+}
+
+// frame puts the layer of the capsules above the connection of x. It is not inlined, because
+// it needs stack that a handshake without capsules does not.
+//
+//go:noinline
+func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
+	t := &tunnel{listener: l}
+	t.conn = l.policy.periods.frame(x.conn, h.carrier(), false, bytes.Clone(h.leftover), t.lingers, t.ended)
+	h.leftover, x.buf = nil, x.buf[:0]
+	x.mu.Lock()
+	x.conn, x.base = t.conn, t.conn
+	x.mu.Unlock()
+	x.setDeadlines(x.deadline) // the layer is to know it
+	return t
+}
+
+// A tunnel is what a listener knows of a framed connection. Such a connection may linger:
+// its transport may outlive the Conn, until the peer has read everything.
+type tunnel struct {
+	listener *PreflightListener
+	conn     *frame.Conn
+
+	// Guarded by the listener's lock.
+	counts         bool          // among the active connections, until both have ended:
+	connEnded      bool          // the Conn,
+	transportEnded bool          // and its transport
+	place          *list.Element // among those that linger
+}
+
+// lingers is called when the transport begins to linger. Peers that never read must not hold
+// any number of descriptors, so that at most MaxPending transports linger.
+func (t *tunnel) lingers() {
+	l := t.listener
+	var oldest *tunnel
+	l.mu.Lock()
+	if lingers := &l.pending.lingers; !t.transportEnded {
+		t.place = lingers.PushBack(t)
+		if lingers.Len() > l.maxPending() {
+			oldest = lingers.Front().Value.(*tunnel)
+			lingers.Remove(oldest.place)
+			oldest.place = nil
+		}
+	}
+	l.mu.Unlock()
+	if oldest != nil {
+		oldest.conn.EndLinger()
+	}
+}
+
+// ended is called when the transport has been closed.
+func (t *tunnel) ended() {
+	l := t.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.place != nil {
+		l.pending.lingers.Remove(t.place)
+		t.place = nil
+	}
+	t.transportEnded = true
+	l.settle(t)
+}
+
+// closed is called when the Conn has been closed.
+func (t *tunnel) closed() {
+	l := t.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.connEnded = true
+	l.settle(t)
+}
+
+// settle stops counting a tunnel of which nothing is left. The caller holds mu.
+func (l *PreflightListener) settle(t *tunnel) {
+	if t.counts && t.connEnded && t.transportEnded {
+		t.counts = false
+		l.pending.active--
+		l.signalEnd()
 	}
 }

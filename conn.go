@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // Conn is a connection after its handshake: a tunnel to the peer, or a plain connection
@@ -110,6 +112,10 @@ func (c *Conn) Carrier() Carrier { return carrierOf(c.Response()) }
 // tunnel or below the handshake, if there is one, and otherwise the connection that was
 // dialed or accepted. Reading from it before Conn has been read skips the bytes that
 // arrived with the handshake.
+//
+// With CarrierFramed and CarrierWebSocket, without TLS inside, it is the layer of the
+// capsules. That has a NetConn method of its own. What it returns is for socket options
+// alone: to read, write or close it breaks the tunnel.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
 // Read first returns the bytes that arrived with the handshake, and then reads from the
@@ -285,6 +291,11 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // Close closes the connection. Bytes that arrived with the handshake and have not been
 // read are dropped. A Read after Close returns [net.ErrClosed]. A concurrent Read never
 // returns bytes that came after dropped ones.
+//
+// With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
+// stays open until the peer has read everything, for at most 60 seconds. A program that
+// exits ends it before that. To be sure that the peer has everything, call CloseWrite, Read
+// until [io.EOF], then Close.
 func (c *Conn) Close() error {
 	err := c.conn.Close() // first, so that what is dropped is the last that could be read
 	c.drop()
@@ -300,11 +311,16 @@ func (c *Conn) Close() error {
 }
 
 // CloseWrite ends the direction to the peer (half-close). If the connection below does
-// not support that, the error wraps [errors.ErrUnsupported]. Few proxies forward a
-// half-close: nginx ends both directions.
+// not support that, the error wraps [errors.ErrUnsupported]. With CarrierUpgrade few
+// proxies forward a half-close: nginx ends both directions. With the other carriers the
+// end is part of the stream, and passes every proxy.
 func (c *Conn) CloseWrite() error {
 	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		return h.CloseWrite()
+		err := h.CloseWrite()
+		if framed := framedBelow(c.conn); framed != nil && err == nil {
+			return framed.CloseWrite() // behind TLS's close_notify
+		}
+		return err
 	}
 	return c.opError("close", fmt.Errorf("CloseWrite on %T: %w", c.conn, errors.ErrUnsupported))
 }
@@ -390,4 +406,50 @@ func addrString(a net.Addr) string {
 		return ""
 	}
 	return a.String()
+}
+
+// A watch inspects the bytes that a plain connection reads, as long as they may still
+// turn out to be HTTP.
+type watch struct {
+	// reading covers a Read and the inspection of its bytes, so that no other Read
+	// returns the bytes after a request line.
+	reading sync.Mutex
+	wire.Watch
+}
+
+// watchLimit is the most bytes of a connection that are inspected. Without a limit, a
+// protocol whose first line never ends would never get splice. No proxy forwards a
+// longer request line unless it is configured to: the largest default is the 1 MiB of
+// net/http, which Caddy and Traefik use.
+const watchLimit = 1 << 20
+
+// errHTTP ends a connection that was taken for plain.
+var errHTTP = errors.New("an HTTP request on a connection that began as a plain one; it was closed")
+
+// readWatched is Read while there is a watch. ended is the error of Conn.ended.
+func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	if w.Verdict() != wire.HTTP {
+		if ended != nil {
+			return 0, ended
+		}
+		n, err = c.conn.Read(b)
+	}
+	if w.Verdict() == wire.More {
+		switch w.Inspect(b[:n]) {
+		case wire.Plain:
+			c.mu.Lock()
+			c.watch = nil
+			c.setLeftover(c.leftover)
+			c.mu.Unlock()
+		case wire.HTTP:
+			clear(b[:n])
+			c.Close()
+		}
+	}
+	if w.Verdict() == wire.HTTP {
+		return 0, c.opError("read", errHTTP)
+	}
+	return n, err
 }

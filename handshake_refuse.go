@@ -25,9 +25,35 @@ const (
 
 const whyDraining = "the server is shutting down"
 
+// A receipt is what every refusal has beside its code: it tells the client that a listener
+// was reached, and what that serves.
+type receipt struct {
+	carriers string // Preflight-Carriers
+	tokens   string // Upgrade of a 426 (RFC 9110 §15.5.22)
+}
+
+func newReceipt(o *wire.Offer) receipt {
+	var carriers, tokens []string
+	if o.Upgrade {
+		carriers = append(carriers, string(CarrierUpgrade))
+	}
+	if o.Framed {
+		carriers = append(carriers, string(CarrierFramed))
+	}
+	if o.Upgrade || o.Framed {
+		tokens = slices.Clone(o.Protocols)
+	}
+	if o.WebSocket {
+		carriers, tokens = append(carriers, string(CarrierWebSocket)), append(tokens, string(CarrierWebSocket))
+	}
+	return receipt{strings.Join(carriers, ", "), strings.Join(tokens, ", ")}
+}
+
 // unavailable is the refusal of a client that may try again later.
+//
+//go:noinline
 func unavailable(why string) *StatusError {
-	e := refusal(http.StatusServiceUnavailable, why)
+	e := refusal(http.StatusServiceUnavailable, wire.CodeUnavailable, why)
 	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
 	return e
 }
@@ -35,36 +61,33 @@ func unavailable(why string) *StatusError {
 // tooLarge is the error of a head that exceeds the limit.
 func tooLarge(head []byte) *wire.Error {
 	if bytes.IndexByte(head, '\n') < 0 {
-		return &wire.Error{Status: 414, Offset: len(head), Rule: "the request line is too long: RFC 9112 §3"}
+		return &wire.Error{Status: 414, Offset: len(head), Rule: "the request line is too long: RFC 9112 §3", Code: wire.CodeTooLarge}
 	}
-	return &wire.Error{Status: 431, Offset: len(head), Rule: "the head of the request is too large: RFC 6585 §5"}
+	return &wire.Error{Status: 431, Offset: len(head), Rule: "the head of the request is too large: RFC 6585 §5", Code: wire.CodeTooLarge}
 }
 
-// ordinary is the refusal of a request that asks for none of the served protocols. Its text
-// tells what a misconfigured proxy most often looks like from the server.
-func ordinary(r *wire.Request) *wire.Error {
-	e := &wire.Error{Status: 426, Offset: -1, Rule: "Upgrade names no protocol that is served here: RFC 9110 §7.8"}
+// refuseHead refuses a request that breaks a rule.
+//
+//go:noinline
+func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
+	return x.refuse(refusalOf(broken), p)
+}
+
+// refusalOf creates the answer to a request that breaks a rule.
+func refusalOf(broken *wire.Error) *StatusError {
+	e := refusal(broken.Status, broken.Code, broken.Error())
 	switch {
-	case r.Minor == 0:
-		e.Rule = "the request came as HTTP/1.0, which has no upgrade; if the client asked for one, a proxy on the way speaks 1.0 to this server (nginx: proxy_http_version 1.1)"
-	case !r.Upgrade:
-		e.Rule = "the request has no Upgrade field; if the client sent one, a proxy on the way removed it (nginx: proxy_set_header Upgrade $http_upgrade, and Connection)"
+	case broken.Status == http.StatusMethodNotAllowed:
+		e.Header = http.Header{"Allow": {"GET"}} // RFC 9110 §15.5.6
+	case broken.Status == http.StatusUpgradeRequired && broken.Code == wire.CodeWebSocket:
+		e.Header = http.Header{"Sec-Websocket-Version": {"13"}} // RFC 6455 §4.4
 	}
 	return e
 }
 
-// refuseHead refuses a request that breaks a rule.
-func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
-	e := refusal(broken.Status, broken.Error())
-	if broken.Status == http.StatusMethodNotAllowed {
-		e.Header = http.Header{"Allow": {"GET"}} // RFC 9110 §15.5.6
-	}
-	return x.refuse(e, p)
-}
-
-// refusal creates an answer with its reason.
-func refusal(status int, why string) *StatusError {
-	return &StatusError{StatusCode: status, Body: []byte(why + "\n"), cause: why}
+// refusal creates an answer with its code and its reason.
+func refusal(status int, code, why string) *StatusError {
+	return &StatusError{StatusCode: status, Body: []byte(why + "\n"), Reason: code, cause: why}
 }
 
 // refuse sends e, which it completes and returns, and gives the client time to read it. It
@@ -107,9 +130,11 @@ func (e *StatusError) complete(p *policy) (body []byte) {
 			header[name] = append(header[name], values...)
 		}
 	}
-	if e.StatusCode == http.StatusUpgradeRequired {
-		header["Upgrade"] = []string{strings.Join(p.protocols, ", ")} // RFC 9110 §15.5.22
+	if e.StatusCode == http.StatusUpgradeRequired && p.receipt.tokens != "" {
+		header["Upgrade"] = []string{p.receipt.tokens}
 	}
+	header[wire.RefusalField] = []string{e.Reason}
+	header[wire.CarriersField] = []string{p.receipt.carriers}
 	for name, value := range map[string]string{
 		"Date":                   time.Now().UTC().Format(http.TimeFormat), // RFC 9110 §6.6.1
 		"Cache-Control":          "no-store",
@@ -132,23 +157,20 @@ func isHopField(name string) bool {
 }
 
 // permit asks the application, if Authorize is set. req is as in answer.
-func (x *exchange) permit(p *policy, head []byte, c choice, req *http.Request, h *handover) error {
-	h.req = req
+func (x *exchange) permit(p *policy, head []byte, t wire.Terms, req *http.Request, h *handover) error {
+	var header http.Header
 	if req != nil {
 		req.RemoteAddr = addrString(x.addr())
 	}
 	if p.authorize == nil {
 		detachContext(x.ctx, req)
-		return nil
+	} else {
+		var refusal *StatusError
+		if req, header, refusal = x.authorize(p, head, req); refusal != nil {
+			return x.refuse(refusal, p)
+		}
 	}
-	req, header, refusal := x.authorize(p, head, req)
-	if refusal != nil {
-		return x.refuse(refusal, p)
-	}
-	h.req = req
-	if len(header) > 0 {
-		h.heads.answer = wire.AppendSwitching(nil, c.protocol, c.tunnelTLS, header)
-	}
+	h.req, h.heads.answer = req, p.switching(head, t, header)
 	return nil
 }
 
@@ -158,7 +180,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	if req == nil {
 		var err error
 		if req, err = newRequest(x.ctx, head, x.conn, x.addr()); err != nil {
-			return nil, nil, refusal(http.StatusBadRequest, "the request is malformed")
+			return nil, nil, refusal(http.StatusBadRequest, wire.CodeHead, "the request is malformed")
 		}
 	}
 	client := x.watchClient(p)
@@ -176,25 +198,26 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return req, header, nil
 		}
 	case errors.Is(err, errPanic):
-		return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+		return nil, nil, refusal(http.StatusInternalServerError, wire.CodeInternal, "the server failed to authorize the request")
 	case gone != nil && errors.Is(err, context.Canceled):
 		// Not refused: Authorize has come to no answer. It is sent all the
 		// same, for a client that has only ended its direction.
 		x.obs.fail(x.ctx, &stageError{"authorize", gone})
-		return nil, nil, refusal(http.StatusBadRequest, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
+		return nil, nil, refusal(http.StatusBadRequest, wire.CodeAuthorize, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
-		return nil, nil, refusal(http.StatusForbidden, "the request is not authorized")
+		return nil, nil, refusal(http.StatusForbidden, wire.CodeAuthorize, "the request is not authorized")
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
 		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
 	default:
 		answer := *chosen // which may be a variable of the application's, used again and again
+		answer.Reason = wire.CodeAuthorize
 		err = checkHeader(answer.Header, nil)
 		if err == nil {
 			return nil, nil, &answer
 		}
 	}
 	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)
-	return nil, nil, refusal(http.StatusInternalServerError, "the server failed to authorize the request")
+	return nil, nil, refusal(http.StatusInternalServerError, wire.CodeInternal, "the server failed to authorize the request")
 }
 
 // detachContext gives a request, which lives as long as its Conn, a context that does not

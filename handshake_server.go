@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight/internal/clientaddr"
+	"github.com/preflight-go/preflight/internal/origin"
+	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -19,8 +21,11 @@ const defaultMaxHeader = 16 << 10
 
 // A policy holds the rules of a server. It does not change.
 type policy struct {
-	protocols   []string // in order of preference
+	offer       wire.Offer
 	answers     []switching
+	receipt     receipt
+	origins     origin.List // of the pages that may open tunnels
+	periods     periods
 	authorize   func(*http.Request) (http.Header, error)
 	refusePlain bool
 	plainAfter  time.Duration // 0: a silent client is plain at the deadline
@@ -33,34 +38,62 @@ type policy struct {
 	role        *role
 }
 
-var zeroPolicy = policy{
-	protocols: defaultProtocols,
-	answers:   answers(defaultProtocols),
-	maxHeader: defaultMaxHeader,
-}
+var zeroPolicy = func() (p policy) {
+	p.maxHeader = defaultMaxHeader
+	p.periods.keepAlive = defaultKeepAlive
+	p.serve(defaultProtocols, allCarriers)
+	return p
+}()
 
 var defaultProtocols = []string{defaultToken, secureToken}
 
-// A switching holds the 101 of a protocol without fields of the application, and the 101
-// that also confirms TLS inside the tunnel.
-type switching struct{ raw, tunnelTLS []byte }
-
-// answers creates the 101 of each protocol once. All connections share them.
-func answers(protocols []string) (all []switching) {
-	for _, p := range protocols {
-		all = append(all, switching{
-			raw:       wire.AppendSwitching(nil, p, false, nil),
-			tunnelTLS: wire.AppendSwitching(nil, p, true, nil),
-		})
+// serve sets what is offered, and prepares the answers that depend on it.
+func (p *policy) serve(protocols []string, carriers []Carrier) {
+	p.offer = wire.Offer{
+		Protocols: protocols,
+		Upgrade:   slices.Contains(carriers, CarrierUpgrade),
+		Framed:    slices.Contains(carriers, CarrierFramed),
+		WebSocket: slices.Contains(carriers, CarrierWebSocket),
+		TunnelTLS: p.tls != nil,
 	}
-	return all
+	p.receipt = newReceipt(&p.offer)
+	for _, protocol := range protocols {
+		p.answers = append(p.answers, newSwitching(protocol))
+	}
 }
 
-// A choice is the decision about a request. The zero value means an ordinary request, which
-// is for Handler.
-type choice struct {
-	protocol  string // of policy.protocols
-	tunnelTLS bool
+// A switching holds the answers 101 for a protocol without fields of the application. All
+// connections share them. A WebSocket has none, because its answer depends on the request.
+type switching struct{ raw, tunnelTLS, framed, framedTLS []byte }
+
+func newSwitching(protocol string) switching {
+	t := wire.Terms{Protocol: protocol}
+	answer := func(framed, tunnelTLS bool) []byte {
+		t.Framed, t.TunnelTLS = framed, tunnelTLS
+		return wire.AppendSwitching(nil, t, "", nil)
+	}
+	return switching{answer(false, false), answer(false, true), answer(true, false), answer(true, true)}
+}
+
+// switching returns the 101 that agrees to t. It is not inlined, because the hash that
+// answers a WebSocket needs more than the small stack of a handshake.
+//
+//go:noinline
+func (p *policy) switching(head []byte, t wire.Terms, header http.Header) []byte {
+	switch shared := &p.answers[slices.Index(p.offer.Protocols, t.Protocol)]; {
+	case t.WebSocket:
+		return wire.AppendSwitching(nil, t, websocket.Accept(wire.Key(head)), header)
+	case len(header) > 0:
+		return wire.AppendSwitching(nil, t, "", header)
+	case t.Framed && t.TunnelTLS:
+		return shared.framedTLS
+	case t.Framed:
+		return shared.framed
+	case t.TunnelTLS:
+		return shared.tunnelTLS
+	default:
+		return shared.raw
+	}
 }
 
 var (
@@ -83,9 +116,19 @@ type handover struct {
 	leftover  []byte        // arrived behind the head; not to be kept
 	watch     *watch        // of what may yet turn out to be HTTP
 	req       *http.Request // nil if neither net/http nor Authorize has seen it
-	ordinary  bool          // rest begins with an ordinary request
 	rule      *wire.Error   // that this request breaks, if it carries Upgrade
+	ordinary  bool          // rest begins with an ordinary request
 	tunnelTLS bool          // TLS is yet to begin inside the tunnel
+	framed    bool          // capsules are yet to begin in the tunnel
+	webSocket bool          // they are in the messages of a WebSocket
+}
+
+// carrier is that of the tunnel; "" for any other connection.
+func (h *handover) carrier() Carrier {
+	if h.heads.answer == nil {
+		return ""
+	}
+	return carrierFor(wire.Terms{Framed: h.framed, WebSocket: h.webSocket})
 }
 
 // kind is the outcome of the handshake, for telemetry.
@@ -127,15 +170,15 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	switch {
 	case ordinary != nil:
 		h.rule = ordinary.rule
-		return x.answer(p, n, choice{}, nil, dst, h)
+		return x.answer(p, n, wire.Terms{}, nil, dst, h)
 	case err != nil:
 		return err
 	case n > 0:
-		c, err := x.choose(p, x.buf[:n])
+		t, err := x.choose(p, x.buf[:n])
 		if err != nil {
 			return err
 		}
-		return x.answer(p, n, c, nil, dst, h)
+		return x.answer(p, n, t, nil, dst, h)
 	case p.refusePlain:
 		return errPlain
 	case p.isDraining():
@@ -145,67 +188,77 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 	return nil
 }
 
-// choose determines what a request asks for, and who its client is.
-func (x *exchange) choose(p *policy, head []byte) (c choice, err error) {
+// choose determines what a request asks for, and who its client is. The zero Terms mean an
+// ordinary request, which is for Handler.
+func (x *exchange) choose(p *policy, head []byte) (t wire.Terms, err error) {
 	if len(head) > p.maxHeader { // net/http lets a little more pass
-		return c, x.refuseHead(tooLarge(head), p)
+		return t, x.refuseHead(tooLarge(head), p)
 	}
 	var request wire.Request
 	if broken := request.Parse(head); broken != nil {
 		if p.handler && !wire.MayUpgrade(head) {
-			return c, nil
+			return t, nil
 		}
-		return c, x.refuseHead(broken, p)
+		return t, x.refuseHead(broken, p)
 	}
-	protocol, broken := request.Protocol(p.protocols)
+	t, broken := request.Terms(&p.offer)
 	switch {
-	case broken != nil:
-	case protocol != "":
-		if request.TunnelTLS && p.tls == nil {
-			broken = &wire.Error{Status: http.StatusUpgradeRequired, Offset: -1,
-				Rule: "TLS inside the tunnel, which Preflight-Tunnel asks for, is not offered here (PreflightListener.TLSConfig)"}
-		}
+	case broken != nil || t.Protocol != "":
 	case p.handler:
-		return c, nil
+		return t, nil
 	default:
-		broken = ordinary(&request)
+		broken = request.Ordinary()
 	}
 	x.ctx = x.obs.arrive(x.ctx, request.Method, head)
+	if broken == nil && p.isDraining() {
+		return t, x.refuse(unavailable(whyDraining), p)
+	}
+	if broken == nil {
+		x.obs.tries(carrierFor(t))
+		broken = p.checkOrigin(&request)
+	}
+	if broken == nil {
+		broken = x.findClient(p, head)
+	}
 	if broken != nil {
-		return c, x.refuseHead(broken, p)
+		return t, x.refuseHead(broken, p)
 	}
-	if p.isDraining() {
-		return c, x.refuse(unavailable(whyDraining), p)
+	return t, nil
+}
+
+const wrongOrigin = "the web page that sent the request may not open tunnels here: PreflightListener.AllowedOrigins does not list the Origin of the request, or the field is repeated"
+
+// checkOrigin refuses what a web page sends, unless its origin is allowed.
+//
+//go:noinline
+func (p *policy) checkOrigin(r *wire.Request) *wire.Error {
+	if origin, ok := r.Origin(); !ok || p.origins.Allows(string(origin)) {
+		return nil
 	}
-	if broken := x.findClient(p, head); broken != nil {
-		return c, x.refuseHead(broken, p)
-	}
-	return choice{protocol, request.TunnelTLS}, nil
+	return &wire.Error{Status: http.StatusForbidden, Offset: -1, Rule: wrongOrigin, Code: wire.CodeOrigin}
 }
 
 // answer answers the request whose head is the first n bytes of x.buf, as choose has
 // decided. If net/http has read the request, req is that request, and its Context must
 // survive.
-func (x *exchange) answer(p *policy, n int, c choice, req *http.Request, dst []byte, h *handover) error {
-	if c.protocol == "" {
+func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, dst []byte, h *handover) error {
+	if t.Protocol == "" {
 		h.leftover, h.ordinary = x.buf, true
 		return nil
 	}
 	head := x.buf[:n]
-	answer := &p.answers[slices.Index(p.protocols, c.protocol)]
-	h.heads.answer = answer.raw
-	if c.tunnelTLS {
-		h.heads.answer = answer.tunnelTLS
-	}
 	if req != nil || p.authorize != nil {
-		if err := x.permit(p, head, c, req, h); err != nil {
+		if err := x.permit(p, head, t, req, h); err != nil {
 			return err
 		}
+	} else {
+		h.heads.answer = p.switching(head, t, nil)
 	}
 	if req == nil && x.obs == nil {
 		h.heads.request = append(dst, head...)
 	}
-	h.leftover, h.tunnelTLS = x.buf[n:], c.tunnelTLS
+	h.leftover, h.tunnelTLS = x.buf[n:], t.TunnelTLS
+	h.framed, h.webSocket = t.Framed || t.WebSocket, t.WebSocket
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
 		return &stageError{"write the 101", err}
 	}
@@ -229,7 +282,7 @@ func (x *exchange) findClient(p *policy, head []byte) *wire.Error {
 	}
 	client, err := p.proxies.Client(peer, lines)
 	if err != nil {
-		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error()}
+		return &wire.Error{Status: http.StatusBadRequest, Offset: -1, Rule: err.Error(), Code: wire.CodeRequest}
 	}
 	if client, ok := client.(*net.TCPAddr); ok { // else the peer itself
 		x.remote = client

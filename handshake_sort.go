@@ -176,7 +176,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	}
 	switch {
 	case verdict == wire.HTTP && s.sniffer.BehindHeader():
-		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader}, p)
+		s.err = x.refuseHead(&wire.Error{Status: 400, Offset: -1, Rule: untrustedHeader, Code: wire.CodeProxyHeader}, p)
 	case verdict == wire.HTTP:
 		x.consume(s.sniffer.EmptyLines())
 		return true, false
@@ -190,7 +190,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 	}
 	if verdict != wire.Plain {
 		// It goes on where the sniffer has come to.
-		s.watch = &watch{sniffer: s.sniffer, left: max(watchLimit, p.maxHeader) - len(x.buf)}
+		s.watch = &watch{Watch: s.sniffer.Watch(max(watchLimit, p.maxHeader) - len(x.buf))}
 	}
 	return false, true
 }
@@ -308,9 +308,9 @@ func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error 
 		}
 		return nil
 	case err == io.EOF && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8"}, p)
+		return x.refuseHead(&wire.Error{Status: 400, Offset: len(x.buf), Rule: "the request ends inside its head: RFC 9112 §8", Code: wire.CodeHead}, p)
 	case hasExpired(err) && verdict == wire.HTTP:
-		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9"}, p)
+		return x.refuseHead(&wire.Error{Status: 408, Offset: len(x.buf), Rule: "the head of the request did not arrive in time: RFC 9110 §15.5.9", Code: wire.CodeTooSlow}, p)
 	case err == io.EOF || hasExpired(err):
 		return nil
 	}
@@ -334,4 +334,44 @@ func (x *exchange) probeFailure(err error, p *policy) error {
 		return nil
 	}
 	return &stageError{stageRead, probeError{err}}
+}
+
+// A head of up to firstRead bytes that arrives in one segment costs one Read.
+// firstRead is also the most that a peer which stalls in its head can make us hold.
+// A longer head gets room for secondRead bytes, and then for twice what has
+// arrived.
+const (
+	firstRead  = 512
+	secondRead = 4 << 10
+)
+
+// A buffer holds what a handshake has read and not yet consumed.
+type buffer struct {
+	buf   []byte
+	first [firstRead]byte // the first array of buf
+}
+
+// consume removes the first n bytes. The buffer keeps its capacity.
+func (b *buffer) consume(n int) { b.buf = append(b.buf[:0], b.buf[n:]...) }
+
+// grow makes the capacity at least size.
+//
+//go:noinline
+func (b *buffer) grow(size int) {
+	if size > cap(b.buf) {
+		b.buf = append(make([]byte, 0, size), b.buf...)
+	}
+}
+
+// room returns the free space behind the bytes in the buffer, which may hold up to
+// limit bytes. It grows a buffer that is full.
+func (b *buffer) room(limit int) []byte {
+	left := limit - len(b.buf)
+	if len(b.buf) == cap(b.buf) {
+		// Double it, and no more. The limit may be large, and a client that
+		// stalls must not hold all of it for the few bytes that it has sent.
+		b.grow(max(secondRead, len(b.buf)+min(len(b.buf), left)))
+	}
+	free := b.buf[len(b.buf):cap(b.buf)]
+	return free[:min(len(free), left)]
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+
+	"github.com/preflight-go/preflight/internal/frame"
 )
 
 // A tunnelConn is what TLS inside a tunnel reads from. crypto/tls takes the end of the
@@ -37,6 +39,24 @@ func (c *tunnelConn) Read(b []byte) (int, error) {
 }
 
 var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so that data may be missing: %w", io.ErrUnexpectedEOF)
+
+// framedBelow returns the layer of the capsules below TLS inside the tunnel; nil if c is
+// anything else.
+func framedBelow(c net.Conn) *frame.Conn {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	below := t.NetConn()
+	if awaited, ok := below.(*awaitedConn); ok {
+		below = awaited.NetConn()
+	}
+	if tunnel, ok := below.(*tunnelConn); ok {
+		framed, _ := tunnel.Conn.(*frame.Conn)
+		return framed
+	}
+	return nil
+}
 
 // acceptTunnelTLS accepts TLS inside the tunnel.
 func (x *exchange) acceptTunnelTLS(p *policy) error {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/preflight-go/preflight/internal/frame"
 	"github.com/preflight-go/preflight/internal/wire"
 	"golang.org/x/net/http/httpguts"
 )
@@ -66,10 +67,8 @@ func checkField(name string, values, forbidden []string) error {
 			return fmt.Errorf("the header field %s may not be set here", f)
 		}
 	}
-	for _, prefix := range ownPrefixes {
-		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
-			return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
-		}
+	if prefix := ownPrefix(name); prefix != "" {
+		return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
 	}
 	for _, value := range values {
 		if !httpguts.ValidHeaderFieldValue(value) {
@@ -77,6 +76,16 @@ func checkField(name string, values, forbidden []string) error {
 		}
 	}
 	return nil
+}
+
+// ownPrefix returns the prefix by which a field belongs to the exchange; "" if it does not.
+func ownPrefix(name string) string {
+	for _, prefix := range ownPrefixes {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return prefix
+		}
+	}
+	return ""
 }
 
 // replaced returns h with the fields of fresh, which replace fields of the same name.
@@ -143,6 +152,9 @@ func newRequest(ctx context.Context, head []byte, c net.Conn, remote net.Addr) (
 // tlsState returns the TLS state of c for [http.Request]; nil if c is not a TLS
 // connection.
 func tlsState(c net.Conn) *tls.ConnectionState {
+	if framed, ok := c.(*frame.Conn); ok {
+		c = framed.NetConn()
+	}
 	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
 		return nil

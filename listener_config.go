@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight/internal/clientaddr"
+	"github.com/preflight-go/preflight/internal/origin"
 )
 
 // prepare resolves the configuration once. It does not modify the caller's fields.
@@ -21,7 +22,6 @@ func (l *PreflightListener) prepare() {
 		l.onClose = l.closed
 		l.pending.prepare()
 		l.policy = policy{
-			protocols:   slices.Clone(l.Protocols),
 			authorize:   l.Authorize,
 			refusePlain: l.RequireUpgrade || l.Authorize != nil && !l.AllowPlain,
 			plainAfter:  l.PlainAfter,
@@ -32,15 +32,22 @@ func (l *PreflightListener) prepare() {
 			keeper:      l,
 			role:        l.Telemetry.serverSide(),
 		}
-		if l.Protocols == nil {
-			l.policy.protocols = defaultProtocols
+		protocols, carriers := l.Protocols, l.Carriers
+		if protocols == nil {
+			protocols = defaultProtocols
 		}
-		l.policy.answers = answers(l.policy.protocols)
+		if carriers == nil {
+			carriers = allCarriers
+		}
+		l.policy.serve(slices.Clone(protocols), carriers)
 		if l.MaxHeaderBytes == 0 {
 			l.policy.maxHeader = defaultMaxHeader
 		}
 		var err error
-		if l.policy.proxies, err = clientaddr.New(l.TrustedProxies, l.ClientAddrHeader); err != nil {
+		if l.policy.proxies, err = clientaddr.New(l.TrustedProxies, l.ClientAddrHeader); err == nil {
+			l.policy.periods, err = newPeriods(l.KeepAlivePeriod, l.MaxIdleTimeout)
+		}
+		if err != nil {
 			l.err = fmt.Errorf("preflight: PreflightListener.%w", err)
 		} else {
 			l.err = l.check()
@@ -82,15 +89,22 @@ func (l *PreflightListener) check() error {
 		return fmt.Errorf("preflight: PreflightListener.MaxHeaderBytes is %d, and may be %d (1 GiB) at most", l.MaxHeaderBytes, maxLimit)
 	case l.MaxPending > maxLimit:
 		return fmt.Errorf("preflight: PreflightListener.MaxPending is %d, and may be %d at most", l.MaxPending, maxLimit)
-	case len(l.policy.protocols) == 0 && l.Handler == nil:
+	case len(l.policy.offer.Protocols) == 0 && l.Handler == nil:
 		return errors.New("preflight: PreflightListener.Protocols is empty, which leaves every request to Handler, and there is none; nil means tcp and tcps")
 	case l.TLSConfig != nil && len(l.TLSConfig.Certificates) == 0 && l.TLSConfig.GetCertificate == nil && l.TLSConfig.GetConfigForClient == nil:
 		return errors.New("preflight: PreflightListener.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
-	for _, p := range l.policy.protocols {
+	for _, p := range l.policy.offer.Protocols {
 		if err := checkProtocol(p); err != nil {
 			return fmt.Errorf("preflight: PreflightListener.Protocols: %w", err)
 		}
+	}
+	if err := checkCarriers(l.Carriers); err != nil {
+		return fmt.Errorf("preflight: PreflightListener.Carriers %w", err)
+	}
+	var err error
+	if l.policy.origins, err = origin.New(l.AllowedOrigins); err != nil {
+		return fmt.Errorf("preflight: PreflightListener.AllowedOrigins: %w", err)
 	}
 	return nil
 }

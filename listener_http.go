@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,10 +28,10 @@ const defaultIdleTimeout = 11 * time.Minute
 //	mux.Handle("/client/", ln)
 //
 // Accept returns the tunnels as if they had come through Listener, which may be nil. A
-// request that is not an upgrade request for one of Protocols goes to Handler. Without a
-// Handler it is answered 426, or 505 if it came by HTTP/2, which has no upgrade. After Close
-// every request is answered 503. ServeHTTP returns when Accept has taken the tunnel, or when
-// the request was answered.
+// request that is not for a tunnel goes to Handler. Without a Handler it is answered 426.
+// HTTP/2 has no upgrade: a request that came by it is answered 505, unless it is for
+// Handler. After Close every request is answered 503. ServeHTTP returns when Accept has taken
+// the tunnel, or when the request was answered.
 //
 // net/http parses these requests. It is laxer than this package about the syntax of a head.
 // Its result must then meet the same rules. If a middleware hides http.Hijacker, so that the
@@ -38,28 +40,50 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.prepare()
 	switch {
 	case l.err != nil:
-		l.respond(w, r, refusal(http.StatusInternalServerError, "the server is misconfigured"))
+		l.respond(w, r, refusal(http.StatusInternalServerError, wire.CodeInternal, "the server is misconfigured"))
 	case l.ctx.Err() != nil:
 		l.respond(w, r, unavailable(whyDraining))
-	case l.asksForUpgrade(r):
-		l.upgrade(w, r)
-	case l.Handler != nil:
+	case l.Handler != nil && !l.isForTunnel(r):
 		l.serveOrdinary(w, r)
 	case r.ProtoMajor != 1:
-		l.respond(w, r, refusal(http.StatusHTTPVersionNotSupported,
+		l.respond(w, r, refusal(http.StatusHTTPVersionNotSupported, wire.CodeHTTP2,
 			"HTTP/2 has no upgrade (RFC 9113 §8.6): the client, or the proxy on the way, is to speak HTTP/1.1 to this server"))
+	case l.isForTunnel(r):
+		l.upgrade(w, r)
 	default:
-		broken := ordinary(&wire.Request{Minor: byte(r.ProtoMinor), Upgrade: len(r.Header["Upgrade"]) > 0})
-		l.respond(w, r, refusal(broken.Status, broken.Error()))
+		var request wire.Request
+		broken := request.Parse(headOf(r))
+		if broken == nil {
+			broken = request.Ordinary()
+		}
+		l.respond(w, r, refusalOf(broken))
 	}
 }
 
-// asksForUpgrade reports whether r names one of the served protocols. Then this package
-// upgrades or refuses it.
-func (l *PreflightListener) asksForUpgrade(r *http.Request) bool {
-	return r.ProtoMajor == 1 && slices.ContainsFunc(l.policy.protocols, func(p string) bool {
-		return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], p)
-	})
+// isForTunnel reports whether r asks for a tunnel, in the sense of [wire.Request.Terms].
+// Then this package upgrades or refuses it.
+func (l *PreflightListener) isForTunnel(r *http.Request) bool {
+	protocols := l.policy.offer.Protocols
+	if len(protocols) == 0 {
+		return false
+	}
+	return len(r.Header[wire.CarriersField]) > 0 || len(r.Header[wire.FramingField]) > 0 ||
+		listsExactly(r.Header["Sec-Websocket-Protocol"], wire.Subprotocol) ||
+		slices.ContainsFunc(protocols, func(p string) bool {
+			return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], p)
+		})
+}
+
+// listsExactly reports whether a list of values has a member, with regard to case.
+func listsExactly(values []string, member string) bool {
+	for _, value := range values {
+		for m := range strings.SplitSeq(value, ",") {
+			if textproto.TrimString(m) == member {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // respond sends a refusal through net/http.
@@ -100,7 +124,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	c, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		l.respond(w, r, refusal(http.StatusInternalServerError,
+		l.respond(w, r, refusal(http.StatusInternalServerError, wire.CodeInternal,
 			fmt.Sprintf("the connection cannot be taken over from net/http; does a middleware hide http.Hijacker? (%v)", err)))
 		return
 	}
@@ -166,7 +190,7 @@ func requestOf(r *http.Request, ctx context.Context) *http.Request {
 type httpConn struct {
 	*Conn
 	unknown bool            // a proxy does not tell who the client is
-	rule    *wire.Error     // that the first request breaks, if it carries Upgrade; then nil
+	rule    *wire.Error     // that the first request breaks, if it may be for a tunnel; then nil
 	open    context.Context // of the listener
 	state   atomic.Int32    // an http.ConnState
 }
@@ -207,8 +231,8 @@ func (l *PreflightListener) serveOwn(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(httpConnKey{}).(*httpConn)
 	r.TLS = tlsState(c.conn)
 	rule := c.rule
-	if c.rule = nil; rule != nil && carriesUpgrade(r) {
-		l.respond(w, r, refusal(rule.Status, rule.Error()))
+	if c.rule = nil; rule != nil && (carriesUpgrade(r) || l.isForTunnel(r)) {
+		l.respond(w, r, refusalOf(rule))
 		return
 	}
 	l.ServeHTTP(w, r)

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"net"
@@ -18,11 +19,12 @@ const (
 // pending counts the handshakes in progress, including those that have finished and wait
 // for Accept, and the connections that Accept has returned.
 type pending struct {
-	count    int      // of handshakes
-	yielded  int      // of those, the ones whose places are given to others, see yield
-	oldest   exchange // stands for the ring of those not finished, in order of age; its next is the oldest
-	evicting bool     // one has been evicted and has not left yet; it makes room for one
-	active   int      // connections that Accept has returned and that are open
+	count    int       // of handshakes
+	yielded  int       // of those, the ones whose places are given to others, see yield
+	oldest   exchange  // stands for the ring of those not finished, in order of age; its next is the oldest
+	evicting bool      // one has been evicted and has not left yet; it makes room for one
+	active   int       // connections that Accept has returned and that are open, or linger
+	lingers  list.List // of *tunnel: their transports outlive their connections
 }
 
 // A place is the position of an exchange in the ring. Its age is the time for which the
@@ -169,15 +171,19 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 	}
 	x.ctx = req.Context()
 	var h handover
-	protocol, err := x.choose(&l.policy, x.buf[:n])
+	terms, err := x.choose(&l.policy, x.buf[:n])
 	if err == nil {
-		err = x.answer(&l.policy, n, protocol, req, nil, &h)
+		err = x.answer(&l.policy, n, terms, req, nil, &h)
 	}
 	l.handOn(x, &h, err)
 }
 
 // handOn completes the handshake and passes the connection on.
 func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
+	var t *tunnel
+	if err == nil && h.framed {
+		t = l.frame(x, h)
+	}
 	if err == nil && h.tunnelTLS {
 		err = l.acceptTunnelTLS(x, h)
 	}
@@ -189,24 +195,35 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 		return
 	}
 	conn := h.conn(x.conn, x.remote, x.obs)
-	x.obs.done(h.kind())
+	x.obs.done(h.kind(), h.carrier())
 	x.base = nil
 	if !l.detach(x) { // Close may have cut it off in its last moment
-		conn.Close()
+		h.giveUp(conn)
 		return
 	}
 	if h.ordinary {
 		l.handOver(conn, x.unknown, h.rule)
 		return
 	}
-	l.opened()
-	conn.onClose = l.onClose
+	if conn.onClose = l.onClose; t != nil {
+		conn.onClose = t.closed
+	}
+	l.opened(t)
 	if !l.deliver(delivery{conn: conn}) {
-		conn.Close()
+		h.giveUp(conn)
 	}
 }
 
-// secureTunnel begins TLS inside the tunnel.
+// giveUp closes a connection that nobody has taken.
+func (h *handover) giveUp(conn *Conn) {
+	if h.framed {
+		abandon(conn) // without FINAL_DATA: nobody has served it
+		return
+	}
+	conn.Close()
+}
+
+// acceptTunnelTLS begins TLS inside the tunnel.
 func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 	if h.req == nil { // while the layer is on top over which it came
 		head := h.heads.request
@@ -356,10 +373,13 @@ func (l *PreflightListener) signalRoom() {
 	}
 }
 
-// opened counts a connection that Accept is about to return.
-func (l *PreflightListener) opened() {
+// opened counts a connection that Accept is about to return. t is nil without framing.
+func (l *PreflightListener) opened(t *tunnel) {
 	l.mu.Lock()
 	l.pending.active++
+	if t != nil {
+		t.counts = true
+	}
 	l.mu.Unlock()
 }
 

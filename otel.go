@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,7 +72,11 @@ const (
 // inTelemetry names the code of the application that panicked, for contain.
 const inTelemetry = "what Telemetry calls"
 
-const kindKey = attribute.Key("preflight.kind")
+const (
+	kindKey    = attribute.Key("preflight.kind")
+	carrierKey = attribute.Key("preflight.carrier")
+	reasonKey  = attribute.Key("preflight.reason")
+)
 
 // The events of a client span each mark the end of a stage.
 const (
@@ -98,8 +103,15 @@ type role struct {
 	lifetimes  metric.Float64Histogram
 	io         metric.Int64Counter
 	evictions  metric.Int64Counter // of the listener
+	falls      metric.Int64Counter // of the dialer
 
-	outcomes map[string]*outcome // by kind
+	outcomes map[outcomeKey]*outcome
+}
+
+// An outcomeKey tells the outcomes of handshakes apart.
+type outcomeKey struct {
+	kind    string
+	carrier Carrier // of kindUpgraded
 }
 
 // An outcome holds the attributes of a handshake that ended well.
@@ -154,6 +166,9 @@ func (t *Telemetry) prepare() {
 	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
 		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
 	report(err)
+	t.client.falls, err = meter.Int64Counter("preflight.client.falls", metric.WithUnit("{fall}"),
+		metric.WithDescription("Dials that went on to their next carrier."))
+	report(err)
 	t.ready = true
 }
 
@@ -180,23 +195,30 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 	r.io, err = meter.Int64Counter(name("connection.io"), metric.WithUnit("By"),
 		metric.WithDescription("Bytes of the application, recorded when the connection is closed."))
 	report(err)
-	r.outcomes = map[string]*outcome{
-		kindUpgraded: newOutcome(kindUpgraded, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols)),
-		kindPlain:    newOutcome(kindPlain),
-		kindHTTP:     newOutcome(kindHTTP),
-		kindProbe:    newOutcome(kindProbe),
+	r.outcomes = make(map[outcomeKey]*outcome)
+	for _, kind := range []string{kindPlain, kindHTTP, kindProbe} {
+		key := outcomeKey{kind: kind}
+		r.outcomes[key] = newOutcome(key)
+	}
+	for _, carrier := range allCarriers {
+		key := outcomeKey{kindUpgraded, carrier}
+		r.outcomes[key] = newOutcome(key, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
 	}
 }
 
-func newOutcome(kind string, status ...attribute.KeyValue) *outcome {
+func newOutcome(key outcomeKey, status ...attribute.KeyValue) *outcome {
+	common := []attribute.KeyValue{kindKey.String(key.kind)}
+	if key.carrier != "" {
+		common = append(common, carrierKey.String(string(key.carrier)))
+	}
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
-		return metric.WithAttributeSet(attribute.NewSet(append(more, kindKey.String(kind))...))
+		return metric.WithAttributeSet(attribute.NewSet(append(more, common...)...))
 	}
 	return &outcome{
-		span: append([]attribute.KeyValue{
+		span: slices.Concat([]attribute.KeyValue{
 			semconv.HTTPRequestMethodGet,
 			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
-		}, status...),
+		}, status, common[1:]),
 		handshake: []metric.RecordOption{with(status...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},
@@ -224,6 +246,20 @@ func (r *role) evicted() {
 	if r != nil {
 		r.add(r.evictions, context.Background(), 1, nil)
 	}
+}
+
+// fell counts a dial that goes on to its next carrier, because refused answered carrier. The
+// reason is the code of the listener, or the status where no listener has answered.
+func (r *role) fell(carrier Carrier, refused *StatusError) {
+	if r == nil {
+		return
+	}
+	reason := refused.Reason
+	if reason == "" {
+		reason = refused.ErrorType()
+	}
+	r.add(r.falls, context.Background(), 1, []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
+		carrierKey.String(string(carrier)), reasonKey.String(reason)))})
 }
 
 // add adds n to a counter.

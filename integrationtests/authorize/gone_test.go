@@ -141,7 +141,7 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 				for end, n := range seen {
 					testkit.ProbeEventually(t, g.Recorder, "server.handshake.duration error.type="+end+",preflight.kind=failed", int64(n))
 				}
-				require.EqualValues(t, 2, g.Sum("server.handshake.duration http.response.status_code=101,preflight.kind=upgraded"))
+				require.EqualValues(t, 2, g.Sum("server.handshake.duration http.response.status_code=101,preflight.carrier=upgrade,preflight.kind=upgraded"))
 			})
 		}
 	}

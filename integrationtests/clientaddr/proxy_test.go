@@ -185,7 +185,7 @@ func TestProxyHeaderIsNoRequest(t *testing.T) {
 	long := "/" + strings.Repeat("x", 107)
 	for line, want := range map[string]int{
 		"PROXY UNKNOWN HTTP/1.1":            400,
-		"PROXY UNKNOWN HTTP/0.9":            505,
+		"PROXY UNKNOWN HTTP/0.9":            400,
 		"PROXY UNKNOWN http/1.1":            400,
 		"PROXY TCP4 HTTP/1.1":               400,
 		"PROXY TCP6 HTTP/1.0":               400,

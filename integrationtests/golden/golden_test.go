@@ -362,6 +362,9 @@ func TestGoldenFromDialer(t *testing.T) {
 		"tunnel-tls": dial(preflight.PreflightDialer{
 			Host: "edge.example", TunnelTLSConfig: new(tls.Config), Header: http.Header{"Accept": {"*/*"}},
 		}),
+		"framed": dial(preflight.PreflightDialer{
+			Host: "edge.example", Carriers: []preflight.Carrier{preflight.CarrierFramed}, Header: http.Header{"Accept": {"*/*"}},
+		}),
 		"protocol": dial(preflight.PreflightDialer{Host: "[2001:db8::1]:8080", Path: "//", Protocol: "example/1.0"}),
 		// The options of a URL configure the connection, and its userinfo is
 		// for the logon of the application. Neither is sent.
@@ -391,7 +394,7 @@ func TestGoldenFromDialer(t *testing.T) {
 					peer <- c
 				}
 			}()
-			if name == "tunnel-tls" { // it is not confirmed, so nothing follows
+			if name == "tunnel-tls" || name == "framed" { // not confirmed, so nothing follows
 				_, err := dial(ln.Addr().String())
 				require.Error(t, err)
 				server := <-peer

@@ -75,7 +75,7 @@ func TestListenerRefusesDoubtfulLines(t *testing.T) {
 		{"POST /a b", " HTTP/1.1" + rest, 400, 0},
 		{"PO(ST", " / HTTP/1.1" + rest, 400, 0},
 		{"PROXY UNKNOWN\r\n", "GET / HTTP/1.1" + rest, 400, 0},
-		{"PRI * HTTP/2.0", rest, 505, 0},
+		{"PRI * HTTP/2.0", rest, 400, 0},
 		{"PROXY UNKNOWN\r\n", "EHLO x\r\n", 0, 0},
 		{"PRI * HTTP/2.0\r\n", "\r\nSM\r\n\r\n", 0, 0},
 		{"POST /a b", "\r\n", 0, 0},

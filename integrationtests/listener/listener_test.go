@@ -185,7 +185,7 @@ func TestListenerProtocols(t *testing.T) {
 				if served == nil {
 					served = []string{"tcp", "tcps"}
 				}
-				require.Equal(t, strings.Join(served, ", "), a.Header.Get("Upgrade"), "RFC 9110 §15.5.22")
+				require.Equal(t, strings.Join(served, ", ")+", websocket", a.Header.Get("Upgrade"), "RFC 9110 §15.5.22")
 				require.Contains(t, a.Raw, "\r\nConnection: close, Upgrade\r\n", "RFC 9110 §7.8")
 				require.Empty(t, accepted)
 				return

@@ -52,27 +52,28 @@ func TestMountRefusals(t *testing.T) {
 	const upgrade = "Connection: Upgrade"
 	for _, tt := range []struct {
 		name    string
+		code    string
 		h       http.Handler
 		request string
 		status  string
 		fields  []string // in addition to those of every refusal
 		text    string   // in the body
 	}{
-		{"ordinary", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
-		{"POST", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "has no Upgrade field"},
-		{"HEAD", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, ""},
-		{"HTTP/1.0", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "nginx: proxy_http_version 1.1"},
-		{"WebSocket", mount(&preflight.PreflightListener{}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps"}, "names no protocol that is served here"},
-		{"several protocols", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp"}, "names no protocol"},
-		{"not listed in Connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps"}, "Upgrade without"},
-		{"method", mount(&preflight.PreflightListener{}), testkit.BrokenRequests[0].Request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
-		{"Authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, testkit.ErrOther }}), testkit.Request(), "403 Forbidden", nil, "not authorized"},
-		{"closed", closed, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
-		{"closed, ordinary", closed, testkit.Get, "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
-		{"after Shutdown", draining, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
-		{"misconfigured", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), testkit.Request(), "500 Internal Server Error", nil, "misconfigured"},
-		{"misconfigured, with Handler", mount(&preflight.PreflightListener{MaxPending: -1, Handler: testkit.ReportHandler}), testkit.Get, "500 Internal Server Error", nil, "misconfigured"},
-		{"hidden", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		{"ordinary", "no-upgrade", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
+		{"POST", "no-upgrade", mount(&preflight.PreflightListener{}), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "has no Upgrade field"},
+		{"HEAD", "no-upgrade", mount(&preflight.PreflightListener{}), "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, ""},
+		{"HTTP/1.0", "http10", mount(&preflight.PreflightListener{}), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "nginx: proxy_http_version 1.1"},
+		{"WebSocket", "protocol", mount(&preflight.PreflightListener{}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "with the subprotocol preflight.v1"},
+		{"several protocols", "protocol", mount(&preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}}), testkit.WebSocketRequest, "426 Upgrade Required", []string{upgrade, "Upgrade: amps/5, tcp, websocket"}, "with the subprotocol preflight.v1"},
+		{"not listed in Connection", "no-connection", mount(&preflight.PreflightListener{}), "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", "426 Upgrade Required", []string{upgrade + "!", "Upgrade: tcp, tcps, websocket"}, "Upgrade without"},
+		{"method", "method", mount(&preflight.PreflightListener{}), testkit.BrokenRequests[0].Request, "405 Method Not Allowed", []string{"Allow: GET"}, "is a GET"},
+		{"Authorize", "authorize", mount(&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return nil, testkit.ErrOther }}), testkit.Request(), "403 Forbidden", nil, "not authorized"},
+		{"closed", "unavailable", closed, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"closed, ordinary", "unavailable", closed, testkit.Get, "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"after Shutdown", "unavailable", draining, testkit.Request(), "503 Service Unavailable", []string{"Retry-After: 1"}, "shutting down"},
+		{"misconfigured", "internal", mount(&preflight.PreflightListener{Protocols: []string{"a b"}}), testkit.Request(), "500 Internal Server Error", nil, "misconfigured"},
+		{"misconfigured, with Handler", "internal", mount(&preflight.PreflightListener{MaxPending: -1, Handler: testkit.ReportHandler}), testkit.Get, "500 Internal Server Error", nil, "misconfigured"},
+		{"hidden", "internal", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			new(preflight.PreflightListener).ServeHTTP(hndHiding{w}, r)
 		}), testkit.Request(), "500 Internal Server Error", nil, "does a middleware hide http.Hijacker?"},
 	} {
@@ -91,6 +92,8 @@ func TestMountRefusals(t *testing.T) {
 				"Cache-Control: no-store",
 				"Content-Length: " + a.Header.Get("Content-Length"),
 				"Content-Type: text/plain; charset=utf-8",
+				"Preflight-Carriers: upgrade, framed, websocket",
+				"Preflight-Refusal: " + tt.code,
 				"X-Content-Type-Options: nosniff",
 			}, tt.fields...)
 			if i := slices.Index(want, upgrade+"!"); i >= 0 {

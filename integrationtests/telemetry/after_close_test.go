@@ -36,8 +36,8 @@ func TestTelemetryCountsCopiesThatEndAfterClose(t *testing.T) {
 	received, sent := <-read, <-wrote
 	require.EqualValues(t, len("from the client"), received)
 	require.EqualValues(t, len("to the client"), sent)
-	require.Equal(t, received, e.Sum("server.connection.io network.io.direction=receive,preflight.kind=upgraded"))
-	require.Equal(t, sent, e.Sum("server.connection.io network.io.direction=transmit,preflight.kind=upgraded"))
+	require.Equal(t, received, e.Sum("server.connection.io network.io.direction=receive,preflight.carrier=upgrade,preflight.kind=upgraded"))
+	require.Equal(t, sent, e.Sum("server.connection.io network.io.direction=transmit,preflight.carrier=upgrade,preflight.kind=upgraded"))
 	_, err := io.ReadAll(c)
 	require.NoError(t, err)
 }

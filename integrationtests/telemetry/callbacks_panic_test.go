@@ -150,5 +150,5 @@ func TestTelemetryReturnsNothing(t *testing.T) {
 	_, err = io.ReadAll(c)
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
-	require.EqualValues(t, 1, e.Sum("client.connection.duration preflight.kind=upgraded"))
+	require.EqualValues(t, 1, e.Sum("client.connection.duration preflight.carrier=upgrade,preflight.kind=upgraded"))
 }

@@ -129,7 +129,7 @@ func TestTCPSIsChosen(t *testing.T) {
 				if tt.protocols == nil {
 					served = "tcp, tcps"
 				}
-				require.Equal(t, served, a.Header.Get("Upgrade"))
+				require.Equal(t, served+", websocket", a.Header.Get("Upgrade"))
 				return
 			}
 			c, a := testkit.Upgraded(t, l, ampsRequest(tt.upgrade))
@@ -179,7 +179,7 @@ func TestTunnelTLSIsRefused(t *testing.T) {
 					require.Equal(t, tt.want, a.StatusCode, a.Text)
 					require.Contains(t, a.Text, tt.says)
 					if tt.want == 426 {
-						require.Equal(t, "tcp, tcps", a.Header.Get("Upgrade"))
+						require.Equal(t, "tcp, tcps, websocket", a.Header.Get("Upgrade"))
 					}
 					require.Empty(t, accepted)
 				})

@@ -46,7 +46,7 @@ func requireRefusal(t *testing.T, answer []byte, method string, status int) stri
 		// The answer must have a Content-Length, and it must be right.
 		require.EqualValues(t, len(body), r.ContentLength)
 	}
-	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp, tcps", "426 names the protocols: RFC 9110 §15.5.22")
+	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp, tcps, websocket", "426 names the protocols: RFC 9110 §15.5.22")
 	require.Equal(t, status == http.StatusMethodNotAllowed, r.Header.Get("Allow") == "GET", "405 names the method: RFC 9110 §15.5.6")
 	rest, err := io.ReadAll(reader)
 	require.NoError(t, err)

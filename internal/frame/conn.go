@@ -165,6 +165,10 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // RemoteAddr returns the remote address of the transport.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
+// NetConn returns the transport, for socket options alone: who reads it, writes it or
+// closes it breaks the tunnel.
+func (c *Conn) NetConn() net.Conn { return c.conn }
+
 // epoch is what the times of this package count from. They take a third of the
 // room of a time.Time.
 var epoch = time.Now()

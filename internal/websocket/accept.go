@@ -7,8 +7,8 @@ import (
 	"encoding/base64"
 )
 
-// keyLen is the length of a Sec-WebSocket-Key: 16 bytes in base64.
-const keyLen = 24
+// KeyLen is the length of a Sec-WebSocket-Key: 16 bytes in base64.
+const KeyLen = 24
 
 // guid is what RFC 6455 §1.3 appends to the key.
 const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -23,10 +23,10 @@ func NewKey() string {
 // ValidKey reports whether key is 16 bytes in base64, as RFC 6455 §4.2.1
 // requires.
 func ValidKey(key string) bool {
-	if len(key) != keyLen {
+	if len(key) != KeyLen {
 		return false
 	}
-	var nonce [keyLen]byte
+	var nonce [KeyLen]byte
 	n, err := base64.StdEncoding.Decode(nonce[:], []byte(key))
 	return n == 16 && err == nil
 }

@@ -184,7 +184,8 @@ func FuzzRequest(f *testing.F) {
 		broken = r.Parse(head)
 		require.Equal(t, b[:n], head, "the head is not modified")
 		if broken != nil {
-			require.Contains(t, []int{400, 505}, broken.Status)
+			require.Equal(t, 400, broken.Status)
+			require.Equal(t, wire.CodeHead, broken.Code)
 			require.GreaterOrEqual(t, broken.Offset, 0)
 			require.Less(t, broken.Offset, n)
 			return
@@ -222,7 +223,7 @@ func FuzzRequest(f *testing.F) {
 				}
 			}
 		}
-		protocol, broken := r.Protocol([]string{token})
+		protocol, broken := protocolOf(&r, []string{token})
 		if broken != nil || protocol == "" {
 			return
 		}
@@ -236,10 +237,10 @@ func FuzzRequest(f *testing.F) {
 
 		// parse(format(x)) == x
 		fields := theirs.Header.Clone()
-		for _, name := range []string{"Connection", "Upgrade"} {
+		for _, name := range []string{"Connection", "Upgrade", wire.CarriersField} {
 			fields.Del(name)
 		}
-		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, false), fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), &wire.Terms{Protocol: protocol}, "", []string{"upgrade"}), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
@@ -248,11 +249,11 @@ func FuzzRequest(f *testing.F) {
 		require.Nil(t, broken)
 		require.Equal(t, string(r.Target), string(r2.Target))
 		require.Equal(t, string(r.Host), string(r2.Host))
-		protocol, broken = r2.Protocol([]string{token})
+		protocol, broken = protocolOf(&r2, []string{token})
 		require.Nil(t, broken)
 		require.Equal(t, token, protocol)
 		ours, _ = fieldsOf(again)
-		sameFields(t, ours, fields, "Host", "Connection", "Upgrade")
+		sameFields(t, ours, fields, "Host", "Connection", "Upgrade", wire.CarriersField)
 	})
 }
 
@@ -301,7 +302,7 @@ func FuzzResponse(f *testing.F) {
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 
-		switched := r.Switched("tcp", false)
+		switched := r.Switched(&wire.Terms{Protocol: "tcp"}, "")
 		if switched == nil {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Connection"], "upgrade"))
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
@@ -327,12 +328,12 @@ func FuzzResponse(f *testing.F) {
 		for _, name := range []string{"Connection", "Upgrade"} {
 			ours.Del(name)
 		}
-		again := wire.AppendSwitching(nil, "tcp", false, ours)
+		again := wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", ours)
 		require.Equal(t, len(again), wire.ResponseEnd(again, 0))
 		r2, broken := wire.ParseResponse(again)
 		require.Nil(t, broken)
 		require.Equal(t, http.StatusSwitchingProtocols, r2.Status)
-		require.Nil(t, r2.Switched("tcp", false))
+		require.Nil(t, r2.Switched(&wire.Terms{Protocol: "tcp"}, ""))
 		fields, _ := fieldsOf(again)
 		sameFields(t, fields, ours, "Connection", "Upgrade")
 	})

@@ -18,6 +18,7 @@ type Error struct {
 	Status int    // what a server answers (RFC 9110 §15)
 	Offset int    // the byte of the head at which the rule was broken; negative: none
 	Rule   string // which rule, with its source
+	Code   string // for Preflight-Refusal; "" in an answer, which nobody refuses
 }
 
 func (e *Error) Error() string {
@@ -27,7 +28,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (byte %d of the head)", e.Rule, e.Offset)
 }
 
-func bad(offset int, rule string) *Error { return &Error{400, offset, rule} }
+func bad(offset int, rule string) *Error { return &Error{400, offset, rule, CodeHead} }
 
 // The classes of bytes in a head.
 const (

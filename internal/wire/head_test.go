@@ -81,11 +81,13 @@ const (
 )
 
 func TestNoAllocations(t *testing.T) {
-	tcp := []string{"tcp"}
+	all := offer("tcp")
+	webSocket := []byte(webSocketRequest("Preflight-Carriers: websocket\r\nOrigin: https://a.example\r\n"))
 	request, answer := []byte(normalRequest), []byte(normalAnswer)
 	plain := []byte("PUB subject 5\r\nhello\r\n")
 	buf := make([]byte, 0, 1024)
 	header := map[string][]string{"Authorization": {"Bearer t0ken"}, "X-Dup": {"1", "2"}}
+	terms, carriers := &wire.Terms{Protocol: "tcp"}, []string{"upgrade", "websocket"}
 	for name, f := range map[string]func(){
 		"request": func() {
 			n, err := wire.RequestEnd(request, 0)
@@ -96,8 +98,20 @@ func TestNoAllocations(t *testing.T) {
 			if err := r.Parse(request[:n]); err != nil || string(r.Host) != "edge.example" {
 				panic("Parse")
 			}
-			if p, err := r.Protocol(tcp); err != nil || p != "tcp" {
-				panic("Protocol")
+			if t, err := r.Terms(all); err != nil || t.Protocol != "tcp" {
+				panic("Terms")
+			}
+		},
+		"request for a WebSocket": func() {
+			var r wire.Request
+			if err := r.Parse(webSocket); err != nil {
+				panic("Parse")
+			}
+			if t, err := r.Terms(all); err != nil || !t.WebSocket {
+				panic("Terms")
+			}
+			if origin, ok := r.Origin(); !ok || string(origin) != "https://a.example" {
+				panic("Origin")
 			}
 		},
 		"answer": func() {
@@ -106,7 +120,7 @@ func TestNoAllocations(t *testing.T) {
 				panic("ResponseEnd")
 			}
 			r, err := wire.ParseResponse(answer[:n])
-			if err != nil || r.Status != 101 || r.Switched("tcp", false) != nil {
+			if err != nil || r.Status != 101 || r.Switched(terms, "") != nil {
 				panic("ParseResponse")
 			}
 		},
@@ -117,11 +131,11 @@ func TestNoAllocations(t *testing.T) {
 			}
 		},
 		"write": func() {
-			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp", false)
+			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", terms, "", carriers)
 			buf = wire.AppendField(buf, "traceparent", "00-01-02-01")
 			buf = wire.AppendFields(buf, header)
-			buf = wire.AppendSwitching(buf[:0], "tcp", false, header)
-			buf = wire.AppendSwitching(buf[:0], "tcp", false, nil)
+			buf = wire.AppendSwitching(buf[:0], wire.Terms{Protocol: "tcp"}, "", header)
+			buf = wire.AppendSwitching(buf[:0], wire.Terms{Protocol: "tcp"}, "", nil)
 			buf = wire.AppendRefusal(buf[:0], 426, "Upgrade Required", header, 10)
 		},
 	} {

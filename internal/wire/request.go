@@ -9,15 +9,50 @@ type Request struct {
 	Host           []byte // the target's authority in absolute-form (RFC 9112 §3.2.2)
 	Minor          byte   // HTTP/1.Minor
 	Upgrade        bool   // an Upgrade field is present, whatever it says
-	TunnelTLS      bool   // TLS inside the tunnel is asked for
 
+	connection bool // Connection lists upgrade
+	tokens     bool // Upgrade lists something
+	carriers   bool // Preflight-Carriers is present
+	framed     bool // Preflight-Framing asks for capsules
+	webSocket  bool // Sec-WebSocket-Protocol lists Subprotocol
+	tunnelTLS  bool // TLS inside the tunnel is asked for
+	upgrade    line
+	framing    line // Preflight-Framing
+	protocol   line // Preflight-Protocol
+	key        line // Sec-WebSocket-Key
+	wsVersion  line // Sec-WebSocket-Version
+	origin     line
 	head       []byte
-	upgrade    []byte // the value of the first Upgrade field
-	others     int    // where to look for more of them; 0: nowhere
-	connection bool   // Connection lists upgrade
+	version    *Error // another version than HTTP/1.0 and HTTP/1.1
 	own        *Error // in a field of the exchange's own
 	body       *Error
 	expect     *Error
+}
+
+// A line is where a field is; 0: it is not present. Its value is not kept, because the
+// Request is on the small stack of a handshake.
+type line uint32
+
+const repeated line = 1 << 31
+
+func (l *line) add(pos int) {
+	if *l == 0 {
+		*l = line(pos)
+	} else {
+		*l |= repeated
+	}
+}
+
+// pos is that of the first such field.
+func (l line) pos() int { return int(l &^ repeated) }
+
+// value returns the value of a field that is present once, and nil otherwise.
+func (r *Request) value(l line) []byte {
+	if l == 0 || l&repeated != 0 {
+		return nil
+	}
+	_, value, _, _ := field(r.head, l.pos())
+	return value
 }
 
 // RequestEnd looks for the end of a request head in b, of which b[:from] has been inspected
@@ -80,12 +115,10 @@ func (r *Request) requestLine() (int, *Error) {
 	if len(v) != 8 || !bytes.HasPrefix(v, []byte("HTTP/")) || !digits(v[5:6]) || v[6] != '.' || !digits(v[7:]) {
 		return 0, bad(target+1, "the version is not HTTP/1.x: RFC 9112 §2.3")
 	}
-	const unsupported = "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6"
-	if v[5] != '1' {
-		return 0, &Error{505, target + 6, unsupported}
-	}
-	if r.Minor = v[7] - '0'; r.Minor > 1 {
-		return 0, &Error{505, target + 8, unsupported}
+	if r.Minor = v[7] - '0'; v[5] != '1' {
+		r.version = wrongVersion.at(target + 6)
+	} else if r.Minor > 1 {
+		r.version = wrongVersion.at(target + 8)
 	}
 	if i := badTarget(r.Target); i >= 0 {
 		return 0, bad(method+1+i, "the target holds a byte that must be percent-encoded: RFC 9112 §3.2")
@@ -171,38 +204,32 @@ func (r *Request) fields(pos int) *Error {
 				r.connection = r.connection || equalFold(e, "upgrade")
 			}
 		case equalFold(name, "upgrade"):
-			switch {
-			case !r.Upgrade:
-				r.Upgrade, r.upgrade = true, value
-			case r.others == 0:
-				r.others = pos
-			}
+			r.Upgrade = true
+			r.upgrade.add(pos)
 			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
 				if !validProtocol(e) {
 					return bad(pos, "Upgrade is not a list of protocols: RFC 9110 §7.8")
 				}
+				r.tokens = true
 			}
-		case equalFold(name, TunnelField):
-			if r.TunnelTLS || string(value) != tunnelTLS {
-				r.own = bad(pos, "Preflight-Tunnel is repeated, or its value is not tls")
-			}
-			r.TunnelTLS = true
 		case equalFold(name, "content-length"):
 			// Repeated or listed lengths may be rejected even where they agree.
 			if lengths++; lengths > 1 || len(value) == 0 || !digits(value) {
 				return bad(pos, "Content-Length is not one number: RFC 9112 §6.3")
 			}
 			if len(bytes.Trim(value, "0")) > 0 {
-				r.body = bad(pos, "an upgrade request has no body: Content-Length is not 0")
+				r.body = hasBody(pos, "an upgrade request has no body: Content-Length is not 0")
 			}
 		case equalFold(name, "transfer-encoding"):
-			coding = bad(pos, "an upgrade request has no body: Transfer-Encoding is present")
+			coding = hasBody(pos, "an upgrade request has no body: Transfer-Encoding is present")
 		case equalFold(name, "trailer"):
-			r.body = bad(pos, "an upgrade request has no body: Trailer is present")
+			r.body = hasBody(pos, "an upgrade request has no body: Trailer is present")
 		case equalFold(name, "expect"):
 			if !equalFold(value, "100-continue") {
-				r.expect = &Error{417, pos, "Expect knows 100-continue alone: RFC 9110 §10.1.1"}
+				r.expect = otherExpect.at(pos)
 			}
+		default:
+			r.ownField(name, value, pos)
 		}
 		pos = next
 	}
@@ -210,78 +237,100 @@ func (r *Request) fields(pos int) *Error {
 		if lengths > 0 {
 			return bad(coding.Offset, "Transfer-Encoding beside Content-Length: RFC 9112 §6.3")
 		}
-		if r.Minor == 0 {
+		if r.Minor == 0 && r.version == nil {
 			return bad(coding.Offset, "Transfer-Encoding in an HTTP/1.0 request: RFC 9112 §6.1")
 		}
 		r.body = coding
 	}
-	if hosts == 0 && r.Minor == 1 {
+	if hosts == 0 && r.Minor == 1 && r.version == nil {
 		return bad(len(r.head)-2, "Host is missing: RFC 9112 §3.2")
+	}
+	if r.framing != 0 && !r.framed {
+		r.ownError(r.framing.pos(), otherFraming)
 	}
 	return nil
 }
 
-// Protocol returns the upgrade that a request asks for: the first of protocols, which are in
-// the server's order of preference, that its Upgrade fields list. It returns "" for a request
-// that asks for none of them, which is ordinary HTTP. It returns an error for a request that
-// names a protocol but may not be upgraded.
-func (r *Request) Protocol(protocols []string) (string, *Error) {
-	chosen := r.choose(protocols)
-	if chosen == "" {
-		return "", nil
-	}
-	offset := len(r.Method) + len(r.Target) + 2
+const otherFraming = "Preflight-Framing has no value, or another than capsule"
+
+// ownField notes a field that matters only if the request is for a tunnel: one of the
+// exchange's own, of RFC 6455 §4.1, and Origin.
+func (r *Request) ownField(name, value []byte, pos int) {
 	switch {
-	case r.own != nil:
-		return "", r.own
-	case r.Minor == 0:
-		// RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored.
-		return "", &Error{426, offset, "HTTP/1.0 has no upgrade: RFC 9110 §7.8"}
-	case !r.connection:
-		return "", &Error{426, offset, "Upgrade without `Connection: Upgrade`: RFC 9110 §7.8"}
-	case string(r.Method) != "GET":
-		return "", &Error{405, 0, "an upgrade request is a GET: RFC 9931 §6.1"}
-	case r.body != nil:
-		return "", r.body
-	case r.expect != nil:
-		return "", r.expect
+	case equalFold(name, CarriersField):
+		r.carriers = true
+	case equalFold(name, FramingField):
+		r.framing.add(pos)
+		for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
+			if string(e) != framingCapsule {
+				r.ownError(pos, otherFraming)
+			}
+			r.framed = true
+		}
+	case equalFold(name, TunnelField):
+		if r.tunnelTLS || string(value) != tunnelTLS {
+			r.ownError(pos, "Preflight-Tunnel is repeated, or its value is not tls")
+		}
+		r.tunnelTLS = true
+	case equalFold(name, ProtocolField):
+		r.protocol.add(pos)
+	case equalFold(name, "sec-websocket-protocol"):
+		for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
+			r.webSocket = r.webSocket || string(e) == Subprotocol
+		}
+	case equalFold(name, "sec-websocket-key"):
+		r.key.add(pos)
+	case equalFold(name, "sec-websocket-version"):
+		r.wsVersion.add(pos)
+	case equalFold(name, "origin"):
+		r.origin.add(pos)
 	}
-	return chosen, nil
 }
 
-func (r *Request) choose(protocols []string) string {
-	for _, p := range protocols {
-		if lists(r.upgrade, p) {
-			return p
-		}
-		// Not Header: its closure would be the one allocation of a request.
-		for pos := r.others; pos > 0; {
-			name, value, next, _ := field(r.head, pos)
-			if next == pos {
-				break
-			}
-			if equalFold(name, "upgrade") && lists(value, p) {
-				return p
-			}
-			pos = next
-		}
+func (r *Request) ownError(pos int, rule string) {
+	if r.own == nil {
+		r.own = bad(pos, rule)
 	}
-	return ""
+}
+
+// Origin returns the value of the Origin field, and whether there is such a field. The value
+// is nil if the field is repeated.
+func (r *Request) Origin() (value []byte, ok bool) { return r.value(r.origin), r.origin != 0 }
+
+// lists reports whether the Upgrade fields list a token.
+func (r *Request) lists(token string) bool {
+	// Not Header: its closure would be the one allocation of a request.
+	for pos := r.upgrade.pos(); pos > 0; {
+		name, value, next, _ := field(r.head, pos)
+		if next == pos {
+			break
+		}
+		if equalFold(name, "upgrade") && lists(value, token) {
+			return true
+		}
+		if r.upgrade&repeated == 0 {
+			break
+		}
+		pos = next
+	}
+	return false
 }
 
 // MayUpgrade reports whether the head of a request, which may be malformed or cut off, has a
-// line that some recipient may take for an Upgrade field. It allows a bare CR at the end of a
-// line, and white space and control characters around the name.
+// line that some recipient may take for a field that makes it a request for an upgrade. It
+// allows a bare CR at the end of a line, and white space and control characters around the
+// name.
 func MayUpgrade(head []byte) bool {
-	const name = "upgrade"
 	for {
 		end := bytes.IndexAny(head, "\r\n")
 		if end < 0 {
 			return false
 		}
 		head = skipControls(head[end:])
-		if hasPrefixFold(head, name) && bytes.HasPrefix(skipControls(head[len(name):]), []byte(":")) {
-			return true
+		for _, name := range [...]string{"upgrade", CarriersField, FramingField, "sec-websocket-protocol"} {
+			if hasPrefixFold(head, name) && bytes.HasPrefix(skipControls(head[len(name):]), []byte(":")) {
+				return true
+			}
 		}
 	}
 }

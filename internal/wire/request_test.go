@@ -28,6 +28,16 @@ func parseRequest(head string) (wire.Request, *wire.Error) {
 	return r, err
 }
 
+// offer is all that a server can serve, for the tokens.
+func offer(protocols ...string) *wire.Offer {
+	return &wire.Offer{Protocols: protocols, Upgrade: true, Framed: true, WebSocket: true, TunnelTLS: true}
+}
+
+func protocolOf(r *wire.Request, protocols []string) (string, *wire.Error) {
+	terms, err := r.Terms(offer(protocols...))
+	return terms.Protocol, err
+}
+
 func TestRequestEnd(t *testing.T) {
 	const payload = "\r\n\r\nGET / HTTP/1.1\r\n\n\x00\x01\x7f\rnot looked at"
 	for name, head := range map[string]string{
@@ -193,12 +203,9 @@ func TestParseRequestRefuses(t *testing.T) {
 		"two SP":                    {"GET  / HTTP/1.1\r\n\r\n", 400, 4, "method SP target SP version"},
 		"no version":                {"GET / \r\n\r\n", 400, 6, "HTTP/1.x"},
 		"two SP before the version": {"GET /  HTTP/1.1\r\n\r\n", 400, 6, "HTTP/1.x"},
-		"version 2.0":               {"GET / HTTP/2.0\r\n\r\n", 505, 11, "HTTP/1.1"},
-		"version 0.9":               {"GET / HTTP/0.9\r\n\r\n", 505, 11, "HTTP/1.1"},
 		"version 2":                 {"GET / HTTP/2\r\n\r\n", 400, 6, "HTTP/1.x"},
 		"version 1,1":               {"GET / HTTP/1,1\r\n\r\n", 400, 6, "HTTP/1.x"},
 		"version x.1":               {"GET / HTTP/x.1\r\n\r\n", 400, 6, "HTTP/1.x"},
-		"version 1.2":               {"GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, 13, "HTTP/1.1"},
 		"version in lower case":     {"GET / http/1.1\r\n\r\n", 400, 6, "HTTP/1.x"},
 		"byte in the target":        {"GET /a\x80 HTTP/1.1\r\n\r\n", 400, 6, "percent-encoded"},
 		"fragment":                  {"GET /a#b HTTP/1.1\r\n\r\n", 400, 6, "percent-encoded"},
@@ -275,7 +282,7 @@ func TestProtocol(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, err := parseRequest(test.head)
 			require.Nil(t, err)
-			got, err := r.Protocol(test.served)
+			got, err := protocolOf(&r, test.served)
 			require.Nil(t, err)
 			require.Equal(t, test.want, got)
 		})
@@ -288,7 +295,7 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 		r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x^" + tokens[0] + "\r\n\r\n")
 		require.Nil(t, err)
 		// "~" is "^" with the bit set that tells the cases of a letter.
-		got, err := r.Protocol([]string{"x~" + tokens[0], "X^" + tokens[1]})
+		got, err := protocolOf(&r, []string{"x~" + tokens[0], "X^" + tokens[1]})
 		require.Nil(t, err)
 		require.Equal(t, "X^"+tokens[1], got)
 	}
@@ -299,7 +306,7 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 func TestProtocolFoldsASCIIOnly(t *testing.T) {
 	r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: ks\r\n\r\n")
 	require.Nil(t, err)
-	got, err := r.Protocol([]string{"\u212as", "k\u017f"})
+	got, err := protocolOf(&r, []string{"\u212as", "k\u017f"})
 	require.Nil(t, err)
 	require.Empty(t, got)
 }
@@ -328,7 +335,7 @@ func TestProtocolRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, err := parseRequest(test.head)
 			require.Nil(t, err)
-			got, err := r.Protocol([]string{"tcp"})
+			got, err := protocolOf(&r, []string{"tcp"})
 			require.Empty(t, got)
 			require.NotNil(t, err)
 			require.Equal(t, test.status, err.Status)
@@ -359,17 +366,16 @@ func TestTunnelTLS(t *testing.T) {
 		t.Run(fields, func(t *testing.T) {
 			r, err := parseRequest(upgradeRequest(fields))
 			require.Nil(t, err)
-			protocol, err := r.Protocol([]string{"tcp"})
+			terms, err := r.Terms(offer("tcp"))
 			if want == "" {
 				require.NotNil(t, err)
 				require.Equal(t, 400, err.Status)
 				require.Contains(t, err.Rule, "Preflight-Tunnel")
 			} else {
 				require.Nil(t, err)
-				require.Equal(t, "tcp", protocol)
-				require.Equal(t, want == "tls", r.TunnelTLS)
+				require.Equal(t, wire.Terms{Protocol: "tcp", TunnelTLS: want == "tls"}, terms)
 			}
-			protocol, err = r.Protocol([]string{"other"})
+			protocol, err := protocolOf(&r, []string{"other"})
 			require.Nil(t, err)
 			require.Empty(t, protocol)
 		})
@@ -389,6 +395,9 @@ func TestMayUpgrade(t *testing.T) {
 		line + "\x00\x0b\x7fUpgrade: tcp\r\n\r\n",
 		line + "Upgrade \t\x00: tcp\r\n\r\n",
 		line + "Upgrade\r\n: tcp\r\n\r\n",
+		line + "preflight-framing: capsule\r\n\r\n",
+		line + "A: b\nPREFLIGHT-CARRIERS\x00:",
+		line + "Sec-WebSocket-Protocol:\r\n",
 		line + "Upgrade\r\n\r\nUpgrade:",
 		"\nUpgrade:",
 	} {
@@ -399,6 +408,7 @@ func TestMayUpgrade(t *testing.T) {
 		line,
 		"Upgrade: tcp",
 		line + "Upgrade-Insecure-Requests: 1\r\n\r\n",
+		line + "Preflight-Tunnel: tls\r\nPreflight: x\r\nPreflight-Carrier: x\r\n\r\n",
 		line + "X-Upgrade: tcp\r\nConnection: Upgrade\r\nUpgrad: e\r\nUpgradee: x\r\n\r\n",
 		line + "X: Upgrade: tcp\r\n\r\n",
 		line + "Upgrade",

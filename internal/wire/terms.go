@@ -20,6 +20,9 @@ const (
 	framingCapsule = "capsule"
 )
 
+// DefaultProtocol is the protocol of a tunnel inside a WebSocket without ProtocolField.
+const DefaultProtocol = "tcp"
+
 // Terms are what a request asks for, and what a 101 agrees to.
 type Terms struct {
 	Protocol  string // of the tunnel, such as tcp; with WebSocket too, where Upgrade says websocket
