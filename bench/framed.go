@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/preflight-go/preflight/internal/frame"
+	"github.com/preflight-go/preflight"
 )
 
 const (
@@ -14,33 +14,47 @@ const (
 	framedWS  = "websocket"
 )
 
-// framedPeers are the two framed carriers and what else makes a net.Conn of a WebSocket.
+// framedPeers are tunnels on the two framed carriers, and one more library that is only
+// compared with them.
 var framedPeers = []*peer{
-	{framedTCP, "capsules: what a framed tunnel adds to the floor", listenFramed(frame.Config{}), dialFramed(frame.Config{})},
-	{framedWS, "capsules in WebSocket messages, from a client masked", listenFramed(frame.Config{WebSocket: true}), dialFramed(frame.Config{WebSocket: true})},
+	{framedTCP, "preflight with CarrierFramed", listenPreflight(nil), dialCarrier(preflight.CarrierFramed)},
+	{framedWS, "preflight with CarrierWebSocket", listenPreflight(nil), dialCarrier(preflight.CarrierWebSocket)},
 	{gobwasWS, "WebSocket, with our own Read and Write over wsutil's Reader and Writer", listenGobwas, dialGobwas},
 }
 
-// listenFramed puts the layer above the floor, so that a comparison with the floor shows
-// the layer alone.
-func listenFramed(config frame.Config) func(*site, func(net.Conn)) (string, error) {
-	return func(s *site, handle func(net.Conn)) (string, error) {
-		return listenTCP(s, func(c net.Conn) { handle(frame.New(c, config)) })
-	}
-}
-
-func dialFramed(config frame.Config) func(*site) (dialFunc, error) {
-	config.Client = true
+func dialCarrier(carrier preflight.Carrier) func(*site) (dialFunc, error) {
 	return func(s *site) (dialFunc, error) {
-		dial, err := dialTCP(s)
+		d := &preflight.PreflightDialer{NetDialer: s.net, Path: target, Header: fields, Carriers: []preflight.Carrier{carrier}}
 		return func(ctx context.Context, address string) (net.Conn, error) {
-			c, err := dial(ctx, address)
+			c, err := d.DialContext(ctx, "tcp", address)
 			if err != nil {
 				return nil, err
 			}
-			return frame.New(c, config), nil
-		}, err
+			tunnel, ok := c.(*preflight.Conn)
+			if !ok || tunnel.Carrier() != carrier {
+				c.Close()
+				return nil, fmt.Errorf("the tunnel is not %s", carrier) // or its row would mislead
+			}
+			return abortedConn{tunnel}, nil
+		}, nil
 	}
+}
+
+// An abortedConn is reset on close, as the others are, and does without the exchange
+// that ends a framed tunnel.
+type abortedConn struct{ *preflight.Conn }
+
+func (c abortedConn) Close() error {
+	var bottom net.Conn = c.Conn
+	for {
+		layer, ok := bottom.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		bottom = layer.NetConn()
+	}
+	bottom.Close()
+	return c.Conn.Close()
 }
 
 // A transfer is a load of one direction.
@@ -83,8 +97,7 @@ func (b *bench) transfers() []transfer {
 func (t transfer) cpu() string    { return t.name + " CPU" }
 func (t transfer) allocs() string { return t.name + " allocs" }
 
-// framing measures the CPU of both sides with framing, in terms of the same bytes
-// without.
+// framing measures the CPU of both sides of framed tunnels, relative to bare TCP.
 func (b *bench) framing(ctx context.Context) (*section, error) {
 	const title = "Framed tunnels in use"
 	transfers := b.transfers()
@@ -92,7 +105,7 @@ func (b *bench) framing(ctx context.Context) (*section, error) {
 		key: keyFraming, title: title,
 		text: fmt.Sprintf("CPU of both sides, in terms of bare TCP, for data in Writes of each size from the client (up) and from the server (down), and for messages of %d bytes that are sent back one by one; %d repetitions. The reader has a buffer of %d KiB. The other WebSocket libraries have the buffers that they choose themselves, but gobwas/ws, which has one for a whole message. The last columns are allocations of both sides. %s",
 			echoSize, b.framings, transferBuffer>>10, pinned),
-		samples: newSamples(append([]string{bareTCP, framedTCP, framedWS}, websockets...)...),
+		samples: newSamples(append([]string{bareTCP, ours, framedTCP, framedWS}, websockets...)...),
 	}
 	for _, t := range transfers {
 		s.columns = append(s.columns, ratio(t.name, t.cpu()))
@@ -197,7 +210,7 @@ func writeAll(c net.Conn, n int64, chunk int) error {
 	return nil
 }
 
-// framingBudgets are limits of framing: of the CPU of both sides, and of memory.
+// framingBudgets are the limits of framed tunnels: CPU of both sides, memory, handshake.
 func (r *results) framingBudgets() (of []budget) {
 	s, idle := r.section(keyFraming), r.section(keyIdle)
 	limits := map[string]map[string]float64{
@@ -215,6 +228,8 @@ func (r *results) framingBudgets() (of []budget) {
 		}
 		of = append(of, budget{what: row + ", idle: RSS / bare TCP", limit: 1.30, value: idle.median(row, rss) / idle.median(bareTCP, rss)})
 	}
+	one := r.section(keyOne).ratio(framedWS, ours, latency)
+	of = append(of, budget{what: "websocket, handshake, 1 dialer: time / preflight", limit: 1.35, value: one.median, spread: one.half})
 	for _, base := range websockets {
 		limit := 1.0
 		if base == coderWS {

@@ -97,10 +97,13 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
+	carriers := []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, &rawTerms, "", carriers), fields)
 }
 
-var switching = wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)
+var rawTerms = wire.Terms{Protocol: "tcp"}
+
+var switching = wire.AppendSwitching(nil, rawTerms, "", nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {
