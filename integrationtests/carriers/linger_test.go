@@ -144,12 +144,40 @@ func TestActiveUntilClosed(t *testing.T) {
 	})
 }
 
+// HandshakeTimeout bounds TLS inside a framed tunnel too, and nothing of it outlives that.
+func TestTLSInsideThatStalls(t *testing.T) {
+	server, _ := testkit.TLSConfigs(t)
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: server, HandshakeTimeout: time.Minute})
+			testkit.AcceptAll(t, l)
+			begin := time.Now()
+			c := n.Dial(t)
+			p := ask(t, bufferedConn{c}, carrier, "Preflight-Tunnel: tls\r\n", "", "Preflight-Tunnel: tls\r\n")
+			_, err := io.WriteString(p, "\x16\x03\x01") // of a ClientHello
+			require.NoError(t, err)
+			_, err = io.ReadAll(p) // its PINGs need a reader
+			require.Error(t, err)
+			require.Equal(t, time.Minute, time.Since(begin))
+			require.True(t, c.Server.Closed.Load())
+			require.NoError(t, l.Shutdown(context.Background()))
+			p.Close()
+		})
+	})
+}
+
 // A tunnel that was answered and that nobody accepts ends in no order: nobody has served it.
 func TestCloseOfTunnelsThatNobodyAccepts(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
 		l := testkit.Listen(t, new(preflight.PreflightListener))
-		go l.Accept() // the first
+		first := make(chan error, 1)
+		go func() {
+			_, err := l.Accept()
+			first <- err
+		}()
 		dial(t, l, carrier, "", "")
+		require.NoError(t, <-first)
 		second := dial(t, l, carrier, "", "")
 		require.NoError(t, l.Close())
 		_, err := second.Read(make([]byte, 1))

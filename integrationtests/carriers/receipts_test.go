@@ -282,6 +282,7 @@ func TestReceiptWhileShuttingDown(t *testing.T) {
 			client := &testkit.Client{Conn: clients[i], R: bufio.NewReader(clients[i])}
 			a := client.Refused(t, "GET")
 			receipt(t, a, []string{"unavailable", "no-upgrade"}[i], []int{503, 426}[i], everyCarrier)
+			clients[i].Close()
 		}
 		require.NoError(t, testkit.NextConn(t, accepted).Close())
 		held.Close()
