@@ -94,7 +94,7 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, &wire.Terms{Protocol: "tcp"}, "", []string{"upgrade", "websocket"}), fields)
 }
 
 var switching = wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)
