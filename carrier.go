@@ -80,6 +80,17 @@ func carrierOf(switched *http.Response) Carrier {
 	return CarrierUpgrade
 }
 
+// carrierFor returns the carrier of a tunnel.
+func carrierFor(t wire.Terms) Carrier {
+	switch {
+	case t.WebSocket:
+		return CarrierWebSocket
+	case t.Framed:
+		return CarrierFramed
+	}
+	return CarrierUpgrade
+}
+
 const defaultKeepAlive = 20 * time.Second
 
 // periods are the times of framed tunnels. Zero disables either.
