@@ -161,7 +161,6 @@ func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
 	x.mu.Lock()
 	x.conn, x.base = t.conn, t.conn
 	x.mu.Unlock()
-	x.setDeadlines(x.deadline) // the layer is to know it
 	return t
 }
 
