@@ -11,49 +11,26 @@ import os
 import re
 import ssl as tls
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from preflight_wire import (
+    DATA, FINAL_DATA, MAX_HEADS, PING, PONG, TEXT, TOKEN, Decoder, ProtocolError, Response, check,
+    frame, read_answer,
+)
+
 __all__ = ["ProtocolError", "Refused", "Response", "Truncated", "open_connection"]
-DATA, FINAL_DATA, PING, PONG = OURS = (0x2D70F100, 0x2D70F101, 0x2D70F104, 0x2D70F105)
-MAX_VALUE, MAX_HEADS, MAX_REASON = 32768, 65536, 4096  # bytes: of a DATA we send; of an answer
+MAX_VALUE, MAX_REASON = 32768, 4096  # bytes: of a DATA that we send; of the body of a refusal
+NORMAL = (1000).to_bytes(2)  # the body of a Close in front of an end without an error
 MEMORY = 900.0  # seconds for which the carrier that worked is remembered
-TOKEN, TEXT = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", r"[\t -~\x80-\xff]*"
-HEAD = rf"HTTP/1\.[0-9] ([1-9][0-9][0-9])(?: {TEXT})?\r\n((?:{TOKEN}:{TEXT}\r\n(?:[ \t]{TEXT}\r\n)*)*)\r\n"
-OWNED = "preflight-|sec-websocket-|(connection|upgrade|content-length|transfer-encoding|trailer|expect)$"
+OWNED = r"preflight-|sec-websocket-|(connection|upgrade|content-length|transfer-encoding)$|" \
+        r"(trailer|expect)$"  # fields that belong to the exchange (M2, M4)
 worked: dict[tuple[Any, ...], tuple[str, float]] = {}  # the carrier that worked, and until when
 
 
 class Truncated(ConnectionError):
     """The stream has ended early. Whatever came before the end was read before this error."""
-
-
-class ProtocolError(ConnectionError):
-    """The peer, or a proxy, has broken the protocol."""
-
-    close, falls = 1002, False  # the code of a WebSocket Close; whether the next carrier may be tried
-
-
-def check(valid: object, text: str, **more: object) -> None:
-    if not valid:
-        error = ProtocolError(text)
-        vars(error).update(more)
-        raise error
-
-
-class Response(NamedTuple):
-    """The head of an answer."""
-
-    status: int
-    fields: list[tuple[str, str]]
-
-    def values(self, name: str) -> list[str]:
-        return [v for n, v in self.fields if n.lower() == name.lower()]
-
-    def members(self, name: str) -> list[str]:
-        """The members of a list, which may extend over several fields."""
-        return [m.strip(" \t") for m in ",".join(self.values(name)).split(",") if m.strip(" \t")]
 
 
 class Refused(ConnectionError):
@@ -62,140 +39,29 @@ class Refused(ConnectionError):
     `reason` is the begin of the body. It is not part of the text, as anybody can write it.
     """
 
-    def __init__(self, response: Response, reason: str) -> None:
-        self.response, self.status, self.reason = response, response.status, reason
-        self.code = ", ".join(response.values("Preflight-Refusal"))[:40] or None
+    reason = ""
+
+    def __init__(self, response: Response) -> None:
+        self.response, self.status = response, response.status
         self.carriers = response.members("Preflight-Carriers")
-        falls = ("no-upgrade", "no-connection", "carrier")  # receipts behind which others are tried
-        others = (200, *range(300, 400), 400, 403, 404, 405, 426, 501, 505)  # without a receipt
-        self.falls = self.status in (others if not self.code else (400, 405, 426) if self.code in falls else ())
-        who = f"by the server, with code {self.code}: see .reason" if self.code else (
-            "by a proxy or another server: check the URL, and that proxies pass Upgrade on")
-        super().__init__(f"the tunnel was refused with status {self.status} {who}")
-
-
-class Decoder:
-    """Reads capsules (5.2) that come in pieces of any size; if `masked` is not None, out of the
-    WebSocket frames (6) of a client (True) or a server (False). A generator yields when it needs
-    more bytes. Behind a ProtocolError or a Close, nothing is read any more."""
-
-    final = False  # FINAL_DATA and all its bytes have come
-    ping: bytes | None = None  # the value of the newest PING that is not answered
-    pong = b""  # the value of the newest PONG
-    ws_ping: bytes | None = None  # the payload of the newest Ping frame that is not answered
-    close: bytes | None = None  # the body of the Close
-    heard = 0  # how many bytes of capsules have come
-
-    def __init__(self, deliver: Callable[[bytes], None], masked: bool | None = None) -> None:
-        self._deliver, self._masked, self._came, self._at = deliver, masked, b"", 0
-        self._inside, self._left, self._key = False, 0, bytes(4)  # of a message; of a frame
-        self._steps = self._capsules()
-
-    def feed(self, data: bytes) -> None:
-        self._came, self._at = data, 0
-        next(self._steps, None)
-
-    def _raw(self, size: int) -> Generator[None, None, bytes]:
-        """Between one byte and size."""
-        while self._at == len(self._came):
-            yield
-        piece = self._came[self._at : self._at + size]
-        self._at += len(piece)
-        return piece
-
-    def _some(self, size: int) -> Generator[None, None, bytes]:
-        """Between one byte of capsules and size."""
-        if self._masked is None:
-            piece = yield from self._raw(size)
+        self.code = ", ".join(response.values("Preflight-Refusal"))[:40] or None
+        if self.code:
+            ours = self.code in ("no-upgrade", "no-connection", "carrier")
+            self.falls = ours and self.status in (400, 405, 426)  # the next carrier may be tried
+            who = f"the server, code {self.code}: .reason says why"
         else:
-            while not self._left:
-                yield from self._frame()
-            piece = mask((yield from self._raw(min(size, self._left))), self._key)
-            turn = len(piece) % 4
-            self._left, self._key = self._left - len(piece), self._key[turn:] + self._key[:turn]
-        self.heard += len(piece)
-        return piece
+            others = (200, *range(300, 400), 400, 403, 404, 405, 426, 501, 505)
+            self.falls = self.status in others
+            who = "a proxy or another server: check the URL, and that proxies pass Upgrade on"
+        super().__init__(f"the tunnel was refused with status {self.status} by {who}")
 
-    def _all(self, size: int, some: Any = None) -> Generator[None, None, bytes]:
-        value = b""
-        while len(value) < size:
-            value += yield from (some or self._some)(size - len(value))
-        return value
-
-    def _frame(self) -> Generator[None, None, None]:
-        """Reads the header of a frame, or a control frame."""
-        begin, second = yield from self._all(2, self._raw)
-        opcode, last, size, key = begin & 15, begin >= 128, second & 127, bytes(4)
-        check(not begin & 0x70 and opcode in (0, 1, 2, 8, 9, 10), "a frame has a reserved bit or opcode")
-        check(opcode != 1, "a text message came instead of a binary one", close=1003)
-        check(opcode > 2 or self._inside == (opcode == 0), "a message is not continued, or not begun")
-        check((second >= 128) == self._masked, "a server masks, or a client does not")
-        check(opcode < 8 or last and size < 126, "a control frame is fragmented or too long")
-        if size > 125:
-            width, shortest = (2, 126) if size == 126 else (8, 65536)
-            size = int.from_bytes((yield from self._all(width, self._raw)))
-            check(shortest <= size < 1 << 63, "the length of a frame is not in its shortest form")
-        if self._masked:
-            key = yield from self._all(4, self._raw)
-        if opcode < 8:
-            self._left, self._key, self._inside = size, key, not last
-            return
-        payload = mask((yield from self._all(size, self._raw)), key)
-        if opcode == 9:
-            self.ws_ping = payload
-        elif opcode == 8:
-            code = int.from_bytes(payload[:2]) if payload else 1000
-            valid = 1000 <= code < 1004 or 1007 <= code < 1015 or 3000 <= code < 5000
-            check(valid and len(payload) != 1, "a Close has a code that may not be sent")
-            text = payload[2:]
-            check(text.decode(errors="ignore").encode() == text, "a Close has a reason not in UTF-8")
-            self.close = payload
-            while True:  # nothing follows a Close
-                yield
-
-    def _integer(self, begin: bytes = b"") -> Generator[None, None, tuple[int, int]]:
-        begin = begin or (yield from self._all(1))
-        size = 1 << (begin[0] >> 6)
-        begin += yield from self._all(size - len(begin))
-        return int.from_bytes(begin) & (1 << 8 * size - 2) - 1, size
-
-    def _capsules(self) -> Generator[None, None, None]:
-        begin = b""
-        while len(begin) < 3:  # a peer that does not frame is noticed at once
-            begin += yield from self._all(1)
-            check(b"\xad\x70\xf1".startswith(begin), "the peer does not send capsules")
-        while True:
-            kind, size = yield from self._integer(begin)
-            check(size == 1 or kind >= 1 << 4 * size - 2, "a type is not in its shortest form")
-            check(not begin or kind in OURS, "the first capsule has an unknown type")
-            left, begin = (yield from self._integer())[0], b""
-            check(kind not in (PING, PONG) or left == 8, "a PING or PONG does not have 8 bytes")
-            check(kind in OURS or left <= 65536, "a capsule of an unknown type is too long")
-            check(kind not in (DATA, FINAL_DATA) or not self.final, "data came behind FINAL_DATA")
-            if kind == PING:
-                self.ping = yield from self._all(left)
-            elif kind == PONG:
-                self.pong = yield from self._all(left)
-            else:
-                while left:
-                    piece = yield from self._some(left)
-                    left -= len(piece)
-                    if kind in OURS:
-                        self._deliver(piece)
-                self.final = self.final or kind == FINAL_DATA
-
-
-def mask(data: bytes, key: bytes) -> bytes:
-    if key == bytes(4):
-        return data
-    whole = (key * (len(data) // 4 + 1))[: len(data)]
-    return (int.from_bytes(data) ^ int.from_bytes(whole)).to_bytes(len(data))
-
-
-def frame(opcode: int, payload: bytes) -> bytes:
-    size, key = len(payload), os.urandom(4)
-    length = bytes([128 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
-    return bytes([128 | opcode]) + length + key + mask(payload, key)
+    async def read_reason(self, reader: asyncio.StreamReader) -> None:
+        body = b""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(1):
+                while len(body) < MAX_REASON and (piece := await reader.read(MAX_REASON)):
+                    body += piece
+        self.reason = body[:MAX_REASON].decode(errors="replace")
 
 
 class Reader(asyncio.StreamReader):
@@ -215,7 +81,7 @@ class Reader(asyncio.StreamReader):
     def exception(self) -> Any:
         return self._fault  # StreamWriter.drain raises it
 
-    async def _checked(self, reading: Awaitable[bytes]) -> bytes:
+    async def _behind(self, reading: Awaitable[bytes]) -> bytes:
         short = None
         try:
             if data := await reading:
@@ -227,13 +93,13 @@ class Reader(asyncio.StreamReader):
         return b""
 
     async def read(self, n: int = -1) -> bytes:
-        return await self._checked(super().read(n))
+        return await self._behind(super().read(n))
 
     async def readexactly(self, n: int) -> bytes:
-        return await self._checked(super().readexactly(n))
+        return await self._behind(super().readexactly(n))
 
     async def readuntil(self, separator: Any = b"\n") -> bytes:
-        return await self._checked(super().readuntil(separator))
+        return await self._behind(super().readuntil(separator))
 
 
 class Writer(asyncio.StreamWriter):
@@ -255,23 +121,23 @@ class Writer(asyncio.StreamWriter):
 class Tunnel(asyncio.Transport):
     """The transport of the application, on a carrier with capsules."""
 
-    _wrote = _confirmed = _closing = _over = _ended = False
+    _wrote = _confirmed = _closing = _over = False
     _pings = _last = 0  # how many PINGs were sent; which of them stands behind our FINAL_DATA
     _timer: asyncio.TimerHandle | None = None
     _deadline = math.inf  # of close, and of what follows the end
 
-    def __init__(self, websocket: bool, outer: tuple[Reader, Writer],
-                 reader: Reader, times: tuple[float, float, float]) -> None:
-        (self._in, self._out), self._reader, self._websocket = outer, reader, websocket
-        self._keep_alive, self._max_idle, self._linger = times
-        self._loop, self._reading = asyncio.get_running_loop(), asyncio.Event()
-        self._spoke = self._loop.time()
+    def __init__(self, websocket: bool, reader: Reader, outer: tuple[Reader, Writer],
+                 keep_alive: float, max_idle: float, linger: float) -> None:
+        self._websocket, self._reader, (self._in, self._out) = websocket, reader, outer
+        self._keep_alive, self._max_idle, self._linger = keep_alive, max_idle, linger
         self._decoder = Decoder(self._deliver, False if websocket else None)
+        self._loop, self._reading = asyncio.get_running_loop(), asyncio.Event()
         for name in ("abort", "get_extra_info", "get_write_buffer_size", "set_write_buffer_limits"):
             setattr(self, name, getattr(self._out.transport, name))
-        reader.set_transport(self)
+        self._spoke = self._loop.time()
         self.resume_reading()
         self._tick()
+        reader.set_transport(self)
 
     async def pump(self) -> Any:
         """Reads until the socket ends, and returns what went wrong."""
@@ -280,7 +146,8 @@ class Tunnel(asyncio.Transport):
             while data := await self._in.read(65536):
                 if not self._over:
                     self._receive(data)
-                await self._reading.wait()
+                if not (self._decoder.final or self.is_closing()):  # else nothing is held back
+                    await self._reading.wait()
         except OSError as exc:
             lost = exc
         self._end(lost=lost)
@@ -294,18 +161,17 @@ class Tunnel(asyncio.Transport):
         return self._reader.exception()
 
     def _receive(self, data: bytes) -> None:
-        fault, heard = None, self._decoder.heard
+        heard = self._decoder.heard
         try:
             self._decoder.feed(data)
         except ProtocolError as exc:
-            fault = exc
+            if self._decoder.final:
+                self._reader.feed_eof()
+            self._end(exc, exc.close.to_bytes(2))
         if self._decoder.heard > heard:
             self._heard = self._loop.time()
         if self._decoder.final:
             self._reader.feed_eof()
-            self._reading.set()  # from now on, nothing is held back (M43)
-        if fault:
-            self._end(fault, fault.close.to_bytes(2))
         self._react()
 
     def _deliver(self, data: bytes) -> None:
@@ -328,14 +194,14 @@ class Tunnel(asyncio.Transport):
         elif self._closing and decoder.final and self._confirmed and not decoder.ping:
             self._end()
 
-    def _end(self, fault: Exception | None = None, body: bytes = b"\x03\xe8",
+    def _end(self, fault: Exception | None = None, body: bytes = NORMAL,
              lost: Exception | None = None) -> None:
         """Ends our direction. What comes behind it is not interpreted."""
         if self._over:
             return
         unread = not self._decoder.final and not self._closing
         if unread or self._wrote and not self._confirmed:
-            fault = fault or lost or Truncated("the tunnel ended early: the peer or a proxy gave up")
+            fault = fault or lost or Truncated("the tunnel ended early: the peer or a proxy quit")
         self._over, self._deadline = True, self._loop.time() + 2
         if fault:
             self._reader.set_exception(fault)
@@ -363,11 +229,11 @@ class Tunnel(asyncio.Transport):
         elif now >= self._heard + self._max_idle and not self._over:
             self._end(TimeoutError(f"nothing came for {self._max_idle} s: the peer is gone"))
         else:
-            due = self._deadline
-            if not self._over:
-                if now >= self._spoke + self._keep_alive:
-                    self._ping()
-                due = min(due, self._spoke + self._keep_alive, self._heard + self._max_idle)
+            if now >= self._spoke + self._keep_alive and not self._over:
+                self._ping()
+            self._react()
+            idle = min(self._spoke + self._keep_alive, self._heard + self._max_idle)
+            due = self._deadline if self._over else min(self._deadline, idle)
             self._timer = self._loop.call_later(due - now, self._tick)
 
     def _send(self, kind: int, value: bytes = b"") -> None:
@@ -384,8 +250,7 @@ class Tunnel(asyncio.Transport):
     # What the reader and the writer of the application call.
 
     def pause_reading(self) -> None:
-        if not (self._decoder.final or self._closing or self._over):
-            self._reading.clear()
+        self._reading.clear()
 
     def resume_reading(self) -> None:
         self._heard = self._loop.time()
@@ -394,6 +259,7 @@ class Tunnel(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._last:
             raise RuntimeError("write behind write_eof or close: the direction has ended")
+        self._react()  # a PONG that waited for room goes first (M39)
         view = memoryview(data).cast("B")
         self._wrote = self._wrote or len(view) > 0
         for at in range(0, 0 if self._over else len(view), MAX_VALUE):  # if over, drain raises
@@ -420,29 +286,6 @@ class Tunnel(asyncio.Transport):
             self._tick()
 
 
-async def read_answer(reader: Reader) -> Response:
-    """The answer behind the interim ones (4)."""
-    room = MAX_HEADS
-    for _ in range(9):
-        try:
-            head = await reader.readexactly(7)
-            check(head == b"HTTP/1.", "the answer is not HTTP/1: is this the right port and scheme?")
-            head += await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
-            raise ProtocolError("the connection ended inside the head of the answer") from None
-        except asyncio.LimitOverrunError:
-            room = 0
-        room -= len(head)
-        check(room >= 0, f"the heads of the answer are longer than {MAX_HEADS} bytes")
-        match = re.fullmatch(HEAD, head.decode("latin-1"))
-        if not match:
-            raise ProtocolError("the head of the answer has a malformed line or a control character")
-        status, lines = int(match[1]), re.sub(r"\r\n[ \t]+", " ", match[2]).split("\r\n")[:-1]
-        if status == 101 or status >= 200:
-            return Response(status, [(n, v.strip(" \t")) for n, _, v in (f.partition(":") for f in lines)])
-    raise ProtocolError("more than 8 interim answers came")
-
-
 async def exchange(reader: Reader, writer: Writer, carriers: Sequence[str], protocol: str,
                    target: str, fields: Sequence[str]) -> Response:
     """Asks for the first of carriers. Returns the 101 when it has passed all checks."""
@@ -459,17 +302,15 @@ async def exchange(reader: Reader, writer: Writer, carriers: Sequence[str], prot
     lines += [f"Preflight-Protocol: {protocol}" for protocol in named]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
     response = await read_answer(reader)
-    status, values, members = response.status, response.values, response.members
-    receipt = values("Preflight-Refusal")
-    if status != 101:
-        reason = b""
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(1):
-                while len(reason) < MAX_REASON and (piece := await reader.read(MAX_REASON)):
-                    reason += piece
-        raise Refused(response, reason[:MAX_REASON].decode(errors="replace"))
+    if response.status != 101:
+        refused = Refused(response)
+        if not refused.falls or not carriers[1:]:
+            await refused.read_reason(reader)
+        raise refused
+    values, members = response.values, response.members
     tokens, listed = ([m.lower() for m in members(name)] for name in ("Upgrade", "Connection"))
-    check(token in tokens, "the 101 does not have the Upgrade token we sent", falls=not receipt)
+    check(token in tokens, "the 101 does not have the Upgrade token we sent",
+          falls=not values("Preflight-Refusal"))
     check(len(tokens) == 1, "the 101 has several Upgrade tokens")
     check("upgrade" in listed, "the 101 does not list Upgrade in Connection")
     check(not values("Preflight-Tunnel"), "the 101 announces TLS inside, which was not asked for")
@@ -496,16 +337,18 @@ async def open_connection(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Opens a tunnel to an http or https URL. README.md describes the parameters."""
     parts = urlsplit(url)
-    if not re.fullmatch(r"(?i)https?://[!-?A-~]+", url) or not parts.hostname:
+    if not re.fullmatch(r"(?i)https?://[!-~]+", url) or not parts.hostname or "@" in parts.netloc:
         raise ValueError("the URL is not http or https, or has a userinfo or a special character")
     secure, host, fields = parts.scheme == "https", parts.netloc, []
     for name, value in (headers or {}).items():
-        if not re.fullmatch(TOKEN, name) or not re.fullmatch(TEXT, value) or re.match(OWNED, name.lower()):
+        valid = re.fullmatch(TOKEN, name) and re.fullmatch(TEXT, value)
+        if not valid or re.match(OWNED, name.lower()):
             raise ValueError(f"the field {name!r} is malformed, or belongs to the exchange")
         if name.lower() == "host":
             host = value
         else:
             fields.append(f"{name}: {value}")
+    fields.insert(0, f"Host: {host}")
     order = list(dict.fromkeys(carriers or ("upgrade", "websocket")))
     if not set(order) <= {"upgrade", "framed", "websocket"}:
         raise ValueError("the carriers are upgrade, framed and websocket")
@@ -532,7 +375,7 @@ async def open_connection(
             lambda: lower, parts.hostname, port, ssl=ssl, **connect)
         writer = Writer(transport, lower, reader, loop)
         try:
-            response = await exchange(reader, writer, order, protocol, target, [f"Host: {host}", *fields])
+            response = await exchange(reader, writer, order, protocol, target, fields)
             break
         except BaseException as exc:
             transport.abort()
@@ -540,12 +383,14 @@ async def open_connection(
                 raise
             del order[0]
     info = {"carrier": order[0], "response": response}
-    if order[0] != carrier:
+    if order[0] != carrier or time.monotonic() >= until:
+        if len(worked) >= 1000:  # so that it does not grow with the number of paths
+            worked.clear()
         worked[place] = (order[0], time.monotonic() + MEMORY)
     if order[0] != "upgrade":
-        times = (keep_alive or math.inf, max_idle or math.inf, linger)
         outer, reader = (reader, writer), Reader(limit, loop)
-        tunnel = Tunnel(order[0] == "websocket", outer, reader, times)
+        tunnel = Tunnel(order[0] == "websocket", reader, outer,
+                        keep_alive or math.inf, max_idle or math.inf, linger)
         writer = Writer(tunnel, lower, reader, loop)
         writer.pump = loop.create_task(tunnel.pump())
     writer.info = info

@@ -10,11 +10,13 @@ import unittest
 from unittest import mock
 
 import preflight
+from preflight_wire import Decoder, mask
 
 ROOT = pathlib.Path(__file__).parents[3] / "spec" / "vectors"
 SAMPLE = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # the Sec-WebSocket-Accept of the vectors
 HEADS = {
-    "framed": b"HTTP/1.1 101 x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Framing: capsule\r\n\r\n",
+    "framed": b"HTTP/1.1 101 x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n"
+    b"Preflight-Framing: capsule\r\n\r\n",
     "websocket": b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: " + SAMPLE + b"\r\nSec-WebSocket-Protocol: preflight.v1\r\n\r\n",
 }
@@ -107,7 +109,7 @@ def frames(data):
         size, at = data[1] & 127, 2
         if size == 126:
             size, at = int.from_bytes(data[2:4]), 4
-        found.append((data[0], preflight.mask(data[at + 4 : at + 4 + size], data[at : at + 4])))
+        found.append((data[0], mask(data[at + 4 : at + 4 + size], data[at : at + 4])))
         data = data[at + 4 + size :]
     return found
 
@@ -180,7 +182,7 @@ class VectorTest(unittest.IsolatedAsyncioTestCase):
 
     def replies(self, vector, sent):
         websocket = vector.kind == "websocket" or vector.carrier == "websocket"
-        decoder = preflight.Decoder(lambda data: None, True if websocket else None)
+        decoder = Decoder(lambda data: None, True if websocket else None)
         if websocket or vector.kind == "capsules" or vector.carrier == "framed":
             decoder.feed(sent)
             self.assertFalse(decoder.final)
@@ -203,7 +205,8 @@ class VectorTest(unittest.IsolatedAsyncioTestCase):
             for pieces in vector.cuts():
                 with self.subTest(vector.id, pieces=[len(p) for p in pieces][:2]):
                     tried += 1
-                    result = await self.open(vector, pieces, carriers, b"", vector.protocols or "tcp")
+                    protocol = vector.protocols or "tcp"
+                    result = await self.open(vector, pieces, carriers, b"", protocol)
                     opening, sockets, request = result
                     if vector.expect == "fall":
                         self.assertEqual(len(sockets), 2)
@@ -253,7 +256,7 @@ class VectorTest(unittest.IsolatedAsyncioTestCase):
                 with self.subTest(vector.id, pieces=[len(p) for p in pieces][:2]):
                     tried += 1
                     got, error = [], None
-                    decoder = preflight.Decoder(got.append, True)
+                    decoder = Decoder(got.append, True)
                     try:
                         for piece in pieces:
                             decoder.feed(piece)
