@@ -23,6 +23,7 @@ from preflight_wire import (
 __all__ = ["ProtocolError", "Refused", "Response", "Truncated", "open_connection"]
 MAX_VALUE, MAX_REASON = 32768, 4096  # bytes: of a DATA that we send; of the body of a refusal
 NORMAL = (1000).to_bytes(2)  # the body of a Close in front of an end without an error
+GRACE = 2.0  # seconds for which we read without interpreting, behind our end
 MEMORY = 900.0  # seconds for which the carrier that worked is remembered
 OWNED = r"preflight-|sec-websocket-|(connection|upgrade|content-length|transfer-encoding)$|" \
         r"(trailer|expect)$"  # fields that belong to the exchange (M2, M4)
@@ -202,7 +203,7 @@ class Tunnel(asyncio.Transport):
         unread = not self._decoder.final and not self._closing
         if unread or self._wrote and not self._confirmed:
             fault = fault or lost or Truncated("the tunnel ended early: the peer or a proxy quit")
-        self._over, self._deadline = True, self._loop.time() + 2
+        self._over, self._deadline = True, self._loop.time() + GRACE
         if fault:
             self._reader.set_exception(fault)
         if self._websocket:

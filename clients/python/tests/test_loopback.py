@@ -30,7 +30,7 @@ class Peer:
     def __init__(self, reader, writer):
         self.reader, self.writer, self.got = reader, writer, bytearray()
         self.head = self.carrier = self.decoder = None
-        self.came = self.pings = 0
+        self.pings, self.done = 0, asyncio.Event()
 
     async def request(self):
         self.head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
@@ -92,7 +92,6 @@ class Peer:
         if not data or self.decoder is None:
             self.got += data
             return bool(data)
-        self.came += len(data)
         self.decoder.feed(data)
         if self.decoder.ping:
             self.pings += 1
@@ -140,6 +139,7 @@ class Base(unittest.IsolatedAsyncioTestCase):
             except Exception as exc:
                 self.errors.append(exc)
             finally:
+                peer.done.set()
                 writer.close()
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0, **tls)
@@ -399,6 +399,85 @@ class StreamTest(Base):
         url = await self.serve(act)
         await self.carriers(test, FRAMED)
 
+    async def test_peer_ends_first(self):
+        """Behind the peer's end, writes go on and PINGs are answered."""
+        async def act(peer):
+            peer.data(b"hello")
+            peer.finish()
+            if peer.decoder:
+                await peer.until(lambda: peer.decoder.pong == b"the last")
+            self.assertEqual(await peer.all(), bytes(1 << 20))
+            if peer.decoder:
+                peer.send(PING, b"one more")
+                await peer.until(lambda: peer.decoder.pong == b"one more")
+
+        async def test(carrier):
+            reader, writer = await preflight.open_connection(url, carriers=[carrier])
+            self.assertEqual(await reader.read(), b"hello")
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+            writer.write_eof()
+            await self.peers[-1].done.wait()
+            writer.close()
+            await writer.wait_closed()
+
+        url = await self.serve(act)
+        await self.carriers(test)
+
+    async def test_peer_does_not_end(self):
+        """Behind our end, the transport is given up after a short time."""
+        async def act(peer):
+            peer.send(PING, b"short")
+            await done.wait()
+
+        async def test(carrier):
+            nonlocal done
+            done = asyncio.Event()
+            reader, writer = await preflight.open_connection(url, carriers=[carrier])
+            with self.assertRaises(ProtocolError):
+                await reader.read()
+            writer.close()
+            with self.assertRaises(ProtocolError):
+                await writer.wait_closed()
+            done.set()
+
+        done = None
+        url = await self.serve(act)
+        with mock.patch.object(preflight, "GRACE", 0.05):
+            await self.carriers(test, FRAMED)
+
+    async def test_pings_while_choked(self):
+        """PINGs of a peer that does not read do not pile up; the newest is answered later."""
+        async def act(peer):
+            await choked.wait()
+            for i in range(10_000):
+                peer.send(PING, i.to_bytes(8))
+                await peer.writer.drain()  # the client reads them, though it cannot write
+            peer.data(b"x")
+            await peer.until(lambda: peer.decoder.pong == (9999).to_bytes(8))
+            peer.finish()
+            await peer.all()
+
+        async def test(carrier):
+            nonlocal choked
+            choked = asyncio.Event()
+            reader, writer = await preflight.open_connection(url, carriers=[carrier])
+            writer.write(bytes(16 << 20))
+            size = writer.transport.get_write_buffer_size()
+            self.assertGreater(size, 1 << 20)
+            choked.set()
+            self.assertEqual(await reader.readexactly(1), b"x")
+            self.assertLessEqual(writer.transport.get_write_buffer_size(), size)
+            await writer.drain()
+            writer.write(b"y")
+            self.assertEqual(await reader.read(), b"")
+            writer.close()
+            await writer.wait_closed()
+
+        choked = None
+        url = await self.serve(act)
+        await self.carriers(test, FRAMED)
+
     async def test_linger_limit(self):
         """A peer that does not confirm holds wait_closed for no longer than the limit."""
         async def act(peer):
@@ -598,6 +677,22 @@ class OpenTest(Base):
             await preflight.open_connection(url)
         self.assertIsNone(caught.exception.code)
         self.assertEqual(len(self.peers), 1)
+
+    async def test_bounds_of_the_answer(self):
+        """These fail while the connection is open, with one request."""
+        early = b"HTTP/1.1 103 x\r\n"
+        for answer in (b"SSH-2.0-x\r\n", early * 9, early + b"X: " + bytes([120]) * 65536,
+                       (early + b"X: " + b"x" * 9000 + b"\r\n\r\n") * 8):
+            async def act(peer):
+                peer.writer.write(answer.replace(early * 9, (early + b"\r\n") * 9))
+                await peer.reader.read()
+
+            with self.subTest(answer[:40]):
+                url = await self.serve(act, accept=False)
+                async with asyncio.timeout(5):
+                    with self.assertRaises(ProtocolError):
+                        await preflight.open_connection(url)
+        self.assertEqual(len(self.peers), 4)
 
     async def test_cancel(self):
         """A cancelled open_connection leaves no connection behind."""
