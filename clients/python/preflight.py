@@ -45,11 +45,12 @@ class Refused(ConnectionError):
     def __init__(self, response: Response) -> None:
         self.response, self.status = response, response.status
         self.carriers = response.members("Preflight-Carriers")
-        self.code = ", ".join(response.values("Preflight-Refusal"))[:40] or None
-        if self.code:
+        receipt = response.values("Preflight-Refusal")
+        self.code = ", ".join(receipt)[:40] if receipt else None
+        if self.code is not None:
             ours = self.code in ("no-upgrade", "no-connection", "carrier")
             self.falls = ours and self.status in (400, 405, 426)  # the next carrier may be tried
-            who = f"the server, code {self.code}: .reason says why"
+            who = f"the server, code {self.code!a}: .reason says why"
         else:
             others = (200, *range(300, 400), 400, 403, 404, 405, 426, 501, 505)
             self.falls = self.status in others
