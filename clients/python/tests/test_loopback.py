@@ -393,6 +393,7 @@ class StreamTest(Base):
             writer.close()
             await writer.wait_closed()
             closed.set_result(None)
+            self.assertEqual(await reader.read(), b"")
             self.assertEqual(self.peers[-1].got, b"everything")
 
         closed = None
