@@ -41,7 +41,7 @@ const (
 	varnishPath    = `req.url !~ "^/client/"`
 	varnishLine    = `req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$"`
 	varnishUpgrade = `req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade`
-	apachePass     = "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp"
+	apachePass     = "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY"
 )
 
 var proxies = []proxy{

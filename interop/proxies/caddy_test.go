@@ -20,6 +20,7 @@ var caddy = proxy{
 		"HalfClose":     "yes",
 		"Misconfigured": notApplicable, // a tunnel needs no line of its own
 		"Idle":          notApplicable, // it has no timer
+		"KeepAlive":     notApplicable,
 	},
 }
 

@@ -58,7 +58,7 @@ const envoyHealth = `      #health_checks:
 var (
 	envoyFrequent  = []string{"interval: 5s", "interval: 0.1s, no_traffic_interval: 0.1s"}
 	envoyNoPanic   = []string{"      connect_timeout: 5s", "      connect_timeout: 5s\n      common_lb_config: { healthy_panic_threshold: { value: 0 } }"}
-	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp", "ProxyPass /client/ balancer://preflight/"}
+	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY", "ProxyPass /client/ balancer://preflight/"}
 )
 
 // uncomment returns an edit that removes the # from lines and makes changes to them.

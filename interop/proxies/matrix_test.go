@@ -52,10 +52,14 @@ This file is generated from the tests: `+"`go test -run TestMatrix ./interop/pro
 		fmt.Fprintln(text)
 	}
 	fmt.Fprint(text, `
-- Half-close: one end closes its direction, and the other end continues to send. "yes": the data arrives. "no": the
-  proxy closes both directions. "only by the client": it works if the client closes its direction first. lighttpd
-  sometimes does nothing at all.
-- The last rows show how a dial or a tunnel ends: with a status, with an orderly end (EOF), or with a reset.
+- A cell has the outcome with `+"`CarrierUpgrade`"+`. Then it names the carriers with another outcome. With carriers that
+  it does not name, the outcome is the same, or the carrier makes no difference.
+- Half-close: each end sends 1 MiB and closes its direction, one end first and then, in another tunnel, the other end
+  first. "yes": everything arrives. "no": the proxy closes both directions. "only by the client": it works if the
+  client closes its direction first. lighttpd sometimes does nothing at all.
+- "looks complete": the last Read returns io.EOF, although data is missing.
+- The last rows show how a dial or a tunnel ends: with a status, with an orderly end (EOF), with a reset, or with an
+  error that tells it from an orderly end.
 - "–": does not apply. The proxy has no TLS, needs no line of its own for tunnels, has no idle timeout for tunnels, or
   has no reload that keeps them. A forward proxy (CONNECT) has no routes, the server sees its address instead of the
   client's, and TLS goes through it, end to end.
@@ -65,18 +69,32 @@ This file is generated from the tests: `+"`go test -run TestMatrix ./interop/pro
 }
 
 // cell returns the outcome with the first carrier without TLS. Then it names the
-// variants whose outcome differs: TLS from no TLS, and a carrier from the first one.
+// variants whose outcome differs: TLS from no TLS, and a carrier from the first one. A
+// carrier that does not show a behaviour is not named.
 func (p proxy) cell(b behaviour) string {
-	base := variant{carriers[0], false}
-	text := p.outcome(base, b)
+	first := p.outcome(variant{carriers[0], false}, b)
+	var outcomes []string            // that differ
+	names := make(map[string]string) // of the variants, by outcome
+	add := func(name, outcome string) {
+		if names[outcome] == "" {
+			outcomes = append(outcomes, outcome)
+			names[outcome] = name
+			return
+		}
+		names[outcome] += ", " + name
+	}
 	for _, c := range carriers {
-		plain, tls := variant{c, false}, variant{c, true}
-		if outcome := p.outcome(plain, b); outcome != p.outcome(base, b) {
-			text += "; " + string(c.name) + ": " + outcome
+		plain, tls := p.outcome(variant{c, false}, b), p.outcome(variant{c, true}, b)
+		if plain != first && plain != notApplicable {
+			add(string(c.name), plain)
 		}
-		if outcome := p.outcome(tls, b); outcome != p.outcome(plain, b) {
-			text += "; " + string(c.name) + " over TLS: " + outcome
+		if tls != plain {
+			add(string(c.name)+" over TLS", tls)
 		}
+	}
+	text := first
+	for _, outcome := range outcomes {
+		text += "; " + names[outcome] + ": " + outcome
 	}
 	return text
 }

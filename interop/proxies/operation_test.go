@@ -2,13 +2,16 @@ package proxies
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/interop/internal/lab"
@@ -23,6 +26,7 @@ var proxyBehaviours = []behaviour{
 	{"Down", "the server is down, then it runs again", "502", testDown},
 	{"Misconfigured", "a mistake in the file, which the error names", "426", testMisconfigured},
 	{"Idle", "a silent tunnel after the idle timeout of the proxy", "EOF", testIdle},
+	{"KeepAlive", "the same with a KeepAlivePeriod below the timeout", tunnelsContinue, testKeepAlive},
 	{"Reload", "open tunnels during a reload", tunnelsContinue, testReload},
 }
 
@@ -110,12 +114,46 @@ func testMisconfigured(t *testing.T, s scenario) string {
 // testIdle waits until the proxy closes a silent tunnel.
 func testIdle(t *testing.T, s scenario) string {
 	s.frontend = s.start(t, s.server.address, s.idle...).Plain
-	_, err := s.dial(t, "/client/idle").Read(make([]byte, 1))
-	atClient, atServer := outcomeOf(err), lab.Receive(t, s.server.ends)
+	c := s.dial(t, "/client/idle")
+	atClient, atServer := waitForEnd(c), lab.Receive(t, s.server.ends)
 	if atClient == atServer {
 		return atClient
 	}
 	return atClient + ", " + atServer + " at the server"
+}
+
+// waitForEnd reads until a silent tunnel ends, and describes the end.
+func waitForEnd(c *preflight.Conn) string {
+	_, err := io.Copy(io.Discard, c)
+	if c.Carrier() != preflight.CarrierUpgrade {
+		return endOf(err)
+	}
+	return outcomeOf(cmp.Or(err, io.EOF))
+}
+
+// testKeepAlive opens a tunnel with a short KeepAlivePeriod, and waits until the proxy has
+// closed a silent tunnel that was opened later.
+func testKeepAlive(t *testing.T, s scenario) string {
+	s.frontend = s.start(t, s.server.address, s.idle...).Plain
+	d := s.dialer()
+	d.KeepAlivePeriod = 100 * time.Millisecond
+	kept := s.frontend.DialWith(t, d)
+	read := make(chan error, 1) // an application that waits, and answers PINGs by that
+	echo := make([]byte, len("hello"))
+	go func() {
+		_, err := io.ReadFull(kept, echo)
+		read <- err
+	}()
+	silent := s.dial(t, "/client/idle")
+	require.Equal(t, "an error", waitForEnd(silent))
+	lab.Receive(t, s.server.ends)
+	_, err := kept.Write([]byte("hello"))
+	require.NoError(t, err)
+	if err := lab.Receive(t, read); err != nil {
+		return outcomeOf(err)
+	}
+	require.Equal(t, "hello", string(echo))
+	return tunnelsContinue
 }
 
 // testReload reloads a proxy while tunnels are open. The proxy is one of its own, because
