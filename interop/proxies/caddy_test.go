@@ -20,7 +20,6 @@ var caddy = proxy{
 		"HalfClose":     "yes",
 		"Misconfigured": notApplicable, // a tunnel needs no line of its own
 		"Idle":          notApplicable, // it has no timer
-		"KeepAlive":     notApplicable,
 	},
 }
 

@@ -19,7 +19,6 @@ var goReverseProxy = proxy{
 		"HalfClose":     "yes",
 		"Misconfigured": notApplicable, // a tunnel needs no line of its own
 		"Idle":          notApplicable, // it has no timer
-		"KeepAlive":     notApplicable,
 		"Reload":        notApplicable, // it has no reload
 	},
 }

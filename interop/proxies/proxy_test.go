@@ -65,9 +65,8 @@ var carriers = []carrier{
 			// Most proxies close both directions when one of them ends.
 			"HalfClose": "no",
 			// The end of the connection is the only end that the tunnel has.
-			"Reset":     "looks complete",
-			"Killed":    "looks complete",
-			"KeepAlive": notApplicable,
+			"Reset":  "looks complete",
+			"Killed": "looks complete",
 		},
 	},
 	{name: preflight.CarrierFramed, usual: usualFramed},
@@ -77,7 +76,7 @@ var carriers = []carrier{
 // usualFramed are the usual outcomes with capsules. What does not depend on the carrier is
 // left out: the first carrier shows it.
 var usualFramed = map[string]string{
-	"Idle":          "an error",
+	"Idle":          "an error" + keptOpen,
 	"OrdinaryHTTP":  notApplicable,
 	"Elsewhere":     notApplicable,
 	"Front":         notApplicable,

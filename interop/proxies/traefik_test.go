@@ -17,7 +17,6 @@ var traefik = proxy{
 		"HalfClose":     "yes",
 		"Misconfigured": notApplicable, // a tunnel needs no line of its own
 		"Idle":          notApplicable, // it has no timer
-		"KeepAlive":     notApplicable,
 	},
 }
 
