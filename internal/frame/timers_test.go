@@ -80,6 +80,29 @@ func TestKeepAliveAnswers(t *testing.T) {
 	})
 }
 
+// An answer to the Ping frame of a gateway ends at the gateway, so that it is silence to
+// the peer, and to what is on the way to the peer.
+func TestKeepAliveBehindGateway(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const period = 20 * time.Second
+			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: period})
+			go io.Copy(io.Discard, struct{ io.Reader }{e})
+			pings := 0
+			for range 100 {
+				time.Sleep(time.Second)
+				e.peer.say(e.peer.frame(0x89, []byte("gateway")))
+				got := e.peer.took()
+				assert.Contains(t, got, "frame pong gateway")
+				pings += strings.Count(", "+got, ", ping ")
+			}
+			assert.GreaterOrEqual(t, pings, 5)
+			e.Close()
+			synctest.Wait()
+		})
+	}
+}
+
 // PINGs go on while one direction is final, and end with both, and with Close.
 func TestKeepAliveEnds(t *testing.T) {
 	const period = 20 * time.Second
