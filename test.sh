@@ -99,6 +99,8 @@ need lighttpd lighttpd
 need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
 need varnishd varnish
 need squid squid
+need h2o h2o
+need traffic_server trafficserver
 need tinyproxy tinyproxy-bin # the package tinyproxy adds only the service
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service

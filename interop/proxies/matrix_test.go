@@ -18,8 +18,10 @@ var matrixFile = filepath.Join("..", "MATRIX.md")
 
 // TestMatrix requires that MATRIX.md is the table of the outcomes that TestProxy requires.
 func TestMatrix(t *testing.T) {
-	for _, p := range proxies {
-		require.FileExists(t, filepath.Join("..", "..", "deploy", p.file))
+	for _, p := range slices.Concat(proxies, websocketOnly) {
+		if p.file != "" {
+			require.FileExists(t, filepath.Join("..", "..", "deploy", p.file))
+		}
 	}
 	got := matrix()
 	if *update {
@@ -39,18 +41,8 @@ Each column is a proxy with its file of `+"`deploy/`"+`, without TLS and, if the
 `+"`go test -race -run 'Proxy/nginx/upgrade/tls/Transfer' ./interop/proxies`"+` requires one of them.
 This file is generated from the tests: `+"`go test -run TestMatrix ./interop/proxies -update`"+`.
 
-| |`)
-	for _, p := range proxies {
-		fmt.Fprintf(text, " [%s](../deploy/%s) |", p.name, p.file)
-	}
-	fmt.Fprint(text, "\n|---|", strings.Repeat("---|", len(proxies)), "\n")
-	for _, b := range slices.Concat(tunnelBehaviours, []behaviour{tlsBehaviour}, proxyBehaviours) {
-		fmt.Fprintf(text, "| %s |", b.title)
-		for _, p := range proxies {
-			fmt.Fprintf(text, " %s |", p.cell(b))
-		}
-		fmt.Fprintln(text)
-	}
+`)
+	writeTable(text, proxies, slices.Concat(tunnelBehaviours, []behaviour{tlsBehaviour}, proxyBehaviours), carriers)
 	fmt.Fprint(text, `
 - A cell has the outcome with `+"`CarrierUpgrade`"+`. Then it names the carriers with another outcome. With carriers that
   it does not name, the outcome is the same, or the carrier makes no difference.
@@ -64,14 +56,47 @@ This file is generated from the tests: `+"`go test -run TestMatrix ./interop/pro
   has no reload that keeps them. A forward proxy (CONNECT) has no routes, the server sees its address instead of the
   client's, and TLS goes through it, end to end.
 - The path: the proxies remove the prefix /client, except Squid and the forward proxies.
+
+## Edges that forward WebSocket alone
+
+Each column is an edge that forwards no other upgrade, and each row is what `+"`CarrierWebSocket`"+` does there. The first
+three run their file of `+"`deploy/`"+` with other lines. The last five are programs of the test: what is known of AWS ALB, and
+gateways that end each WebSocket and open another one to the server.
+`+"`go test -race -run TestWebSocketOnly ./interop/proxies`"+` requires all outcomes.
+
+`)
+	writeTable(text, websocketOnly, websocketBehaviours, []carrier{byWebSocket})
+	fmt.Fprint(text, `
+- A dialer without Carriers asks once for `+"`tcp`"+`. The row has the answer, of the edge or of the listener behind it. The
+  dialer then uses WebSocket. Its next dials begin with that, and so do those of its copies.
 `)
 	return text.String()
+}
+
+// writeTable writes a table with a column for each proxy.
+func writeTable(text *strings.Builder, proxies []proxy, behaviours []behaviour, carriers []carrier) {
+	fmt.Fprint(text, "| |")
+	for _, p := range proxies {
+		if p.file == "" {
+			fmt.Fprintf(text, " %s |", p.name)
+			continue
+		}
+		fmt.Fprintf(text, " [%s](../deploy/%s) |", p.name, p.file)
+	}
+	fmt.Fprint(text, "\n|---|", strings.Repeat("---|", len(proxies)), "\n")
+	for _, b := range behaviours {
+		fmt.Fprintf(text, "| %s |", b.title)
+		for _, p := range proxies {
+			fmt.Fprintf(text, " %s |", p.cell(b, carriers))
+		}
+		fmt.Fprintln(text)
+	}
 }
 
 // cell returns the outcome with the first carrier without TLS. Then it names the
 // variants whose outcome differs: TLS from no TLS, and a carrier from the first one. A
 // carrier that does not show a behaviour is not named.
-func (p proxy) cell(b behaviour) string {
+func (p proxy) cell(b behaviour, carriers []carrier) string {
 	first := p.outcome(variant{carriers[0], false}, b)
 	var outcomes []string            // that differ
 	names := make(map[string]string) // of the variants, by outcome
