@@ -13,8 +13,8 @@ type Key uint32
 // At returns the key that applies from the byte at offset n of the payload.
 func (k Key) At(n int) Key { return Key(bits.RotateLeft32(uint32(k), -8*(n&3))) }
 
-// pattern is a repeated key. subtle.XORBytes, which has the instructions for long
-// vectors, applies it twice as fast as a loop over words.
+// pattern is a repeated key. subtle.XORBytes uses vector instructions, so
+// applying a pattern is twice as fast as a loop over words.
 type pattern [1024]byte
 
 var patterns = sync.Pool{New: func() any { return new(pattern) }}
@@ -28,12 +28,12 @@ func newPattern(k Key) *pattern {
 	return p
 }
 
-// usePattern is the length from which a pattern is worth its making.
+// usePattern is the length from which building a pattern saves time.
 const usePattern = 2048
 
-// Mask writes src, masked or unmasked by k, to dst: RFC 6455 §5.3 has one
-// operation for both. It returns the key for the byte behind src. dst is at least
-// as long as src, and is src itself or does not overlap it.
+// Mask writes src, masked or unmasked by k, to dst. RFC 6455 §5.3 defines one
+// operation for both. It returns the key for the byte after src. dst is at
+// least as long as src. It is src itself, or does not overlap it.
 func Mask(dst, src []byte, k Key) Key {
 	rest := k.At(len(src))
 	if len(src) >= usePattern {
@@ -48,8 +48,8 @@ func Mask(dst, src []byte, k Key) Key {
 	return rest
 }
 
-// MaskMove is Mask for a dst that begins before src and overlaps it, which moves
-// a payload forward in its buffer. It overwrites src.
+// MaskMove is Mask for a dst that begins before src and overlaps it. It moves a
+// payload forward in its buffer and overwrites src.
 func MaskMove(dst, src []byte, k Key) Key {
 	rest := k.At(len(src))
 	if len(src) >= usePattern {
@@ -66,11 +66,11 @@ func MaskMove(dst, src []byte, k Key) Key {
 	return rest
 }
 
-// maskWords masks src word by word. A word is loaded before it is stored, and
-// stored before what is loaded next, so that dst may overlap src from below.
+// maskWords masks src word by word. Each word is loaded before it is stored,
+// and stored before the next one is loaded, so dst may overlap src from below.
 func maskWords(dst, src []byte, k Key) {
 	key := uint64(k)<<32 | uint64(k)
-	// The conversions to arrays tell the compiler once that all bytes are there.
+	// The conversions to arrays let the compiler check the bounds once.
 	for len(src) >= 32 && len(dst) >= 32 {
 		s, d := (*[32]byte)(src), (*[32]byte)(dst)
 		w0 := binary.LittleEndian.Uint64(s[0:]) ^ key
