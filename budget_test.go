@@ -171,7 +171,7 @@ func TestBudgetClient(t *testing.T) {
 	} {
 		for ctxName, of := range budgetContexts(t) {
 			t.Run(name+"/"+ctxName, func(t *testing.T) {
-				u := &upgrade{target: "/amps/json", host: "edge.example", protocol: "tcp", header: header}
+				u := &upgrade{target: "/amps/json", host: "edge.example", protocol: "tcp", carriers: dialCarriers, header: header}
 				c := &budgetConn{in: budgetAnswer}
 				budgetCheck(t, 4+of.cost, func() {
 					c.read = 0

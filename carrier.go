@@ -85,6 +85,9 @@ const defaultKeepAlive = 20 * time.Second
 // periods are the times of framed tunnels. Zero disables either.
 type periods struct{ keepAlive, maxIdle time.Duration }
 
+// defaultPeriods are those of Client.
+var defaultPeriods = periods{keepAlive: defaultKeepAlive}
+
 // newPeriods resolves KeepAlivePeriod and MaxIdleTimeout.
 func newPeriods(keepAlive, maxIdle time.Duration) (periods, error) {
 	switch {

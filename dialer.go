@@ -180,6 +180,8 @@ type PreflightDialer struct {
 	// those of DialURL without an upgrade. nil disables telemetry. The contexts
 	// passed to NetDialer, Proxy and GetHeader carry the span of the attempt.
 	Telemetry *Telemetry
+
+	memory *carrierMemory // made by the first dial; guarded by creating
 }
 
 // Dial calls DialContext with the background context.
@@ -212,27 +214,10 @@ func (d *PreflightDialer) DialContext(ctx context.Context, network, address stri
 	return d.attempts(ctx, r)
 }
 
-// attempts dials, and retries once if GetHeader may have better credentials.
-func (d *PreflightDialer) attempts(ctx context.Context, r route) (net.Conn, error) {
-	conn, refused, err := d.dial(ctx, r, nil)
-	if refused != nil {
-		conn, _, err = d.dial(ctx, r, refused)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
-}
-
-// retry returns err if it is a refusal that fresh fields may overcome, and otherwise
-// nil. A refusal that NetDialer or GetHeader returned, which is wrapped, is not one
-// of this dial.
-func (d *PreflightDialer) retry(err error) *StatusError {
-	refused, ok := err.(*StatusError)
-	if d.GetHeader != nil && ok && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusProxyAuthRequired) {
-		return refused
-	}
-	return nil
+// wantsFields reports whether fresh fields may overcome answer, which may be nil.
+func (d *PreflightDialer) wantsFields(answer *StatusError) bool {
+	return d.GetHeader != nil && answer != nil &&
+		(answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusProxyAuthRequired)
 }
 
 // A route is the destination of a dial and the layers on the way to it.
@@ -241,6 +226,7 @@ type route struct {
 	connectTimeout   time.Duration // bounds NetDialer; 0: see HandshakeTimeout
 	upgrade          upgrade       // without its header
 	tls, tunnelTLS   *tls.Config
+	periods          periods
 	obs              *observation // of one attempt
 }
 
@@ -261,6 +247,9 @@ func (d *PreflightDialer) route(network, address string) (r route, err error) {
 		u.protocol = defaultToken
 	}
 	u.tunnelTLS = d.TunnelTLSConfig != nil
+	if u.carriers, r.periods, err = d.checkCarriers(); err != nil {
+		return r, err
+	}
 	if err := u.check(); err != nil {
 		return r, err
 	}
@@ -279,9 +268,10 @@ func (d *PreflightDialer) route(network, address string) (r route, err error) {
 	return r, nil
 }
 
-// dial makes one attempt. refused is the refusal of the previous attempt, or nil. retry
-// is the refusal of this attempt if the dial is to be retried.
-func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusError) (conn *Conn, retry *StatusError, err error) {
+// dial makes one attempt, with the first carrier that t has left. refused is the refusal for
+// GetHeader, or nil. answer is err if the attempt was refused. An error of NetDialer is never
+// an answer, even if it is a refusal.
+func (d *PreflightDialer) dial(ctx context.Context, r route, t *descent, refused *StatusError) (conn *Conn, answer *StatusError, err error) {
 	side := d.Telemetry.clientSide()
 	r.obs = side.begin()
 	ctx = r.obs.dial(ctx, r.address)
@@ -290,7 +280,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusErro
 		side.addPending(-1)
 		switch {
 		case conn != nil:
-			r.obs.done(kindUpgraded, CarrierUpgrade)
+			r.obs.done(kindUpgraded, t.left[0])
 		case err != nil:
 			r.obs.fail(ctx, err)
 		default:
@@ -306,6 +296,11 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusErro
 	if err != nil {
 		return nil, nil, err
 	}
+	if !t.begun {
+		t.begin(&r, proxy)
+	}
+	r.upgrade.carriers = t.left
+	r.obs.tries(t.left[0])
 	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
 		r.obs.fail(ctx, &stageError{"dial", err}) // a refusal that NetDialer returned is not ours
@@ -318,7 +313,8 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, refused *StatusErro
 	}()
 	r.obs.event(eventConnect)
 	conn, err = d.handshake(ctx, c, &r, proxy)
-	return conn, d.retry(err), err
+	answer, _ = err.(*StatusError)
+	return conn, answer, err
 }
 
 // connect opens the transport, to the forward proxy if there is one.
@@ -378,11 +374,22 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *route, p
 	if err != nil {
 		return nil, err
 	}
+	bottom := c
+	c, leftover = r.periods.client(c, r.upgrade.carriers[0], leftover)
 	if r.tunnelTLS != nil {
-		below := &tunnelConn{Conn: newConn(c, nil, heads{}, leftover, nil)}
-		if c, err = handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS); err != nil {
+		below := &tunnelConn{Conn: c}
+		if len(leftover) > 0 {
+			below.Conn = newConn(c, nil, heads{}, leftover, nil)
+		}
+		inside, err := handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS)
+		if err != nil {
+			if c != bottom { // from the bottom, so that the layer of the capsules does not linger
+				closeBottom(bottom)
+				c.Close()
+			}
 			return nil, err
 		}
+		c = inside
 		below.open = true
 		r.obs.event(eventTunnelTLS)
 		leftover = nil

@@ -321,9 +321,9 @@ func (d *PreflightDialer) DialURL(ctx context.Context, rawURL string) (net.Conn,
 	if t.Preflight {
 		return at.attempts(ctx, r)
 	}
-	c, refused, err := at.dialLayers(ctx, r, nil)
-	if refused != nil {
-		c, _, err = at.dialLayers(ctx, r, refused)
+	c, answer, err := at.dialLayers(ctx, r, nil)
+	if d.wantsFields(answer) {
+		c, _, err = at.dialLayers(ctx, r, answer)
 	}
 	return c, err
 }
@@ -384,7 +384,7 @@ func (d *PreflightDialer) plainRoute(address string) (r route, err error) {
 }
 
 // dialLayers is dial without an upgrade.
-func (d *PreflightDialer) dialLayers(ctx context.Context, r route, refused *StatusError) (conn net.Conn, retry *StatusError, err error) {
+func (d *PreflightDialer) dialLayers(ctx context.Context, r route, refused *StatusError) (conn net.Conn, answer *StatusError, err error) {
 	_, proxyHeader, err := d.header(ctx, refused)
 	if err != nil {
 		return nil, nil, err
@@ -403,5 +403,6 @@ func (d *PreflightDialer) dialLayers(ctx context.Context, r route, refused *Stat
 		}
 	}()
 	conn, err = r.layers(ctx, c, proxy, d.deadline())
-	return conn, d.retry(err), err
+	answer, _ = err.(*StatusError)
+	return conn, answer, err
 }

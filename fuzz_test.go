@@ -295,7 +295,7 @@ func FuzzClient(f *testing.F) {
 		if !strings.Contains(outcome.err, "not HTTP/1.x") { // whose text quotes what has arrived
 			require.Equal(t, outcome, pieces, "in pieces of %d bytes", int(piece)+1)
 		}
-		require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", outcome.sent)
+		require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n", outcome.sent)
 		if c == nil {
 			require.Empty(t, pieces.tunnel)
 			return

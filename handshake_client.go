@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -32,14 +33,20 @@ const (
 // silently lose early bytes, and a server that refuses the upgrade would read them as its
 // next request.
 func (x *exchange) request(u *upgrade) (heads, error) {
+	terms := u.terms()
 	// Leave room for the answer, which is kept after the request.
-	size := len(u.target) + len(u.host) + len(u.protocol) + 256
+	size := len(u.target) + len(u.host) + len(u.protocol) + 320
+	var key string
+	if terms.WebSocket {
+		size += 256
+		key = websocket.NewKey()
+	}
 	for name, values := range u.header {
 		for _, v := range values {
 			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, u.protocol, u.tunnelTLS)
+	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, &terms, key, u.carriers)
 	b = x.obs.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	sent := len(b)
@@ -52,13 +59,19 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		switch {
 		case r.Status >= 300 && r.Status < 400:
 			e.cause += location(e.Header, b)
-		case u.tunnelTLS && r.Status == http.StatusUpgradeRequired:
+		case u.tunnelTLS && r.Status == http.StatusUpgradeRequired && e.Reason == "":
 			e.cause += "; or the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)"
 		}
 		return heads{}, e
 	}
-	if broken := r.Switched(u.protocol, u.tunnelTLS); broken != nil {
+	var accept string
+	if terms.WebSocket {
+		accept = websocket.Accept(key)
+	}
+	if broken := r.Switched(&terms, accept); broken != nil {
 		e := x.refusal(r, n, b)
+		e.Reason = reasonOf(e.Header)
+		e.otherToken = !r.Names(terms.Token())
 		e.cause = broken.Rule
 		return heads{}, e
 	}
@@ -199,6 +212,7 @@ func notHTTP(b, request []byte, at *stage) error {
 func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError {
 	e := x.refusal(r, n, request)
 	e.Body = x.body()
+	e.Reason = reasonOf(e.Header)
 	e.cause = likelyCause(e)
 	return e
 }
@@ -270,7 +284,10 @@ func secrets(request []byte) (all []string) {
 	for field := range strings.SplitSeq(fields, "\r\n") {
 		name, value, _ := strings.Cut(field, ": ")
 		switch name {
-		case "Host", "Connection", "Upgrade", wire.TunnelField:
+		case "Host", "Connection", "Upgrade":
+			continue
+		}
+		if ownPrefix(name) != "" {
 			continue
 		}
 		all = append(all, value)

@@ -67,10 +67,8 @@ func checkField(name string, values, forbidden []string) error {
 			return fmt.Errorf("the header field %s may not be set here", f)
 		}
 	}
-	for _, prefix := range ownPrefixes {
-		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
-			return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
-		}
+	if prefix := ownPrefix(name); prefix != "" {
+		return fmt.Errorf("the header field %s may not be set: the fields that begin with %s are the exchange's own", name, prefix)
 	}
 	for _, value := range values {
 		if !httpguts.ValidHeaderFieldValue(value) {
@@ -78,6 +76,16 @@ func checkField(name string, values, forbidden []string) error {
 		}
 	}
 	return nil
+}
+
+// ownPrefix returns the prefix by which a field belongs to the exchange; "" if it does not.
+func ownPrefix(name string) string {
+	for _, prefix := range ownPrefixes {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return prefix
+		}
+	}
+	return ""
 }
 
 // replaced returns h with the fields of fresh, which replace fields of the same name.

@@ -75,6 +75,7 @@ const inTelemetry = "what Telemetry calls"
 const (
 	kindKey    = attribute.Key("preflight.kind")
 	carrierKey = attribute.Key("preflight.carrier")
+	reasonKey  = attribute.Key("preflight.reason")
 )
 
 // The events of a client span each mark the end of a stage.
@@ -102,6 +103,7 @@ type role struct {
 	lifetimes  metric.Float64Histogram
 	io         metric.Int64Counter
 	evictions  metric.Int64Counter // of the listener
+	falls      metric.Int64Counter // of the dialer
 
 	outcomes map[outcomeKey]*outcome
 }
@@ -163,6 +165,9 @@ func (t *Telemetry) prepare() {
 	var err error
 	t.server.evictions, err = meter.Int64Counter("preflight.server.evictions", metric.WithUnit("{handshake}"),
 		metric.WithDescription("Handshakes cut short at MaxPending to make room for others."))
+	report(err)
+	t.client.falls, err = meter.Int64Counter("preflight.client.falls", metric.WithUnit("{fall}"),
+		metric.WithDescription("Dials that went on to their next carrier."))
 	report(err)
 	t.ready = true
 }
@@ -241,6 +246,20 @@ func (r *role) evicted() {
 	if r != nil {
 		r.add(r.evictions, context.Background(), 1, nil)
 	}
+}
+
+// fell counts a dial that goes on to its next carrier, because refused answered carrier. The
+// reason is the code of the listener, or the status where no listener has answered.
+func (r *role) fell(carrier Carrier, refused *StatusError) {
+	if r == nil {
+		return
+	}
+	reason := refused.Reason
+	if reason == "" {
+		reason = refused.ErrorType()
+	}
+	r.add(r.falls, context.Background(), 1, []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
+		carrierKey.String(string(carrier)), reasonKey.String(reason)))})
 }
 
 // add adds n to a counter.

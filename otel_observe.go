@@ -42,6 +42,7 @@ type observation struct {
 	past    trace.SpanContext // of a span that has ended; the span itself is large
 	method  string            // of the request; "": none has come
 	address string            // what is dialed; on the client's side
+	carrier Carrier           // that a tunnel has, or that is tried; "": not known yet
 	outcome *outcome          // nil: the handshake has not ended, or not well
 	ended   bool
 
@@ -64,6 +65,13 @@ func (o *observation) dial(ctx context.Context, address string) context.Context 
 	}
 	o.address = address[strings.LastIndex(address, "@")+1:] // before it stands a password
 	return o.start(ctx, http.MethodGet)
+}
+
+// tries notes the carrier that an attempt asks for.
+func (o *observation) tries(carrier Carrier) {
+	if o != nil {
+		o.carrier = carrier
+	}
 }
 
 // arrive begins the span of an upgrade request. The returned context carries it. If ctx
@@ -242,6 +250,9 @@ func (o *observation) fail(ctx context.Context, err error) {
 	}
 	if ok || err == errPlain || err == errClosing {
 		attributes[0] = kindKey.String(kindRefused)
+	}
+	if o.carrier != "" {
+		attributes = append(attributes, carrierKey.String(string(o.carrier)))
 	}
 	o.ensureSpan()
 	o.endSpan(codes.Error, stage, attributes[1:])

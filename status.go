@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 // A StatusError is the refusal, by an HTTP answer, of an upgrade or of a CONNECT to a
@@ -37,15 +39,18 @@ type StatusError struct {
 	// the answer came from the dialed proxy, or from behind it. It is ignored in a
 	// StatusError that Authorize returns.
 	ForwardProxy bool
-	// Reason is why a [PreflightListener] has refused, as a code of the field
-	// Preflight-Refusal, such as "authorize" or "protocol". It is empty if the
-	// answer came from anybody else. Any proxy can forge it. It is ignored in a
-	// StatusError that Authorize returns.
+	// Reason is the code of the listener's refusal, such as "authorize" or "carrier",
+	// from the Preflight-Refusal field of the answer. It is "" if there is no such field,
+	// or if its value is not a short word in lower case. Then the answer need not have
+	// come from a listener. Any proxy on the way can forge it, so it explains an answer
+	// and proves nothing. It is ignored in a StatusError that Authorize returns.
 	Reason string
 
 	what  string // who refused, or who was refused
 	cause string // the known or likely cause
 	echo  bool   // the phrase may repeat a secret of the request
+
+	otherToken bool // a 101 with a wrong token, or without one
 }
 
 // Error names the peer, its answer and the likely cause: the setting, of this library
@@ -113,11 +118,40 @@ func statusText(code int, reason string) string {
 	return strings.TrimSuffix(strconv.Itoa(code)+" "+reason, " ")
 }
 
+// reasonOf returns the code of the listener in an answer.
+func reasonOf(h http.Header) string {
+	const most = 32 // bytes
+	values := h[wire.RefusalField]
+	if len(values) != 1 || len(values[0]) > most {
+		return ""
+	}
+	for _, c := range []byte(values[0]) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return ""
+		}
+	}
+	return values[0]
+}
+
+// reasonCauses say what the codes of the listener mean, where that is more than its status.
+var reasonCauses = map[string]string{
+	wire.CodeNoUpgrade:    "the listener was reached, but a proxy on the way removed Upgrade from the request (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection)",
+	wire.CodeNoConnection: "the listener was reached, but a proxy on the way removed upgrade from Connection, as AWS ALB does",
+	wire.CodeCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
+	wire.CodeProtocol:     "the listener does not serve this protocol (PreflightListener.Protocols)",
+	wire.CodeSubprotocol:  "the listener was reached, but a proxy on the way removed Sec-WebSocket-Protocol from the request",
+	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel (PreflightListener.TLSConfig)",
+	wire.CodeOrigin:       "the request has an Origin that the listener does not allow (PreflightListener.AllowedOrigins)",
+}
+
 // likelyCause names the setting that most often leads to an answer. The README has a
 // table of these.
 func likelyCause(e *StatusError) string {
 	if e.ForwardProxy {
 		return connectCause(e)
+	}
+	if cause, ok := reasonCauses[e.Reason]; ok {
+		return cause
 	}
 	status := e.StatusCode
 	switch {

@@ -32,12 +32,14 @@ var errIncomplete = fmt.Errorf("the connection ended before the answer, so the p
 // it has dialed. c may be any [net.Conn].
 //
 // Client sends the target (URL), the Host and the Header of req. The Upgrade field of
-// Header is the token. Without one the token is "tcp"; "websocket" is an error. Method
-// must be GET or "". A Body is an error, and so are the fields that are errors in
-// PreflightDialer.Header. These errors are returned before anything is sent. Client
-// does not ask for TLS inside the tunnel. [crypto/tls.Client] on the returned Conn
-// works without the listener's consent. req becomes [Conn.Request] and must not be
-// modified afterwards. Its own Context is not used.
+// Header is the token. Without one the token is "tcp"; "websocket" is an error. The
+// field "Preflight-Framing: capsule" of Header asks for [CarrierFramed], with PINGs
+// every 20 seconds; without it the carrier is [CarrierUpgrade]. Client tries no other
+// carrier. Method must be GET or "". A Body is an error, and so are the other fields
+// that are errors in PreflightDialer.Header. These errors are returned before anything
+// is sent. Client does not ask for TLS inside the tunnel. [crypto/tls.Client] on the
+// returned Conn works without the listener's consent. req becomes [Conn.Request] and
+// must not be modified afterwards. Its own Context is not used.
 //
 // The handshake ends when ctx ends, or after 10 seconds. After Client has returned,
 // ctx does not affect the connection. A refusal is a [*StatusError]. On error the
@@ -51,6 +53,7 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, leftover = defaultPeriods.client(c, u.carriers[0], leftover)
 	conn := newConn(c, nil, h, leftover, nil)
 	conn.req.Store(req)
 	return conn, nil
@@ -88,8 +91,19 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 // An upgrade is a validated upgrade request.
 type upgrade struct {
 	target, host, protocol string
-	tunnelTLS              bool // the request asks for TLS inside the tunnel
+	tunnelTLS              bool      // the request asks for TLS inside the tunnel
+	carriers               []Carrier // the one that the request asks for, and those that can still be tried
 	header                 http.Header
+}
+
+// terms are what the request asks for.
+func (u *upgrade) terms() wire.Terms {
+	return wire.Terms{
+		Protocol:  u.protocol,
+		Framed:    u.carriers[0] == CarrierFramed,
+		WebSocket: u.carriers[0] == CarrierWebSocket,
+		TunnelTLS: u.tunnelTLS,
+	}
 }
 
 func (u *upgrade) check() error {
@@ -128,7 +142,10 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 	case req.Body != nil && req.Body != http.NoBody || req.ContentLength > 0 || len(req.TransferEncoding) > 0 || len(req.Trailer) > 0:
 		return nil, errors.New("an upgrade request has no body")
 	}
-	u := &upgrade{target: req.URL.RequestURI(), host: req.Host, protocol: defaultToken, header: req.Header}
+	u := &upgrade{
+		target: req.URL.RequestURI(), host: req.Host, protocol: defaultToken,
+		carriers: allCarriers[:1:1], header: req.Header,
+	}
 	if u.host == "" {
 		u.host = req.URL.Host
 	}
@@ -144,6 +161,13 @@ func upgradeOf(req *http.Request) (*upgrade, error) {
 		u.header = req.Header.Clone()
 		u.header.Del("Upgrade")
 		u.header.Del("Connection")
+	}
+	if framing, ok := valuesOf(req.Header, wire.FramingField); ok {
+		if !wire.AsksFraming(framing) {
+			return nil, fmt.Errorf("the %s field of the request may only hold capsule", wire.FramingField)
+		}
+		u.carriers = []Carrier{CarrierFramed}
+		u.header = without(u.header, wire.FramingField)
 	}
 	return u, u.check()
 }

@@ -112,7 +112,7 @@ func TestDialURLSocketOptions(t *testing.T) {
 // TestDialURLLingerOff: -1 turns off the option that NetDialer has turned on.
 func TestDialURLLingerOff(t *testing.T) {
 	address := dialEcho(t, nil)
-	d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
 			err = c.(*net.TCPConn).SetLinger(5)
@@ -150,7 +150,7 @@ func TestDialBoundsTheKernel(t *testing.T) {
 		for _, address := range []string{address, "localhost:" + port} {
 			for _, proxy := range []string{"", "http://" + address} {
 				t.Run(name+"/"+address+"/"+proxy, func(t *testing.T) {
-					d, address := preflight.PreflightDialer{NetDialer: &net.Dialer{Resolver: dialLocalhost}}, address
+					d, address := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: &net.Dialer{Resolver: dialLocalhost}}, address
 					if proxy != "" {
 						d.Proxy = fwdBy(t, proxy)
 						address = "edge.example:80"

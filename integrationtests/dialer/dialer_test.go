@@ -80,25 +80,25 @@ func TestDialerBadConfiguration(t *testing.T) {
 	for _, name := range []string{"Host", "Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer", "Expect", "Proxy-Authorization"} {
 		mixed := strings.ToLower(name[:1]) + strings.ToUpper(name[1:])
 		for _, as := range []string{name, strings.ToLower(name), strings.ToUpper(name), mixed} {
-			tests["reserved "+as] = test{preflight.PreflightDialer{Header: http.Header{as: {"s3cr3t"}}}, name}
+			tests["reserved "+as] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Header: http.Header{as: {"s3cr3t"}}}, name}
 		}
 	}
 	for _, name := range []string{"", " ", "X Y", "X:", "X\r\nY", "X\x00", "Ü", "X\t", "X/Y"} {
-		tests["name "+name] = test{preflight.PreflightDialer{Header: http.Header{name: {"s3cr3t"}}}, fmt.Sprintf("%q", name)}
+		tests["name "+name] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Header: http.Header{name: {"s3cr3t"}}}, fmt.Sprintf("%q", name)}
 	}
 	for _, value := range []string{"s3cr3t\r\nX: y", "s3cr3t\r", "s3cr3t\n", "\ns3cr3t", "s3cr3t\x00", "s3cr3t\x7f", "s3cr3t\x1b["} {
-		tests["value "+value] = test{preflight.PreflightDialer{Header: http.Header{"X-Good": {"s3cr3t"}, "X-Token": {"s3cr3t", value}}}, "X-Token"}
+		tests["value "+value] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Header: http.Header{"X-Good": {"s3cr3t"}, "X-Token": {"s3cr3t", value}}}, "X-Token"}
 	}
 	for _, path := range []string{"amps", "http://edge.example/", "*", "?a", "/a#b", "/#", "/a b", "/a\tb", "/%", "/%2", "/%zz", "/a%2", "/ü", "/a\r\nX: y", "/\x00", "/\x7f"} {
-		tests["path "+path] = test{preflight.PreflightDialer{Path: path}, "path"}
+		tests["path "+path] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Path: path}, "path"}
 	}
 	for _, token := range []string{"tcp, websocket", "tcp websocket", "tcp ", " ", "tcp/", "/1", "tcp/1/2", "tcp\r\nX: y", "ü", "tcp\x00"} {
-		tests["token "+token] = test{preflight.PreflightDialer{Protocol: token}, "protocol"}
+		tests["token "+token] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Protocol: token}, "protocol"}
 	}
 	for _, host := range []string{" ", "a b", "a/b", "user@a", "::1", "[::1", "[fe80::1%25lo]:80", "[1.2.3.4]", "a:http", "a:80:80", "a\r\nX: y", "ü b.example", "\xfc.example", "a,b\x00", "%61"} {
-		tests["host "+host] = test{preflight.PreflightDialer{Host: host}, "host"}
+		tests["host "+host] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: host}, "host"}
 	}
-	tests["ALPN h2 alone"] = test{preflight.PreflightDialer{TLSConfig: &tls.Config{NextProtos: []string{"h2"}}}, "http/1.1"}
+	tests["ALPN h2 alone"] = test{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: &tls.Config{NextProtos: []string{"h2"}}}, "http/1.1"}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			test.d.NetDialer = testkit.DialNever(t)
@@ -110,7 +110,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 		})
 	}
 	t.Run("several fields, of which the first is named", func(t *testing.T) {
-		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Header: http.Header{
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Header: http.Header{
 			"A": {"s3cr3t"}, "B": {"s3cr3t\x00"}, "C": {"s3cr3t\x00"}, "Expect": {"s3cr3t"}, "X Y": {"s3cr3t"},
 		}}
 		for range 50 { // the order of a map is random
@@ -120,14 +120,14 @@ func TestDialerBadConfiguration(t *testing.T) {
 		}
 	})
 	t.Run("address that is no host", func(t *testing.T) {
-		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t)}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t)}
 		for _, address := range []string{"passthrough:///x", "", "a b:80"} {
 			_, err := d.Dial("tcp", address)
 			require.ErrorContains(t, err, "host")
 		}
 	})
 	t.Run("TLS without a name", func(t *testing.T) {
-		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), TLSConfig: new(tls.Config)}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), TLSConfig: new(tls.Config)}
 		_, err := d.Dial("unix", "/run/edge.sock")
 		require.ErrorContains(t, err, "ServerName")
 	})
@@ -185,7 +185,7 @@ func TestDialerHost(t *testing.T) {
 			for _, host := range []string{"", "other.example"} {
 				got := make(chan *http.Request, 1)
 				peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { dialServe(c, got) }}
-				d := preflight.PreflightDialer{NetDialer: peer, Host: host}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Host: host}
 				_, err := d.Dial(test.network, test.address)
 				require.NoError(t, err)
 				require.Equal(t, test.network, peer.Network)
@@ -221,7 +221,7 @@ func TestDialerUnixSocket(t *testing.T) {
 // lead to the next proxy. Bytes that each server sends at once arrive at the
 // right place.
 func TestDialerThroughDialer(t *testing.T) {
-	outer := &preflight.PreflightDialer{
+	outer := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 		Path: "/first",
 		NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
 			got := make(chan *http.Request, 2)
@@ -236,7 +236,7 @@ func TestDialerThroughDialer(t *testing.T) {
 			io.WriteString(c, "banner")
 		}},
 	}
-	conn, err := (&preflight.PreflightDialer{NetDialer: outer, Path: "/second"}).Dial("tcp", "edge.example:80")
+	conn, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: outer, Path: "/second"}).Dial("tcp", "edge.example:80")
 	require.NoError(t, err)
 	got := make([]byte, len("banner"))
 	_, err = io.ReadFull(conn, got)
@@ -251,7 +251,7 @@ func TestDialerConcurrently(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	inner := testkit.ListenTCP(t)
 	testkit.ServeEcho(t, testkit.Listen(t, &preflight.PreflightListener{Listener: tls.NewListener(inner, server.Config)}))
-	d := preflight.PreflightDialer{TLSConfig: server.Client(), Header: http.Header{"X-A": {"1"}}}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: server.Client(), Header: http.Header{"X-A": {"1"}}}
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -268,7 +268,7 @@ func TestDialerConcurrently(t *testing.T) {
 
 func TestDialerReturnsErrorOfNetDialer(t *testing.T) {
 	broken := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) { return nil, broken })}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) { return nil, broken })}
 	conn, err := d.Dial("tcp", "edge.example:80")
 	require.Nil(t, conn)
 	require.Same(t, broken, err)
@@ -294,7 +294,7 @@ func TestDialerClosesWhatItOpened(t *testing.T) {
 				io.WriteString(c, answer)
 				c.Close()
 			}}
-			d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.SecretFields}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Header: testkit.SecretFields}
 			conn, err := d.Dial("tcp", "edge.example:80")
 			require.Error(t, err)
 			require.Nil(t, conn)
@@ -304,7 +304,7 @@ func TestDialerClosesWhatItOpened(t *testing.T) {
 	}
 	t.Run("success", func(t *testing.T) {
 		peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { dialServe(c, make(chan *http.Request, 1)) }}
-		d := preflight.PreflightDialer{NetDialer: peer}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer}
 		conn, err := d.Dial("tcp", "edge.example:80")
 		require.NoError(t, err)
 		require.Zero(t, peer.Spy.Closes.Load())
@@ -335,7 +335,7 @@ func TestDialerLeaksNothingAfterRefusals(t *testing.T) {
 		}
 	}()
 	for range refusals {
-		_, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
+		_, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone}).Dial("tcp", ln.Addr().String())
 		require.Equal(t, 403, testkit.StatusError(t, err).StatusCode)
 		require.ErrorIs(t, <-left, io.EOF)
 	}
@@ -377,7 +377,7 @@ func TestDialerStalls(t *testing.T) {
 						ctx, cancel := end.Ctx(t.Context())
 						defer cancel()
 						peer := &testkit.DialPeer{T: t, Peer: stall.peer, NoDeadlines: noDeadlines}
-						d := preflight.PreflightDialer{NetDialer: peer, Header: testkit.SecretFields}
+						d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Header: testkit.SecretFields}
 						if stall.tls {
 							d.TLSConfig = server.Client()
 						}
@@ -406,7 +406,7 @@ func TestDialerTimeout(t *testing.T) {
 	t.Run("from the end of dialing", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}
-			d := preflight.PreflightDialer{HandshakeTimeout: 2 * time.Second, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, HandshakeTimeout: 2 * time.Second, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 				<-time.After(time.Hour)
 				return peer.DialContext(ctx, network, address)
 			})}
@@ -418,7 +418,7 @@ func TestDialerTimeout(t *testing.T) {
 	})
 	t.Run("slow TLS", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			d := preflight.PreflightDialer{TLSConfig: server.Client(), NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: server.Client(), NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
 				<-time.After(6 * time.Second)
 				if tc := tls.Server(c, server.Config); tc.Handshake() == nil {
 					testkit.ReadRequest(tc)
@@ -434,7 +434,7 @@ func TestDialerTimeout(t *testing.T) {
 	for _, noDeadlines := range []bool{false, true} {
 		t.Run(fmt.Sprintf("negative/noDeadlines=%v", noDeadlines), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := preflight.PreflightDialer{HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: func(c net.Conn) {
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: func(c net.Conn) {
 					testkit.ReadRequest(c)
 					<-time.After(24 * time.Hour)
 					io.WriteString(c, testkit.UpgradeAnswer)
@@ -450,7 +450,7 @@ func TestDialerTimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
-			d := preflight.PreflightDialer{HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, HandshakeTimeout: -1, NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}}
 			begun := time.Now()
 			_, err := d.DialContext(ctx, "tcp", "edge.example:80")
 			require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -20,7 +20,7 @@ import (
 // goroutine of the library it would end the process.
 func TestPreferPanicReachesTheCaller(t *testing.T) {
 	for _, when := range []string{"tcp4", "tcp6"} {
-		d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		d := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
 			if network == when {
 				panic("a fault of NetDialer")
 			}
@@ -48,7 +48,7 @@ func (timedOut) Write(b []byte) (int, error) { return len(b), nil }
 func TestDialerTransportTimesOut(t *testing.T) {
 	c, peer := net.Pipe()
 	defer peer.Close()
-	d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
+	d := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
 		return timedOut{c}, nil
 	})}
 	_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")

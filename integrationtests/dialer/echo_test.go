@@ -87,7 +87,7 @@ func TestErrorsRepeatNoSecretOfTheForwardProxy(t *testing.T) {
 			}
 			t.Run(name+" "+echo, func(t *testing.T) {
 				peer := &testkit.DialPeer{T: t, Peer: testkit.Say(answer, func(c net.Conn) { c.Close() })}
-				d := preflight.PreflightDialer{NetDialer: peer, Proxy: fwdBy(t, "http://me.myself:s3cr3t-pass@proxy.example:3128")}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Proxy: fwdBy(t, "http://me.myself:s3cr3t-pass@proxy.example:3128")}
 				_, err := d.Dial("tcp", "edge.example:80")
 				require.Error(t, err)
 				require.NotContains(t, err.Error(), echo)
@@ -130,7 +130,7 @@ func TestStatusErrorRedirectEcho(t *testing.T) {
 	} {
 		t.Run(host, func(t *testing.T) {
 			ln := fwdServe(t, testkit.Say("HTTP/1.1 302 F\r\nLocation: https://"+host+"/\r\nContent-Length: 0\r\n\r\n", func(net.Conn) {}))
-			d := preflight.PreflightDialer{Host: "edge.example", Path: "/?token=a", Header: http.Header{"Authorization": {"Bearer s3cr3t"}}}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: "edge.example", Path: "/?token=a", Header: http.Header{"Authorization": {"Bearer s3cr3t"}}}
 			_, err := d.Dial("tcp", ln)
 			require.Equal(t, "https://"+host+"/", testkit.StatusError(t, err).Header.Get("Location"))
 			require.Equal(t, shown, strings.Contains(err.Error(), ", https://"+host), err.Error())
@@ -143,7 +143,7 @@ func TestErrorsArePrintable(t *testing.T) {
 	ca := fwdNewCA(t)
 	const name = "edge\x1b[2J\x07.example"
 	network := &fwdNet{hosts: map[string]string{"edge.example:443": fwdServe(t, fwdSecure(ca.server(name), fwdEcho))}}
-	_, err := (&preflight.PreflightDialer{NetDialer: network, TLSConfig: ca.client()}).Dial("tcp", "edge.example:443")
+	_, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, TLSConfig: ca.client()}).Dial("tcp", "edge.example:443")
 	var hostname x509.HostnameError
 	require.ErrorAs(t, err, &hostname)
 	require.Contains(t, hostname.Error(), name)

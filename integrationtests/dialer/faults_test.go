@@ -50,9 +50,9 @@ func TestDialerWaitsForNoLayerBelow(t *testing.T) {
 						tc := tls.Client(spy, config)
 						return tc, tc.HandshakeContext(ctx)
 					})
-					d := preflight.PreflightDialer{NetDialer: dial}
+					d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: dial}
 					if nested {
-						d.NetDialer = &preflight.PreflightDialer{NetDialer: dial, TLSConfig: ca.client()}
+						d.NetDialer = &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: dial, TLSConfig: ca.client()}
 					}
 					begun := time.Now()
 					conn, err := d.Dial("tcp", "edge.example:80")
@@ -80,7 +80,7 @@ func TestForwardProxyOfTheWrongProtocol(t *testing.T) {
 				io.WriteString(c, tt.answer)
 			})
 			n := new(fwdNet)
-			d := preflight.PreflightDialer{NetDialer: n, Proxy: fwdBy(t, tt.scheme+"://"+address), TLSConfig: new(tls.Config)}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: n, Proxy: fwdBy(t, tt.scheme+"://"+address), TLSConfig: new(tls.Config)}
 			_, err := d.Dial("tcp", "edge.example:443")
 			require.ErrorContains(t, err, tt.hint)
 			require.ErrorContains(t, err, "forward proxy")
@@ -95,7 +95,7 @@ func TestForwardProxyIsChosenByTheAuthority(t *testing.T) {
 	for address, authority := range map[string]string{":80": "localhost:80", "edge.example:http": "edge.example:80", "[fe80::1%lo]:80": "[fe80::1]:80"} {
 		asked, heads := "", make(chan string, 1)
 		to := fwdServe(t, fwdConnect(heads, nil))
-		d := preflight.PreflightDialer{NetDialer: new(fwdNet), Proxy: func(r *http.Request) (*url.URL, error) {
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: new(fwdNet), Proxy: func(r *http.Request) (*url.URL, error) {
 			asked = r.URL.Host
 			return url.Parse("http://" + to)
 		}}
@@ -108,7 +108,7 @@ func TestForwardProxyIsChosenByTheAuthority(t *testing.T) {
 
 func TestForwardProxyAddressKeepsItsSecret(t *testing.T) {
 	n := new(fwdNet)
-	d := preflight.PreflightDialer{NetDialer: n, Host: "edge.example", Proxy: fwdBy(t, "http://proxy.example")}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: n, Host: "edge.example", Proxy: fwdBy(t, "http://proxy.example")}
 	_, err := d.Dial("tcp", "me:s3cr3t@edge.example:80")
 	require.ErrorContains(t, err, "edge.example:80")
 	testkit.RequireNoSecret(t, err)
@@ -142,7 +142,7 @@ func TestDialerClosesWhereACallbackPanics(t *testing.T) {
 			n := &fwdNet{hosts: map[string]string{"edge.example:443": address}}
 			config := ca.client()
 			config.VerifyConnection = func(tls.ConnectionState) error { panic("boom") }
-			d := preflight.PreflightDialer{NetDialer: n, TLSConfig: config, HandshakeTimeout: -1}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: n, TLSConfig: config, HandshakeTimeout: -1}
 			if where == "inside" {
 				heads := make(chan string, 1)
 				n.hosts["edge.example:443"] = fwdServe(t, fwdUpgrade(heads, fwdSecure(ca.server("edge.example"), fwdEcho)))
@@ -158,7 +158,7 @@ func TestDialerClosesWhereACallbackPanics(t *testing.T) {
 // no upgrade.
 func TestDialURLPlainChecksHeader(t *testing.T) {
 	n := new(fwdNet)
-	d := preflight.PreflightDialer{NetDialer: n, Header: http.Header{"X": {"a\r\nb"}}}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: n, Header: http.Header{"X": {"a\r\nb"}}}
 	_, err := d.DialURL(t.Context(), "tcp://edge.example:80/")
 	require.ErrorContains(t, err, "header field X")
 	require.Empty(t, n.dialed)

@@ -60,7 +60,7 @@ func TestGetHeaderReplaces(t *testing.T) {
 			heads := make(chan string, 2)
 			calls := 0
 			before := test.header.Clone()
-			d := preflight.PreflightDialer{Host: "edge.example", Header: test.header, GetHeader: func(ctx context.Context, refused *preflight.StatusError) (http.Header, error) {
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: "edge.example", Header: test.header, GetHeader: func(ctx context.Context, refused *preflight.StatusError) (http.Header, error) {
 				calls++
 				assert.Nil(t, refused)
 				assert.Equal(t, "mine", ctx.Value(fwdKey{}))
@@ -70,7 +70,7 @@ func TestGetHeaderReplaces(t *testing.T) {
 			require.NoError(t, err)
 			fwdEnds(t, conn)
 			require.Equal(t, 1, calls)
-			require.Equal(t, "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"+test.want+"\r\n", fwdNext(t, heads))
+			require.Equal(t, "GET / HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n"+test.want+"\r\n", fwdNext(t, heads))
 			require.Equal(t, before, d.Header, "the caller's Header was changed")
 		})
 	}
@@ -108,7 +108,7 @@ func TestGetHeaderRefused(t *testing.T) {
 				address := fwdAnswers(t, heads, answers...)
 				var refusals []*preflight.StatusError
 				field := "Authorization"
-				d := preflight.PreflightDialer{NetDialer: network}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network}
 				if byProxy {
 					field, d.Proxy = "Proxy-Authorization", fwdBy(t, "http://"+address)
 				}
@@ -145,7 +145,7 @@ func TestGetHeaderRefused(t *testing.T) {
 	}
 	t.Run("without GetHeader", func(t *testing.T) {
 		network := &fwdNet{}
-		d := preflight.PreflightDialer{NetDialer: network}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network}
 		_, err := d.Dial("tcp", fwdAnswers(t, make(chan string, 2), bad401, testkit.UpgradeAnswer))
 		require.Equal(t, 401, testkit.StatusError(t, err).StatusCode)
 		network.closed(t, 1)
@@ -154,7 +154,7 @@ func TestGetHeaderRefused(t *testing.T) {
 	// proxy.
 	t.Run("407 of DialURL without an upgrade", func(t *testing.T) {
 		heads, network := make(chan string, 2), &fwdNet{}
-		d := preflight.PreflightDialer{NetDialer: network, Proxy: fwdBy(t, "http://"+fwdAnswers(t, heads, bad407, fwdOpens))}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "http://"+fwdAnswers(t, heads, bad407, fwdOpens))}
 		d.GetHeader = func(_ context.Context, refused *preflight.StatusError) (http.Header, error) {
 			return http.Header{"Proxy-Authorization": {fmt.Sprintf("fresh=%v", refused != nil)}}, nil
 		}
@@ -188,7 +188,7 @@ func TestGetHeaderFails(t *testing.T) {
 		for attempt := 1; attempt <= 2; attempt++ {
 			t.Run(fmt.Sprintf("%s/attempt %d", name, attempt), func(t *testing.T) {
 				network, calls := &fwdNet{}, 0
-				d := preflight.PreflightDialer{NetDialer: network, GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
 					if calls++; calls < attempt {
 						return nil, nil
 					}
@@ -229,7 +229,7 @@ func TestGetHeaderConcurrently(t *testing.T) {
 	network := &fwdNet{}
 	var mu sync.Mutex
 	token, refusals := http.Header{"Authorization": {"Bearer 0"}}, 0
-	d := preflight.PreflightDialer{
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 		NetDialer: network,
 		Header:    http.Header{"Authorization": {"none"}, "X-A": {"1"}},
 		GetHeader: func(_ context.Context, refused *preflight.StatusError) (http.Header, error) {

@@ -39,7 +39,7 @@ func TestForwardProxyOpens(t *testing.T) {
 					io.WriteString(c, answer+glued)
 					fwdEcho(c)
 				})}}
-				d := preflight.PreflightDialer{NetDialer: network, Proxy: fwdBy(t, "http://proxy")}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "http://proxy")}
 				conn, err := d.DialURL(t.Context(), "tcp://edge.example:25")
 				require.NoError(t, err)
 				conn.SetDeadline(time.Now().Add(testkit.Patience))
@@ -80,7 +80,7 @@ func TestForwardProxyRefuses(t *testing.T) {
 				testkit.ReadRequest(c)
 				io.WriteString(c, answer)
 			})}}
-			d := preflight.PreflightDialer{NetDialer: network, Proxy: fwdBy(t, "http://me:s3cr3t@proxy"), Header: testkit.SecretFields}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "http://me:s3cr3t@proxy"), Header: testkit.SecretFields}
 			conn, err := d.Dial("tcp", "edge.example:80")
 			require.Nil(t, conn)
 			e := testkit.StatusError(t, err)
@@ -100,7 +100,7 @@ func TestForwardProxyRefuses(t *testing.T) {
 	t.Run("the edge is not the forward proxy", func(t *testing.T) {
 		edge := fwdServe(t, func(c net.Conn) { testkit.ReadRequest(c); io.WriteString(c, "HTTP/1.1 403 No\r\n\r\n") })
 		proxy := fwdServe(t, fwdConnect(make(chan string, 1), map[string]string{"edge.example:80": edge}))
-		d := preflight.PreflightDialer{Proxy: fwdBy(t, "http://"+proxy)}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: fwdBy(t, "http://"+proxy)}
 		_, err := d.Dial("tcp", "edge.example:80")
 		require.False(t, testkit.StatusError(t, err).ForwardProxy)
 		require.NotContains(t, err.Error(), "forward proxy")
@@ -132,7 +132,7 @@ func TestForwardProxyFails(t *testing.T) {
 					c.Close()
 				}
 			})}}
-			d := preflight.PreflightDialer{NetDialer: network, Proxy: fwdBy(t, "http://me:s3cr3t@proxy"), Header: testkit.SecretFields}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "http://me:s3cr3t@proxy"), Header: testkit.SecretFields}
 			conn, err := d.Dial("tcp", "edge.example:80")
 			require.Nil(t, conn)
 			var op *net.OpError
@@ -174,7 +174,7 @@ func TestForwardProxyStalls(t *testing.T) {
 						ctx, cancel := end.Ctx(t.Context())
 						defer cancel()
 						peer := &testkit.DialPeer{T: t, Peer: test.peer, NoDeadlines: noDeadlines}
-						d := preflight.PreflightDialer{NetDialer: peer, Proxy: fwdBy(t, test.url)}
+						d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Proxy: fwdBy(t, test.url)}
 						if strings.HasPrefix(test.url, "https") {
 							d.TLSConfig = ca.client()
 						}
@@ -209,7 +209,7 @@ func TestForwardProxyDialed(t *testing.T) {
 		t.Run(url, func(t *testing.T) {
 			var dialed string
 			errDown := errors.New("down")
-			d := preflight.PreflightDialer{Proxy: fwdBy(t, url), NetDialer: testkit.DialFunc(func(_ context.Context, network, address string) (net.Conn, error) {
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: fwdBy(t, url), NetDialer: testkit.DialFunc(func(_ context.Context, network, address string) (net.Conn, error) {
 				dialed = network + " " + address
 				return nil, errDown
 			})}
@@ -236,7 +236,7 @@ func TestForwardProxyAuthority(t *testing.T) {
 		t.Run(address, func(t *testing.T) {
 			heads := make(chan string, 1)
 			proxy := fwdServe(t, func(c net.Conn) { heads <- testkit.ReadRequest(c) })
-			d := preflight.PreflightDialer{Proxy: fwdBy(t, "http://"+proxy), Host: "other.example"}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: fwdBy(t, "http://"+proxy), Host: "other.example"}
 			_, err := d.Dial("tcp", address)
 			require.Error(t, err)
 			require.Equal(t, "CONNECT "+want+" HTTP/1.1\r\nHost: "+want+"\r\n\r\n", fwdNext(t, heads))
@@ -246,7 +246,7 @@ func TestForwardProxyAuthority(t *testing.T) {
 	// head of the CONNECT.
 	for _, address := range []string{"edge.example\r\nX-Injected: 1\r\n:80", "edge.example:80\r\nX-Injected: 1", "edge.example:80 HTTP/1.1\r\n\r\nGET", "a b:80", "edge.example", "edge.example:nosuchservice"} {
 		t.Run(fmt.Sprintf("%q", address), func(t *testing.T) {
-			d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Proxy: fwdBy(t, "http://proxy"), Host: "other.example"}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Proxy: fwdBy(t, "http://proxy"), Host: "other.example"}
 			conn, err := d.Dial("tcp", address)
 			require.Nil(t, conn)
 			require.ErrorContains(t, err, "preflight: ")

@@ -63,7 +63,7 @@ func TestForwardProxy(t *testing.T) {
 						secureProxy = fwdSecure
 					}
 					connects, upgrades := make(chan string, 1), make(chan string, 1)
-					d := &preflight.PreflightDialer{Header: http.Header{"X-A": {"1"}}, TLSConfig: ca.client()}
+					d := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Header: http.Header{"X-A": {"1"}}, TLSConfig: ca.client()}
 					d.TLSConfig.ServerName = "inner-name.example" // that of the edge alone
 					if edgeTLS {
 						secureEdge = fwdSecure
@@ -87,7 +87,7 @@ func TestForwardProxy(t *testing.T) {
 
 					connect := "CONNECT edge.example:4430 HTTP/1.1\r\nHost: edge.example:4430\r\n"
 					require.Equal(t, connect+test.sent+"\r\n", fwdNext(t, connects))
-					require.Equal(t, "GET / HTTP/1.1\r\nHost: edge.example:4430\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-A: 1\r\n\r\n", fwdNext(t, upgrades))
+					require.Equal(t, "GET / HTTP/1.1\r\nHost: edge.example:4430\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\nX-A: 1\r\n\r\n", fwdNext(t, upgrades))
 					require.Empty(t, conn.(*preflight.Conn).Request().Header.Values("Proxy-Authorization"))
 					require.Equal(t, before, d.Header, "the caller's Header was changed")
 					require.Equal(t, proxyBefore, d.ProxyHeader, "the caller's ProxyHeader was changed")
@@ -130,7 +130,7 @@ func TestForwardProxyCertificate(t *testing.T) {
 				serve = fwdSecure(ca.server(test.cert), func(net.Conn) {})
 			}
 			network := &fwdNet{hosts: map[string]string{"proxy.example:3128": fwdServe(t, serve)}}
-			d := preflight.PreflightDialer{NetDialer: network, TLSConfig: test.client, Proxy: fwdBy(t, "https://me:s3cr3t@proxy.example:3128")}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, TLSConfig: test.client, Proxy: fwdBy(t, "https://me:s3cr3t@proxy.example:3128")}
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.Nil(t, conn)
 			require.ErrorContains(t, err, "TLS handshake with the forward proxy")
@@ -172,7 +172,7 @@ func TestForwardProxyNone(t *testing.T) {
 	} {
 		t.Run(test.network+" "+test.address, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"edge.example:80": edge, "a.internal:80": edge}}
-			d := preflight.PreflightDialer{NetDialer: network, Proxy: test.proxy, ProxyHeader: http.Header{"Proxy-Authorization": {"Bearer x"}}}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: test.proxy, ProxyHeader: http.Header{"Proxy-Authorization": {"Bearer x"}}}
 			conn, err := d.Dial(test.network, test.address)
 			require.NoError(t, err)
 			require.NotContains(t, fwdNext(t, heads), "Proxy")
@@ -192,7 +192,7 @@ func TestForwardProxyOfTheEnvironment(t *testing.T) {
 	to := map[string]string{"edge.example:80": plain, "edge.example:443": secure, "edge.example:25": dialEcho(t, nil)}
 	network := &fwdNet{hosts: map[string]string{"proxy.example:3128": fwdServe(t, fwdConnect(connects, to))}}
 	environment := (&httpproxy.Config{HTTPProxy: "http://other.example:80", HTTPSProxy: "http://proxy.example:3128"}).ProxyFunc()
-	d := preflight.PreflightDialer{NetDialer: network, Proxy: func(r *http.Request) (*url.URL, error) { return environment(r.URL) }}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: func(r *http.Request) (*url.URL, error) { return environment(r.URL) }}
 	withTLS := d
 	withTLS.TLSConfig = ca.client()
 	for address, dial := range map[string]func() (net.Conn, error){
@@ -220,9 +220,9 @@ func TestForwardProxyArgument(t *testing.T) {
 		address   string
 		url, host string
 	}{
-		{preflight.PreflightDialer{}, "edge.example:80", "https://edge.example:80/", "edge.example"},
-		{preflight.PreflightDialer{Path: "/a%2Fb?c=d%20e", Host: "other.example"}, "192.0.2.1:8080", "https://192.0.2.1:8080/a%2Fb?c=d%20e", "other.example"},
-		{preflight.PreflightDialer{TLSConfig: new(tls.Config)}, "[2001:db8::1]:443", "https://[2001:db8::1]:443/", "[2001:db8::1]"},
+		{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone}, "edge.example:80", "https://edge.example:80/", "edge.example"},
+		{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Path: "/a%2Fb?c=d%20e", Host: "other.example"}, "192.0.2.1:8080", "https://192.0.2.1:8080/a%2Fb?c=d%20e", "other.example"},
+		{preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: new(tls.Config)}, "[2001:db8::1]:443", "https://[2001:db8::1]:443/", "[2001:db8::1]"},
 	} {
 		t.Run(test.url, func(t *testing.T) {
 			var got *http.Request
@@ -254,26 +254,26 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 		d     preflight.PreflightDialer
 		cause string
 	}{
-		"unknown scheme":       {preflight.PreflightDialer{Proxy: by("ftp://me:s3cr3t@proxy:21")}, "ftp"},
-		"no scheme":            {preflight.PreflightDialer{Proxy: by("//me:s3cr3t@proxy:3128")}, "scheme"},
-		"no host":              {preflight.PreflightDialer{Proxy: by("http://me:s3cr3t@:3128")}, "no host"},
-		"opaque":               {preflight.PreflightDialer{Proxy: by("http:me:s3cr3t@proxy")}, "no host"},
-		"colon in the user":    {preflight.PreflightDialer{Proxy: by("http://m%3Ae:s3cr3t@proxy")}, "colon"},
-		"without Proxy":        {preflight.PreflightDialer{ProxyHeader: secret}, "ProxyHeader is set although Proxy is not set"},
-		"without Proxy, other": {preflight.PreflightDialer{ProxyHeader: http.Header{"User-Agent": {"s3cr3t"}}}, "ProxyHeader is set although Proxy is not set"},
-		"without Proxy, got":   {preflight.PreflightDialer{GetHeader: got(secret)}, "GetHeader returned Proxy-Authorization although Proxy is not set"},
-		"in Header":            {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: secret}, "ProxyHeader"},
-		"in Header, lower":     {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"proxy-authorization": {"s3cr3t"}}}, "ProxyHeader"},
-		"in Header beside got": {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: secret, GetHeader: got(secret)}, "ProxyHeader"},
-		"two credentials":      {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}}}, "Proxy-Authorization"},
-		"two credentials got":  {preflight.PreflightDialer{Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}})}, "Proxy-Authorization"},
-		"no credentials":       {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {}}}, "Proxy-Authorization"},
-		"two spellings":        {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}}}, "Proxy-Authorization"},
-		"two spellings got":    {preflight.PreflightDialer{Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}})}, "Proxy-Authorization"},
-		"injected credentials": {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t\r\nX: y"}}}, "Proxy-Authorization"},
-		"injected field":       {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"User-Agent": {"s3cr3t\r\nX: y"}}}, "ProxyHeader: the value of header field User-Agent"},
-		"injected name":        {preflight.PreflightDialer{Proxy: by("http://proxy"), ProxyHeader: http.Header{"X: y\r\nZ": {"s3cr3t"}}}, "is not a token"},
-		"reserved field":       {preflight.PreflightDialer{Proxy: by("http://proxy"), Header: http.Header{"Host": {"s3cr3t"}}}, "Host"},
+		"unknown scheme":       {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("ftp://me:s3cr3t@proxy:21")}, "ftp"},
+		"no scheme":            {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("//me:s3cr3t@proxy:3128")}, "scheme"},
+		"no host":              {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://me:s3cr3t@:3128")}, "no host"},
+		"opaque":               {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http:me:s3cr3t@proxy")}, "no host"},
+		"colon in the user":    {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://m%3Ae:s3cr3t@proxy")}, "colon"},
+		"without Proxy":        {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, ProxyHeader: secret}, "ProxyHeader is set although Proxy is not set"},
+		"without Proxy, other": {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, ProxyHeader: http.Header{"User-Agent": {"s3cr3t"}}}, "ProxyHeader is set although Proxy is not set"},
+		"without Proxy, got":   {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, GetHeader: got(secret)}, "GetHeader returned Proxy-Authorization although Proxy is not set"},
+		"in Header":            {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), Header: secret}, "ProxyHeader"},
+		"in Header, lower":     {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), Header: http.Header{"proxy-authorization": {"s3cr3t"}}}, "ProxyHeader"},
+		"in Header beside got": {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), Header: secret, GetHeader: got(secret)}, "ProxyHeader"},
+		"two credentials":      {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}}}, "Proxy-Authorization"},
+		"two credentials got":  {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t", "s3cr3t"}})}, "Proxy-Authorization"},
+		"no credentials":       {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {}}}, "Proxy-Authorization"},
+		"two spellings":        {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}}}, "Proxy-Authorization"},
+		"two spellings got":    {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), GetHeader: got(http.Header{"Proxy-Authorization": {"s3cr3t"}, "proxy-authorization": {"s3cr3t"}})}, "Proxy-Authorization"},
+		"injected credentials": {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"Proxy-Authorization": {"s3cr3t\r\nX: y"}}}, "Proxy-Authorization"},
+		"injected field":       {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"User-Agent": {"s3cr3t\r\nX: y"}}}, "ProxyHeader: the value of header field User-Agent"},
+		"injected name":        {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), ProxyHeader: http.Header{"X: y\r\nZ": {"s3cr3t"}}}, "is not a token"},
+		"reserved field":       {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: by("http://proxy"), Header: http.Header{"Host": {"s3cr3t"}}}, "Host"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.d.NetDialer = testkit.DialNever(t)
@@ -286,7 +286,7 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 	}
 	for _, name := range []string{"Host", "Connection", "Upgrade", "Content-Length", "Transfer-Encoding", "Trailer", "Expect"} {
 		for _, as := range []string{name, strings.ToLower(name)} {
-			d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Proxy: by("http://proxy"), ProxyHeader: http.Header{as: {"s3cr3t"}}}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Proxy: by("http://proxy"), ProxyHeader: http.Header{as: {"s3cr3t"}}}
 			_, err := d.Dial("tcp", "edge.example:80")
 			require.ErrorContains(t, err, "ProxyHeader: the header field "+name)
 			testkit.RequireNoSecret(t, err)
@@ -299,7 +299,7 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 				return d.DialURL(t.Context(), "tcp://edge.example:80")
 			},
 		} {
-			conn, err := dial(&preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Proxy: broken})
+			conn, err := dial(&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Proxy: broken})
 			require.Nil(t, conn)
 			require.ErrorContains(t, err, "preflight: ")
 			require.NotContains(t, fmt.Sprintf("%s %v %+v", err, err, err), "s3cr3t")

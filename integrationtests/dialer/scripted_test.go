@@ -103,7 +103,7 @@ func TestScriptedProxySwitches(t *testing.T) {
 						testkit.WriteScript(c, answer+"banner", drip)
 						io.Copy(c, c)
 					}}
-					conn, err := (&preflight.PreflightDialer{NetDialer: peer}).Dial("tcp", "edge.example:80")
+					conn, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer}).Dial("tcp", "edge.example:80")
 					require.NoError(t, err)
 					got := make([]byte, len("banner"))
 					_, err = io.ReadFull(conn, got)
@@ -149,7 +149,7 @@ func TestScriptedProxyBreaks(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	require.NoError(t, server.Close())
 	spy := &testkit.SpyConn{Conn: client}
-	d := preflight.PreflightDialer{Header: testkit.SecretFields, NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Header: testkit.SecretFields, NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
 		return testkit.BrokenWrite{SpyConn: spy}, nil
 	})}
 	conn, err := d.Dial("tcp", "edge.example:80")
@@ -237,7 +237,7 @@ func TestScriptedProxyDrips(t *testing.T) {
 							}
 						}
 					}}
-					d := preflight.PreflightDialer{NetDialer: peer, HandshakeTimeout: 5 * time.Second}
+					d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, HandshakeTimeout: 5 * time.Second}
 					begun := time.Now()
 					_, err := d.Dial("tcp", "edge.example:80")
 					require.ErrorIs(t, err, os.ErrDeadlineExceeded)

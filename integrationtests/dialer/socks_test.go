@@ -84,7 +84,7 @@ func TestSOCKS(t *testing.T) {
 				_, asked, _ := strings.Cut(test.asked, " ")
 				host := strings.TrimSuffix(asked, ":80")
 				s := &fwdSOCKS{login: test.login, to: map[string]string{asked: edge}, asked: make(chan string, 1)}
-				d := preflight.PreflightDialer{Proxy: fwdBy(t, scheme+"://"+test.userinfo+fwdServe(t, s.serve))}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: fwdBy(t, scheme+"://"+test.userinfo+fwdServe(t, s.serve))}
 				conn, err := d.Dial("tcp", test.address)
 				require.NoError(t, err)
 				defer conn.Close()
@@ -128,7 +128,7 @@ func TestSOCKSFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"proxy:1080": fwdServe(t, test.serve)}}
-			d := preflight.PreflightDialer{NetDialer: network, Proxy: fwdBy(t, "socks5://"+test.userinfo+"proxy")}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "socks5://"+test.userinfo+"proxy")}
 			conn, err := d.Dial("tcp", "edge.invalid:80")
 			require.Nil(t, conn)
 			var op *net.OpError
@@ -158,7 +158,7 @@ func TestForwardProxyChain(t *testing.T) {
 	} {
 		t.Run(scheme, func(t *testing.T) {
 			network := &fwdNet{bare: true, hosts: map[string]string{"proxy.example:3128": fwdServe(t, serve)}}
-			d := preflight.PreflightDialer{
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 				NetDialer: network, Proxy: fwdBy(t, scheme+"://proxy.example:3128"),
 				TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example:443",
 			}
@@ -167,7 +167,7 @@ func TestForwardProxyChain(t *testing.T) {
 			require.NoError(t, err)
 			defer conn.Close()
 			fwdNext(t, connects)
-			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\n")
+			require.Contains(t, fwdNext(t, heads), "\r\nHost: service.example:443\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\nPreflight-Tunnel: tls\r\n")
 			require.Equal(t, "tls", conn.(*preflight.Conn).Response().Header.Get("Preflight-Tunnel"))
 
 			inside := conn.(*preflight.Conn).NetConn().(*tls.Conn)

@@ -97,7 +97,7 @@ func TestDialerStages(t *testing.T) {
 							stage.peer(c)
 							close(done)
 						}}
-						d := preflight.PreflightDialer{NetDialer: peer, Path: "/?s3cr3t", Header: testkit.SecretFields}
+						d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Path: "/?s3cr3t", Header: testkit.SecretFields}
 						if stage.proxy != "" {
 							d.Proxy = testkit.Via(stage.proxy)
 						}
@@ -152,7 +152,7 @@ func TestDialerStagesBeforeTheConnection(t *testing.T) {
 						<-ctx.Done()
 						return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
 					}
-					d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(block), Header: testkit.SecretFields}
+					d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(block), Header: testkit.SecretFields}
 					if how == "deadline" {
 						d.HandshakeTimeout = time.Nanosecond
 					}
@@ -193,7 +193,7 @@ func TestDialerStagesContextHasEnded(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			cancel(testkit.ErrCause)
 			peer := &testkit.DialPeer{T: t, Peer: func(net.Conn) {}}
-			d := preflight.PreflightDialer{NetDialer: peer}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer}
 			if proxy != "" {
 				d.Proxy = testkit.Via(proxy)
 			}
@@ -237,7 +237,7 @@ func TestDialURLByProxy(t *testing.T) {
 		"tcps preflight": {"tcps", secure.Addr().String(), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := preflight.PreflightDialer{Proxy: testkit.Via("http://out:s3cr3t@" + forward.Addr().String())}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: testkit.Via("http://out:s3cr3t@" + forward.Addr().String())}
 			if test.scheme == "tcps" {
 				d.TLSConfig = id.Client()
 			}
@@ -295,7 +295,7 @@ func TestDialURLByProxyErrors(t *testing.T) {
 	for _, upgraded := range []string{"0", "1"} {
 		for _, scheme := range []string{"tcp", "tcps"} {
 			peer := &testkit.DialPeer{T: t, Peer: testkit.Say("HTTP/1.1 407 P\r\nProxy-Authenticate: Basic realm=\"s3cr3t\"\r\nContent-Length: 0\r\n\r\n", func(net.Conn) {})}
-			d := preflight.PreflightDialer{NetDialer: peer, Proxy: testkit.Via("http://out:s3cr3t@proxy.example:3128")}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, Proxy: testkit.Via("http://out:s3cr3t@proxy.example:3128")}
 			_, err := d.DialURL(t.Context(), scheme+"://me:s3cr3t@edge.example:443/s3cr3t?http_preflight="+upgraded)
 			e := testkit.StatusError(t, err)
 			require.Equal(t, 407, e.StatusCode)
@@ -306,7 +306,7 @@ func TestDialURLByProxyErrors(t *testing.T) {
 			testkit.RequireNoSecret(t, err)
 			require.NotContains(t, err.Error(), "czNjcjN0") // base64 of parts of it
 			require.NotContains(t, err.Error(), strings.TrimRight("b3V0OnMzY3IzdA==", "="))
-			d = preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Proxy: d.Proxy, TLSConfig: new(tls.Config)}
+			d = preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Proxy: d.Proxy, TLSConfig: new(tls.Config)}
 			if scheme == "tcp" {
 				_, err = d.DialURL(t.Context(), "tcp://me:s3cr3t@edge.example:443/?http_preflight="+upgraded)
 				require.ErrorContains(t, err, "use tcps")

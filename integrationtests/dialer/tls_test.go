@@ -44,7 +44,7 @@ func TestDialerTLS(t *testing.T) {
 				return nil, nil
 			}
 			got := make(chan *http.Request, 1)
-			d := preflight.PreflightDialer{
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 				NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) { dialServe(tls.Server(c, config), got) }},
 				TLSConfig: server.Client(),
 			}
@@ -82,7 +82,7 @@ func TestDialerTLSCarriesBytes(t *testing.T) {
 		heard <- string(b)
 		io.WriteString(c, " and bye")
 	}()
-	d := preflight.PreflightDialer{TLSConfig: server.Client()}
+	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: server.Client()}
 	ctx, cancel := context.WithCancel(t.Context())
 	conn, err := d.DialContext(ctx, "tcp", ln.Addr().String())
 	cancel() // this has no effect on the connection any more
@@ -111,7 +111,7 @@ func TestDialerTLSErrors(t *testing.T) {
 			serve(c)
 			c.Close()
 		}}
-		d := preflight.PreflightDialer{NetDialer: peer, TLSConfig: client, Header: testkit.SecretFields}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, TLSConfig: client, Header: testkit.SecretFields}
 		conn, err := d.Dial("tcp", address)
 		require.Nil(t, conn)
 		require.EqualValues(t, 1, peer.Spy.Closes.Load())

@@ -26,12 +26,12 @@ func TestTunnelTLS(t *testing.T) {
 		serverName, alpn string // the caller's
 		cert, sni, token string
 	}{
-		"address":            {preflight.PreflightDialer{}, "", "", "edge.example", "edge.example", "tcp"},
-		"Host":               {preflight.PreflightDialer{Host: "service.example"}, "", "", "service.example", "service.example", "tcp"},
-		"Host with a port":   {preflight.PreflightDialer{Host: "service.example:8443"}, "", "", "service.example", "service.example", "tcp"},
-		"ServerName":         {preflight.PreflightDialer{Host: "other.example"}, "service.example", "", "service.example", "service.example", "tcp"},
-		"Protocol":           {preflight.PreflightDialer{Protocol: "amps/1"}, "", "", "edge.example", "edge.example", "amps/1"},
-		"ALPN of the caller": {preflight.PreflightDialer{}, "", "h2", "edge.example", "edge.example", "tcp"},
+		"address":            {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone}, "", "", "edge.example", "edge.example", "tcp"},
+		"Host":               {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: "service.example"}, "", "", "service.example", "service.example", "tcp"},
+		"Host with a port":   {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: "service.example:8443"}, "", "", "service.example", "service.example", "tcp"},
+		"ServerName":         {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Host: "other.example"}, "service.example", "", "service.example", "service.example", "tcp"},
+		"Protocol":           {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Protocol: "amps/1"}, "", "", "edge.example", "edge.example", "amps/1"},
+		"ALPN of the caller": {preflight.PreflightDialer{Carriers: testkit.UpgradeAlone}, "", "h2", "edge.example", "edge.example", "tcp"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hellos, heads := make(chan *tls.ClientHelloInfo, 1), make(chan string, 1)
@@ -51,7 +51,7 @@ func TestTunnelTLS(t *testing.T) {
 			}
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.NoError(t, err)
-			require.Contains(t, fwdNext(t, heads), "\r\nUpgrade: "+test.token+"\r\nPreflight-Tunnel: tls\r\n\r\n")
+			require.Contains(t, fwdNext(t, heads), "\r\nUpgrade: "+test.token+"\r\nPreflight-Carriers: upgrade\r\nPreflight-Tunnel: tls\r\n\r\n")
 			hello := fwdNext(t, hellos)
 			require.Equal(t, test.sni, hello.ServerName)
 			require.Equal(t, d.TunnelTLSConfig.NextProtos, hello.SupportedProtos)
@@ -64,7 +64,7 @@ func TestTunnelTLS(t *testing.T) {
 		})
 	}
 	t.Run("no name", func(t *testing.T) {
-		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), TunnelTLSConfig: new(tls.Config)}
+		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), TunnelTLSConfig: new(tls.Config)}
 		_, err := d.Dial("unix", "/run/edge.sock")
 		require.ErrorContains(t, err, "TunnelTLSConfig")
 		require.ErrorContains(t, err, "ServerName")
@@ -105,7 +105,7 @@ func TestTunnelTLSIsAgreed(t *testing.T) {
 					serve = fwdSecure(ca.server("edge.example"), serve)
 				}
 				network := &fwdNet{hosts: map[string]string{"edge.example:443": fwdServe(t, serve)}}
-				d := preflight.PreflightDialer{NetDialer: network, Protocol: test.protocol, Header: testkit.SecretFields}
+				d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Protocol: test.protocol, Header: testkit.SecretFields}
 				if secure {
 					d.TLSConfig = ca.client()
 				}
@@ -133,7 +133,7 @@ func TestTunnelTLSIsAgreed(t *testing.T) {
 	t.Run("a listener without TLSConfig", func(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{})
 		testkit.ServeEcho(t, l)
-		_, err := (&preflight.PreflightDialer{TunnelTLSConfig: ca.client()}).Dial("tcp", l.Addr().String())
+		_, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TunnelTLSConfig: ca.client()}).Dial("tcp", l.Addr().String())
 		require.Equal(t, 426, testkit.StatusError(t, err).StatusCode)
 		require.ErrorContains(t, err, "TunnelTLSConfig")
 		require.ErrorContains(t, err, "PreflightListener.TLSConfig")
@@ -170,7 +170,7 @@ func TestTunnelTLSErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"edge.example:443": fwdServe(t, fwdUpgrade(make(chan string, 1), test.then))}}
-			d := preflight.PreflightDialer{NetDialer: network, TunnelTLSConfig: test.client, Header: testkit.SecretFields}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, TunnelTLSConfig: test.client, Header: testkit.SecretFields}
 			conn, err := d.Dial("tcp", "edge.example:443")
 			require.Nil(t, conn)
 			var op *net.OpError
@@ -203,7 +203,7 @@ func TestTunnelTLSStalls(t *testing.T) {
 					ctx, cancel := end.Ctx(t.Context())
 					defer cancel()
 					peer := &testkit.DialPeer{T: t, NoDeadlines: noDeadlines, Peer: fwdUpgrade(make(chan string, 1), func(c net.Conn) { c.Read(make([]byte, 4<<10)) })}
-					d := preflight.PreflightDialer{NetDialer: peer, TunnelTLSConfig: new(tls.Config), Header: testkit.SecretFields}
+					d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, TunnelTLSConfig: new(tls.Config), Header: testkit.SecretFields}
 					begun := time.Now()
 					conn, err := d.DialContext(ctx, "tcp", "edge.example:443")
 					require.Nil(t, conn)
@@ -230,7 +230,7 @@ func TestTLSResumption(t *testing.T) {
 			edge, inner := ca.server("edge.example"), ca.server("service.example")
 			heads := make(chan string, 2)
 			address := fwdServe(t, fwdSecure(edge, fwdUpgrade(heads, fwdSecure(inner, fwdEcho))))
-			d := preflight.PreflightDialer{
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 				NetDialer: &fwdNet{hosts: map[string]string{"edge.example:443": address}},
 				TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example",
 			}
@@ -269,7 +269,7 @@ func TestTLSClientCertificates(t *testing.T) {
 	address := fwdServe(t, fwdSecure(wants("edge.example"), fwdUpgrade(make(chan string, 4), fwdSecure(wants("service.example"), fwdEcho))))
 	outer, inner := ca.issue("client outside"), ca.issue("client inside")
 	dialer := func() *preflight.PreflightDialer {
-		d := &preflight.PreflightDialer{
+		d := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 			NetDialer: &fwdNet{hosts: map[string]string{"edge.example:443": address}},
 			TLSConfig: ca.client(), TunnelTLSConfig: ca.client(), Host: "service.example",
 		}

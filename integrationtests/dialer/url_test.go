@@ -140,7 +140,7 @@ func TestDialURLPreflight(t *testing.T) {
 			require.Equal(t, test.target, r.RequestURI)
 			require.Equal(t, test.target, conn.(*preflight.Conn).Request().RequestURI)
 			require.Equal(t, "edge.example", r.Host)
-			require.Equal(t, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}, "X-A": {"1"}}, r.Header)
+			require.Equal(t, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}, "Preflight-Carriers": {"upgrade, websocket"}, "X-A": {"1"}}, r.Header)
 			require.Equal(t, http.Header{"X-A": {"1"}}, d.Header, "the caller's Header was changed")
 		})
 	}

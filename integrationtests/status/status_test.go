@@ -195,7 +195,7 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 	}()
 	for name, address := range map[string]string{"net/http": s.Listener.Addr().String(), "banner": banner.Addr().String()} {
 		t.Run(name, func(t *testing.T) {
-			d := preflight.PreflightDialer{TLSConfig: new(tls.Config), Header: testkit.SecretFields}
+			d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: new(tls.Config), Header: testkit.SecretFields}
 			_, err := d.Dial("tcp", address)
 			require.ErrorContains(t, err, "does not speak TLS")
 			var plain tls.RecordHeaderError
@@ -208,7 +208,7 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 		})
 	}
 	t.Run("a listener that refuses plain connections", func(t *testing.T) {
-		_, err := (&preflight.PreflightDialer{TLSConfig: new(tls.Config)}).Dial("tcp", l.Addr().String())
+		_, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: new(tls.Config)}).Dial("tcp", l.Addr().String())
 		var op *net.OpError
 		require.ErrorAs(t, err, &op)
 		require.True(t, op.Temporary())
@@ -333,7 +333,7 @@ func TestStatusErrorBodyOverTLS(t *testing.T) {
 							testkit.ReadRequest(tc)
 							io.WriteString(tc, sent)
 						}}
-						d := preflight.PreflightDialer{NetDialer: peer, TLSConfig: server.Client(), HandshakeTimeout: timeout}
+						d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: peer, TLSConfig: server.Client(), HandshakeTimeout: timeout}
 						begun := time.Now()
 						conn, err := d.DialContext(context.Background(), "tcp", "edge.example:443")
 						require.Nil(t, conn)

@@ -215,16 +215,16 @@ func TestClientRequest(t *testing.T) {
 		want string
 	}{
 		{"zero", &http.Request{URL: &url.URL{Host: "a.example:81"}},
-			"GET / HTTP/1.1\r\nHost: a.example:81\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"},
+			"GET / HTTP/1.1\r\nHost: a.example:81\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n"},
 		{"Host wins over URL", &http.Request{Method: "GET", Host: "b.example", URL: &url.URL{Scheme: "http", Host: "a.example", Path: "/x"}, Body: http.NoBody},
-			"GET /x HTTP/1.1\r\nHost: b.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"},
+			"GET /x HTTP/1.1\r\nHost: b.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n"},
 		{"escaped", &http.Request{Host: "h", URL: &url.URL{Path: "/a b/ü", RawQuery: "q=%2F"}},
-			"GET /a%20b/%C3%BC?q=%2F HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"},
+			"GET /a%20b/%C3%BC?q=%2F HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n"},
 		{"token", &http.Request{Host: "h", URL: &url.URL{Path: "/"}, Header: http.Header{"Upgrade": {"Tcp/1"}}},
-			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: Tcp/1\r\n\r\n"},
+			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: Tcp/1\r\nPreflight-Carriers: upgrade\r\n\r\n"},
 		{"own fields", &http.Request{Host: "h", URL: &url.URL{Path: "/"}, Header: http.Header{
 			"X-B": {"2", "3"}, "X-A": {"1"}, "Connection": {"upgrade"}, "Upgrade": {"tcp"}}},
-			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-A: 1\r\nX-B: 2\r\nX-B: 3\r\n\r\n"},
+			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\nX-A: 1\r\nX-B: 2\r\nX-B: 3\r\n\r\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client, server := testkit.SpyPipe(t)

@@ -9,6 +9,9 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
+// UpgradeAlone are the carriers of a dialer that does not fall.
+var UpgradeAlone = []preflight.Carrier{preflight.CarrierUpgrade}
+
 // DialFunc is a ContextDialer.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 

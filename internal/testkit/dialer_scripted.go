@@ -27,7 +27,7 @@ func DialScripted(t testing.TB, tcp bool, script func(net.Conn)) (*SpyConn, erro
 		n, err := io.Copy(io.Discard, c) // wait until the dialer closes, if the script has not closed
 		ended <- end{n, err}
 	}}
-	d := preflight.PreflightDialer{NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: SecretFields}
+	d := preflight.PreflightDialer{Carriers: UpgradeAlone, NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: SecretFields}
 	conn, err := d.Dial("tcp", "edge.example:80")
 	require.Error(t, err)
 	require.Nil(t, conn)

@@ -11,7 +11,7 @@ import (
 
 // The bytes of the exchange for UpgradeRequestOf.
 const (
-	UpgradeRequest = "GET /amps/json?a=b%20c HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	UpgradeRequest = "GET /amps/json?a=b%20c HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n"
 	UpgradeAnswer  = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n"
 )
 

@@ -237,10 +237,10 @@ func FuzzRequest(f *testing.F) {
 
 		// parse(format(x)) == x
 		fields := theirs.Header.Clone()
-		for _, name := range []string{"Connection", "Upgrade"} {
+		for _, name := range []string{"Connection", "Upgrade", wire.CarriersField} {
 			fields.Del(name)
 		}
-		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), protocol, false), fields)
+		again := wire.AppendFields(wire.AppendRequest(nil, string(r.Target), string(r.Host), &wire.Terms{Protocol: protocol}, "", []string{"upgrade"}), fields)
 		n, broken = wire.RequestEnd(again, 0)
 		require.Nil(t, broken)
 		require.Equal(t, len(again), n)
@@ -253,7 +253,7 @@ func FuzzRequest(f *testing.F) {
 		require.Nil(t, broken)
 		require.Equal(t, token, protocol)
 		ours, _ = fieldsOf(again)
-		sameFields(t, ours, fields, "Host", "Connection", "Upgrade")
+		sameFields(t, ours, fields, "Host", "Connection", "Upgrade", wire.CarriersField)
 	})
 }
 
@@ -302,7 +302,7 @@ func FuzzResponse(f *testing.F) {
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 
-		switched := r.Switched("tcp", false)
+		switched := r.Switched(&wire.Terms{Protocol: "tcp"}, "")
 		if switched == nil {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Connection"], "upgrade"))
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
@@ -333,7 +333,7 @@ func FuzzResponse(f *testing.F) {
 		r2, broken := wire.ParseResponse(again)
 		require.Nil(t, broken)
 		require.Equal(t, http.StatusSwitchingProtocols, r2.Status)
-		require.Nil(t, r2.Switched("tcp", false))
+		require.Nil(t, r2.Switched(&wire.Terms{Protocol: "tcp"}, ""))
 		fields, _ := fieldsOf(again)
 		sameFields(t, fields, ours, "Connection", "Upgrade")
 	})

@@ -87,6 +87,7 @@ func TestNoAllocations(t *testing.T) {
 	plain := []byte("PUB subject 5\r\nhello\r\n")
 	buf := make([]byte, 0, 1024)
 	header := map[string][]string{"Authorization": {"Bearer t0ken"}, "X-Dup": {"1", "2"}}
+	terms, carriers := &wire.Terms{Protocol: "tcp"}, []string{"upgrade", "websocket"}
 	for name, f := range map[string]func(){
 		"request": func() {
 			n, err := wire.RequestEnd(request, 0)
@@ -119,7 +120,7 @@ func TestNoAllocations(t *testing.T) {
 				panic("ResponseEnd")
 			}
 			r, err := wire.ParseResponse(answer[:n])
-			if err != nil || r.Status != 101 || r.Switched("tcp", false) != nil {
+			if err != nil || r.Status != 101 || r.Switched(terms, "") != nil {
 				panic("ParseResponse")
 			}
 		},
@@ -130,7 +131,7 @@ func TestNoAllocations(t *testing.T) {
 			}
 		},
 		"write": func() {
-			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", "tcp", false)
+			buf = wire.AppendRequest(buf[:0], "/client/amps/json", "edge.example", terms, "", carriers)
 			buf = wire.AppendField(buf, "traceparent", "00-01-02-01")
 			buf = wire.AppendFields(buf, header)
 			buf = wire.AppendSwitching(buf[:0], wire.Terms{Protocol: "tcp"}, "", header)

@@ -11,9 +11,25 @@ type Response struct {
 	protocol   []byte
 	protocols  int
 	connection bool
-	tunnels    int  // fields that speak of TLS inside the tunnel
-	tunnelTLS  bool // the last of them does so in order
+
+	// What the two ends agree on beside the protocol.
+	tunnel, framing, inner         agreement // Preflight-Tunnel, -Framing, -Protocol
+	accept, subprotocol, extension agreement // Sec-WebSocket-Accept, -Protocol, -Extensions
 }
+
+// An agreement is a field by which the peer agrees to something.
+type agreement struct {
+	value []byte // of the last line
+	lines int
+}
+
+func (a *agreement) add(value []byte) {
+	a.value = value
+	a.lines++
+}
+
+// is reports whether there is one line, with this value.
+func (a *agreement) is(value string) bool { return a.lines == 1 && string(a.value) == value }
 
 // NotHTTP reports whether b cannot be the beginning of an HTTP/1.x answer.
 func NotHTTP(b []byte) bool {
@@ -78,10 +94,40 @@ func ParseResponse(head []byte) (Response, *Error) {
 		case equalFold(name, "connection"):
 			r.connection = r.connection || lists(value, "upgrade")
 		case equalFold(name, TunnelField):
-			r.tunnels++
-			r.tunnelTLS = string(value) == tunnelTLS
+			r.tunnel.add(value)
+		case equalFold(name, FramingField):
+			r.framing.addFraming(value)
+		case equalFold(name, ProtocolField):
+			r.inner.add(value)
+		case equalFold(name, "sec-websocket-accept"):
+			r.accept.add(value)
+		case equalFold(name, "sec-websocket-protocol"):
+			r.subprotocol.add(value)
+		case equalFold(name, "sec-websocket-extensions"):
+			r.extension.add(value)
 		}
 		pos = next
+	}
+}
+
+// AsksFraming reports whether the lines of a Preflight-Framing field ask for framing. If not, the
+// field is malformed.
+func AsksFraming(lines []string) bool {
+	var a agreement
+	for _, line := range lines {
+		a.addFraming([]byte(line))
+	}
+	return string(a.value) == framingCapsule
+}
+
+// addFraming adds a line of Preflight-Framing, which is a list. It keeps a member that is not
+// the known one.
+func (a *agreement) addFraming(value []byte) {
+	a.lines++
+	for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
+		if a.value == nil || string(a.value) == framingCapsule {
+			a.value = e
+		}
 	}
 }
 
@@ -96,25 +142,81 @@ func badText(b []byte) bool {
 	return false
 }
 
-// Switched returns the reason why a 101 does not switch to the requested protocol, with TLS
-// inside the tunnel or without. nil means that it does. nginx, lighttpd, Squid and Varnish
-// forward a 101 with a wrong token or without one, so it is verified here: RFC 9110 §7.8. TLS
-// inside the tunnel is verified because otherwise one end would take the TLS of the other for
-// data of the application.
-func (r *Response) Switched(protocol string, tunnelTLS bool) *Error {
+// Names reports whether the answer names the protocol in Upgrade, and no other. nginx,
+// lighttpd, Squid and Varnish forward a 101 with a wrong token or without one.
+func (r *Response) Names(protocol string) bool {
+	return r.protocols == 1 && equalFold(r.protocol, protocol)
+}
+
+// Switched returns the reason why a 101 does not agree to terms. nil means that it does. accept
+// is the Sec-WebSocket-Accept that a WebSocket needs. All of it is verified before a byte is
+// sent (RFC 9110 §7.8, RFC 6455 §4.1): otherwise one end would take the frames or the TLS of
+// the other for data of the application.
+func (r *Response) Switched(terms *Terms, accept string) *Error {
 	switch {
 	case r.protocols == 0:
 		return bad(0, "the 101 has no Upgrade field: RFC 9110 §7.8")
-	case r.protocols > 1 || !equalFold(r.protocol, protocol):
+	case !r.Names(terms.Token()):
 		return bad(0, "the 101 names another protocol in Upgrade than the one asked for, or several: RFC 9110 §7.8")
 	case !r.connection:
 		return bad(0, "the 101 does not list upgrade in Connection: RFC 9110 §7.6.1")
-	case r.tunnels > 1 || r.tunnels == 1 && !r.tunnelTLS:
+	}
+	var broken *Error
+	if terms.WebSocket {
+		broken = r.webSocket(terms, accept)
+	} else {
+		broken = r.framed(terms.Framed)
+	}
+	if broken != nil {
+		return broken
+	}
+	switch {
+	case r.tunnel.lines > 0 && !r.tunnel.is(tunnelTLS):
 		return bad(0, "the Preflight-Tunnel field of the 101 is repeated, or its value is not tls")
-	case tunnelTLS && r.tunnels == 0:
+	case terms.TunnelTLS && r.tunnel.lines == 0:
 		return bad(0, "the 101 does not confirm TLS inside the tunnel, which was asked for: its Preflight-Tunnel field is missing, so the server does not know it, or a proxy on the way removed it")
-	case !tunnelTLS && r.tunnels > 0:
+	case !terms.TunnelTLS && r.tunnel.lines > 0:
 		return bad(0, "the 101 announces TLS inside the tunnel by Preflight-Tunnel, which was not asked for, so a proxy on the way added the field, or the server is at fault")
 	}
 	return nil
+}
+
+// framed is Switched for the framing of a tunnel that is no WebSocket.
+func (r *Response) framed(asked bool) *Error {
+	switch found := r.framing.lines > 0; {
+	case found && string(r.framing.value) != framingCapsule:
+		return bad(0, "the Preflight-Framing field of the 101 is empty, or has another member than capsule")
+	case asked && !found:
+		return bad(0, "the 101 does not confirm the framing, which was asked for: its Preflight-Framing field is missing, so the server does not frame, or a proxy on the way removed it")
+	case !asked && found:
+		return bad(0, "the 101 announces framing by Preflight-Framing, which was not asked for, so a proxy on the way added the field, or the server is at fault")
+	}
+	return nil
+}
+
+// webSocket is Switched for the fields of a WebSocket (RFC 6455 §4.1) and the protocol inside.
+func (r *Response) webSocket(terms *Terms, accept string) *Error {
+	switch {
+	case r.accept.lines == 0:
+		return bad(0, "the 101 has no Sec-WebSocket-Accept: RFC 6455 §4.1")
+	case !r.accept.is(accept):
+		return bad(0, "the Sec-WebSocket-Accept of the 101 does not answer the key of the request, or is repeated, so another request was answered: RFC 6455 §4.1")
+	case r.subprotocol.lines == 0:
+		return bad(0, "the 101 has no Sec-WebSocket-Protocol, so a WebSocket that is no tunnel answered, or a proxy on the way removed the field")
+	case !r.subprotocol.is(Subprotocol):
+		return bad(0, "the Sec-WebSocket-Protocol of the 101 is not preflight.v1, or is repeated, so a WebSocket that is no tunnel answered: RFC 6455 §4.1")
+	case r.extension.lines > 1:
+		return bad(0, "the Sec-WebSocket-Extensions field of the 101 is repeated: RFC 6455 §11.3.2")
+	case len(r.extension.value) > 0:
+		return bad(0, "the 101 names a WebSocket extension, and none was offered: RFC 6455 §9.1")
+	}
+	switch asked := terms.inner(); {
+	case r.inner.lines == 0 && asked == "", r.inner.lines == 1 && asked != "" && equalFold(r.inner.value, asked):
+		return nil
+	case r.inner.lines == 0:
+		return bad(0, "the 101 does not confirm the protocol inside the WebSocket: its Preflight-Protocol field is missing, so a proxy on the way removed it, or the server is at fault")
+	case asked == "":
+		return bad(0, "the 101 names a protocol inside the WebSocket by Preflight-Protocol, which was not asked for, so a proxy on the way added the field, or the server is at fault")
+	}
+	return bad(0, "the Preflight-Protocol field of the 101 is repeated, or names another protocol than the one asked for")
 }

@@ -164,7 +164,7 @@ func TestSwitched(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\n" + test.fields + "\r\n")
 			require.Nil(t, err)
-			err = r.Switched("tcp", false)
+			err = r.Switched(&wire.Terms{Protocol: "tcp"}, "")
 			if test.rule == "" {
 				require.Nil(t, err)
 				return
@@ -195,7 +195,7 @@ func TestSwitchedTunnelTLS(t *testing.T) {
 			t.Run(fmt.Sprintf("%q, asked %t", fields, asked), func(t *testing.T) {
 				r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n" + fields + "\r\n")
 				require.Nil(t, err)
-				err = r.Switched("tcp", asked)
+				err = r.Switched(&wire.Terms{Protocol: "tcp", TunnelTLS: asked}, "")
 				if rule == "" {
 					require.Nil(t, err)
 					return
@@ -208,11 +208,104 @@ func TestSwitchedTunnelTLS(t *testing.T) {
 	// An error of the upgrade itself is reported first.
 	r, err := parseResponse("HTTP/1.1 101 x\r\nConnection: Upgrade\r\n\r\n")
 	require.Nil(t, err)
-	require.Contains(t, r.Switched("tcp", true).Rule, "no Upgrade")
+	require.Contains(t, r.Switched(&wire.Terms{Protocol: "tcp", TunnelTLS: true}, "").Rule, "no Upgrade")
 }
 
 func TestSwitchedFoldsASCIIOnly(t *testing.T) {
 	r, err := parseResponse("HTTP/1.1 101 x\r\nUpgrade: \u212a\r\nConnection: Upgrade\r\n\r\n")
 	require.Nil(t, err)
-	require.NotNil(t, r.Switched("k", false))
+	require.NotNil(t, r.Switched(&wire.Terms{Protocol: "k"}, ""))
+}
+
+// TestSwitchedFraming: both ends frame, or none does.
+func TestSwitchedFraming(t *testing.T) {
+	const malformed = "is empty, or has another member than capsule"
+	for fields, want := range map[string]struct{ raw, framed string }{ // the rule by what was asked for
+		"":                                 {"", "does not confirm the framing"},
+		"Preflight-Framing: capsule\r\n":   {"announces framing", ""},
+		"preflight-framing:\tcapsule \r\n": {"announces framing", ""},
+		"Preflight-Framing: capsule, capsule\r\n":                      {"announces framing", ""},
+		"Preflight-Framing: ,capsule\r\n":                              {"announces framing", ""},
+		"Preflight-Framing:\r\n capsule\r\n":                           {"announces framing", ""},
+		"Preflight-Framing: Capsule\r\n":                               {malformed, malformed},
+		"Preflight-Framing: capsule;v=1\r\n":                           {malformed, malformed},
+		"Preflight-Framing: \"capsule\"\r\n":                           {malformed, malformed},
+		"Preflight-Framing: capsule, x\r\n":                            {malformed, malformed},
+		"Preflight-Framing: x, capsule\r\n":                            {malformed, malformed},
+		"Preflight-Framing: capsule\r\n capsule\r\n":                   {malformed, malformed},
+		"Preflight-Framing:\r\n":                                       {malformed, malformed},
+		"Preflight-Framing: ,\r\n":                                     {malformed, malformed},
+		"Capsule-Protocol: ?1\r\n":                                     {"", "does not confirm the framing"},
+		"Preflight-Protocol: x\r\n":                                    {"", "does not confirm the framing"}, // means nothing beside another token
+		"Sec-WebSocket-Protocol: preflight.v1\r\n":                     {"", "does not confirm the framing"},
+		"Preflight-Framing: capsule\r\nPreflight-Framing: capsule\r\n": {"announces framing", ""},
+		"Preflight-Framing: x\r\nPreflight-Framing: capsule\r\n":       {malformed, malformed},
+		"Preflight-Framing: capsule\r\nPreflight-Framing: x\r\n":       {malformed, malformed},
+	} {
+		for asked, rule := range map[bool]string{false: want.raw, true: want.framed} {
+			requireSwitched(t, "Upgrade: tcp\r\n"+fields, &wire.Terms{Protocol: "tcp", Framed: asked}, rule)
+		}
+	}
+}
+
+// TestSwitchedWebSocket: each lack of a WebSocket has its own rule.
+func TestSwitchedWebSocket(t *testing.T) {
+	const (
+		upgrade     = "Upgrade: websocket\r\n"
+		accept      = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+		subprotocol = "Sec-WebSocket-Protocol: preflight.v1\r\n"
+		good        = upgrade + accept + subprotocol
+	)
+	for fields, rule := range map[string]string{
+		good: "",
+		"sec-websocket-accept:\ts3pPLMBiTxaQ9kYGzzhZRbK+xOo= \r\nUPGRADE: WebSocket\r\nsec-websocket-protocol:preflight.v1\r\n": "",
+		good + "Sec-WebSocket-Extensions:\r\n":                                           "",
+		good + "Preflight-Framing: capsule\r\n":                                          "", // it means nothing here
+		good + "Preflight-Framing: x\r\n":                                                "",
+		good + "Sec-WebSocket-Version: 13\r\n":                                           "",
+		accept + subprotocol:                                                             "no Upgrade",
+		"Upgrade: tcp\r\n" + accept + subprotocol:                                        "another protocol",
+		upgrade + subprotocol:                                                            "no Sec-WebSocket-Accept",
+		upgrade + subprotocol + "Sec-WebSocket-Accept:\r\n":                              "does not answer the key",
+		upgrade + subprotocol + "Sec-WebSocket-Accept: S3PPLMBITXAQ9KYGZZHZRBK+XOO=\r\n": "does not answer the key",
+		good + accept:      "is repeated, so another request",
+		upgrade + accept:   "no Sec-WebSocket-Protocol",
+		good + subprotocol: "is not preflight.v1, or is repeated",
+		upgrade + accept + "Sec-WebSocket-Protocol:\r\n":                    "is not preflight.v1",
+		upgrade + accept + "Sec-WebSocket-Protocol: Preflight.v1\r\n":       "is not preflight.v1",
+		upgrade + accept + "Sec-WebSocket-Protocol: preflight.v1, chat\r\n": "is not preflight.v1",
+		upgrade + accept + "Sec-WebSocket-Protocol: preflight.v2\r\n":       "is not preflight.v1",
+		good + "Sec-WebSocket-Extensions: permessage-deflate\r\n":           "names a WebSocket extension",
+		good + "Sec-WebSocket-Extensions:\r\nSec-WebSocket-Extensions:\r\n": "Sec-WebSocket-Extensions field of the 101 is repeated",
+		good + "Preflight-Protocol: tcp\r\n":                                "names a protocol inside the WebSocket",
+		good + "Preflight-Tunnel: tls\r\n":                                  "announces TLS inside the tunnel",
+	} {
+		requireSwitched(t, fields, &wire.Terms{Protocol: "tcp", WebSocket: true}, rule)
+	}
+	for fields, rule := range map[string]string{
+		good + "Preflight-Protocol: nats\r\n": "",
+		good + "Preflight-Protocol: NATS\r\n": "", // a token of Upgrade, without regard to case
+		good:                                  "does not confirm the protocol inside",
+		good + "Preflight-Protocol: tcp\r\n":  "names another protocol than",
+		good + "Preflight-Protocol:\r\n":      "names another protocol than",
+		good + "Preflight-Protocol: nats\r\nPreflight-Protocol: nats\r\n": "Preflight-Protocol field of the 101 is repeated",
+	} {
+		requireSwitched(t, fields, &wire.Terms{Protocol: "nats", WebSocket: true}, rule)
+	}
+	requireSwitched(t, good, &wire.Terms{Protocol: "tcp", WebSocket: true, TunnelTLS: true}, "does not confirm TLS inside the tunnel")
+	requireSwitched(t, good+"Preflight-Tunnel: tls\r\n", &wire.Terms{Protocol: "tcp", WebSocket: true, TunnelTLS: true}, "")
+}
+
+// requireSwitched requires that a 101 with fields breaks the rule; "" stands for none.
+func requireSwitched(t *testing.T, fields string, terms *wire.Terms, rule string) {
+	t.Helper()
+	r, err := parseResponse("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n" + fields + "\r\n")
+	require.Nil(t, err, "%q", fields)
+	err = r.Switched(terms, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+	if rule == "" {
+		require.Nil(t, err, "%q, asked %+v", fields, *terms)
+		return
+	}
+	require.NotNil(t, err, "%q, asked %+v", fields, *terms)
+	require.Contains(t, err.Rule, rule, "%q, asked %+v", fields, *terms)
 }

@@ -5,19 +5,57 @@ import (
 	"strconv"
 )
 
-// AppendRequest appends an upgrade request. Host comes first (RFC 9110 §7.2), then a single
-// token: HAProxy, Apache, Caddy and Go's ReverseProxy break if two are offered and one is
-// chosen. The field that asks for TLS inside the tunnel follows. The caller has validated
-// everything, and continues with AppendField and AppendFields for the user's fields.
-func AppendRequest(b []byte, target, host, protocol string, tunnelTLS bool) []byte {
+// AppendRequest appends an upgrade request that asks for terms. Host comes first (RFC 9110
+// §7.2), then a single token: HAProxy, Apache, Caddy and Go's ReverseProxy break if two are
+// offered and one is chosen. The fields of the exchange follow. carriers are the one that terms
+// describe and those that the client can still try. key is the Sec-WebSocket-Key. The caller
+// has validated everything, and continues with AppendField and AppendFields for the user's
+// fields.
+func AppendRequest[C ~string](b []byte, target, host string, terms *Terms, key string, carriers []C) []byte {
 	b = append(b, "GET "...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, host...)
 	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: "...)
-	b = append(b, protocol...)
+	b = append(b, terms.Token()...)
 	b = append(b, "\r\n"...)
-	return appendTunnel(b, tunnelTLS)
+	if terms.WebSocket {
+		b = append(b, "Sec-WebSocket-Version: 13\r\n"...)
+		b = AppendField(b, "Sec-WebSocket-Key", key)
+		b = AppendField(b, "Sec-WebSocket-Protocol", Subprotocol)
+	}
+	if terms.WebSocket || terms.Framed {
+		// On a WebSocket it tells the server that a proxy has removed the subprotocol.
+		b = AppendField(b, FramingField, framingCapsule)
+	}
+	b = append(b, CarriersField+": "...)
+	for i, c := range carriers {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = append(b, c...)
+	}
+	b = append(b, "\r\n"...)
+	if inner := terms.inner(); inner != "" {
+		b = AppendField(b, ProtocolField, inner)
+	}
+	return appendTunnel(b, terms.TunnelTLS)
+}
+
+// Token is what Upgrade names.
+func (t *Terms) Token() string {
+	if t.WebSocket {
+		return webSocketToken
+	}
+	return t.Protocol
+}
+
+// inner is what Preflight-Protocol names; "" means that there is no such field.
+func (t *Terms) inner() string {
+	if !t.WebSocket || equalFold([]byte(t.Protocol), DefaultProtocol) {
+		return ""
+	}
+	return t.Protocol
 }
 
 func appendTunnel(b []byte, asked bool) []byte {

@@ -8,30 +8,45 @@ import (
 )
 
 func TestAppendRequest(t *testing.T) {
+	tcp := &wire.Terms{Protocol: "tcp"}
 	require.Equal(t,
 		"before"+
 			"GET /client/amps/json?a=b HTTP/1.1\r\n"+
 			"Host: edge.example:8080\r\n"+
 			"Connection: Upgrade\r\n"+
 			"Upgrade: tcp\r\n"+
+			"Preflight-Carriers: upgrade, websocket\r\n"+
 			"Authorization: Bearer t0ken\r\n"+
 			"X-Dup: 2\r\n"+
 			"X-Dup: 1\r\n"+
 			"X-Empty: \r\n"+
 			"x-lower: x\r\n"+
 			"\r\n",
-		string(wire.AppendFields(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", "tcp", false), map[string][]string{
+		string(wire.AppendFields(wire.AppendRequest([]byte("before"), "/client/amps/json?a=b", "edge.example:8080", tcp, "", []string{"upgrade", "websocket"}), map[string][]string{
 			"x-lower":       {"x"},
 			"X-Dup":         {"2", "1"},
 			"X-None":        {},
 			"X-Empty":       {""},
 			"Authorization": {"Bearer t0ken"},
 		})))
-	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x/1\r\na: b\r\n\r\n",
-		string(wire.AppendFields(wire.AppendField(wire.AppendRequest(nil, "/", "h", "x/1", false), "a", "b"), nil)))
 	// What the exchange asks for stands before what others add.
-	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Tunnel: tls\r\na: b\r\n\r\n",
-		string(wire.AppendFields(wire.AppendRequest(nil, "/", "h", "tcp", true), map[string][]string{"a": {"b"}})))
+	const begin = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
+	const webSocket = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: k==\r\n" +
+		"Sec-WebSocket-Protocol: preflight.v1\r\nPreflight-Framing: capsule\r\nPreflight-Carriers: websocket\r\n"
+	for want, test := range map[string]struct {
+		terms wire.Terms
+		tried string
+	}{
+		"Upgrade: x/1\r\nPreflight-Carriers: upgrade\r\n":                                                        {wire.Terms{Protocol: "x/1"}, "upgrade"},
+		"Upgrade: tcp\r\nPreflight-Carriers: upgrade\r\nPreflight-Tunnel: tls\r\n":                               {wire.Terms{Protocol: "tcp", TunnelTLS: true}, "upgrade"},
+		"Upgrade: tcp\r\nPreflight-Framing: capsule\r\nPreflight-Carriers: framed\r\n":                           {wire.Terms{Protocol: "tcp", Framed: true}, "framed"},
+		"Upgrade: tcps\r\nPreflight-Framing: capsule\r\nPreflight-Carriers: framed\r\nPreflight-Tunnel: tls\r\n": {wire.Terms{Protocol: "tcps", Framed: true, TunnelTLS: true}, "framed"},
+		webSocket: {wire.Terms{Protocol: "TCP", WebSocket: true}, "websocket"},
+		webSocket + "Preflight-Protocol: tcps\r\nPreflight-Tunnel: tls\r\n": {wire.Terms{Protocol: "tcps", WebSocket: true, TunnelTLS: true}, "websocket"},
+	} {
+		require.Equal(t, begin+want+"a: b\r\n\r\n",
+			string(wire.AppendFields(wire.AppendRequest(nil, "/", "h", &test.terms, "k==", []string{test.tried}), map[string][]string{"a": {"b"}})))
+	}
 }
 
 func TestAppendSwitching(t *testing.T) {
