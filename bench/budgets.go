@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// A budget is a limit that preflight has set itself.
+// A budget is a limit that preflight must meet.
 type budget struct {
 	what   string
 	limit  float64
-	floor  bool // limit is the least, not the most
-	count  bool // of whole allocations; pools that the collector empties add some hundredths
+	floor  bool // limit is a minimum, not a maximum
+	count  bool // a number of allocations; the collector empties pools, which adds some hundredths
 	value  float64
 	spread float64 // in percent; 0 for counts
 }
@@ -25,7 +25,7 @@ func (b budget) met() bool {
 	return b.value <= b.limit
 }
 
-// list is all budgets that this program measures. Allocations in memory, and one
+// list returns all budgets that this program measures. Allocations in memory, and one
 // read and one write for each handshake, are tests of the root module.
 func (r *results) list() []budget {
 	one, loose, many := r.section(keyOne), r.section(keyLoose), r.section(keyMany)
@@ -39,7 +39,7 @@ func (r *results) list() []budget {
 	within := func(what string, limit float64, s spread) budget {
 		return budget{what: what, limit: limit, value: s.median, spread: s.half}
 	}
-	head := float64(len(memoryRequest)) // which an upgraded connection keeps
+	head := float64(len(memoryRequest)) // an upgraded connection keeps it
 	beside := func(s *samples, base string) float64 {
 		return (s.median(ours, rss) - head) / s.median(base, rss)
 	}
@@ -70,7 +70,7 @@ func (r *results) list() []budget {
 	}
 }
 
-// first is the row with which the others are compared; "" of a section that
+// first returns the row with which the others are compared. It is empty if the section
 // was not measured.
 func (s *samples) first() string {
 	if len(s.rows) == 0 {

@@ -53,8 +53,8 @@ func end(err error) {
 	}
 }
 
-// home is where RESULTS.md is kept, seen from the root of the repository or from
-// there.
+// home is the folder of RESULTS.md, relative to the root of the repository or to the
+// folder itself.
 func home() string {
 	if _, err := os.Stat(filepath.Join("bench", "RESULTS.md")); err == nil {
 		return "bench"
@@ -62,7 +62,7 @@ func home() string {
 	return "."
 }
 
-// An effort is how often, and how much, is measured.
+// An effort says how often, and how much, is measured.
 type effort struct {
 	quick       bool
 	repetitions int   // of handshakes, in memory, of telemetry
@@ -90,7 +90,7 @@ var (
 	}
 )
 
-// A bench is a run.
+// A bench is a run of the program.
 type bench struct {
 	effort
 	site     *site
@@ -119,7 +119,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 	} {
 		s, err := measure(ctx)
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx) // of which err is a symptom
+			return nil, context.Cause(ctx) // err is only a symptom of it
 		}
 		if err != nil {
 			return nil, err

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// results are what a run has measured.
+// results has what a run has measured.
 type results struct {
 	quick    bool
 	machine  []string
-	notes    []string // what could not be done as it should
+	notes    []string // what could not be measured as intended
 	sections []*section
 	took     time.Duration
 }
@@ -32,7 +32,7 @@ type column struct {
 	cell func(s *samples, row string) string
 }
 
-// none stands for what was not measured.
+// none stands for a value that was not measured.
 const none = "–"
 
 func median(head, quantity, format string) column {
@@ -52,14 +52,14 @@ func ratio(head, quantity string) column {
 	}}
 }
 
-// spreadOf is for quantities that are ratios already.
+// spreadOf is for quantities that are already ratios.
 func spreadOf(head, quantity string) column {
 	return column{head, func(s *samples, row string) string {
 		return spreadAmong(s.values[row][quantity]).String()
 	}}
 }
 
-// section is one that was measured, or an empty one.
+// section returns a section that was measured, or an empty one.
 func (r *results) section(key string) *samples {
 	for _, s := range r.sections {
 		if s.key == key {
@@ -174,7 +174,7 @@ func (r *results) markdown() string {
 	return b.String()
 }
 
-// most is the largest number of connections that were held at once.
+// most returns the largest number of connections that were held at once.
 func (r *results) most() (n int) {
 	for _, row := range r.section(keyGrowth).rows {
 		_, number, _ := strings.Cut(row, ", ")

@@ -22,7 +22,7 @@ func (b *bench) telemetry(ctx context.Context) (*section, error) {
 	})
 }
 
-// What is measured in memory.
+// The quantities of work in memory.
 const (
 	allocs = "allocs"
 	bytesN = "bytes"
@@ -73,7 +73,7 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 	})
 }
 
-// firstFeat is the row with which another of its group is compared.
+// firstFeat returns the row with which the others of its group are compared.
 func firstFeat(row string) string {
 	if row == exchangeOurs || row == exchangeByHand {
 		return exchangeOurs
@@ -90,7 +90,7 @@ func firstFeat(row string) string {
 	return ""
 }
 
-// What is measured of connections in use.
+// The quantities of connections in use.
 const (
 	throughput = "throughput"
 	bulkCPU    = "bulk CPU"

@@ -62,7 +62,7 @@ func TestBadFilter(t *testing.T) {
 	}
 }
 
-// Whatever a client writes is a filter or is refused.
+// TestFilterOfAnyTokens requires that any text of a client is a filter or is refused.
 func TestFilterOfAnyTokens(t *testing.T) {
 	tokens := []string{"/id", "/", "7", "-", "'x'", "'", `"`, "(", ")", "=", "!", "<", ">", "and", "OR", "not", " ", "\x00", "é"}
 	random := rand.New(rand.NewPCG(1, 2))

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// setEnvironment sets what the exporters read, and nothing else of theirs.
+// setEnvironment sets the variables that the exporters read, and unsets the others.
 func setEnvironment(t *testing.T, variables map[string]string) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -85,8 +85,8 @@ func TestUntilCtrlC(t *testing.T) {
 	}
 }
 
-// An interrupter is an output that ends the program when a text has appeared
-// on it that many times.
+// An interrupter is an output that ends the program when a text has been written to it for
+// the nth time.
 type interrupter struct {
 	text      strings.Builder
 	times     int
