@@ -60,7 +60,7 @@ func checkCarriers(carriers []Carrier) error {
 		case !slices.Contains(allCarriers, c):
 			return fmt.Errorf("holds %q, which is none of %q", c, allCarriers)
 		case slices.Contains(carriers[:i], c):
-			return fmt.Errorf("holds %q twice", c)
+			return fmt.Errorf("holds %q more than once", c)
 		}
 	}
 	return nil

@@ -140,7 +140,7 @@ var reasonCauses = map[string]string{
 	wire.CodeCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
 	wire.CodeProtocol:     "the listener does not serve this protocol (PreflightListener.Protocols)",
 	wire.CodeSubprotocol:  "the listener was reached, but a proxy on the way removed Sec-WebSocket-Protocol from the request",
-	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel (PreflightListener.TLSConfig)",
+	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)",
 	wire.CodeOrigin:       "the request has an Origin that the listener does not allow (PreflightListener.AllowedOrigins)",
 }
 

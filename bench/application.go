@@ -7,18 +7,20 @@ import (
 	"net"
 )
 
-// The protocol of the application: a command and a number. It is also what an
-// idle connection waits for, with no more memory than that takes.
+// The protocol of the application: a command and a number. An idle connection waits
+// for a command, and needs no more memory than for that.
 const (
 	commandBulk = 'b' // as many bytes follow; when they have been read, the answer is one
 	commandEcho = 'e' // as many messages follow; each is sent back
+	commandUp   = 'u' // as bulk
+	commandDown = 'd' // as many bytes are the answer
 	commandSize = 9
 
 	bulkChunk = 32 << 10
 	echoSize  = 64
 )
 
-// application serves a connection, behind whatever handshake.
+// application serves a connection after its handshake.
 func application(c net.Conn) {
 	defer c.Close()
 	command := make([]byte, commandSize)
@@ -32,7 +34,7 @@ func application(c net.Conn) {
 	}
 }
 
-// It has a frame of its own, so that an idle connection has a small stack.
+// serveCommand has a stack frame of its own, so that an idle connection has a small stack.
 //
 //go:noinline
 func serveCommand(c net.Conn, command byte, n int64) error {
@@ -59,6 +61,8 @@ func serveCommand(c net.Conn, command byte, n int64) error {
 			}
 		}
 		return nil
+	case commandUp, commandDown:
+		return serveTransfer(c, command, n)
 	}
 	return fmt.Errorf("there is no command %q", command)
 }

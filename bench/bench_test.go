@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain also is what the measured processes run.
+// TestMain is also the main function of the measured processes.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == childArg {
 		end(child(os.Args[2:]))
@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestEveryRow measures everything, with few repetitions. It judges no number:
-// with the race detector, on a busy machine, they say nothing.
+// TestEveryRow measures everything, with few repetitions. It requires no values: with
+// the race detector, on a busy machine, they mean nothing.
 func TestEveryRow(t *testing.T) {
 	// With the race detector, each of the many processes would sleep for a second at its end.
 	t.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
@@ -38,7 +38,7 @@ func TestEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyRelay, keyIdle, keyStuck, keyGrowth} {
+	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyFraming, keyRelay, keyIdle, keyStuck, keyGrowth} {
 		require.True(t, measured[key], key)
 	}
 	require.NotContains(t, r.budgets(), "not measured")
@@ -57,7 +57,7 @@ func TestEveryRow(t *testing.T) {
 	}
 }
 
-// blank tells the cells for which there is nothing to measure.
+// blank reports whether a cell has nothing to measure.
 func blank(row, head string) bool {
 	switch row {
 	case direct:

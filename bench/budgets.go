@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// A budget is a limit that preflight has set itself.
+// A budget is a limit that preflight must meet.
 type budget struct {
 	what   string
 	limit  float64
-	floor  bool // limit is the least, not the most
-	count  bool // of whole allocations; pools that the collector empties add some hundredths
+	floor  bool // limit is a minimum, not a maximum
+	count  bool // a number of allocations; the collector empties pools, which adds some hundredths
 	value  float64
 	spread float64 // in percent; 0 for counts
 }
@@ -25,7 +25,7 @@ func (b budget) met() bool {
 	return b.value <= b.limit
 }
 
-// list is all budgets that this program measures. Allocations in memory, and one
+// list returns all budgets that this program measures. Allocations in memory, and one
 // read and one write for each handshake, are tests of the root module.
 func (r *results) list() []budget {
 	one, loose, many := r.section(keyOne), r.section(keyLoose), r.section(keyMany)
@@ -39,7 +39,7 @@ func (r *results) list() []budget {
 	within := func(what string, limit float64, s spread) budget {
 		return budget{what: what, limit: limit, value: s.median, spread: s.half}
 	}
-	head := float64(len(memoryRequest)) // which an upgraded connection keeps
+	head := float64(len(memoryRequest)) // an upgraded connection keeps it
 	beside := func(s *samples, base string) float64 {
 		return (s.median(ours, rss) - head) / s.median(base, rss)
 	}
@@ -47,7 +47,7 @@ func (r *results) list() []budget {
 	tunnel := relayName([2]string{ours, ours})
 	goes := spreadAmong(stuck.values[ours][ratioOfFew])
 	goesMany := spreadAmong(stuck.values[ours][ratioOfMany])
-	return []budget{
+	of := []budget{
 		count("accepted connection: allocations above bare TCP", 3, above(many, serverAllocs)),
 		most("accepted connection: bytes above bare TCP, beside one copy of the head", 256, above(many, serverBytes)-head),
 		count("dialed connection: allocations above bare TCP", 6, above(many, clientAllocs)),
@@ -68,9 +68,10 @@ func (r *results) list() []budget {
 		{what: "relay of tunnels: splice calls", limit: 1, floor: true, value: relay.median(tunnel, splices)},
 		most("relay of tunnels: read and write calls", 100, relay.median(tunnel, readsWrite)),
 	}
+	return append(of, r.framingBudgets()...)
 }
 
-// first is the row with which the others are compared; "" of a section that
+// first returns the row with which the others are compared. It is empty if the section
 // was not measured.
 func (s *samples) first() string {
 	if len(s.rows) == 0 {

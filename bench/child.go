@@ -19,10 +19,10 @@ import (
 // childArg is the first argument of a child process.
 const childArg = "child"
 
-// A role carries out orders.
+// A role executes orders.
 type role func(order) (answer, error)
 
-// child plays a part in a process of its own, until the end of its input.
+// child runs a role in a process of its own, until the end of its input.
 func child(args []string) error {
 	s := newSite(args[0])
 	hello := answer{PID: os.Getpid()}
@@ -74,14 +74,15 @@ func (s *site) role(args []string, hello *answer) (role, error) {
 	return nil, fmt.Errorf("there is no role %q", args[0])
 }
 
-// carryOut measures what an order uses, or what has been used so far.
+// carryOut executes an order and measures what it uses, or returns what has been used so
+// far.
 func (s *site) carryOut(o order, play role) (a answer, err error) {
 	switch o.Op {
 	case "usage":
 		a.Used = used()
 		return a, nil
 	case "collect":
-		for range 2 { // the second empties the pools
+		for range 2 { // the second collection empties the pools
 			runtime.GC()
 		}
 		debug.FreeOSMemory()
@@ -96,11 +97,11 @@ func (s *site) carryOut(o order, play role) (a answer, err error) {
 	return a, err
 }
 
-// used is what this process has used so far.
+// used returns what this process has used so far.
 func used() usage {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		panic(err) // it fails for bad arguments alone: getrusage(2)
+		panic(err) // it fails only for bad arguments: getrusage(2)
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -111,7 +112,7 @@ func used() usage {
 	}
 }
 
-// A client is the role of those who dial.
+// A client is the role of a process that dials.
 type client struct {
 	site *site
 	dial dialFunc
@@ -140,7 +141,11 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		})
 	case "bulk":
 		err = sendBulk(c.held[0], o.Bytes)
-	case "echo":
+	case opUp:
+		err = sendUp(c.held[0], o.Bytes, o.Chunk)
+	case opDown:
+		err = sendDown(c.held[0], o.Bytes, o.Chunk)
+	case opEcho:
 		err = sendEcho(c.held[0], o.N)
 	default:
 		err = fmt.Errorf("there is no order %q", o.Op)
@@ -148,7 +153,7 @@ func (c *client) carryOut(o order) (a answer, err error) {
 	return a, err
 }
 
-// stuckBytes is how much of its head a client sends that goes no further.
+// stuckBytes is how many bytes of its head a stuck client sends.
 const stuckBytes = 48
 
 // each calls f o.N times in o.Dialers goroutines, and returns the first error.
@@ -171,7 +176,7 @@ func each(o order, f func(i int) error) error {
 	return <-failed
 }
 
-// handshakes dials, shakes hands and closes, and returns the median latency.
+// handshakes dials, performs the handshake and closes. It returns the median latency.
 func (c *client) handshakes(o order) (time.Duration, error) {
 	took := make([]time.Duration, o.N)
 	err := each(o, func(i int) error {

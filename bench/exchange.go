@@ -12,8 +12,8 @@ import (
 	"golang.org/x/tools/benchmark/parse"
 )
 
-// The rows of the exchange into the caller's memory. It is no part of the API, and
-// so a benchmark of the root module, which has net/http do the same.
+// The rows of the exchange into the caller's memory. The exchange is not in the API, so a
+// benchmark of the root module measures it, and the same work of net/http.
 const (
 	exchangeOurs   = "server exchange, no Conn: preflight"
 	exchangeByHand = "server exchange, no Conn: http.ReadRequest and a prepared 101"
@@ -32,7 +32,7 @@ func (b *bench) buildExchange(ctx context.Context) (program string, err error) {
 	return program, build.Run()
 }
 
-// exchange adds one repetition of it.
+// exchange adds a repetition of that benchmark.
 func (b *bench) exchange(ctx context.Context, program string, s *samples) error {
 	run := exec.CommandContext(ctx, program, "-test.run=^$", "-test.bench=^BenchmarkServerExchange$",
 		"-test.benchmem", fmt.Sprintf("-test.benchtime=%dx", b.feats))
@@ -46,7 +46,7 @@ func (b *bench) exchange(ctx context.Context, program string, s *samples) error 
 		return err
 	}
 	for name, row := range exchangeRows {
-		if n := runtime.GOMAXPROCS(0); n > 1 { // which a benchmark has in its name then
+		if n := runtime.GOMAXPROCS(0); n > 1 { // then the name of a benchmark ends with it
 			name = fmt.Sprintf("%s-%d", name, n)
 		}
 		if len(set[name]) != 1 {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// What is measured of handshakes.
+// The quantities of handshakes.
 const (
 	elapsed      = "time"
 	latency      = "latency"
@@ -26,23 +26,24 @@ const (
 	keyMany  = "handshake-64"
 )
 
-// A handshaking is a section of handshakes.
+// A handshaking is a section about handshakes.
 type handshaking struct {
 	key, title, text string
 	of               []string // peers
 	start            func(context.Context, string) (*pair, error)
 	repetitions      int
-	n, dialers       int // of a repetition
+	n, dialers       int // in a repetition
 }
 
 func (b *bench) handshakeOne(ctx context.Context) (*section, error) {
 	return b.handshakes(ctx, handshaking{
-		key: keyOne, title: "Handshake, one dialer", text: " " + pinned,
-		of: names(peers), start: b.pinnedPair, repetitions: b.repetitions, n: b.one, dialers: 1,
+		key: keyOne, title: "Handshake, one dialer",
+		text: " " + pinned + " Framed tunnels are aborted. p50 is the time of the dial alone.",
+		of:   append(names(peers), framedTCP, framedWS), start: b.pinnedPair, repetitions: b.repetitions, n: b.one, dialers: 1,
 	})
 }
 
-// handshakeLoose leaves it to the kernel where both sides run, as most who try this do.
+// handshakeLoose lets the kernel choose the processors of both sides, as most users do.
 func (b *bench) handshakeLoose(ctx context.Context) (*section, error) {
 	return b.handshakes(ctx, handshaking{
 		key: keyLoose, title: "Handshake, one dialer, not pinned",
@@ -74,7 +75,7 @@ func (b *bench) handshakes(ctx context.Context, of handshaking) (*section, error
 		samples: newSamples(of.of...),
 	}
 	return s, b.rotate(ctx, of.title, of.of, of.start, of.repetitions, func(p *pair, first bool) error {
-		if first { // what is made once is made now
+		if first { // creates what is created only once
 			if _, _, err := p.order(order{Op: "handshake", N: 2 * of.dialers, Dialers: of.dialers}); err != nil {
 				return err
 			}
@@ -88,7 +89,7 @@ func (b *bench) handshakes(ctx context.Context, of handshaking) (*section, error
 	})
 }
 
-// handshake adds what n of them took.
+// handshake adds what n handshakes took.
 func (s *samples) handshake(row string, n int, client answer, server usage) {
 	s.add(row, elapsed, micros(client.Elapsed, n))
 	s.add(row, rate, float64(n)/client.Elapsed.Seconds())
@@ -101,8 +102,8 @@ func (s *samples) handshake(row string, n int, client answer, server usage) {
 	s.add(row, clientBytes, float64(client.Used.Bytes)/float64(n))
 }
 
-// rotate starts the processes of some peers, and calls f for each of them in
-// each repetition, beginning with another one every time.
+// rotate starts the processes of some peers. In each repetition it calls f for each of
+// them, and begins with another peer each time.
 func (b *bench) rotate(ctx context.Context, title string, of []string, start func(context.Context, string) (*pair, error), repetitions int, f func(p *pair, first bool) error) error {
 	var pairs []*pair
 	defer func() {

@@ -15,7 +15,7 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// A feat is something that is done in memory, where nothing else is measured.
+// A feat is work that is done in memory, so that nothing else is measured.
 type feat struct {
 	group, name string
 	do          func() error
@@ -23,7 +23,7 @@ type feat struct {
 
 const memoryAddress = "edge.example:80"
 
-// feats are grouped; the first of a group is what the others are compared with.
+// feats are in groups. The others of a group are compared with the first one.
 var feats = []feat{
 	{"parse a request", "preflight", parseRequest},
 	{"parse a request", "http.ReadRequest, reader kept", parseKept(readRequest, request(memoryAddress))},
@@ -39,7 +39,7 @@ var feats = []feat{
 
 func (f feat) String() string { return f.group + ": " + f.name }
 
-// inMemory does the feat that is ordered, a number of times.
+// inMemory does the feat that an order names, as often as the order says.
 func inMemory(o order) (a answer, err error) {
 	for _, f := range feats {
 		if f.String() != o.Op {
@@ -78,7 +78,7 @@ var tcpOnly = wire.Offer{Protocols: []string{"tcp"}, Upgrade: true}
 func parseAnswer() error {
 	r, broken := wire.ParseResponse(switching[:wire.ResponseEnd(switching, 0)])
 	if broken == nil {
-		broken = r.Switched("tcp", false)
+		broken = r.Switched(&rawTerms, "")
 	}
 	if broken != nil {
 		return broken
@@ -114,7 +114,7 @@ func parseNew(read func(*bufio.Reader) error, head []byte) func() error {
 	}
 }
 
-// A memoryConn reads in, and writes to nowhere.
+// A memoryConn reads in, and discards what is written.
 type memoryConn struct {
 	net.Conn
 	in            []byte
@@ -169,7 +169,7 @@ func serveByHand() error {
 	return err
 }
 
-// newMemoryRequest is what a caller of Client makes.
+// newMemoryRequest returns a request as a caller of Client creates it.
 func newMemoryRequest() (*http.Request, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://"+memoryAddress+target, nil)
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// describeMachine is where, and with what, is measured.
+// describeMachine describes the machine and the versions.
 func describeMachine() []string {
 	var of []string
 	add := func(what, value string) { of = append(of, what+": "+value) }
@@ -30,7 +30,7 @@ func describeMachine() []string {
 			versions[m.Path] = m.Version
 		}
 		for _, path := range []string{
-			"github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/xtls/xray-core", "github.com/sagernet/sing-box",
+			"github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/gobwas/ws", "github.com/xtls/xray-core", "github.com/sagernet/sing-box",
 			"github.com/pires/go-proxyproto", "github.com/soheilhy/cmux", "go.opentelemetry.io/otel/sdk",
 		} {
 			if v := versions[path]; v != "" {
@@ -57,7 +57,7 @@ func describeMachine() []string {
 	return of
 }
 
-// field is the value of the first line that begins with name.
+// field returns the value of the first line that begins with name.
 func field(file, name string) string {
 	b, _ := os.ReadFile(file)
 	for line := range strings.Lines(string(b)) {
@@ -68,7 +68,8 @@ func field(file, name string) string {
 	return "unknown"
 }
 
-// raiseFiles makes room for all connections, or does with fewer and says so.
+// raiseFiles raises the limit of descriptors. If that fails, it reduces the number of
+// connections, and notes that.
 func (b *bench) raiseFiles() (notes []string) {
 	const others = 200 // descriptors of the runtime, and of good clients
 	want := uint64(others + max(b.idle, b.stuck, b.growth[len(b.growth)-1]))
@@ -95,7 +96,7 @@ func (b *bench) raiseFiles() (notes []string) {
 	}
 	fit(&b.idle)
 	fit(&b.stuck)
-	steps := slices.Clone(b.growth) // which are also others'
+	steps := slices.Clone(b.growth) // other efforts share the slice
 	for i := range steps {
 		fit(&steps[i])
 	}

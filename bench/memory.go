@@ -11,14 +11,14 @@ const (
 	keyGrowth = "growth"
 )
 
-// What is measured of connections that are held, for each.
+// The quantities of each held connection.
 const (
 	rss       = "RSS"
 	heapInUse = "heap"
 	stackUsed = "stack"
 )
 
-// holders is how many dialers open the connections that are held.
+// holders is the number of dialers that open the held connections.
 const holders = 16
 
 // A load is a pair whose server holds connections.
@@ -30,7 +30,8 @@ type load struct {
 	held  int
 }
 
-// load begins when what is made once is made: the pools, the first threads.
+// load starts a load. It first creates what is created only once: the pools, the first
+// threads.
 func (b *bench) load(p *pair) (*load, error) {
 	if _, _, err := p.order(order{Op: "handshake", N: 100, Dialers: holders}); err != nil {
 		return nil, err
@@ -53,8 +54,8 @@ func (l *load) memory() (rss int64, u usage, err error) {
 	return rss, a.Used, err
 }
 
-// open makes the client hold n more connections, by the order op, and waits until the
-// server has read what there is.
+// open makes the client hold n more connections, by the order op. It waits until the server
+// has read all data.
 func (l *load) open(op string, n int) (answer, error) {
 	a, err := l.client.do(order{Op: op, Address: l.server.hello.Address, N: n, Dialers: holders})
 	if err != nil {
@@ -107,7 +108,7 @@ func (b *bench) idleConnections(ctx context.Context) (*section, error) {
 		text: fmt.Sprintf("Bytes of the server process for each of %d connections that have finished their handshake and wait in Read, after a garbage collection; %d repetitions, each with new processes. The memory of the kernel is not included.",
 			b.idle, min(2, b.few)),
 		columns: memoryColumns(),
-		samples: newSamples(names(peers)...),
+		samples: newSamples(append(names(peers), framedTCP, framedWS)...),
 	}
 	rows := s.samples.rows
 	return s, b.repeat(title, min(2, b.few), len(rows), func(i int, _ bool) error {
@@ -120,7 +121,7 @@ func (b *bench) idleConnections(ctx context.Context) (*section, error) {
 	})
 }
 
-// grown is the peers whose cost is followed as connections grow.
+// grown are the peers whose cost is measured for several numbers of connections.
 var grown = []string{bareTCP, ours}
 
 func growthRow(peer string, n int) string { return fmt.Sprintf("%s, %d", peer, n) }

@@ -18,43 +18,46 @@ import (
 	"github.com/soheilhy/cmux"
 )
 
-// A peer is one way to a connection: what stands between Accept or Dial and the
+// A peer is a way to open a connection: what is between Accept or Dial and the
 // application.
 type peer struct {
 	name string
 	does string // for the reader of the report
-	// listen accepts at a free loopback address as long as the process lives, and
-	// calls handle for each connection that is past its handshake, in a
-	// goroutine of its own.
+	// listen accepts at a free loopback address until the process ends. It calls
+	// handle for each connection after its handshake, in a goroutine of its own.
 	listen func(s *site, handle func(net.Conn)) (address string, err error)
-	// dialer makes a function that dials and shakes hands.
+	// dialer returns a function that dials and performs the handshake.
 	dialer func(s *site) (dialFunc, error)
 }
 
 type dialFunc func(ctx context.Context, address string) (net.Conn, error)
 
-// The names of peers by which others are judged.
+// The names of peers with which others are compared.
 const (
-	bareTCP  = "bare TCP"
-	ours     = "preflight"
-	plain    = "preflight, plain client"
-	byHand   = "net/http Hijack + ReadResponse"
-	ourNoop  = "preflight, no-op telemetry"
-	ourSDK   = "preflight, OpenTelemetry SDK"
-	coderWS  = "coder/websocket NetConn"
+	bareTCP = "bare TCP"
+	ours    = "preflight"
+	plain   = "preflight, plain client"
+	byHand  = "net/http Hijack + ReadResponse"
+	ourNoop = "preflight, no-op telemetry"
+	ourSDK  = "preflight, OpenTelemetry SDK"
+	coderWS = "coder/websocket NetConn"
+
+	gorillaWS = "gorilla/websocket"
+	gobwasWS  = "gobwas/ws"
+
 	goTLS    = "crypto/tls 1.3"
 	proxyHdr = "go-proxyproto v2"
 	cmuxHTTP = "cmux, by a header field"
 )
 
-// peers are those that shake hands; the first is what all are compared with.
+// peers are the peers with a handshake. All are compared with the first one.
 var peers = append([]*peer{
 	{bareTCP, "the same bytes both ways and no parsing: the floor", listenTCP, dialTCP},
 	{ours, "PreflightListener and PreflightDialer", listenPreflight(nil), dialPreflight(nil)},
 	{plain, "bare TCP clients on a PreflightListener, with the floor's bytes", listenPlain, dialOther},
 	{byHand, "what people write by hand: Request.Write and ReadResponse, Hijack", listenNetHTTP, dialNetHTTP},
 	{coderWS, "WebSocket as a net.Conn", listenCoder, dialCoder},
-	{"gorilla/websocket", "WebSocket, with our own Read and Write over its messages", listenGorilla, dialGorilla},
+	{gorillaWS, "WebSocket, with our own Read and Write over its messages", listenGorilla, dialGorilla},
 	{proxyHdr, "the floor's bytes behind a PROXY header", listenProxyProto, dialProxyProto},
 	{cmuxHTTP, "the floor's bytes, sorted by the Upgrade field", listenCmux, dialTCP},
 	{goTLS, "TLS without resumption, and nothing else", listenTLS, dialTLS},
@@ -75,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := slices.Concat(peers, telemetryPeers)
+	all := slices.Concat(peers, telemetryPeers, framedPeers)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -83,7 +86,7 @@ func peerNamed(name string) (*peer, error) {
 	return all[i], nil
 }
 
-// What every client sends beside the upgrade itself, and where to.
+// The target of each client, and the fields that it sends besides the upgrade itself.
 const target = "/amps/json"
 
 var fields = http.Header{
@@ -94,10 +97,13 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
+	carriers := []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, &rawTerms, "", carriers), fields)
 }
 
-var switching = wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)
+var rawTerms = wire.Terms{Protocol: "tcp"}
+
+var switching = wire.AppendSwitching(nil, rawTerms, "", nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {
@@ -109,8 +115,8 @@ func other(address string) []byte {
 // heads are the buffers of those who do not parse.
 var heads = sync.Pool{New: func() any { return new([1 << 10]byte) }}
 
-// floorServer reads until the end of the head, for which it looks nowhere else
-// than at the end of what it has, and answers.
+// floorServer reads until the end of the head, and answers. It looks for that end only at
+// the end of the data.
 func floorServer(c net.Conn) error {
 	b := heads.Get().(*[1 << 10]byte)
 	defer heads.Put(b)
@@ -125,8 +131,8 @@ func floorServer(c net.Conn) error {
 	return err
 }
 
-// floorClient sends what has been prepared, and reads as many bytes as the
-// answer has.
+// floorClient sends a prepared request, and reads as many bytes as the answer
+// has.
 func floorClient(c net.Conn, request []byte) error {
 	if _, err := c.Write(request); err != nil {
 		return err
@@ -158,7 +164,7 @@ func acceptAll(l net.Listener, handle func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			log.Fatal(err) // a rate that lacks connections would be no rate
+			log.Fatal(err) // a rate without all connections would be wrong
 		}
 		go handle(c)
 	}
@@ -175,7 +181,7 @@ func listenTCP(_ *site, handle func(net.Conn)) (string, error) {
 	return l.Addr().String(), nil
 }
 
-// dialFloor dials and sends what prepare makes of the address, once for all dials.
+// dialFloor dials, and sends the request that prepare has made from the address once.
 func dialFloor(s *site, prepare func(address string) []byte) dialFunc {
 	var prepared sync.Map
 	return func(ctx context.Context, address string) (net.Conn, error) {
@@ -198,7 +204,7 @@ func dialFloor(s *site, prepare func(address string) []byte) dialFunc {
 func dialTCP(s *site) (dialFunc, error)   { return dialFloor(s, request), nil }
 func dialOther(s *site) (dialFunc, error) { return dialFloor(s, other), nil }
 
-// long is more than any measurement takes: no handshake that is stuck is to end.
+// long is longer than any measurement. No stuck handshake may time out.
 const long = time.Hour
 
 func preflightListener(telemetry func() *preflight.Telemetry) (*preflight.PreflightListener, error) {

@@ -27,7 +27,7 @@ var heavyPeers = []*peer{
 	{"sing-box v2rayhttpupgrade", "its transport server and client, logs off", listenSing, dialSing},
 }
 
-// noLog takes what Xray-core would write.
+// noLog discards the log of Xray-core.
 type noLog struct{}
 
 func (noLog) Handle(xlog.Message) {}
@@ -52,7 +52,7 @@ func listenXray(_ *site, handle func(net.Conn)) (string, error) {
 	address := l.Addr().(*net.TCPAddr)
 	l.Close()
 	_, err = httpupgrade.ListenHTTPUpgrade(context.Background(), xnet.IPAddress(address.IP), xnet.Port(address.Port), xrayConfig(),
-		func(c stat.Connection) { handle(c) }) // it has a goroutine of its own
+		func(c stat.Connection) { handle(c) }) // Xray calls it in a goroutine of its own
 	return address.String(), err
 }
 

@@ -13,7 +13,7 @@ import (
 	gorilla "github.com/gorilla/websocket"
 )
 
-// listenHTTP serves h as people do.
+// listenHTTP serves h with an http.Server.
 func listenHTTP(h http.HandlerFunc) (string, error) {
 	l, err := listenLoopback()
 	if err != nil {
@@ -45,7 +45,7 @@ func listenNetHTTP(_ *site, handle func(net.Conn)) (string, error) {
 			c.Close()
 			return
 		}
-		// In the handler's goroutine, its stack would be kept too.
+		// In the goroutine of the handler, its stack would stay in use too.
 		go handle(&bufferedConn{c, rw.Reader})
 	})
 }
@@ -87,7 +87,7 @@ func upgradeByHand(ctx context.Context, c net.Conn, address string) (*bufio.Read
 	return r, nil
 }
 
-// A coderConn ends without the closing handshake, as the others do.
+// A coderConn closes without the closing handshake, as the others do.
 type coderConn struct {
 	net.Conn
 	ws *coder.Conn
@@ -103,7 +103,7 @@ func listenCoder(_ *site, handle func(net.Conn)) (string, error) {
 	return listenHTTP(func(w http.ResponseWriter, r *http.Request) {
 		ws, err := coder.Accept(w, r, nil)
 		if err != nil {
-			return // it has answered
+			return // it has sent the error
 		}
 		go handle(newCoderConn(ws))
 	})
@@ -161,7 +161,7 @@ func listenGorilla(_ *site, handle func(net.Conn)) (string, error) {
 	return listenHTTP(func(w http.ResponseWriter, r *http.Request) {
 		ws, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
-			return // it has answered
+			return // it has sent the error
 		}
 		go handle(newGorillaConn(ws))
 	})

@@ -53,8 +53,8 @@ func (r *results) plot(dir string) error {
 	)
 }
 
-// sans is measured with the font that gonum/plot has with it. One of its width, or
-// nearly, is everywhere.
+// sans is measured with the font of gonum/plot. Fonts of about its width are on all
+// systems.
 const (
 	sans         = "Liberation Sans"
 	sansOrOthers = "Liberation Sans,Arial,Helvetica,sans-serif"
@@ -63,7 +63,7 @@ const (
 func newPlot(title string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text = title
-	p.BackgroundColor = color.White // also where the page is dark
+	p.BackgroundColor = color.White // on dark pages too
 	for _, of := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
 		of.Font.Variant, of.Font.Size = "Sans", vg.Points(10)
 	}
@@ -73,7 +73,7 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
-// save writes a plot of which the size is always the same.
+// save writes a plot. Its size is always the same.
 func save(p *plot.Plot, height float64, file string) error {
 	w, err := p.WriterTo(vg.Points(640), vg.Points(height), "svg")
 	if err != nil {

@@ -16,13 +16,14 @@ import (
 	"time"
 )
 
-// An order is what a child process is told to do, by a line of JSON.
+// An order is a line of JSON that says what a child process does.
 type order struct {
 	Op      string
 	Address string
 	N       int
 	Dialers int
 	Bytes   int64
+	Chunk   int // of a Write
 }
 
 // An answer is a line of JSON too.
@@ -42,7 +43,7 @@ type usage struct {
 	Heap, Stack   int64 // in use
 }
 
-// A process is a child, which ends with its standard input.
+// A process is a child process. It ends at the end of its standard input.
 type process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -50,11 +51,11 @@ type process struct {
 	hello  answer
 }
 
-// patience ends what would hang. Nothing that is measured takes as long.
+// patience ends what would otherwise hang. No measurement takes so long.
 const patience = 2 * time.Minute
 
-// start runs this program again in a role, under the command of wrap if there is
-// one, such as strace.
+// start runs this program again in a role. wrap may have a command to run it under, such as
+// strace.
 func (b *bench) start(ctx context.Context, wrap []string, role ...string) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -93,7 +94,7 @@ func (p *process) do(o order) (answer, error) {
 }
 
 func (p *process) answer() (a answer, err error) {
-	// A child that hangs is ended, which ends its output.
+	// This ends a child that hangs, and so ends its output.
 	defer time.AfterFunc(patience, func() { p.cmd.Process.Kill() }).Stop()
 	line, err := p.stdout.ReadBytes('\n')
 	if err == nil {
@@ -124,14 +125,14 @@ func (b *bench) pair(ctx context.Context, peer string) (*pair, error) {
 // pinned says so of pairs that are.
 const pinned = "Each side has one processor for itself (taskset)."
 
-// pinnedPair has each process on a processor of its own, as if it were a machine of
-// its own. Left to the kernel, one message there and back takes three times as
-// long in one minute as in the next.
+// pinnedPair runs each process on a processor of its own, as if it were a machine of its
+// own. If the kernel chooses, a round trip can take three times as long in one minute as
+// in the next.
 func (b *bench) pinnedPair(ctx context.Context, peer string) (*pair, error) {
 	return b.pairUnder(ctx, peer, b.onProcessor(0), b.onProcessor(1))
 }
 
-// onProcessor is the command under which a process runs on one processor alone.
+// onProcessor returns the command that runs a process on one processor.
 func (b *bench) onProcessor(n int) []string {
 	if _, err := exec.LookPath("taskset"); err != nil || n >= runtime.NumCPU() {
 		b.unpinned = true
@@ -154,8 +155,8 @@ func (b *bench) pairUnder(ctx context.Context, peer string, server, client []str
 
 func (p *pair) stop() error { return errors.Join(p.client.stop(), p.server.stop()) }
 
-// order has the client do o with the server of the pair, waits until the server
-// is done with it too, and returns what each of them has used.
+// order has the client execute o with the server of the pair. It waits until the server has
+// finished too, and returns what each of them has used.
 func (p *pair) order(o order) (client answer, server usage, err error) {
 	if o.Address == "" {
 		o.Address = p.server.hello.Address
@@ -191,7 +192,7 @@ func (p *process) proc(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(p.hello.PID), name)
 }
 
-// files is the number of the process's open descriptors.
+// files returns the number of open descriptors of the process.
 func (p *process) files() (int, error) {
 	d, err := os.Open(p.proc("fd"))
 	if err != nil {
@@ -214,8 +215,8 @@ func (p *process) until(ok func(files int) bool) error {
 	return fmt.Errorf("%s: it has not the descriptors that it should have", strings.Join(p.cmd.Args, " "))
 }
 
-// hasRead waits until nothing is left in the receive buffers of the server's
-// connections.
+// hasRead waits until the receive buffers of all connections of the server are
+// empty.
 func (p *process) hasRead() error {
 	_, port, _ := strings.Cut(p.hello.Address, ":")
 	number, err := strconv.Atoi(port)
@@ -248,7 +249,7 @@ func unread(table, local string) bool {
 	return false
 }
 
-// rss is the resident memory in bytes.
+// rss returns the resident memory in bytes.
 func (p *process) rss() (int64, error) {
 	b, err := os.ReadFile(p.proc("statm"))
 	if err != nil {

@@ -39,11 +39,11 @@ var proxies = []proxy{
 	{"HAProxy", "haproxy", "mode tcp", haproxyConfig, func(file string) []string { return []string{"-db", "-f", file} }},
 }
 
-// nginxStream is where distributions put what nginx-light is without.
+// nginxStream is where distributions install the stream module, which nginx-light lacks.
 const nginxStream = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 func (p proxy) find() (path string, err error) {
-	if path, err = exec.LookPath(p.binary); err != nil { // Debian keeps servers out of the PATH of users
+	if path, err = exec.LookPath(p.binary); err != nil { // the PATH of ordinary users lacks /usr/sbin in Debian
 		path, err = exec.LookPath("/usr/sbin/" + p.binary)
 	}
 	return path, err
@@ -66,7 +66,7 @@ func proxyRows() []string {
 const direct = "without a proxy"
 
 // throughProxies measures the same handshake through the HTTP and the TCP port of
-// real proxies. Those that are not installed are left out.
+// real proxies. It omits proxies that are not installed.
 func (b *bench) throughProxies(ctx context.Context) (*section, error) {
 	const title = "Through reverse proxies"
 	o := order{Op: "handshake", N: b.one, Dialers: goodDialers}
@@ -122,7 +122,7 @@ func (b *bench) throughProxies(ctx context.Context) (*section, error) {
 	})
 }
 
-// cpuOf is the CPU time of all threads of a process that is not ours to ask.
+// cpuOf returns the CPU time of all threads of a process that does not report it itself.
 func cpuOf(pid int) (sum time.Duration, err error) {
 	files, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task/*/schedstat"))
 	if err != nil {
@@ -133,7 +133,7 @@ func cpuOf(pid int) (sum time.Duration, err error) {
 		if err != nil {
 			return 0, err
 		}
-		var ns int64 // the first of three, in the kernel's Documentation/scheduler/sched-stats
+		var ns int64 // the first of three fields: Documentation/scheduler/sched-stats of the kernel
 		if _, err := fmt.Sscan(string(b), &ns); err != nil {
 			return 0, err
 		}
@@ -142,8 +142,8 @@ func cpuOf(pid int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// launch runs a proxy in front of backend until stop is called. It has no
-// fronts if it is not installed.
+// launch runs a proxy in front of backend until stop is called. If the proxy is not
+// installed, there are no fronts.
 func (b *bench) launch(ctx context.Context, p proxy, backend string) (of []front, stop func(), err error) {
 	binary, err := p.find()
 	if err != nil {
@@ -179,13 +179,13 @@ func (b *bench) launch(ctx context.Context, p proxy, backend string) (of []front
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			cmd.Wait() // what it has to say goes to stderr
+			cmd.Wait() // its errors go to stderr
 		}()
 		stop := func() {
 			cmd.Process.Signal(syscall.SIGTERM)
 			<-ended
 		}
-		// Between our look and its start a port can be lost to another process.
+		// Another process can take a port after freeAddresses has found it.
 		if !listens(addresses[0], ended) {
 			stop()
 			continue
@@ -230,7 +230,7 @@ func render(text, file string, data any) error {
 	return errors.Join(t.Execute(f, data), f.Close())
 }
 
-// freeAddresses finds ports that are free at the moment.
+// freeAddresses returns addresses with ports that nothing uses now.
 func freeAddresses(n int) ([]string, error) {
 	addresses := make([]string, n)
 	for i := range addresses {
@@ -238,7 +238,7 @@ func freeAddresses(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all of them together, so that they differ
+		defer l.Close() // not earlier: the ports must differ
 		addresses[i] = l.Addr().String()
 	}
 	return addresses, nil

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// relay accepts as one peer, dials backend as another, and lets io.Copy do the
-// rest, as relays do.
+// relay accepts as one peer, dials backend as another peer, and copies with io.Copy,
+// as relays do.
 func (s *site) relay(from *peer, to, backend string) (address string, err error) {
 	p, err := peerNamed(to)
 	if err != nil {
@@ -30,20 +30,20 @@ func (s *site) relay(from *peer, to, backend string) (address string, err error)
 		var back sync.WaitGroup
 		back.Go(func() { io.Copy(in, out) })
 		io.Copy(out, in)
-		out.Close() // which ends the other direction
+		out.Close() // ends the other direction too
 		back.Wait()
 	})
 }
 
 const keyRelay = "relay"
 
-// What is counted under strace.
+// The quantities that are counted under strace.
 const (
 	splices    = "splice"
 	readsWrite = "read+write"
 )
 
-// relays are what accepts and what dials.
+// relays are pairs: the peer that accepts, and the peer that dials.
 var relays = [][2]string{
 	{bareTCP, bareTCP}, {ours, ours}, {ours, bareTCP}, {bareTCP, ours},
 	{byHand, bareTCP}, {proxyHdr, bareTCP}, {cmuxHTTP, bareTCP}, {coderWS, bareTCP}, {goTLS, bareTCP},
@@ -51,11 +51,11 @@ var relays = [][2]string{
 
 func relayName(r [2]string) string { return r[0] + " / " + r[1] }
 
-// tracedBulk is what is sent through a relay under strace.
+// tracedBulk is how many bytes are sent through a relay under strace.
 const tracedBulk = 64 << 20
 
 // relayed has three processes of its own: the client, the relay, and the server
-// behind it. CPU is the relay's alone.
+// behind it. CPU is that of the relay only.
 func (b *bench) relayed(ctx context.Context) (*section, error) {
 	const title = "Relay with io.Copy"
 	s := &section{
@@ -116,8 +116,8 @@ func (b *bench) relayed(ctx context.Context) (*section, error) {
 
 const relayCPU = "relay CPU"
 
-// relayProcesses are a client and a relay, which stands in the place of the
-// server, and the server behind it.
+// relayProcesses are a client, a relay in the place of the server, and the server
+// behind the relay.
 type relayProcesses struct {
 	pair
 	behind *process
@@ -146,8 +146,8 @@ func (b *bench) relayProcesses(ctx context.Context, wrap []string, r [2]string) 
 
 func (p *relayProcesses) stop() error { return errors.Join(p.pair.stop(), p.behind.stop()) }
 
-// bulk sends n bytes through the relay, and returns what it has used. All of them
-// have passed it when the client has its answer.
+// bulk sends n bytes through the relay, and returns what the relay has used. When the
+// client has its answer, all bytes have passed the relay.
 func (p *relayProcesses) bulk(n int64) (client answer, relay usage, err error) {
 	before, err := p.server.do(order{Op: "usage"})
 	if err != nil {

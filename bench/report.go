@@ -6,15 +6,16 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
-// results are what a run has measured.
+// results has what a run has measured.
 type results struct {
 	quick    bool
 	machine  []string
-	notes    []string // what could not be done as it should
+	notes    []string // what could not be measured as intended
 	sections []*section
 	took     time.Duration
 }
@@ -32,7 +33,7 @@ type column struct {
 	cell func(s *samples, row string) string
 }
 
-// none stands for what was not measured.
+// none stands for a value that was not measured.
 const none = "–"
 
 func median(head, quantity, format string) column {
@@ -52,14 +53,14 @@ func ratio(head, quantity string) column {
 	}}
 }
 
-// spreadOf is for quantities that are ratios already.
+// spreadOf is for quantities that are already ratios.
 func spreadOf(head, quantity string) column {
 	return column{head, func(s *samples, row string) string {
 		return spreadAmong(s.values[row][quantity]).String()
 	}}
 }
 
-// section is one that was measured, or an empty one.
+// section returns a section that was measured, or an empty one.
 func (r *results) section(key string) *samples {
 	for _, s := range r.sections {
 		if s.key == key {
@@ -163,7 +164,7 @@ func (r *results) markdown() string {
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.budgets())
 	t := table{heads: []string{"row", "what it is"}}
-	for _, p := range peers {
+	for _, p := range slices.Concat(peers, framedPeers) {
 		t.rows = append(t.rows, []string{p.name, p.does})
 	}
 	fmt.Fprintf(&b, "## The rows\n\n%s\n", strings.Replace(t.markdown(), "---:", "---", 1))
@@ -174,7 +175,7 @@ func (r *results) markdown() string {
 	return b.String()
 }
 
-// most is the largest number of connections that were held at once.
+// most returns the largest number of connections that were held at once.
 func (r *results) most() (n int) {
 	for _, row := range r.section(keyGrowth).rows {
 		_, number, _ := strings.Cut(row, ", ")

@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// samples are measured values: by row of a table, by quantity, one for each
-// repetition.
+// samples are measured values, by row of a table and by quantity. There is one value for
+// each repetition.
 type samples struct {
-	rows   []string // in order; the first is what the others are compared with
+	rows   []string // in order; the others are compared with the first one
 	values map[string]map[string][]float64
 }
 
@@ -24,7 +24,7 @@ func (s *samples) add(row, quantity string, v float64) {
 	s.values[row][quantity] = append(s.values[row][quantity], v)
 }
 
-// median is NaN where nothing was measured.
+// median returns NaN if nothing was measured.
 func (s *samples) median(row, quantity string) float64 {
 	return quantile(s.values[row][quantity], 0.5)
 }
@@ -39,8 +39,8 @@ func (s spread) String() string {
 	return fmt.Sprintf("%.2f ±%.0f", s.median, s.half)
 }
 
-// ratio compares two rows repetition by repetition: what disturbs a whole
-// repetition disturbs both.
+// ratio compares two rows repetition by repetition. A disturbance of a whole repetition
+// affects both rows.
 func (s *samples) ratio(row, base, quantity string) spread {
 	var ratios []float64
 	for i, v := range s.values[row][quantity] {
@@ -56,7 +56,7 @@ func spreadAmong(of []float64) spread {
 	return spread{m, (quantile(of, 0.75) - quantile(of, 0.25)) / 2 / m * 100}
 }
 
-// quantile interpolates between the values that stand next to it.
+// quantile interpolates between the two nearest values.
 func quantile(of []float64, q float64) float64 {
 	if len(of) == 0 {
 		return math.NaN()

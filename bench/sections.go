@@ -11,6 +11,7 @@ const (
 	keySyscalls  = "syscalls"
 	keyTelemetry = "telemetry"
 	keySteady    = "steady"
+	keyFraming   = "framing"
 )
 
 func (b *bench) telemetry(ctx context.Context) (*section, error) {
@@ -22,7 +23,7 @@ func (b *bench) telemetry(ctx context.Context) (*section, error) {
 	})
 }
 
-// What is measured in memory.
+// The quantities of work in memory.
 const (
 	allocs = "allocs"
 	bytesN = "bytes"
@@ -73,7 +74,7 @@ func (b *bench) inMemory(ctx context.Context) (*section, error) {
 	})
 }
 
-// firstFeat is the row with which another of its group is compared.
+// firstFeat returns the row with which the others of its group are compared.
 func firstFeat(row string) string {
 	if row == exchangeOurs || row == exchangeByHand {
 		return exchangeOurs
@@ -90,7 +91,7 @@ func firstFeat(row string) string {
 	return ""
 }
 
-// What is measured of connections in use.
+// The quantities of connections in use.
 const (
 	throughput = "throughput"
 	bulkCPU    = "bulk CPU"

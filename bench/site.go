@@ -20,16 +20,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A site is what a process has to work with.
+// A site has what a process needs.
 type site struct {
-	dir string      // of the certificate
-	net *net.Dialer // by which every peer dials
+	dir string      // has the certificate
+	net *net.Dialer // with which each peer dials
 
-	spread atomic.Bool // dial from many addresses: one has some 28 000 ports
+	spread atomic.Bool // dial from many addresses, because an address has only some 28 000 ports
 	dialed atomic.Int64
 }
 
-// perSource is how many connections are dialed from one address.
+// perSource is the number of connections that are dialed from one address.
 const perSource = 8000
 
 func newSite(dir string) *site {
@@ -38,8 +38,8 @@ func newSite(dir string) *site {
 	return s
 }
 
-// control prepares a socket. Where Close resets the connection, no TIME_WAIT is
-// left to use up the ports.
+// control prepares a socket. Close then resets the connection, so that no connection in
+// TIME_WAIT uses up the ports.
 func (s *site) control(_, _ string, raw syscall.RawConn) error {
 	var err error
 	controlErr := raw.Control(func(fd uintptr) {
@@ -47,7 +47,7 @@ func (s *site) control(_, _ string, raw syscall.RawConn) error {
 		if err == nil && s.spread.Load() {
 			source := byte(1 + s.dialed.Add(1)/perSource)
 			err = errors.Join(
-				// The port is chosen when the destination is known.
+				// The kernel chooses the port when the destination is known.
 				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
 				unix.Bind(int(fd), &unix.SockaddrInet4{Addr: [4]byte{127, 1, 0, source}}))
 		}
@@ -74,7 +74,7 @@ func (s *site) roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// writeCertificate makes one for the loopback interface.
+// writeCertificate creates a certificate for the loopback interface.
 func (s *site) writeCertificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

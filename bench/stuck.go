@@ -8,7 +8,7 @@ import (
 
 const keyStuck = "stuck"
 
-// What is measured of servers that have clients who are stuck.
+// The quantities of servers with stuck clients.
 const (
 	rateAlone   = "rate alone"
 	rateFew     = "rate, few stuck"
@@ -25,17 +25,17 @@ const (
 	blockedReader = "bare TCP, blocked in Read"
 )
 
-// stuckPeers are those that read a head. TLS, PROXY headers and plain clients have
-// none, and the WebSocket libraries leave it to net/http.
+// stuckPeers are the peers that read a head. TLS, PROXY headers and plain clients have
+// no head, and in the WebSocket libraries net/http reads it.
 func stuckPeers() []string {
 	of := names(peers)
 	return slices.DeleteFunc(of, func(name string) bool {
-		return slices.Contains([]string{plain, coderWS, "gorilla/websocket", proxyHdr, goTLS}, name)
+		return slices.Contains([]string{plain, coderWS, gorillaWS, proxyHdr, goTLS}, name)
 	})
 }
 
-// stuckClients measures what clients cost that send part of their head and no
-// more, and what they do to the good ones.
+// stuckClients measures the cost of clients that send only part of their head, and their
+// effect on good clients.
 func (b *bench) stuckClients(ctx context.Context) (*section, error) {
 	const title = "Clients that are stuck"
 	repetitions := min(3, b.few)

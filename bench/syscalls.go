@@ -16,8 +16,8 @@ func haveStrace() bool {
 	return err == nil
 }
 
-// A tracer has strace show the calls of a process, each with what its descriptors
-// are (-y): the runtime reads and writes for its own ends too.
+// A tracer has strace show the calls of a process, with the kind of their descriptors
+// (-y), because the runtime itself also reads and writes.
 type tracer struct{ file, of string }
 
 func (b *bench) tracer(calls string) *tracer {
@@ -29,7 +29,7 @@ func (t *tracer) command() []string {
 	return []string{"strace", "-f", "-y", "-s", "0", "-o", t.file, "-e", "trace=" + t.of}
 }
 
-// calls are those on sockets that succeeded, once the process has ended.
+// calls returns the calls on sockets that succeeded, after the process has ended.
 func (t *tracer) calls() (map[string]float64, error) {
 	f, err := os.Open(t.file)
 	if err != nil {
@@ -37,7 +37,7 @@ func (t *tracer) calls() (map[string]float64, error) {
 	}
 	defer f.Close()
 	calls := make(map[string]float64)
-	begun := make(map[string]string) // by thread, where another came between
+	begun := make(map[string]string) // by thread, if a call of another thread interrupts it
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		thread, call, _ := strings.Cut(lines.Text(), " ")
@@ -57,8 +57,8 @@ func (t *tracer) calls() (map[string]float64, error) {
 	return calls, lines.Err()
 }
 
-// handshakeCalls are those of a connection, from socket or accept to close. What
-// waits for other goroutines or for readiness is none of a handshake.
+// handshakeCalls are the calls for a connection, from socket or accept to close. Calls that
+// wait for other goroutines or for readiness do not belong to a handshake.
 const handshakeCalls = "socket,connect,accept4,read,recvfrom,write,writev,sendto,setsockopt,getsockopt,getsockname,getpeername,epoll_ctl,shutdown,close"
 
 func (b *bench) syscalls(ctx context.Context) (*section, error) {
@@ -103,8 +103,8 @@ func (s *samples) addCalls(row, side string, before, after map[string]float64, n
 	s.add(row, side+" all", sum(strings.Split(handshakeCalls, ",")...))
 }
 
-// trace counts the calls of both sides for n handshakes, and what else the
-// processes do.
+// trace counts the calls of both sides for n handshakes, and the other calls of the
+// processes.
 func (b *bench) trace(ctx context.Context, peer string, n int) (server, client map[string]float64, err error) {
 	st, ct := b.tracer(handshakeCalls), b.tracer(handshakeCalls)
 	p := &pair{peer: peer}

@@ -27,7 +27,7 @@ func sdkTelemetry() *preflight.Telemetry {
 	}
 }
 
-// nowhere is where spans are exported to.
+// nowhere is an exporter that discards spans.
 type nowhere struct{}
 
 func (nowhere) ExportSpans(context.Context, []trace.ReadOnlySpan) error { return nil }

@@ -22,11 +22,11 @@ import (
 
 const root = ".."
 
-// peersTLS is a part of the body by which servers answer plain HTTP on a TLS
-// port. The library looks for it and never says it.
+// peersTLS is a part of the body that servers send for plain HTTP on a TLS port.
+// The library searches for it and never writes it.
 const peersTLS = "http request to an https"
 
-// pages are the Markdown files of the repository.
+// pages returns the Markdown files of the repository.
 func pages(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -99,9 +99,9 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// TestSnippets requires that each Go snippet of a page stands in an example,
-// line by line. The examples compile, and their tests run. A line of dots
-// stands for what is left out.
+// TestSnippets requires that each Go snippet of a page is also in an example,
+// line by line. The examples compile, and their tests run. A line of dots stands
+// for omitted lines.
 func TestSnippets(t *testing.T) {
 	var sources []string
 	for _, pattern := range []string{"example*_test.go", "examples/*/*.go"} {
@@ -126,8 +126,8 @@ func TestSnippets(t *testing.T) {
 	require.Greater(t, checked, 10)
 }
 
-// TestTroubleshooting requires that each text of the library has a row: a phrase
-// in code style, in the first column, that is a part of the text.
+// TestTroubleshooting requires a row for each text of the library. The first column
+// must contain a part of the text in code style.
 func TestTroubleshooting(t *testing.T) {
 	var phrases []string
 	for row := range strings.Lines(read(t, "troubleshooting.md")) {
@@ -150,8 +150,8 @@ func TestTroubleshooting(t *testing.T) {
 	require.Empty(t, missing, "troubleshooting.md has no row for these texts")
 }
 
-// messages are the string literals of the library that have at least three words,
-// with their files.
+// messages returns the string literals of the library that have at least three
+// words, with their files.
 func messages(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "*.go"))
@@ -180,7 +180,7 @@ func messages(t *testing.T) map[string]string {
 	return texts
 }
 
-// TestPicture requires that path.svg is what its script writes.
+// TestPicture requires that path.svg is the output of its script.
 func TestPicture(t *testing.T) {
 	out, err := exec.Command("go", "run", "path.go").Output()
 	require.NoError(t, err)
@@ -201,7 +201,7 @@ func containedIn(sources []string, part string) bool {
 	return false
 }
 
-// lines is text without indentation and empty lines.
+// lines returns text without indentation and empty lines.
 func lines(text string) string {
 	var kept []string
 	for line := range strings.Lines(text) {
@@ -212,7 +212,7 @@ func lines(text string) string {
 	return strings.Join(kept, "\n")
 }
 
-// anchors are the fragments of the headings of a page, as GitHub makes them.
+// anchors returns the fragments of the headings of a page, as GitHub makes them.
 func anchors(text string) []string {
 	var found []string
 	for _, match := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {

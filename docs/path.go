@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Path writes path.svg, the picture of the README: a client, a reverse proxy and
-// a server, and what travels between them.
+// a server, and the messages between them.
 //
 //	go run docs/path.go > docs/path.svg
 package main

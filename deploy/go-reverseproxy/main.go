@@ -1,5 +1,5 @@
 // Command go-reverseproxy is a reverse proxy in front of a PreflightListener,
-// made of net/http/httputil. To be copied into a proxy of your own.
+// built on net/http/httputil. Copy it into your own proxy.
 //
 // Change the certificate, the address of the listener (127.0.0.1:9007) and the path
 // that leads to it (/client/). Set these fields of the listener:
@@ -20,19 +20,19 @@ import (
 
 func main() {
 	listener := &url.URL{Scheme: "http", Host: "127.0.0.1:9007"}
-	// The upgrade needs no setting: ReverseProxy passes it, and never ends a
-	// tunnel that is silent.
+	// The upgrade needs no setting: ReverseProxy forwards it. It never ends a
+	// silent tunnel.
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(listener)
-			// SetURL has put the listener's address into its place.
+			// SetURL has set Host to the listener's address.
 			r.Out.Host = r.In.Host
-			// The client's address, in place of what the client has sent.
-			// Behind another proxy, copy r.In.Header["X-Forwarded-For"] to
-			// r.Out.Header first: it is then appended to that.
+			// This replaces the value of the client by the client's address.
+			// Behind another proxy, first copy r.In.Header["X-Forwarded-For"]
+			// to r.Out.Header. The address is then appended.
 			r.SetXForwarded()
 		},
-		// ReverseProxy makes no health checks: while the listener is down, it
+		// ReverseProxy makes no health checks. While the listener is down, it
 		// answers 502.
 	}
 	mux := http.NewServeMux()

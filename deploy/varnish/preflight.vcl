@@ -1,12 +1,12 @@
 # Varnish 6 or later in front of a PreflightListener. Copy it to /etc/varnish/.
 #
-# Varnish has no TLS: hitch, HAProxy or another proxy does it in front. The timer
-# of tunnels is none of VCL's but one of the command line, which "systemctl edit
-# varnish" takes (an empty ExecStart= first):
+# Varnish has no TLS. Put hitch, HAProxy or another proxy in front for it. The timer of
+# tunnels is not in VCL, but on the command line. Change that with "systemctl edit
+# varnish" (an empty ExecStart= first):
 #
 #   varnishd -a :80 -f /etc/varnish/preflight.vcl -p pipe_timeout=3600 -s malloc,64m
 #
-# pipe_timeout ends a tunnel that is silent for so many seconds, without it after 60.
+# Varnish ends a tunnel that is silent for pipe_timeout seconds. The default is 60.
 # Better: let the application send a message that is answered every 20 to 25 seconds.
 # That works behind every proxy.
 #
@@ -26,21 +26,21 @@ backend preflight {
     .host = "127.0.0.1";
     .port = "9007";
     # Varnish makes no health checks without a probe. If the listener has a
-    # Handler, it can ask for a page of it:
+    # Handler, Varnish can ask it for a page:
     #.probe = { .url = "/healthz"; }
     # A listener without a Handler answers every page with 426:
     #.probe = { .url = "/"; .expected_response = 426; }
 }
 
-# Varnish itself has put the client's address behind X-Forwarded-For by now: the
-# listener reads from the right.
+# Varnish has already appended the client's address to X-Forwarded-For. The listener
+# reads from the right.
 sub vcl_recv {
     if (req.url !~ "^/client/") {
         return (synth(404));
     }
     # /client/amps/json arrives as /amps/json.
     set req.url = regsub(req.url, "^/client", "");
-    # Varnish would pass any bytes on as a method, and "http/1.1" as a version.
+    # Without this, Varnish forwards any bytes as a method, and "http/1.1" as a version.
     if (req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$") {
         return (synth(400));
     }

@@ -38,10 +38,10 @@ func TestToken(t *testing.T) {
 			})
 		}
 	}
-	for _, way := range []string{"plain", "TLS"} { // they have nowhere to show a token
+	for _, way := range []string{"plain", "TLS"} { // a plain client cannot send a token
 		t.Run(way, func(t *testing.T) {
 			c := p.dial(t, way, "")
-			c.trySend(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`) // it may find the connection closed
+			c.trySend(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`) // the connection may be closed already
 			_, err := c.receive()
 			require.Error(t, err)
 		})
@@ -55,7 +55,7 @@ func requireStatus(t *testing.T, err error, status int) {
 		require.Equal(t, status, refused.StatusCode)
 		return
 	}
-	require.ErrorContains(t, err, strconv.Itoa(status)) // the WebSocket client has no type for it
+	require.ErrorContains(t, err, strconv.Itoa(status)) // the WebSocket client has no error type for the status
 }
 
 func TestPath(t *testing.T) {
@@ -75,8 +75,8 @@ func TestPath(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// A page of another site must not reach the server through the browser of somebody
-// who can.
+// TestOtherOriginsAreRefused requires that a page of another site cannot reach the server
+// through the browser of a user who has access.
 func TestOtherOriginsAreRefused(t *testing.T) {
 	p := start(t, nil)
 	_, err := ways["WebSocket"](t, p, http.Header{"Origin": {"http://evil.example"}})

@@ -53,8 +53,8 @@ func TestMalformedFramesEndTheConnection(t *testing.T) {
 	}
 }
 
-// What was under way to the client arrives, although the server closes a connection
-// from which it has not read everything.
+// TestMalformedFrameDestroysNothing requires that frames under way to the client arrive, although
+// the server closes a connection from which it has not read everything.
 func TestMalformedFrameDestroysNothing(t *testing.T) {
 	for _, way := range []string{"plain", "TLS", "tunnel"} {
 		t.Run(way, func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestSlowSubscriberIsCutOff(t *testing.T) {
 				c.ask(`{"c":"subscribe","cid":"1","sub_id":"s","t":"x","a":"processed"}`)
 			}
 			body := `"` + strings.Repeat("x", size) + `"`
-			for i := range n { // as fast as the good one takes them
+			for i := range n { // as fast as the good subscriber reads them
 				ack := pub.ask(`{"c":"publish","t":"x","cid":"1","a":"persisted"}`, body)
 				require.Equal(t, "success", ack.str("status"), i)
 				require.Len(t, good.want().body, len(body))
@@ -174,7 +174,7 @@ func TestClientsAreCounted(t *testing.T) {
 	_, err := c.receive()
 	require.Error(t, err)
 	a.close()
-	for range 1000 { // until the server has seen it
+	for range 1000 { // until the server has noticed it
 		d := p.dial(t, "tunnel", "")
 		if d.trySend(`{"c":"logon","cid":"1","a":"processed","client_name":"d"}`) == nil {
 			if _, err = d.receive(); err == nil {
@@ -186,7 +186,7 @@ func TestClientsAreCounted(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// pipe runs a session on one end of a pipe, for tests of time.
+// pipe runs a session on one end of a pipe, for tests with synctest.
 func pipe(t *testing.T) *client {
 	near, far := net.Pipe()
 	s := newSession(newBroker(defaults()), newTCPWire(far), defaults().limits, "", "pipe", log.New(io.Discard, "", 0))
@@ -211,14 +211,14 @@ func TestHeartbeat(t *testing.T) {
 		c.ask(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`)
 		require.Equal(t, "received", c.ask(`{"c":"heartbeat","cid":"1","a":"received","o":"start,4"}`).str("a"))
 		began := time.Now()
-		for i := range 100 { // the client beats as it receives beats
+		for i := range 100 { // the client answers each beat
 			require.Equal(t, "heartbeat", c.want().str("c"))
 			require.Equal(t, time.Duration(i+1)*2*time.Second, time.Since(began))
 			c.send(`{"c":"heartbeat","o":"beat"}`)
 		}
 		began = time.Now()
 		beats := 0
-		for ; ; beats++ { // and then falls silent
+		for ; ; beats++ { // then it is silent
 			if _, err := c.receive(); err != nil {
 				break
 			}
@@ -234,12 +234,13 @@ func TestHeartbeatStops(t *testing.T) {
 		c.ask(`{"c":"logon","cid":"1","a":"processed","client_name":"c"}`)
 		c.ask(`{"c":"heartbeat","cid":"1","a":"processed","o":"start,4"}`)
 		c.ask(`{"c":"heartbeat","cid":"1","a":"processed","o":"stop"}`)
-		time.Sleep(time.Hour) // of the bubble
+		time.Sleep(time.Hour) // in the time of the bubble
 		c.done()
 	})
 }
 
-// Who does not read does not hold a session for ever.
+// TestClientThatTakesNothing requires that a client which does not read cannot keep its session
+// forever.
 func TestClientThatTakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := pipe(t)

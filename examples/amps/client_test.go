@@ -26,17 +26,17 @@ type frame struct {
 
 func (f frame) str(name string) string { s, _ := f.header[name].(string); return s }
 
-// A client is one end of the protocol, written down here a second time.
+// A client is a client of the protocol. It shares no code with the server.
 type client struct {
 	t    *testing.T
-	conn net.Conn        // by TCP
-	ws   *websocket.Conn // or by WebSocket
-	next []frame         // of a frame with several records
-	sows int             // frames with records so far
+	conn net.Conn        // of a TCP client
+	ws   *websocket.Conn // of a WebSocket client
+	next []frame         // the other records of the last frame
+	sows int             // the number of frames with records so far
 }
 
-// A modestDialer makes connections with a small receive buffer: the kernel holds
-// 4 MiB for a client that does not read, those of the server's end, and no more.
+// A modestDialer makes connections with a small receive buffer. For a client that does not
+// read, the kernel then holds only the 4 MiB of the send buffer of the server.
 type modestDialer struct{}
 
 func (modestDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -47,7 +47,7 @@ func (modestDialer) DialContext(ctx context.Context, network, address string) (n
 	return conn, conn.(*net.TCPConn).SetReadBuffer(64 << 10)
 }
 
-// ways are how clients come.
+// ways are the ways in which clients connect.
 var ways = map[string]func(t *testing.T, p *program, header http.Header) (*client, error){
 	"plain": func(t *testing.T, p *program, _ http.Header) (*client, error) {
 		conn, err := modestDialer{}.DialContext(t.Context(), "tcp", p.address)

@@ -48,7 +48,7 @@ func TestFilter(t *testing.T) {
 	}
 	f, err := compileFilter(`/id != 7`)
 	require.NoError(t, err)
-	require.True(t, f.matches([]byte(`no JSON`)), "what is no JSON has no fields")
+	require.True(t, f.matches([]byte(`no JSON`)), "a body that is no JSON has no fields")
 }
 
 func TestBadFilter(t *testing.T) {
@@ -62,7 +62,7 @@ func TestBadFilter(t *testing.T) {
 	}
 }
 
-// Whatever a client writes is a filter or is refused.
+// TestFilterOfAnyTokens requires that any text of a client is a filter or is refused.
 func TestFilterOfAnyTokens(t *testing.T) {
 	tokens := []string{"/id", "/", "7", "-", "'x'", "'", `"`, "(", ")", "=", "!", "<", ">", "and", "OR", "not", " ", "\x00", "é"}
 	random := rand.New(rand.NewPCG(1, 2))

@@ -32,7 +32,7 @@ import (
 
 type config struct {
 	listen    string // address of the one port
-	cert, key string // files; "": no TLS
+	cert, key string // files; empty: no TLS
 	user      string // the user who has the token
 	token     string // "": none is required
 	path      string // of tunnels and of WebSocket
@@ -62,7 +62,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		os.Exit(2) // parseFlags has said why
+		os.Exit(2) // parseFlags has printed the error
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once

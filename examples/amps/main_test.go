@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		if runtime.NumGoroutine() <= before {
 			break
 		}
-		<-retry.C // those that are about to end have a moment to do so
+		<-retry.C // goroutines that are about to end have some time
 	}
 	if left := runtime.NumGoroutine(); code == 0 && left > before {
 		stacks := make([]byte, 1<<20)
@@ -42,10 +42,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// limit ends a test that would otherwise hang. No test expects it to pass.
+// limit fails a test that would otherwise hang. No test expects it to pass.
 const limit = 2 * time.Minute
 
-// A program is one that runs.
+// A program is the program while it runs.
 type program struct {
 	address string
 	log     *logged
@@ -53,10 +53,10 @@ type program struct {
 	cert    string // files
 	key     string
 	ctrlC   context.CancelFunc
-	ended   chan error // what run has returned
+	ended   chan error // receives the result of run
 }
 
-// start runs the program with the default settings as change leaves them.
+// start runs the program with the default settings, which change may change.
 func start(t *testing.T, change func(*config)) *program {
 	t.Helper()
 	cfg := defaults()
@@ -86,7 +86,7 @@ func start(t *testing.T, change func(*config)) *program {
 	return p
 }
 
-// end is what run returns.
+// end waits for the result of run.
 func (p *program) end(t *testing.T) error {
 	t.Helper()
 	select {
@@ -98,7 +98,7 @@ func (p *program) end(t *testing.T) error {
 	}
 }
 
-// logged is what the program logs.
+// logged returns what the program has logged.
 type logged struct {
 	mu   sync.Mutex
 	text strings.Builder

@@ -20,15 +20,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A unixDialer reaches one socket, whatever address it is given.
+// A unixDialer dials one socket, and ignores the address that it is given.
 type unixDialer string
 
 func (d unixDialer) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", string(d))
 }
 
-// startNginx runs nginx with the shipped file. Its ports are sockets here, which
-// no other process can have.
+// startNginx runs nginx with the shipped file. Here its ports are Unix sockets, which no other
+// process can take.
 func startNginx(t *testing.T, p *program) (plain, secure unixDialer) {
 	t.Helper()
 	text, err := os.ReadFile("nginx.conf")
@@ -53,7 +53,7 @@ func startNginx(t *testing.T, p *program) (plain, secure unixDialer) {
 
 	program := "nginx"
 	if _, err := exec.LookPath(program); err != nil {
-		program = "/usr/sbin/nginx" // Debian keeps it where an ordinary PATH does not lead
+		program = "/usr/sbin/nginx" // the PATH of ordinary users lacks this folder of Debian
 	}
 	cmd := exec.Command(program, "-p", dir, "-c", "nginx.conf")
 	var log bytes.Buffer
@@ -62,10 +62,10 @@ func startNginx(t *testing.T, p *program) (plain, secure unixDialer) {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		cmd.Wait() // the log says more than its error
+		cmd.Wait() // the log says more than the error
 	}()
 	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM) // it ends its workers
+		cmd.Process.Signal(syscall.SIGTERM) // nginx then ends its workers
 		<-exited
 	})
 	retry := time.NewTicker(20 * time.Millisecond)
@@ -85,8 +85,8 @@ func startNginx(t *testing.T, p *program) (plain, secure unixDialer) {
 	}
 }
 
-// The shipped nginx file brings each kind of client to the server, plain and by
-// TLS, and nobody anywhere else.
+// TestThroughNginx requires that the shipped nginx file routes each kind of client to the
+// server, without TLS and with TLS, and routes no other path there.
 func TestThroughNginx(t *testing.T) {
 	p := start(t, func(cfg *config) { cfg.user, cfg.token = "ann", "s3cret" })
 	plain, secure := startNginx(t, p)
@@ -96,7 +96,7 @@ func TestThroughNginx(t *testing.T) {
 	tunnel := func(socket unixDialer, path string, header http.Header, config *tls.Config) (*client, error) {
 		d := &preflight.PreflightDialer{NetDialer: socket, Path: path, Header: header, TLSConfig: config}
 		if config != nil {
-			d.Protocol = "tcps" // as AMPS's clients
+			d.Protocol = "tcps" // as the AMPS clients do
 		}
 		conn, err := d.DialContext(t.Context(), "tcp", "127.0.0.1:80")
 		return &client{t: t, conn: conn}, err
@@ -145,7 +145,7 @@ func TestThroughNginx(t *testing.T) {
 			_, err = dial("/amps/json", "/amps/json", bearer)
 			requireStatus(t, err, http.StatusNotFound)
 
-			// A page that came through nginx may connect, and no other.
+			// Only a page that came through nginx may connect.
 			if strings.HasPrefix(way, "WebSocket") {
 				origin := http.Header{"Authorization": bearer["Authorization"], "Origin": {"http://127.0.0.1:8080"}}
 				if way == "WebSocket by TLS" {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// everyWay runs the test for each way in which clients come.
+// everyWay runs test for each way in which clients connect.
 func everyWay(t *testing.T, test func(t *testing.T, p *program, way string)) {
 	for way := range ways {
 		t.Run(way, func(t *testing.T) { test(t, start(t, nil), way) })
@@ -131,8 +131,8 @@ func TestSOWAndSubscribe(t *testing.T) {
 	})
 }
 
-// A query and the messages behind it leave no gap, and none overtakes another,
-// while somebody publishes all the time.
+// TestQueryAndWhatFollowsAreInOrder requires no gap between a query and the messages after it,
+// and the right order, while another client publishes without pause.
 func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
 	p := start(t, func(cfg *config) { cfg.maxJournal = 10 << 10 })
 	pub, sub := p.dial(t, "tunnel", "pub"), p.dial(t, "tunnel", "sub")
@@ -168,7 +168,7 @@ func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
 			last := 0
 			for range 100 + round {
 				f := sub.want()
-				if f.body == "" { // the begin and the end of the group
+				if f.body == "" { // the begin or the end of the group
 					continue
 				}
 				n := number(f)
@@ -185,8 +185,8 @@ func TestQueryAndWhatFollowsAreInOrder(t *testing.T) {
 	}
 }
 
-// What there is goes into the outbox under the broker's lock, so nothing that comes
-// overtakes it.
+// TestNothingOvertakesAnAnswer requires that the answer of a query goes into the outbox under the
+// broker's lock. Therefore no later message can overtake it.
 func TestNothingOvertakesAnAnswer(t *testing.T) {
 	b := newBroker(defaults())
 	s := newSession(b, nil, defaults().limits, "", "", log.New(io.Discard, "", 0))
@@ -194,7 +194,7 @@ func TestNothingOvertakesAnAnswer(t *testing.T) {
 	answered := make(chan error)
 	go func() { answered <- s.query(&command{name: "sow_and_subscribe", topic: "sow", id: "q"}) }()
 	kept := 0
-	for range 10_000_000 { // it keeps the lock while the outbox is not to be had
+	for range 10_000_000 { // it keeps the broker's lock while the test holds the lock of the outbox
 		if kept++; b.mu.TryLock() {
 			b.mu.Unlock()
 			kept = 0

@@ -48,8 +48,8 @@ func (s *session) query(c *command) error {
 		return err
 	}
 	if s.silence > 0 { // the client's beats are not read in the meantime
-		s.patience.Stop()
-		defer func() { s.patience.Reset(s.silence) }()
+		s.idle.Stop()
+		defer func() { s.idle.Reset(s.silence) }()
 	}
 	select {
 	case <-done:

@@ -11,7 +11,7 @@ import (
 
 var snippet = regexp.MustCompile("(?m)^<!-- (clients/\\S+) (\\S+) -->\n```\\w+\n((?:.*\n)*?)```$")
 
-// Each snippet of the page is a part of a program that runs.
+// TestSnippetsAreThoseOfTheClients requires that each snippet of the page is part of a program.
 func TestSnippetsAreThoseOfTheClients(t *testing.T) {
 	page, err := os.ReadFile("README.md")
 	require.NoError(t, err)
@@ -28,8 +28,8 @@ func TestSnippetsAreThoseOfTheClients(t *testing.T) {
 	}
 }
 
-// region returns the lines between the marks of a region, without the indent of
-// the first.
+// region returns the lines between the marks of a region, without the indentation of the first
+// line.
 func region(t *testing.T, file, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -39,7 +39,7 @@ func region(t *testing.T, file, name string) string {
 	end := strings.Index(rest, " endregion")
 	require.Positive(t, end, file)
 	lines := strings.SplitAfter(rest[:end], "\n")
-	lines = lines[:len(lines)-1] // that of the mark
+	lines = lines[:len(lines)-1] // the line of the mark
 	indent := lines[0][:len(lines[0])-len(strings.TrimLeft(lines[0], " "))]
 	for i := range lines {
 		lines[i] = strings.TrimPrefix(lines[i], indent)
@@ -47,7 +47,7 @@ func region(t *testing.T, file, name string) string {
 	return strings.Join(lines, "")
 }
 
-// The page names each flag of the program.
+// TestFlagsAreOnThePage requires that the page names each flag of the program.
 func TestFlagsAreOnThePage(t *testing.T) {
 	page, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -31,7 +31,8 @@ func TestPersistedAckStandsForAllBefore(t *testing.T) {
 	require.Less(t, acks, 1000, "publishes that arrive together have one ack")
 }
 
-// A publish store sends again what was not acknowledged.
+// TestPublisherThatReconnectsMakesNothingTwice has a publish store send messages again that were
+// not acknowledged.
 func TestPublisherThatReconnectsMakesNothingTwice(t *testing.T) {
 	everyWay(t, func(t *testing.T, p *program, way string) {
 		sub := p.dial(t, way, "sub")
@@ -59,9 +60,9 @@ func TestPublisherThatReconnectsMakesNothingTwice(t *testing.T) {
 	})
 }
 
-// A client that publishes and leaves may be back before the server has read it
-// all. Here the server cannot go on, because the client does not take the answer of
-// a query.
+// TestOlderConnectionOfTheSameNameGoes has a client that publishes and disconnects, and connects
+// again before the server has read everything. Here the server is blocked, because the client
+// does not read the answer of a query.
 func TestOlderConnectionOfTheSameNameGoes(t *testing.T) {
 	everyWay(t, func(t *testing.T, p *program, way string) {
 		sub, older := p.dial(t, way, "sub"), p.dial(t, way, "pub")
@@ -93,7 +94,7 @@ func TestOlderConnectionOfTheSameNameGoes(t *testing.T) {
 
 const sowRecords = 6
 
-// fillSOW makes a SOW that is larger than what the kernel holds for a client.
+// fillSOW makes a SOW that is larger than the socket buffers of a client.
 func fillSOW(c *client) {
 	for i := range sowRecords {
 		c.send(`{"c":"publish","t":"sow"}`, fmt.Sprintf(`{"id":%d,"text":"%s"}`, i, strings.Repeat("x", 1<<20)))

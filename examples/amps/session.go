@@ -34,15 +34,15 @@ type session struct {
 	broker *broker
 	wire   wire
 	limits limits
-	user   string // as the token has shown; "": no token is required
+	user   string // the user of the token; empty: no token is required
 	log    *log.Logger
 	name   string // for the log
 
 	out       *outbox
 	written   chan struct{}      // closed when the writer has ended
 	beat      chan time.Duration // a new interval for heartbeats to the client
-	patience  *time.Timer        // ends the session if the client says nothing in time
-	silence   time.Duration      // how long the client may say nothing; 0: no limit
+	idle      *time.Timer        // ends the session if the client is silent for too long
+	silence   time.Duration      // how long the client may be silent; 0: no limit
 	publisher *publisher         // nil before the logon
 
 	subscriptions map[string]*subscription // by id; the broker's lock guards it
@@ -70,7 +70,7 @@ func newSession(b *broker, w wire, l limits, user, name string, logger *log.Logg
 
 // run serves the client until either end closes the connection.
 func (s *session) run() {
-	s.patience = time.AfterFunc(logonTimeout, func() { s.abort(errLogon) })
+	s.idle = time.AfterFunc(logonTimeout, func() { s.abort(errLogon) })
 	go func() {
 		defer close(s.written)
 		if err := s.writeAll(); err != nil {
@@ -86,7 +86,7 @@ func (s *session) run() {
 	s.stop(err)
 	<-s.written
 	s.wire.drain()
-	s.patience.Stop()
+	s.idle.Stop()
 	s.broker.leave(s)
 	s.abort(err)
 	s.closing.Wait()
@@ -129,7 +129,7 @@ func (s *session) put(i item) {
 	}
 }
 
-// readAll executes the commands of the client until the connection ends. It goes on
+// readAll executes the commands of the client until the connection ends. It continues
 // after stop: a client that publishes, leaves and logs on again at once must not lose
 // what it has sent.
 func (s *session) readAll() error {
@@ -143,7 +143,7 @@ func (s *session) readAll() error {
 			return err
 		}
 		if s.silence > 0 {
-			s.patience.Reset(s.silence)
+			s.idle.Reset(s.silence)
 		}
 		c, err := parseCommand(frame)
 		if err != nil {
@@ -247,8 +247,8 @@ func (s *session) ackPublishes() {
 
 // expect sets how long the client may be silent; 0 means no limit.
 func (s *session) expect(silence time.Duration) {
-	s.patience.Stop()
+	s.idle.Stop()
 	if s.silence = silence; silence > 0 {
-		s.patience = time.AfterFunc(silence, func() { s.abort(errSilent) })
+		s.idle = time.AfterFunc(silence, func() { s.abort(errSilent) })
 	}
 }

@@ -11,11 +11,11 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// userKey is the key of the user in the Context of an upgrade request.
+// userKey is the key of the user in the context of an upgrade request.
 type userKey struct{}
 
-// authorize returns a function for PreflightListener.Authorize. It finds the user
-// of a bearer token, and hands the name on in the Context of the request.
+// authorize returns a function for PreflightListener.Authorize. It looks up the user of a
+// bearer token, and passes the name on in the context of the request.
 func authorize(users map[string]string) func(*http.Request) (http.Header, error) {
 	return func(r *http.Request) (http.Header, error) {
 		user, ok := users[r.Header.Get("Authorization")]
@@ -32,14 +32,14 @@ func authorize(users map[string]string) func(*http.Request) (http.Header, error)
 
 // A user is the AuthInfo of a connection.
 type user struct {
-	credentials.CommonAuthInfo // of the credentials below
+	credentials.CommonAuthInfo // from the underlying credentials
 	name                       string
 }
 
-// AuthType names the kind of AuthInfo.
+// AuthType returns the kind of AuthInfo.
 func (user) AuthType() string { return "preflight" }
 
-// userOf is for handlers.
+// userOf returns the user of a call. Handlers use it.
 func userOf(ctx context.Context) (name string, ok bool) {
 	client, ok := peer.FromContext(ctx)
 	if !ok {
@@ -49,14 +49,14 @@ func userOf(ctx context.Context) (name string, ok bool) {
 	return u.name, ok
 }
 
-// withUser adds, on the server's side, what Authorize has found out to other
-// credentials: insecure ones, or TLS inside the tunnel.
+// withUser adds the user that Authorize has found to other credentials of the server:
+// insecure ones, or TLS inside the tunnel.
 type withUser struct {
 	credentials.TransportCredentials
 }
 
-// ServerHandshake is called with each connection that the listener returns. An
-// error closes it.
+// ServerHandshake is called with each connection that the listener returns. An error closes
+// the connection.
 func (c withUser) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	tunnel, ok := raw.(*preflight.Conn)
 	if !ok || tunnel.Request() == nil { // a plain connection, with AllowPlain
@@ -64,7 +64,7 @@ func (c withUser) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	}
 	var u user
 	if u.name, ok = tunnel.Request().Context().Value(userKey{}).(string); !ok {
-		return nil, nil, errors.New("nobody has vetted the client: the listener has no Authorize")
+		return nil, nil, errors.New("the client is not authenticated: the listener has no Authorize")
 	}
 	conn, below, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
@@ -78,7 +78,7 @@ func (c withUser) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	return conn, u, nil
 }
 
-// Clone copies the credentials.
+// Clone returns a copy of the credentials.
 func (c withUser) Clone() credentials.TransportCredentials {
 	return withUser{c.TransportCredentials.Clone()}
 }

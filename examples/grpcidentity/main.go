@@ -6,8 +6,8 @@
 //
 //	go run ./examples/grpcidentity
 //
-// Three clients make a call: two with a token that the server knows, and one
-// without.
+// Three clients make a call: two with a token that the server knows, and one without a
+// token.
 package main
 
 import (
@@ -37,7 +37,7 @@ func main() {
 	}
 }
 
-// greeter is a service that wants to know whom it serves.
+// greeter is a service that needs to know its user.
 type greeter struct {
 	healthpb.UnimplementedHealthServer
 	out io.Writer
@@ -76,7 +76,7 @@ func run(ctx context.Context, out io.Writer) error {
 	return ctx.Err()
 }
 
-// call makes one call with a token.
+// call makes a call with a token.
 func call(ctx context.Context, address, token string) error {
 	d := &preflight.PreflightDialer{
 		Path:   "/client/grpc",

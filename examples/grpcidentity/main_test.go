@@ -31,7 +31,7 @@ A call fails: .*answered 401 Unauthorized.*
 $`, out.String())
 }
 
-// secure are the credentials of a server with TLS, and of its clients.
+// secure returns the credentials of a server with TLS, and those of its clients.
 func secure(t *testing.T) (server, client credentials.TransportCredentials) {
 	t.Helper()
 	https := httptest.NewTLSServer(nil) // for its certificate
@@ -41,8 +41,8 @@ func secure(t *testing.T) (server, client credentials.TransportCredentials) {
 	return credentials.NewServerTLSFromCert(&https.TLS.Certificates[0]), credentials.NewTLS(config)
 }
 
-// check makes one call to a server with these credentials, and returns what its
-// handler has seen.
+// check makes a call to a server with these credentials, and returns what its handler has
+// seen.
 func check(t *testing.T, l *preflight.PreflightListener, server, client credentials.TransportCredentials,
 	dial func(context.Context, string, string) (net.Conn, error),
 ) (seen credentials.AuthInfo, err error) {
@@ -70,7 +70,8 @@ func check(t *testing.T, l *preflight.PreflightListener, server, client credenti
 	return seen, err
 }
 
-// TLS inside the tunnel keeps its own say about the security of the connection.
+// TestOverTLS requires that TLS inside the tunnel still sets the security level of the
+// connection.
 func TestOverTLS(t *testing.T) {
 	server, client := secure(t)
 	l := &preflight.PreflightListener{Authorize: authorize(map[string]string{"": "alice"})}
@@ -80,7 +81,7 @@ func TestOverTLS(t *testing.T) {
 	require.Equal(t, credentials.PrivacyAndIntegrity, seen.(user).SecurityLevel)
 }
 
-// Whoever has not been vetted makes no call.
+// TestNotVetted requires that a client without a valid token can make no call.
 func TestNotVetted(t *testing.T) {
 	server, client := secure(t)
 	for name, test := range map[string]struct {

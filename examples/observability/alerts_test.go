@@ -28,7 +28,7 @@ func alerts(t *testing.T) []rulefmt.Rule {
 	return rules.Groups[0].Rules
 }
 
-// testAlerts requires that the rules name what is in series.
+// testAlerts requires that the metrics and labels of the rules are in series.
 func testAlerts(t *testing.T, series []labels.Labels) {
 	for _, rule := range alerts(t) {
 		require.Contains(t, []string{"warning", "critical"}, rule.Labels["severity"], rule.Alert)
@@ -57,17 +57,17 @@ const (
 	dialRefused  = `preflight_client_handshake_duration_seconds_count{preflight_kind="refused"}`
 )
 
-// well are the values, minute by minute, of a port on which all is well. 0+6x60
-// is a counter that grows by 6, and 6x60 one that stands still.
-var well = map[string]string{
+// healthy has the values of a port without problems, minute by minute. 0+6x60 is a counter
+// that grows by 6 in each minute, and 6x60 is one that does not change.
+var healthy = map[string]string{
 	upgraded: "0+600x60", ordinary: "0+6x60", refused: "0+6x60", failed: "0+6x60",
 	within500ms: "0+600x60", within2500ms: "0+600x60", within: "0+600x60",
 	pending: "30x60", evictions: "3x60",
 	dialed: "0+600x60", dialRefused: "0+6x60",
 }
 
-// ill is what differs when an alert has to fire.
-var ill = map[string]map[string]string{
+// unhealthy has the values that differ when an alert must fire.
+var unhealthy = map[string]map[string]string{
 	"PreflightNoUpgrades":       {upgraded: "600x60", refused: "6x60", failed: "6x60"},
 	"PreflightRefusals":         {refused: "0+100x60"},
 	"PreflightFailures":         {failed: "0+100x60"},
@@ -77,28 +77,28 @@ var ill = map[string]map[string]string{
 	"PreflightDialsFail":        {dialRefused: "0+100x60"},
 }
 
-// testFiring requires that each alert fires when it has to, and no other then;
-// and that health checks which only connect change nothing, however many they
-// are: they raise no alert, also where there is nothing else, and hide none.
+// testFiring requires that each alert fires when it must, and that no other alert fires then.
+// Health checks that only connect must change nothing, even if there are many of them: they
+// raise no alert, also on a port without other connections, and they hide none.
 func testFiring(t *testing.T, series []labels.Labels) {
 	checks := func(values map[string]string) map[string]string {
 		values = maps.Clone(values)
 		values[probe] = "0+6000x60"
 		return values
 	}
-	require.Empty(t, firing(t, series, well))
-	require.Empty(t, firing(t, series, checks(well)))
+	require.Empty(t, firing(t, series, healthy))
+	require.Empty(t, firing(t, series, checks(healthy)))
 	require.Empty(t, firing(t, series, checks(map[string]string{})))
 	for _, rule := range alerts(t) {
-		values := maps.Clone(well)
-		maps.Copy(values, ill[rule.Alert])
+		values := maps.Clone(healthy)
+		maps.Copy(values, unhealthy[rule.Alert])
 		require.Equal(t, []string{rule.Alert}, firing(t, series, values))
 		require.Equal(t, []string{rule.Alert}, firing(t, series, checks(values)))
 	}
 }
 
-// firing are the alerts that fire for the values of some series, by Prometheus's
-// own engine.
+// firing returns the alerts that fire for the values of some series. The engine of Prometheus
+// evaluates them.
 func firing(t *testing.T, series []labels.Labels, values map[string]string) (names []string) {
 	t.Helper()
 	var stored memory
@@ -127,7 +127,7 @@ func firing(t *testing.T, series []labels.Labels, values map[string]string) (nam
 	return names
 }
 
-// memory is a storage of a few series.
+// memory is a storage with a few series.
 type memory []promql.Series
 
 func (m memory) Querier(int64, int64) (storage.Querier, error) {
@@ -144,7 +144,7 @@ func (m memory) selectSeries(_ bool, _ *storage.SelectHints, matchers ...*labels
 	return set
 }
 
-// A seriesSet walks over series.
+// A seriesSet iterates over series.
 type seriesSet struct {
 	at   promql.Series
 	rest []promql.Series

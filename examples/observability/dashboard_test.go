@@ -25,8 +25,8 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// TestDashboardAndAlerts compares the queries of both with what a Prometheus
-// gets from a demonstration.
+// TestDashboardAndAlerts compares the queries of both with what Prometheus gets from a
+// demonstration.
 func TestDashboardAndAlerts(t *testing.T) {
 	series := scrape(t)
 
@@ -35,8 +35,8 @@ func TestDashboardAndAlerts(t *testing.T) {
 	t.Run("firing", func(t *testing.T) { testFiring(t, series) })
 }
 
-// testDashboard requires that the dashboard names what is in series, and shows
-// all of it.
+// testDashboard requires that the metrics and labels of the dashboard are in series, and that
+// it shows all metrics.
 func testDashboard(t *testing.T, series []labels.Labels) {
 	text, err := os.ReadFile("dashboard.json")
 	require.NoError(t, err)
@@ -68,7 +68,7 @@ func testDashboard(t *testing.T, series []labels.Labels) {
 			require.Equal(t, variable.Name, parts[2])
 		}
 	}
-	// Nothing that the library counts is missing.
+	// All metrics of the library are there.
 	for _, s := range series {
 		if name := family(s.Get(model.MetricNameLabel)); strings.HasPrefix(name, "preflight_") {
 			require.Contains(t, shown, name)
@@ -76,7 +76,7 @@ func testDashboard(t *testing.T, series []labels.Labels) {
 	}
 }
 
-// A dashboard is what the test reads of one of Grafana.
+// A dashboard has the parts of a dashboard of Grafana that the test reads.
 type dashboard struct {
 	Panels []struct {
 		ID          int
@@ -94,8 +94,8 @@ type dashboard struct {
 	}
 }
 
-// A templateQuery is an object, but of the variable that chooses the data source
-// a string.
+// A templateQuery is an object, except that it is a string for the variable that selects the
+// data source.
 type templateQuery struct{ Query string }
 
 func (q *templateQuery) UnmarshalJSON(b []byte) error {
@@ -106,14 +106,14 @@ func (q *templateQuery) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*object)(q))
 }
 
-// The labels that Prometheus gives to every series of a target.
+// The labels that Prometheus adds to each series of a target.
 const (
 	job      = "preflight"
 	instance = "127.0.0.1:9464"
 )
 
-// scrape demonstrates, and returns the series that Prometheus then gets, by its
-// own parser.
+// scrape runs a demonstration, and returns the series that Prometheus then gets. The parser
+// of Prometheus reads them.
 func scrape(t *testing.T) []labels.Labels {
 	t.Helper()
 	registry := prometheus.NewRegistry()
@@ -147,14 +147,13 @@ func scrape(t *testing.T) []labels.Labels {
 	}
 }
 
-// A checked query is one whose selectors all select something.
+// A checked query is a query whose selectors all select something.
 type checked struct {
-	metrics map[string]bool // that it selects, see family
-	kept    []string        // the labels by which it aggregates
+	metrics map[string]bool // the families that it selects
+	kept    []string        // the labels that its aggregation keeps
 }
 
-// check requires that everything in a query that names metrics, labels or their
-// values names those of series.
+// check requires that all metrics, labels and values in a query are those of series.
 func check(t *testing.T, series []labels.Labels, query string) checked {
 	t.Helper()
 	expr, err := parser.ParseExpr(query)
@@ -179,7 +178,7 @@ func check(t *testing.T, series []labels.Labels, query string) checked {
 	return result
 }
 
-// below returns what all selectors below an expression select.
+// below returns what the selectors in an expression select.
 func below(t *testing.T, series []labels.Labels, expr parser.Expr) (all []labels.Labels) {
 	t.Helper()
 	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
@@ -191,7 +190,7 @@ func below(t *testing.T, series []labels.Labels, expr parser.Expr) (all []labels
 	return all
 }
 
-// selected returns what a selector selects. Of a|b, both have to be there.
+// selected returns what a selector selects. For a|b, both must exist.
 func selected(t *testing.T, series []labels.Labels, selector *parser.VectorSelector) []labels.Labels {
 	t.Helper()
 	all := slices.DeleteFunc(slices.Clone(series), func(s labels.Labels) bool { return !matches(s, selector.LabelMatchers) })
@@ -211,8 +210,7 @@ func matches(s labels.Labels, matchers []*labels.Matcher) bool {
 	return !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(s.Get(m.Name)) })
 }
 
-// family is the name of a metric without the suffix of one of the series of a
-// histogram.
+// family returns the name of a metric, without the suffix that a series of a histogram has.
 func family(name string) string {
 	for _, suffix := range []string{"_bucket", "_count", "_sum"} {
 		name = strings.TrimSuffix(name, suffix)

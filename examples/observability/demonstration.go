@@ -16,16 +16,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-const tunnels = 3 // of each demonstration
+const tunnels = 3 // in each demonstration
 
-// The clients of the server, most of them through the proxy.
+// clients are the clients of the server. Most of them come through the proxy.
 type clients struct {
 	edge, server string // addresses of the proxy and of the server behind it
 	dialer       preflight.PreflightDialer
 	tracer       trace.Tracer
 }
 
-// demonstrate plays one of everything. Each of it is a trace of its own.
+// demonstrate plays each act once. Each act has a trace of its own.
 func (c *clients) demonstrate(ctx context.Context, notes io.Writer) error {
 	for _, act := range []struct {
 		what string
@@ -47,9 +47,9 @@ func (c *clients) demonstrate(ctx context.Context, notes io.Writer) error {
 	return nil
 }
 
-// play plays an act under a span of the application.
+// play plays an act in a span of the application.
 func (c *clients) play(ctx context.Context, what string, act func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	ctx, span := c.tracer.Start(ctx, what)
 	defer span.End()
@@ -89,11 +89,11 @@ func (c *clients) failed(ctx context.Context) error {
 	return nil
 }
 
-// unexpected makes an error of a connection that should not be there.
+// unexpected returns the error of a dial that must fail, or an error if it succeeds.
 func unexpected(conn net.Conn, err error) error {
 	if err == nil {
 		conn.Close()
-		return errors.New("the server let it in")
+		return errors.New("the dial must fail")
 	}
 	return err
 }
@@ -106,10 +106,10 @@ func (c *clients) plain(ctx context.Context) error {
 	return converse(conn)
 }
 
-// converse says a line, hears the answer, and closes the connection.
+// converse sends a line, reads the answer, and closes the connection.
 func converse(conn net.Conn) error {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	if _, err := io.WriteString(conn, "hello\n"); err != nil {
 		return err
 	}
@@ -137,8 +137,8 @@ func (c *clients) ordinary(ctx context.Context) error {
 	return nil
 }
 
-// probe resets its connection, as HAProxy and many load balancers do. A check that
-// closes it in order looks like a plain client that waits for the server to speak.
+// probe resets its connection, as HAProxy and many load balancers do. A check that closes it
+// in order looks like a plain client that waits until the server sends something.
 func (c *clients) probe(ctx context.Context) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.server)
 	if err != nil {
@@ -147,9 +147,9 @@ func (c *clients) probe(ctx context.Context) error {
 	return errors.Join(conn.(*net.TCPConn).SetLinger(0), conn.Close())
 }
 
-// slow fills the room for handshakes with clients that stop in the middle of their
-// requests. The next one takes the place of the one that has kept the server
-// waiting for the longest, once that is a second.
+// slow uses all places for handshakes with clients that stop in the middle of their requests.
+// The next client gets the place of the one that has been silent for the longest time, if
+// that is at least a second.
 func (c *clients) slow(ctx context.Context) error {
 	var crowd []net.Conn
 	for range maxPending + 1 {
@@ -158,7 +158,7 @@ func (c *clients) slow(ctx context.Context) error {
 			return err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(patience))
+		conn.SetDeadline(time.Now().Add(timeout))
 		if _, err := io.WriteString(conn, "GET /"); err != nil {
 			return err
 		}
@@ -167,8 +167,8 @@ func (c *clients) slow(ctx context.Context) error {
 	if _, err := crowd[0].Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 		return errors.New("none had to leave")
 	}
-	// The others give up, and stay until the server has seen that: at its end it
-	// would count them as refused.
+	// The others close, and the program waits until the server has noticed that. If the
+	// server shut down first, it would count them as refused.
 	for _, conn := range crowd[1:] {
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			return err

@@ -1,27 +1,27 @@
-// Observability shows what the library tells by OpenTelemetry: a span for each
+// Observability shows what the library reports by OpenTelemetry: a span for each
 // handshake, on both sides and in one trace, and the metrics that dashboard.json
-// (Grafana) shows and alerts.yaml (Prometheus) watches.
+// (Grafana) and alerts.yaml (Prometheus) use.
 //
-// It plays one of everything that a port behind a reverse proxy meets: tunnels,
-// refusals, a plain client, an ordinary request, clients that are too slow.
+// It plays what happens on a port behind a reverse proxy: tunnels, refusals, a plain
+// client, an ordinary request, and clients that are too slow.
 // Usage, from the root of the repository:
 //
 //	# A tree of spans for each act, and a line for each metric.
 //	go run ./examples/observability
 //
-//	# To a collector.
+//	# Send it to a collector.
 //	OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 go run ./examples/observability
 //
-//	# Everything that the spans and metrics hold, as JSON.
+//	# Print the complete spans and metrics as JSON.
 //	OTEL_TRACES_EXPORTER=console OTEL_METRICS_EXPORTER=console go run ./examples/observability
 //
-//	# Again and again until Ctrl-C, for a Prometheus that scrapes localhost:9464.
+//	# Repeat it until Ctrl-C, for a Prometheus that scrapes localhost:9464.
 //	OTEL_METRICS_EXPORTER=prometheus go run ./examples/observability -listen 127.0.0.1:9007
 //
-// The other variables of OpenTelemetry are obeyed too, OTEL_EXPORTER_OTLP_PROTOCOL
-// and OTEL_SERVICE_NAME among them. In an application, what matters is the field
-// Telemetry of the listener and of the dialer, both in [run], and the span of its
-// own in [server.talk]; telemetry.go sets up OpenTelemetry as any program does.
+// It also reads the other variables of OpenTelemetry, such as OTEL_EXPORTER_OTLP_PROTOCOL
+// and OTEL_SERVICE_NAME. An application needs two things: the field Telemetry of the
+// listener and of the dialer, both in [run], and its own spans, as in [server.talk].
+// telemetry.go sets up OpenTelemetry in the usual way.
 package main
 
 import (
@@ -42,17 +42,17 @@ import (
 )
 
 const (
-	// patience bounds each step that waits for somebody else.
-	patience = 10 * time.Second
-	pause    = time.Second // between two demonstrations
+	// timeout bounds each step that waits for another party.
+	timeout = 10 * time.Second
+	pause   = time.Second // between two demonstrations
 
 	// maxPending is small, so that the demonstration can exceed it.
 	maxPending = 8
 )
 
 type config struct {
-	listen string // address of the proxy
-	repeat bool   // the demonstration, until ctx ends
+	listen string // the address of the proxy
+	repeat bool   // repeat the demonstration until ctx ends
 }
 
 func main() {
@@ -61,7 +61,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		os.Exit(2) // package flag has said why
+		os.Exit(2) // package flag has printed the error
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err = runAndExport(ctx, cfg, os.Stdout, os.Stderr)
@@ -82,8 +82,8 @@ func parseFlags(args []string) (config, error) {
 	return cfg, flags.Parse(args)
 }
 
-// runAndExport runs the program with the exporters that the environment asks
-// for. What is still with them in the end is sent before it returns.
+// runAndExport runs the program with the exporters that the environment selects. It flushes
+// them before it returns.
 func runAndExport(ctx context.Context, cfg config, out, notes io.Writer) error {
 	telemetry, flush, err := export(ctx, out)
 	if err != nil {
@@ -92,7 +92,7 @@ func runAndExport(ctx context.Context, cfg config, out, notes io.Writer) error {
 	return errors.Join(run(ctx, cfg, telemetry, notes), flush())
 }
 
-// run starts the server and the proxy in front of it, and demonstrates.
+// run starts the server and the proxy in front of it, and runs the demonstration.
 func run(ctx context.Context, cfg config, telemetry *preflight.Telemetry, notes io.Writer) (err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -100,7 +100,7 @@ func run(ctx context.Context, cfg config, telemetry *preflight.Telemetry, notes 
 	}
 	server := &server{tracer: telemetry.TracerProvider.Tracer(scope)}
 
-	// The server's side.
+	// The server.
 	listener := &preflight.PreflightListener{
 		Listener:   ln,
 		Telemetry:  telemetry,
@@ -129,7 +129,7 @@ func run(ctx context.Context, cfg config, telemetry *preflight.Telemetry, notes 
 		server: ln.Addr().String(),
 		tracer: telemetry.TracerProvider.Tracer(scope),
 
-		// The client's side.
+		// The clients.
 		dialer: preflight.PreflightDialer{Telemetry: telemetry},
 	}
 	fmt.Fprintf(notes, "The proxy listens on %s, the server behind it on %s.\n", edge, clients.server)
@@ -149,9 +149,9 @@ func run(ctx context.Context, cfg config, telemetry *preflight.Telemetry, notes 
 	}
 }
 
-// drain waits for the sessions to end: their metrics are recorded then.
+// drain waits until the sessions have ended, because that is when their metrics are recorded.
 func drain(ctx context.Context, listener *preflight.PreflightListener) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	return errors.Join(listener.Shutdown(ctx), listener.Close())
 }

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// setEnvironment sets what the exporters read, and nothing else of theirs.
+// setEnvironment sets the variables that the exporters read, and unsets the others.
 func setEnvironment(t *testing.T, variables map[string]string) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -64,7 +64,7 @@ func TestStandardOutput(t *testing.T) {
 	for name := range wantMetrics {
 		require.Regexp(t, "(?m)^"+name+" \\(.+\\): .+$", text)
 	}
-	require.Contains(t, text, "preflight.client.handshake.duration (s): 101 upgrade upgraded 3, 403 refused 1, tls failed 1\n")
+	require.Contains(t, text, "preflight.client.handshake.duration (s): 101 upgrade upgraded 3, 403 upgrade refused 1, tls upgrade failed 1\n")
 }
 
 func TestUntilCtrlC(t *testing.T) {
@@ -85,8 +85,8 @@ func TestUntilCtrlC(t *testing.T) {
 	}
 }
 
-// An interrupter is an output that ends the program when a text has appeared
-// on it that many times.
+// An interrupter is an output that ends the program when a text has been written to it for
+// the nth time.
 type interrupter struct {
 	text      strings.Builder
 	times     int

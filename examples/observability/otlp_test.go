@@ -69,7 +69,7 @@ func (c *collector) takeService(resource *resourcepb.Resource) {
 	}
 }
 
-// serveHTTP receives by OTLP/HTTP until the test ends.
+// serveHTTP receives OTLP over HTTP until the end of the test.
 func (c *collector) serveHTTP(t *testing.T) (endpoint string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", func(w http.ResponseWriter, r *http.Request) {
@@ -98,11 +98,11 @@ func unmarshal(w http.ResponseWriter, r *http.Request, request proto.Message) bo
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return false
 	}
-	w.Header().Set("Content-Type", "application/x-protobuf") // of an empty response
+	w.Header().Set("Content-Type", "application/x-protobuf") // the response is empty
 	return true
 }
 
-// serveGRPC receives by OTLP/gRPC until the test ends.
+// serveGRPC receives OTLP over gRPC until the end of the test.
 func (c *collector) serveGRPC(t *testing.T) (endpoint string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -23,8 +23,8 @@ type server struct {
 	tracer trace.Tracer
 }
 
-// serve talks to every client that ln accepts, until ln is closed and the last
-// client has gone.
+// serve serves each client that ln accepts. It returns when ln is closed and the last client
+// has disconnected.
 func (s *server) serve(ln net.Listener) error {
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
@@ -37,8 +37,8 @@ func (s *server) serve(ln net.Listener) error {
 	}
 }
 
-// talk serves one client. The spans of its answers belong to the trace in which
-// the client has dialed; a plain client has none.
+// talk serves one client. The spans of its answers belong to the trace in which the client
+// dialed. A plain client has no trace.
 func (s *server) talk(conn *preflight.Conn) {
 	defer conn.Close()
 	ctx := context.Background()
@@ -48,10 +48,10 @@ func (s *server) talk(conn *preflight.Conn) {
 	for lines := bufio.NewReader(conn); ; {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			return // a line that is longer than the buffer is an error, too
+			return // a line that is longer than the buffer is an error too
 		}
 		_, span := s.tracer.Start(ctx, "answer")
-		conn.SetWriteDeadline(time.Now().Add(patience))
+		conn.SetWriteDeadline(time.Now().Add(timeout))
 		_, err = conn.Write(bytes.ToUpper(line))
 		span.End()
 		if err != nil {
@@ -68,10 +68,10 @@ func authorize(r *http.Request) (http.Header, error) {
 	return nil, nil
 }
 
-// health is what the port is to a load balancer.
+// health answers the health checks of a load balancer.
 var health = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 
-// startProxy starts a reverse proxy on an address, and reports the actual one.
+// startProxy starts a reverse proxy on an address, and returns the actual address.
 func startProxy(address, server string) (actual string, stop func(), err error) {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
@@ -80,10 +80,10 @@ func startProxy(address, server string) (actual string, stop func(), err error) 
 	proxy := &http.Server{
 		Handler: &httputil.ReverseProxy{
 			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: server}) },
-			// No connection is left when the demonstration ends.
+			// The demonstration must leave no connection open.
 			Transport: &http.Transport{DisableKeepAlives: true},
 		},
-		ReadHeaderTimeout: patience,
+		ReadHeaderTimeout: timeout,
 	}
 	done := make(chan struct{})
 	go func() {

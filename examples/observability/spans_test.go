@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// wantSpans is what a demonstration leaves: a trace for each of its acts, in
-// which the handshake on the server's side is below that on the client's, and
-// the application's own answer below that. A plain client has no trace; its
-// answer begins one. A handshake that has come to no request is called HTTP.
+// wantSpans are the spans of a demonstration: a trace for each act. In it the handshake of
+// the server is below that of the client, and the answer of the application is below the
+// handshake of the server. A plain client has no trace, so its answer begins one. The span of
+// a handshake without a request is named HTTP.
 const wantSpans = `
 HTTP (server)
 a client that speaks TLS to a proxy that does not
@@ -34,8 +34,8 @@ tunnels
       answer
 `
 
-// printedSpans is the same as a tree prints it, without the times. HTTP (server) is
-// the client that had to make room.
+// printedSpans are the same spans as a tree prints them, without the times. HTTP (server) is
+// the client that was evicted.
 const printedSpans = `
 tunnels
   GET (client) 101: connect, request_written, first_byte, upgraded
@@ -74,18 +74,17 @@ var wantMetrics = map[string]bool{
 	"preflight.server.evictions":           true,
 }
 
-// A span is what the tests look at of one, however it was exported.
+// A span has the parts of an exported span that the tests compare.
 type span struct {
 	name       string
-	kind       int // the same numbers in the API and in OTLP
+	kind       int // the API and OTLP have the same numbers
 	id, parent string
 }
 
-// none is the parent of a span that has none.
+// none is the parent of a root span.
 const none = "0000000000000000"
 
-// outline draws the trees that spans are. A span whose parent was not exported
-// is in none of them.
+// outline draws spans as trees. It omits spans whose parent was not exported.
 func outline(spans []span) string {
 	var text strings.Builder
 	var draw func(parent, indent string)

@@ -17,19 +17,19 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 )
 
-// scope is the name under which this program makes spans of its own.
+// scope is the name of the tracer for the spans of this program.
 const scope = "github.com/preflight-go/preflight/examples/observability"
 
-// export sets up OpenTelemetry: to a collector, or to whatever else the environment
-// names, else in a short form to out. flush sends what has not been sent, and ends
-// it.
+// export sets up OpenTelemetry with the exporters that the environment names, such as a
+// collector. Without such variables it prints a short form to out. flush sends what has not
+// been sent, and shuts the exporters down.
 func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush func() error, err error) {
 	var spanOptions []autoexport.SpanOption
 	var metricOptions []autoexport.MetricOption
 	var printed metric.Reader
 	var batch []trace.BatchSpanProcessorOption
 	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
-		batch = append(batch, trace.WithBatchTimeout(time.Minute)) // so that the trees are whole
+		batch = append(batch, trace.WithBatchTimeout(time.Minute)) // so that a batch has complete trees
 		spanOptions = append(spanOptions, autoexport.WithFallbackSpanExporter(
 			func(context.Context) (trace.SpanExporter, error) { return tree{out}, nil }))
 		metricOptions = append(metricOptions, autoexport.WithFallbackMetricReader(
@@ -41,7 +41,7 @@ func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush f
 	service, err := resource.New(ctx,
 		resource.WithAttributes(attribute.String("service.name", "preflight-observability")),
 		resource.WithTelemetrySDK(),
-		resource.WithFromEnv()) // the last one wins
+		resource.WithFromEnv()) // the last one takes precedence
 	if err != nil {
 		return nil, nil, err
 	}
@@ -56,7 +56,7 @@ func export(ctx context.Context, out io.Writer) (t *preflight.Telemetry, flush f
 	}
 	metrics := metric.NewMeterProvider(metric.WithResource(service), metric.WithReader(reader))
 	flush = func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
 		err := traces.Shutdown(ctx)
 		if printed != nil {

@@ -17,11 +17,11 @@ import (
 	api "go.opentelemetry.io/otel/trace"
 )
 
-// A tree is an exporter that prints spans as trees, for a person to read.
+// A tree is an exporter that prints spans as trees.
 type tree struct{ out io.Writer }
 
-// ExportSpans prints the trees of the spans that end together. One whose parent is
-// not among them is printed as a root.
+// ExportSpans prints the trees of the spans in a batch. A span whose parent is not among them
+// is printed as a root.
 func (t tree) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
 	spans = slices.SortedStableFunc(slices.Values(spans), func(a, b trace.ReadOnlySpan) int {
 		return a.StartTime().Compare(b.StartTime())
@@ -51,8 +51,8 @@ func (t tree) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
 
 func (tree) Shutdown(context.Context) error { return nil }
 
-// line is one span: its name and kind, what came of it, how long it took, and the
-// stages that were done.
+// line returns the line of a span: its name, its kind, its outcome, its duration, and the
+// stages that it has completed.
 func line(s trace.ReadOnlySpan) string {
 	text := s.Name()
 	if kind := s.SpanKind(); kind != api.SpanKindInternal {
@@ -87,7 +87,7 @@ func printMetrics(ctx context.Context, out io.Writer, reader metric.Reader) erro
 	return err
 }
 
-// values are those of a metric: sums, and how many there are in a histogram.
+// values returns the values of a metric: sums, and the counts of a histogram.
 func values(data metricdata.Aggregation) (all []string) {
 	add := func(set attribute.Set, value any) {
 		text := fmt.Sprint(value)

@@ -21,16 +21,15 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// A client is of one kind. It does something, meets the others, and does
-// something more on the same connection. Its errors are returned, because
-// clients of many kinds run at once.
+// A client is a kind of client. It uses a connection, meets the other clients, and uses the
+// same connection again. It returns its errors, because many clients run at once.
 type client struct {
 	name string
 	use  func(ctx context.Context, p *program, meet func()) error
 }
 
-// clients are all that come to one port. What they are answered names the way
-// by which they came, so that none can pass for another.
+// clients are all kinds of clients of the port. The answers name the way by which a client
+// came, so that no kind can be mistaken for another one.
 var clients = []client{
 	{"Lines/PlainTCP", useLines("plain TCP")},
 	{"Lines/Preflight", useLines("preflight /lines")},
@@ -50,7 +49,7 @@ var clients = []client{
 
 type dial = func(ctx context.Context, p *program) (net.Conn, error)
 
-// dials are the ways in for a TCP client, by what the server calls them.
+// dials are the ways for a TCP client, by the names that the server uses.
 var dials = map[string]dial{
 	"plain TCP": func(ctx context.Context, p *program) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", p.address)
@@ -88,7 +87,7 @@ func useLines(way string) func(context.Context, *program, func()) error {
 	}
 }
 
-// ask says one line and expects it back, in capitals, behind the way.
+// ask sends a line, and requires the answer: the way, and the line in capitals.
 func ask(c net.Conn, r *bufio.Reader, way, line string) error {
 	if _, err := io.WriteString(c, line+"\n"); err != nil {
 		return err
@@ -104,7 +103,7 @@ func same(got, want string, err error) error {
 	return err
 }
 
-// useHTTP gets the page and the health as a browser would, on one connection.
+// useHTTP requests the page and the health on one connection, as a browser does.
 func useHTTP(scheme string) func(context.Context, *program, func()) error {
 	return func(ctx context.Context, p *program, meet func()) error {
 		var dialed atomic.Int32
@@ -183,14 +182,14 @@ func useGRPC(way string) func(context.Context, *program, func()) error {
 	}
 }
 
-// grpcClient speaks gRPC in the clear on the connections that it dials.
+// grpcClient returns a gRPC client without TLS on the connections that it dials.
 func grpcClient(p *program, d dial) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+p.address,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d(ctx, p) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
-// useGRPCOverTLS leaves TLS and its ALPN to gRPC.
+// useGRPCOverTLS has gRPC do TLS, with its ALPN.
 func useGRPCOverTLS(ctx context.Context, p *program, meet func()) error {
 	c, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(credentials.NewTLS(p.tls())))
 	if err != nil {
@@ -200,7 +199,7 @@ func useGRPCOverTLS(ctx context.Context, p *program, meet func()) error {
 	return check(ctx, c, meet)
 }
 
-// check asks for the health, and then watches it.
+// check requests the health, and then watches it.
 func check(ctx context.Context, c *grpc.ClientConn, meet func()) error {
 	health := healthpb.NewHealthClient(c)
 	answer, err := health.Check(ctx, &healthpb.HealthCheckRequest{})

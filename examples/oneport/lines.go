@@ -13,16 +13,16 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// lines is the server of lines: it answers each in capitals, and with the way
-// by which the client has come, until the client or the server ends.
+// lines serves a client of lines. It answers each line with the way by which the client came,
+// and with the line in capitals, until the client or the server ends.
 func (s *server) lines(conn *preflight.Conn, r *bufio.Reader) {
 	way := wayIn(conn)
 	for {
 		line, err := r.ReadSlice('\n')
 		if err != nil {
-			return // a line that is longer than the buffer is an error, too
+			return // a line that is longer than the buffer is an error too
 		}
-		conn.SetWriteDeadline(time.Now().Add(patience))
+		conn.SetWriteDeadline(time.Now().Add(timeout))
 		if _, err := conn.Write(answer(way, line)); err != nil {
 			return
 		}
@@ -33,8 +33,8 @@ func answer(way string, line []byte) []byte {
 	return fmt.Appendf(nil, "%s: %s", way, bytes.ToUpper(line))
 }
 
-// webSocket is the same for WebSocket clients: a message is a line. The
-// listener knows nothing of it; to Handler, this is a request as to any server.
+// webSocket does the same for WebSocket clients. A message is a line. The listener passes the
+// request to Handler, as any ordinary request.
 func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 	if !s.join() {
 		http.Error(w, "the server ends", http.StatusServiceUnavailable)
@@ -43,7 +43,7 @@ func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 	defer s.clients.Done()
 	c, err := websocket.Accept(w, r, nil)
 	if err != nil {
-		return // Accept has answered
+		return // Accept has sent the error
 	}
 	defer c.CloseNow()
 	defer context.AfterFunc(s.ending, func() { c.Close(websocket.StatusGoingAway, "the server ends") })()
@@ -52,7 +52,7 @@ func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		err = c.Write(ctx, kind, answer("WebSocket "+r.URL.Path, message))
 		cancel()
 		if err != nil {
@@ -61,7 +61,7 @@ func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// join counts a client, unless the server has come to its end.
+// join counts a client. It returns false if the server is ending.
 func (s *server) join() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *server) join() bool {
 	return true
 }
 
-// wayIn tells how a connection came. The application need not care.
+// wayIn returns the way by which a connection came. An application does not need it.
 func wayIn(conn *preflight.Conn) string {
 	_, secure := conn.NetConn().(*tls.Conn)
 	request := conn.Request()

@@ -1,24 +1,23 @@
-// Oneport serves on a single port what otherwise takes a port each:
+// Oneport serves on one port what otherwise needs several ports:
 //
-//   - a TCP server of lines, which answers in capitals: to clients of plain TCP,
-//     to those that come by preflight, to those that speak TLS, by preflight in TLS,
-//     and with TLS inside the tunnel
+//   - a TCP server of lines, which answers in capitals: to plain TCP clients, in tunnels,
+//     over TLS, in tunnels over TLS, and with TLS inside tunnels
 //   - a page and /healthz by HTTP and HTTPS, and the same lines by WebSocket
-//   - gRPC (its health service): without TLS, by TLS, and through any tunnel
+//   - gRPC (its health service): without TLS, over TLS, and in all tunnels
 //
-// One [preflight.PreflightListener] tells HTTP, TLS and upgrade requests apart.
-// What is left to the application is one question about each connection that
-// it accepts: does it begin as HTTP/2 does, which is gRPC, or not? See
-// [server.sort]. Nobody waits for a client that is slow to answer that.
+// One [preflight.PreflightListener] distinguishes HTTP, TLS and upgrade requests. The
+// application must only decide whether a connection that it accepts begins as HTTP/2
+// does, which means gRPC. See [server.sort]. A client that is slow to send its first bytes
+// blocks no other client.
 //
 // Usage, from the root of the repository:
 //
 //	go run ./examples/oneport                    # until Ctrl-C
-//	go run ./examples/oneport -listen :9007      # also for others
+//	go run ./examples/oneport -listen :9007      # for other machines too
 //
-// It prints a command to try for each kind of client. Its certificate is made at
-// the start, and signed by nobody else. On Ctrl-C, requests under way are answered
-// and everybody else is told to go; after ten seconds it ends all the same.
+// It prints a command to try for each kind of client. It creates a self-signed
+// certificate at its start. On Ctrl-C it answers the requests in progress, and asks all
+// other clients to disconnect. It ends after ten seconds at the latest.
 package main
 
 import (
@@ -41,12 +40,12 @@ import (
 	"google.golang.org/grpc/reflection"
 )
 
-// patience is for a client that does not go on in the middle of something.
-const patience = 5 * time.Second
+// timeout bounds the time in which a client must complete what it has begun.
+const timeout = 5 * time.Second
 
 type config struct {
-	listen string        // address of the one port
-	grace  time.Duration // for everybody to finish in the end
+	listen string        // the address of the port
+	grace  time.Duration // the time for clients to finish during shutdown
 }
 
 func main() {
@@ -55,7 +54,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		os.Exit(2) // package flag has said why
+		os.Exit(2) // package flag has printed the error
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
@@ -66,25 +65,25 @@ func main() {
 }
 
 func parseFlags(args []string) (config, error) {
-	cfg := config{grace: 2 * patience}
+	cfg := config{grace: 2 * timeout}
 	flags := flag.NewFlagSet("oneport", flag.ContinueOnError)
 	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:9007", "`address` of the one port")
 	return cfg, flags.Parse(args)
 }
 
-// A server is what is behind the port.
+// A server has the servers behind the port.
 type server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	http2  *feed // the connections for grpc
 
-	ending  context.Context // once it ends, nothing more is read
+	ending  context.Context // when it ends, nothing more is read
 	end     context.CancelFunc
 	mu      sync.Mutex     // orders end and join
-	clients sync.WaitGroup // of lines, by TCP and by WebSocket
+	clients sync.WaitGroup // the clients of lines, by TCP and by WebSocket
 }
 
-// run serves until ctx ends, and returns nil if everybody could finish.
+// run serves until ctx ends. It returns nil if all clients could finish in time.
 func run(ctx context.Context, cfg config, out io.Writer) error {
 	certificate, err := selfSigned()
 	if err != nil {
@@ -95,9 +94,9 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 		return err
 	}
 	s := &server{
-		// GracefulStop, and even Stop, wait for a client that stalls behind
-		// its first line until then.
-		grpc:   grpc.NewServer(grpc.ConnectionTimeout(patience)),
+		// GracefulStop, and even Stop, wait so long for a client that stalls after
+		// its first line.
+		grpc:   grpc.NewServer(grpc.ConnectionTimeout(timeout)),
 		health: health.NewServer(),
 		http2:  newFeed(ln.Addr()),
 	}
@@ -108,12 +107,12 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 
-	// The one port.
+	// The port.
 	listener := &preflight.PreflightListener{
 		Listener:         ln,
 		TLSConfig:        tlsConfig(certificate),
 		Handler:          s.web(ln.Addr().String()),
-		HandshakeTimeout: patience, // below grace: Shutdown waits for it
+		HandshakeTimeout: timeout, // less than grace, because Shutdown waits for handshakes
 	}
 	defer listener.Close()
 
@@ -128,21 +127,21 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 	return errors.Join(err, s.shutdown(listener, cfg.grace))
 }
 
-// shutdown lets everybody finish, but not for longer than grace.
+// shutdown lets all clients finish, for no longer than grace.
 func (s *server) shutdown(listener *preflight.PreflightListener, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	defer context.AfterFunc(ctx, s.grpc.Stop)()
 
-	// It refuses whoever comes now, and waits for the connections that it has
-	// accepted: each of them is ended by whoever serves it.
+	// It refuses new clients, and waits for the connections that it has accepted. The
+	// server of a connection ends it.
 	drained := make(chan error, 1)
 	go func() { drained <- listener.Shutdown(ctx) }()
 
 	s.mu.Lock()
 	s.end()
 	s.mu.Unlock()
-	s.health.Shutdown() // tells those who watch
+	s.health.Shutdown() // notifies the clients that watch
 	s.grpc.GracefulStop()
 	s.clients.Wait()
 	if err := <-drained; err != nil {

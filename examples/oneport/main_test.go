@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		if runtime.NumGoroutine() <= before {
 			break
 		}
-		<-retry.C // those that are about to end have a moment to do so
+		<-retry.C // goroutines that are about to end have some time
 	}
 	if left := runtime.NumGoroutine(); code == 0 && left > before {
 		stacks := make([]byte, 1<<20)
@@ -45,19 +45,19 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// limit ends a test that would otherwise hang. No test expects it to pass.
+// limit fails a test that would otherwise hang. No test expects it to pass.
 const limit = 30 * time.Second
 
-// A program is one that runs.
+// A program is the program while it runs.
 type program struct {
 	address string
 	printed string
 	roots   *x509.CertPool
 	ctrlC   context.CancelFunc
-	ended   chan error // what run has returned
+	ended   chan error // receives the result of run
 }
 
-// start runs the program until ctrlC, and until the end of the test at most.
+// start runs the program until ctrlC or the end of the test.
 func start(t *testing.T, grace time.Duration) *program {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,7 +83,7 @@ func start(t *testing.T, grace time.Duration) *program {
 	return p
 }
 
-// output is what the program prints, which it does at once.
+// output returns what the program has printed at its start.
 type output chan string
 
 func (o output) Write(b []byte) (int, error) {
@@ -91,7 +91,7 @@ func (o output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// certificateOf trusts the server at first sight.
+// certificateOf connects to the server, and returns a pool with its certificate.
 func certificateOf(t *testing.T, address string) *x509.CertPool {
 	t.Helper()
 	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
@@ -102,7 +102,7 @@ func certificateOf(t *testing.T, address string) *x509.CertPool {
 	return roots
 }
 
-// end is what run returns.
+// end waits for the result of run.
 func (p *program) end(t *testing.T) error {
 	t.Helper()
 	select {
@@ -127,7 +127,7 @@ func TestEachClient(t *testing.T) {
 	require.NoError(t, p.end(t))
 }
 
-// All kinds of clients are connected at the same time, several of each.
+// TestAllClientsAtOnce connects several clients of each kind at the same time.
 func TestAllClientsAtOnce(t *testing.T) {
 	p := start(t, limit)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -145,22 +145,22 @@ func TestAllClientsAtOnce(t *testing.T) {
 		}
 	}
 	errs := make([]error, each*len(clients))
-	var all sync.WaitGroup
+	var running sync.WaitGroup
 	for i := range errs {
 		c := clients[i%len(clients)]
-		all.Go(func() {
+		running.Go(func() {
 			if err := c.use(ctx, p, meet); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", c.name, err)
-				cancel() // the others wait for it in vain
+				cancel() // otherwise the others would wait for it
 			}
 		})
 	}
-	all.Wait()
+	running.Wait()
 	require.NoError(t, errors.Join(errs...))
 }
 
-// Clients that say nothing, or stop in the middle of what would tell what they
-// are, keep nobody else waiting: neither in the listener nor behind it.
+// TestSilentClients has clients that send nothing, or stop before the server can tell their
+// protocol. They must block no other client, neither in the listener nor behind it.
 func TestSilentClients(t *testing.T) {
 	p := start(t, limit)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -179,7 +179,7 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// A line of any length that begins like gRPC is a line, whatever it is cut into.
+// TestLinesThatBeginLikeHTTP2 sends lines that begin like HTTP/2, byte by byte.
 func TestLinesThatBeginLikeHTTP2(t *testing.T) {
 	p := start(t, limit)
 	for _, line := range []string{"P", "PR", "PRI", "PRI *", "PRI * HTTP/2", "PRI * HTTP/2.1", "PRIORITY"} {
@@ -212,7 +212,7 @@ func TestCtrlC(t *testing.T) {
 	}
 	silent, err := dials["preflight /lines"](ctx, p)
 	require.NoError(t, err)
-	lines["preflight, without a word"] = silent
+	lines["preflight, silent"] = silent
 	defer silent.Close()
 	webSocket, _, err := websocket.Dial(ctx, "ws://"+p.address+"/ws", nil)
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestCtrlC(t *testing.T) {
 	p.ctrlC()
 	for way, c := range lines {
 		rest, err := io.ReadAll(c)
-		require.NoError(t, err, "%s: it ends in order", way)
+		require.NoError(t, err, "%s must end in order", way)
 		require.Empty(t, string(rest), way)
 		require.NoError(t, c.Close())
 	}
@@ -239,7 +239,7 @@ func TestCtrlC(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, answer.Status)
 
-	// The program still waits for this stream, and takes nobody new.
+	// The program still waits for this stream, and accepts no new connections.
 	_, err = net.Dial("tcp", p.address)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.Empty(t, p.ended)
@@ -248,14 +248,14 @@ func TestCtrlC(t *testing.T) {
 		require.True(t, conn.WaitForStateChange(ctx, connectivity.Ready))
 	}
 
-	// And it waits for the WebSocket client to know.
+	// It also waits until the WebSocket client has noticed.
 	require.Empty(t, p.ended)
 	_, _, err = webSocket.Read(ctx)
 	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err), "%v", err)
 	require.NoError(t, p.end(t))
 }
 
-// Nobody can keep the program from its end.
+// TestCtrlCIgnored requires that no client can keep the program from ending.
 func TestCtrlCIgnored(t *testing.T) {
 	p := start(t, 50*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -12,13 +12,12 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// preface is what HTTP/2, and so gRPC, begins with (RFC 9113 §3.4). No line of
-// ours is likely to.
+// preface is the beginning of HTTP/2, and so of gRPC (RFC 9113 §3.4). A line of this server
+// is not likely to begin with it.
 const preface = "PRI * HTTP/2.0\r\n"
 
-// acceptAll accepts until the listener is closed. Each connection has a
-// goroutine of its own from the first: what it speaks is for the client to
-// say, and a client may take its time.
+// acceptAll accepts until the listener is closed. Each connection has its own goroutine from
+// the beginning, because a client may take its time to send the first bytes.
 func (s *server) acceptAll(listener net.Listener) error {
 	for {
 		conn, err := listener.Accept()
@@ -29,15 +28,15 @@ func (s *server) acceptAll(listener net.Listener) error {
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			log.Print(err)
-			time.Sleep(100 * time.Millisecond) // some client will go
+			time.Sleep(100 * time.Millisecond) // until a client has disconnected
 		default:
 			return err
 		}
 	}
 }
 
-// sort gives a connection to gRPC, if it begins as HTTP/2 does, else to the
-// server of lines. It may have come by any of the ways that the listener knows.
+// sort passes a connection to gRPC if it begins as HTTP/2 does, and otherwise to the server of
+// lines. The connection may have come in any of the ways that the listener supports.
 func (s *server) sort(conn *preflight.Conn) {
 	if !s.join() {
 		conn.Close()
@@ -57,8 +56,8 @@ func (s *server) sort(conn *preflight.Conn) {
 	}
 }
 
-// begins reports whether what r reads begins with prefix. It waits for no byte
-// that does not matter: the first that differs decides.
+// begins reports whether the data of r begins with prefix. It reads no more bytes than it
+// needs: it returns at the first byte that differs.
 func begins(r *bufio.Reader, prefix string) bool {
 	for i := range len(prefix) {
 		b, err := r.Peek(i + 1)
@@ -69,7 +68,7 @@ func begins(r *bufio.Reader, prefix string) bool {
 	return true
 }
 
-// A peeked connection is one that has been looked at.
+// A peeked connection is a connection whose first bytes are in a buffer.
 type peeked struct {
 	net.Conn
 	r *bufio.Reader
@@ -77,7 +76,7 @@ type peeked struct {
 
 func (c *peeked) Read(b []byte) (int, error) { return c.r.Read(b) }
 
-// A feed is a listener that accepts what it is given.
+// A feed is a listener that accepts the connections that it is given.
 type feed struct {
 	addr  net.Addr
 	conns chan net.Conn
@@ -90,7 +89,7 @@ func newFeed(addr net.Addr) *feed {
 	return &feed{addr: addr, conns: make(chan net.Conn), open: open, close: cancel}
 }
 
-// give reports whether c has been accepted.
+// give passes c to Accept. It returns false if the feed is closed.
 func (f *feed) give(c net.Conn) bool {
 	select {
 	case f.conns <- c:

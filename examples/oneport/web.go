@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// web is what the port is to a browser.
+// web returns the handler for browsers.
 func (s *server) web(address string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -28,7 +28,7 @@ func (s *server) web(address string) http.Handler {
 	return mux
 }
 
-// usage is a command for each kind of client.
+// usage returns a command for each kind of client.
 func usage(address string) string {
 	host, port, _ := net.SplitHostPort(address)
 	return strings.NewReplacer("ADDRESS", address, "HOST PORT", host+" "+port).Replace(`Listening on ADDRESS. To try it, one port for all:
@@ -46,8 +46,8 @@ func usage(address string) string {
 `)
 }
 
-// tlsConfig serves HTTP and gRPC. A browser offers both protocols and gets the
-// first; a gRPC client offers h2 alone.
+// tlsConfig returns the configuration for HTTP and gRPC. A browser offers both protocols, and
+// gets the first one. A gRPC client offers only h2.
 func tlsConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{certificate},
@@ -55,14 +55,14 @@ func tlsConfig(certificate tls.Certificate) *tls.Config {
 	}
 }
 
-// selfSigned makes a certificate for this machine.
+// selfSigned creates a certificate for this machine.
 func selfSigned() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), // browsers want a new one each time
+		SerialNumber: big.NewInt(time.Now().UnixNano()), // browsers require a new one for each certificate
 		Subject:      pkix.Name{CommonName: "oneport"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(30 * 24 * time.Hour),

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A line is what a client and the broker say to each other, one JSON object
-// on each line:
+// A line is a message between a client and the broker. Each is a JSON object in a line of its
+// own:
 //
 //	{"c":"subscribe","t":"greetings"}                            client: send me what is published here
 //	{"c":"subscribed","t":"greetings"}                           broker: from now on
@@ -19,20 +19,20 @@ import (
 type line struct {
 	Command string          `json:"c"`
 	Topic   string          `json:"t"`
-	Number  int             `json:"n,omitempty"` // the publisher's own count; the broker hands it on
+	Number  int             `json:"n,omitempty"` // counts the messages of a publisher; the broker passes it on
 	Data    json.RawMessage `json:"d,omitempty"`
 }
 
-// maxLine bounds what one client can make the broker hold.
+// maxLine bounds the memory that a client can use in the broker.
 const maxLine = 64 << 10
 
-// A broker is a small publish/subscribe server. It knows connections, and
-// nothing of HTTP, WebSocket or proxies: it is the server that was there before.
+// A broker is a small publish/subscribe server. It serves connections, and knows nothing of
+// HTTP, WebSocket or proxies. It stands for the server that a user already has.
 type broker struct {
 	sessions sync.WaitGroup
 
-	// mu is also held while a line is sent: every subscriber gets the same
-	// messages in the same order, and the broker's answer before any of them.
+	// mu is also held while a line is sent. Therefore all subscribers get the same messages
+	// in the same order, after the answer of the broker.
 	mu      sync.Mutex
 	clients []*client
 	closed  bool
@@ -44,7 +44,7 @@ type client struct {
 	published, received int
 }
 
-// serve talks to every client that ln accepts, until ln is closed.
+// serve serves each client that ln accepts, until ln is closed.
 func (b *broker) serve(ln net.Listener) error {
 	for {
 		conn, err := ln.Accept()
@@ -70,11 +70,11 @@ func (b *broker) talk(conn net.Conn) {
 		if lines.Decode(&l) != nil {
 			return
 		}
-		b.obey(c, l)
+		b.execute(c, l)
 	}
 }
 
-func (b *broker) obey(c *client, l line) {
+func (b *broker) execute(c *client, l line) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch l.Command {
@@ -95,12 +95,12 @@ func (b *broker) obey(c *client, l line) {
 	}
 }
 
-// send closes a client that does not take its lines: it would hold up all others.
+// send closes a client that does not read its lines. It would block all others.
 func (c *client) send(l line) {
 	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	// That of a WebSocket would end the next write, if it expired meanwhile.
+	// The deadline of a WebSocket would fail the next write, if it passed before that.
 	defer c.conn.SetWriteDeadline(time.Time{})
-	// An Encoder ends what it writes with a line feed.
+	// An Encoder writes a line feed after each value.
 	if json.NewEncoder(c.conn).Encode(l) != nil {
 		c.conn.Close()
 	}
@@ -125,7 +125,7 @@ func (b *broker) leave(c *client) {
 	b.sessions.Done()
 }
 
-// close ends every connection and waits until nobody is served any more.
+// close closes all connections, and waits until no client is served any more.
 func (b *broker) close() {
 	b.mu.Lock()
 	b.closed = true

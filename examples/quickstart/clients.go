@@ -16,7 +16,7 @@ import (
 
 // publish sends one message.
 func publish(conn net.Conn, number int) error {
-	conn.SetWriteDeadline(time.Now().Add(patience))
+	conn.SetWriteDeadline(time.Now().Add(timeout))
 	err := json.NewEncoder(conn).Encode(line{Command: "publish", Topic: topic, Number: number, Data: []byte(greeting)})
 	if err != nil {
 		return fmt.Errorf("publish message %d: %w", number, err)
@@ -34,7 +34,8 @@ type subscriber struct {
 	closing, ended chan struct{}
 }
 
-// An arrival is what a subscriber received, or the end of its connection.
+// An arrival is a line that a subscriber has received, or the error that ended its
+// connection.
 type arrival struct {
 	at   *subscriber
 	line line
@@ -46,12 +47,12 @@ func subscribeByWebSocket(ctx context.Context, url string, arrivals chan<- arriv
 	if err != nil {
 		return nil, err
 	}
-	// Not ctx, which is that of the setup: the connection outlives it.
+	// ctx ends after the setup, and the connection must stay open.
 	conn := websocket.NetConn(context.Background(), c, websocket.MessageText)
 	return subscribe("WebSocket subscriber", conn, arrivals)
 }
 
-// subscribeByTCP is any client that the server had before. It needs no library.
+// subscribeByTCP stands for a client that the server already has. It needs no library.
 func subscribeByTCP(ctx context.Context, address string, arrivals chan<- arrival) (*subscriber, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -60,14 +61,14 @@ func subscribeByTCP(ctx context.Context, address string, arrivals chan<- arrival
 	return subscribe("plain TCP subscriber", conn, arrivals)
 }
 
-// subscribe returns when the server has acknowledged the subscription. What
-// arrives from then on goes to arrivals, until close.
+// subscribe returns when the server has acknowledged the subscription. It sends what arrives
+// after that to arrivals, until close.
 func subscribe(name string, conn net.Conn, arrivals chan<- arrival) (*subscriber, error) {
 	s := &subscriber{
 		name: name, conn: conn, lines: json.NewDecoder(conn),
 		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	err := json.NewEncoder(conn).Encode(line{Command: "subscribe", Topic: topic})
 	var answer line
 	if err == nil {
@@ -107,8 +108,8 @@ func (s *subscriber) close() {
 	<-s.ended
 }
 
-// arrive counts a message of the publisher. Others may publish, too, when the
-// program runs until Ctrl-C.
+// arrive records a message of the publisher. It ignores messages of other publishers, which a
+// user may run if the program runs until Ctrl-C.
 func (s *subscriber) arrive(l line) {
 	if l.Number > 0 && string(l.Data) == greeting {
 		s.arrived = append(s.arrived, l.Number)
@@ -118,7 +119,7 @@ func (s *subscriber) arrive(l line) {
 // has reports whether a message has arrived.
 func (s *subscriber) has(number int) bool { return slices.Contains(s.arrived, number) }
 
-// check returns an error that says which of the messages 1 to last are missing.
+// check returns an error that names the messages from 1 to last that are missing.
 func (s *subscriber) check(last int) error {
 	var sent []int
 	for number := 1; number <= last; number++ {
@@ -134,9 +135,9 @@ func (s *subscriber) check(last int) error {
 	return fmt.Errorf("missing at the %s: messages %v of %d", s.name, missing, last)
 }
 
-// printAdminPage gets the page through the proxy, also after Ctrl-C.
+// printAdminPage requests the page through the proxy. It does so even after Ctrl-C.
 func printAdminPage(ctx context.Context, out io.Writer, url string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {

@@ -32,14 +32,14 @@ func serveHTTP(address string, h http.Handler) (actual string, stop func(), err 
 	return ln.Addr().String(), func() { server.Close(); <-done }, nil
 }
 
-// webSocket lets WebSocket clients speak to the broker: a message is a line.
+// webSocket connects WebSocket clients to the broker. A message is a line.
 func webSocket(b *broker) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
-			return // Accept has answered
+			return // Accept has sent the error
 		}
-		// Once it is a WebSocket, it does not end with the request.
+		// The WebSocket must not end with the context of the request.
 		conn := websocket.NetConn(context.Background(), c, websocket.MessageText)
 		b.talk(&webSocketConn{Conn: conn, path: r.URL.Path})
 	})
@@ -62,12 +62,12 @@ func adminPage(b *broker) http.Handler {
 		}
 		b.mu.Unlock()
 		table.Flush()
-		fmt.Fprint(w, page.String()) // not under the lock: the reader may be slow
+		fmt.Fprint(w, page.String()) // without the lock, because the client may be slow
 	})
 }
 
-// wayIn tells how a connection came. The listener returns every TCP connection
-// as a [preflight.Conn]; the one behind an upgrade still knows the request.
+// wayIn returns how a connection came. The listener returns each TCP connection as a
+// [preflight.Conn]. A tunnel has the request with which it was opened.
 func wayIn(conn net.Conn) string {
 	switch c := conn.(type) {
 	case *webSocketConn:

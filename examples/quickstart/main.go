@@ -1,20 +1,20 @@
-// Quickstart runs the use case that HTTP preflight was made for, on one open
-// port. A reverse proxy has three locations:
+// Quickstart shows the use case of HTTP preflight on one open port. A reverse proxy has three
+// locations:
 //
 //	/client/  TCP by preflight, to a publish/subscribe server that speaks lines of JSON
 //	/ws/      WebSocket, to the same topics
 //	/admin/   HTTP, to a page with the connections and counts of that server
 //
-// A TCP client publishes {"hello":"world"} every second through /client/. A
-// WebSocket client receives it through /ws/, and a plain TCP client receives it
-// too, straight from the server and without knowing of any of this.
+// A TCP client publishes {"hello":"world"} every second through /client/. A WebSocket client
+// receives it through /ws/. A plain TCP client receives it directly from the server, and
+// needs no change.
 //
-// The library is two lines of it, both in [run]: one on the server's side, one
-// on the client's. Usage, from the root of the repository:
+// Two lines use the library, both in [run]: one in the server, and one in the client. Usage,
+// from the root of the repository:
 //
 //	go run ./examples/quickstart               # a proxy of net/http/httputil
 //	go run ./examples/quickstart -proxy nginx  # a real nginx
-//	go run ./examples/quickstart -for 0        # until Ctrl-C, to try it with clients of your own
+//	go run ./examples/quickstart -for 0        # until Ctrl-C, to try it with your own clients
 //
 // It exits 0 only if every message arrived at both subscribers, in order.
 package main
@@ -41,11 +41,11 @@ const (
 	greeting = `{"hello":"world"}`
 	interval = time.Second // between two messages
 
-	// patience bounds each step that waits for somebody else.
-	patience = 5 * time.Second
+	// timeout bounds each step that waits for another party.
+	timeout = 5 * time.Second
 )
 
-// farewell ends the output. A test compares its two lines with run.
+// farewell is the end of the output. A test compares its two lines with run.
 const farewell = `
 The two lines of Go that did it, from examples/quickstart/main.go:
 
@@ -62,8 +62,8 @@ What to try next:
 `
 
 type config struct {
-	listen     string        // address of the one open port
-	duration   time.Duration // of publishing; 0: until ctx ends
+	listen     string        // the address of the open port
+	duration   time.Duration // how long it publishes; 0: until ctx ends
 	startProxy startProxy
 }
 
@@ -73,7 +73,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		os.Exit(2) // package flag has said why
+		os.Exit(2) // package flag has printed the error
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err = run(ctx, cfg, os.Stdout)
@@ -109,14 +109,14 @@ func parseFlags(args []string) (config, error) {
 	return cfg, flags.Parse(args)
 }
 
-// run starts the servers, the proxy in front of them and the clients, publishes,
-// and returns nil if every message arrived.
+// run starts the servers, the proxy in front of them and the clients, and publishes. It
+// returns nil if all messages have arrived.
 func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	var goroutines sync.WaitGroup
 	defer goroutines.Wait()
 
-	// Behind the proxy: the TCP server. It is served by a listener that takes
-	// what comes by preflight as well as the plain clients it always had.
+	// Behind the proxy: the TCP server. Its listener accepts tunnels, and the plain
+	// clients that it has always had.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	server := new(broker)
 	defer server.close()
 
-	// THE LINE on the server's side. Before, the server served ln itself.
+	// THE LINE in the server. Without it, the server serves ln itself.
 	listener := &preflight.PreflightListener{Listener: ln}
 
 	defer listener.Close()
@@ -137,7 +137,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 		}
 	})
 
-	// Behind the proxy, too: the WebSocket endpoint and the admin page.
+	// Also behind the proxy: the WebSocket endpoint and the admin page.
 	behind := backends{tcp: ln.Addr().String()}
 	var stop func()
 	if behind.ws, stop, err = serveHTTP("127.0.0.1:0", webSocket(server)); err != nil {
@@ -149,7 +149,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	}
 	defer stop()
 
-	// In front of them: the proxy with the one open port.
+	// In front of them: the proxy with the open port.
 	edge, stopProxy, err := cfg.startProxy(ctx, cfg.listen, behind)
 	if err != nil {
 		return fmt.Errorf("start the proxy: %w", err)
@@ -167,12 +167,12 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	fmt.Fprintf(out, "  %-60s a subscriber, plain TCP\n", "tcp://"+behind.tcp)
 
 	// The publisher comes through the proxy.
-	setup, cancel := context.WithTimeout(ctx, patience)
+	setup, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	atClient := new(recorder)
 	dialer := &preflight.PreflightDialer{NetDialer: atClient} // NetDialer only to show the bytes below
 
-	// THE LINE on the client's side. Before, it was net.Dial("tcp", address).
+	// THE LINE in the client. Without a proxy, it is net.Dial("tcp", address).
 	publisher, err := dialer.DialURL(setup, clientURL)
 
 	if err != nil {
@@ -181,8 +181,8 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	defer publisher.Close()
 	printExchange(out, atClient, atServer)
 
-	// The subscribers. Both have been acknowledged before anything is
-	// published, so that they cannot miss the first message.
+	// The subscribers. The server acknowledges both before the first message, so that they
+	// cannot miss it.
 	arrivals := make(chan arrival)
 	throughProxy, err := subscribeByWebSocket(setup, wsURL, arrivals)
 	if err != nil {

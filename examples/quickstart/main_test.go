@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		if runtime.NumGoroutine() <= before {
 			break
 		}
-		<-retry.C // those that are about to end have a moment to do so
+		<-retry.C // goroutines that are about to end have some time
 	}
 	if left := runtime.NumGoroutine(); code == 0 && left > before {
 		stacks := make([]byte, 1<<20)
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// configOf is the configuration of a command line.
+// configOf returns the configuration of a command line.
 func configOf(t *testing.T, args ...string) config {
 	t.Helper()
 	cfg, err := parseFlags(args)
@@ -46,7 +46,7 @@ func configOf(t *testing.T, args ...string) config {
 	return cfg
 }
 
-// The two lines at the end of the output are lines of run.
+// TestFarewell requires that the two lines at the end of the output are lines of run.
 func TestFarewell(t *testing.T) {
 	source, err := os.ReadFile("main.go")
 	require.NoError(t, err)
@@ -73,11 +73,11 @@ func TestEveryMessageArrives(t *testing.T) {
 
 			text := out.String()
 			for _, part := range []string{
-				// What the client sent, and what the server got of it.
+				// What the client sent, and what the server received.
 				`    GET /client/amps/json HTTP/1.1\r\n`,
 				`    GET /amps/json HTTP/1.1\r\n`,
 				`    Upgrade: tcp\r\n`,
-				// The messages, then who was there and how.
+				// The messages, and then the connections.
 				`  WebSocket subscriber <- #1 {"hello":"world"}`,
 				`  WebSocket subscriber <- #2 {"hello":"world"}`,
 				`  plain TCP subscriber <- #1 {"hello":"world"}`,
@@ -106,7 +106,7 @@ func TestUntilCtrlC(t *testing.T) {
 	require.Contains(t, out.text.String(), "OK: every message arrived at both subscribers, in order (2 of 2)")
 }
 
-// An interrupter is an output that ends the program when a text appears on it.
+// An interrupter is an output that ends the program when a text is written to it.
 type interrupter struct {
 	text      strings.Builder
 	after     string
@@ -223,9 +223,9 @@ const (
 	fromServer
 )
 
-// without is the address of a relay to a server that loses, in one direction,
-// every line with a certain text. What a WebSocket server sends is such lines,
-// too, each behind the few bytes of its frame.
+// without returns the address of a relay to a server. In one direction, the relay drops each
+// line that has a certain text. A WebSocket server sends such lines too, each after the few
+// bytes of a frame header.
 func without(t *testing.T, text string, direction int, server string) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -20,11 +20,10 @@ var nginxConfText string
 
 var nginxConf = template.Must(template.New("nginx.conf").Parse(nginxConfText))
 
-// Debian keeps nginx where the PATH of an ordinary user does not lead.
+// The PATH of ordinary users lacks the folder in which Debian installs nginx.
 var nginxPaths = []string{"nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"}
 
-// startNginx runs an nginx of our own, with everything that it writes in a
-// temporary directory.
+// startNginx runs an nginx that writes all of its files to a temporary directory.
 func startNginx(ctx context.Context, listen string, to backends) (string, func() error, error) {
 	program, err := find(nginxPaths)
 	if err != nil {
@@ -52,10 +51,10 @@ type nginx struct {
 	dir    string
 	cancel context.CancelFunc
 	exited chan struct{}
-	log    bytes.Buffer // not to be read before it has exited
+	log    bytes.Buffer // must not be read before nginx has exited
 }
 
-// newNginx makes the directory and writes the configuration.
+// newNginx creates the directory and writes the configuration.
 func newNginx(listen string, to backends) (*nginx, error) {
 	var conf bytes.Buffer
 	values := map[string]string{"Listen": listen, "TCP": to.tcp, "WS": to.ws, "Admin": to.admin}
@@ -68,8 +67,8 @@ func newNginx(listen string, to backends) (*nginx, error) {
 	}
 	err = errors.Join(
 		os.WriteFile(filepath.Join(dir, "nginx.conf"), conf.Bytes(), 0o644),
-		// Started by root, nginx serves as another user, who has to reach
-		// the temporary files.
+		// If root starts it, nginx changes to another user, who needs access to the
+		// temporary files.
 		os.Chmod(dir, 0o711),
 	)
 	if err != nil {
@@ -79,13 +78,13 @@ func newNginx(listen string, to backends) (*nginx, error) {
 }
 
 func (n *nginx) start(program string) error {
-	// Not the context of the caller: after Ctrl-C nginx still carries the last
-	// messages.
+	// The context of the caller ends at Ctrl-C. nginx must still forward the last messages
+	// after that.
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, program, "-p", n.dir, "-c", "nginx.conf")
 	cmd.Stderr = &n.log
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends its workers
-	cmd.WaitDelay = patience
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // nginx then ends its workers
+	cmd.WaitDelay = timeout
 	withoutCtrlC(cmd)
 	if err := cmd.Start(); err != nil {
 		cancel()
@@ -94,14 +93,14 @@ func (n *nginx) start(program string) error {
 	n.cancel = cancel
 	go func() {
 		defer close(n.exited)
-		cmd.Wait() // the log says more than its error
+		cmd.Wait() // the log says more than the error
 	}()
 	return nil
 }
 
-// wait returns when nginx accepts connections.
+// wait waits until nginx accepts connections.
 func (n *nginx) wait(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	retry := time.NewTicker(20 * time.Millisecond)
 	defer retry.Stop()
@@ -120,7 +119,7 @@ func (n *nginx) wait(ctx context.Context, address string) error {
 	}
 }
 
-// stop ends nginx, and reports if it had ended before.
+// stop ends nginx. It returns an error if nginx had ended before.
 func (n *nginx) stop() error {
 	select {
 	case <-n.exited:
@@ -136,7 +135,7 @@ func (n *nginx) end() error {
 	return os.RemoveAll(n.dir)
 }
 
-// find returns the first of the programs that is there.
+// find returns the first of the programs that is installed.
 func find(programs []string) (string, error) {
 	for _, program := range programs {
 		if path, err := exec.LookPath(program); err == nil {
@@ -146,8 +145,8 @@ func find(programs []string) (string, error) {
 	return "", errors.New("nginx is not installed: apt-get install nginx, brew install nginx, or go without it by -proxy go")
 }
 
-// freeAddress makes sure that nobody listens on the address, and replaces the
-// port 0, which nginx does not know.
+// freeAddress verifies that nothing listens on the address, and replaces the port 0, which
+// nginx does not support.
 func freeAddress(listen string) (string, error) {
 	ln, err := net.Listen("tcp", listen)
 	if err != nil {

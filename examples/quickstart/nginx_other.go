@@ -4,5 +4,5 @@ package main
 
 import "os/exec"
 
-// withoutCtrlC has nothing to do where there are no process groups.
+// withoutCtrlC does nothing on systems without process groups.
 func withoutCtrlC(*exec.Cmd) {}

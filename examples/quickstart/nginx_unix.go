@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// withoutCtrlC keeps the terminal's Ctrl-C, which goes to the whole process
-// group, from the command: it has to outlive the last messages.
+// withoutCtrlC keeps the Ctrl-C of the terminal from the command. The terminal sends it to the
+// whole process group, but the command must still run for the last messages.
 func withoutCtrlC(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 }

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// play publishes one message after the other until ctx ends or, unless it is 0,
-// the duration is over, and then waits for those that are still under way. It
-// returns how many were published, and an error that says what did not arrive.
+// play publishes messages until ctx ends, or until the duration is over if it is not 0. Then it
+// waits for the messages that are still under way. It returns the number of messages, and
+// an error that says what did not arrive.
 func play(ctx context.Context, duration time.Duration, out io.Writer, publisher net.Conn, arrivals <-chan arrival, subscribers ...*subscriber) (int, error) {
 	if duration > 0 {
 		var cancel context.CancelFunc
@@ -26,7 +26,7 @@ func play(ctx context.Context, duration time.Duration, out io.Writer, publisher 
 	return published, err
 }
 
-// relay is one loop, so that everything is printed from one place.
+// relay publishes and prints in one loop, so that only one goroutine prints.
 func relay(ctx context.Context, out io.Writer, publisher net.Conn, arrivals <-chan arrival, subscribers []*subscriber) (published int, err error) {
 	publishNext := func() error {
 		published++
@@ -40,12 +40,12 @@ func relay(ctx context.Context, out io.Writer, publisher net.Conn, arrivals <-ch
 	defer next.Stop()
 	end := ctx.Done()
 	outstanding := func(s *subscriber) bool { return !s.has(published) }
-	var overdue <-chan time.Time // set when nothing more is published
+	var overdue <-chan time.Time // not nil after the last message
 	for overdue == nil || slices.ContainsFunc(subscribers, outstanding) {
 		select {
 		case <-next.C:
 			if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
-				continue // both are due, and select chose at random
+				continue // the duration is over too, and select chooses at random
 			}
 			if err := publishNext(); err != nil {
 				return published, err
@@ -59,7 +59,7 @@ func relay(ctx context.Context, out io.Writer, publisher net.Conn, arrivals <-ch
 		case <-end:
 			end = nil
 			next.Stop()
-			overdue = time.After(patience)
+			overdue = time.After(timeout)
 		case <-overdue:
 			return published, nil
 		}

@@ -10,9 +10,9 @@ import (
 	"sync"
 )
 
-// A recorder keeps what goes over a connection, until it is asked for it. It
-// is a [preflight.ContextDialer]. Nobody needs one to use the library: it is
-// here to show the exchange as it is on the wire.
+// A recorder is a [preflight.ContextDialer] that records what goes over a connection, until
+// take. It only shows the handshake as it is on the wire. Using the library does not need
+// it.
 type recorder struct {
 	mu                sync.Mutex
 	done              bool
@@ -27,7 +27,7 @@ func (r *recorder) DialContext(ctx context.Context, network, address string) (ne
 	return &recordedConn{conn, r}, nil
 }
 
-// take returns what was recorded, and ends the recording.
+// take ends the recording, and returns what was recorded.
 func (r *recorder) take() (received, written []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,7 +54,7 @@ func (c *recordedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write records first: when the peer has the answer, it has been recorded.
+// Write records before it writes. When the peer has the data, it is recorded.
 func (c *recordedConn) Write(b []byte) (int, error) {
 	c.recorder.record(&c.recorder.written, b)
 	return c.Conn.Write(b)
@@ -89,7 +89,7 @@ func printExchange(out io.Writer, client, server *recorder) {
 func printBytes(out io.Writer, title string, b []byte) {
 	fmt.Fprintf(out, "\n  %s\n", title)
 	for text := range strings.Lines(string(b)) {
-		quoted := fmt.Sprintf("%q", text) // line ends become visible
+		quoted := fmt.Sprintf("%q", text) // shows line ends
 		fmt.Fprintf(out, "    %s\n", quoted[1:len(quoted)-1])
 	}
 }

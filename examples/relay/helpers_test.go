@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		if runtime.NumGoroutine() <= before {
 			break
 		}
-		<-retry.C // those that are about to end have a moment to do so
+		<-retry.C // goroutines that are about to end have some time
 	}
 	if left := runtime.NumGoroutine(); code == 0 && left > before {
 		stacks := make([]byte, 1<<20)
@@ -43,18 +43,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// limit ends a test that would otherwise hang. No test expects it to pass.
+// limit fails a test that would otherwise hang. No test expects it to pass.
 const limit = 30 * time.Second
 
-// A program is one that runs.
+// A program is the program while it runs.
 type program struct {
 	address string
-	lines   chan string // what it prints
+	lines   chan string // the lines that it prints
 	ctrlC   context.CancelFunc
-	ended   chan error // what run has returned
+	ended   chan error // receives the result of run
 }
 
-// start runs the program until ctrlC, and until the end of the test at most.
+// start runs the program until ctrlC or the end of the test.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
 	cfg, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...))
@@ -82,7 +82,7 @@ func start(t *testing.T, args ...string) *program {
 	return p
 }
 
-// receive is what comes out of c, in good time.
+// receive returns the next value from c.
 func receive[T any](t *testing.T, c <-chan T) (v T) {
 	t.Helper()
 	select {
@@ -93,8 +93,8 @@ func receive[T any](t *testing.T, c <-chan T) (v T) {
 	return v
 }
 
-// serve runs handle for each connection until the end of the test, and returns
-// the address.
+// serve runs a server until the end of the test, with handle for each connection. It
+// returns the address.
 func serve(t *testing.T, handle func(*net.TCPConn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -122,17 +122,17 @@ func serve(t *testing.T, handle func(*net.TCPConn)) string {
 
 func echo(c *net.TCPConn) { io.Copy(c, c) }
 
-// A way leads to the server.
+// A way is a way to the server.
 type way struct {
 	name   string
 	flags  []string
 	dialer preflight.ContextDialer
 }
 
-// ways are all that the relay offers.
+// ways returns all ways that the relay offers.
 func ways(t *testing.T) []way {
 	t.Helper()
-	// The certificate of a test server is good for 127.0.0.1.
+	// The certificate of a test server is valid for 127.0.0.1.
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
 	dir := t.TempDir()
@@ -159,7 +159,7 @@ func writePEM(t *testing.T, file, kind string, der []byte) {
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }
 
-// A client can end its direction alone.
+// A client is a connection that can close one direction.
 type client interface {
 	net.Conn
 	CloseWrite() error
@@ -176,7 +176,7 @@ func (w way) dial(t *testing.T, p *program) client {
 	return c.(client)
 }
 
-// hello sends something and reads it back.
+// hello sends data to an echo server and reads it back.
 func hello(t *testing.T, c net.Conn) {
 	t.Helper()
 	_, err := io.WriteString(c, "hello\n")
@@ -187,7 +187,7 @@ func hello(t *testing.T, c net.Conn) {
 	require.Equal(t, "hello\n", string(got))
 }
 
-// reset ends the TCP connection below c without a word.
+// reset resets the TCP connection under c.
 func reset(t *testing.T, c net.Conn) {
 	t.Helper()
 	for {
@@ -201,7 +201,7 @@ func reset(t *testing.T, c net.Conn) {
 	require.NoError(t, c.Close())
 }
 
-// refused returns when nobody listens at address any more.
+// refused returns when nothing listens at address any more.
 func refused(t *testing.T, address string) {
 	t.Helper()
 	retry := time.NewTicker(time.Millisecond)

@@ -9,7 +9,7 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// serve connects a client with the server until both directions have ended.
+// serve connects a client to the server until both directions have ended.
 func (r *relay) serve(client *preflight.Conn) {
 	defer client.Close()
 	d := net.Dialer{Timeout: 10 * time.Second}
@@ -34,26 +34,26 @@ func (r *relay) serve(client *preflight.Conn) {
 	<-ended
 }
 
-// An end is one end of a connection, whose directions can end one by one.
+// An end is a connection whose directions can be closed separately.
 type end interface {
 	net.Conn
 	CloseWrite() error
 }
 
-// forward moves what it reads from one end to the other. Between two TCP
-// connections io.Copy has the kernel do that, so nothing may wrap them here.
+// forward copies from one end to the other. Between two TCP connections, io.Copy has the
+// kernel copy, so nothing may wrap them here.
 //
-// The end of one direction is handed on and leaves the other alone: a client may
-// have said all it has to say, and still wait for the answer. That of a reset is
-// handed on as an orderly one, as proxies do it.
+// forward passes on the end of one direction. The other direction stays open, because a
+// client may have sent everything, and still wait for the answer. A reset is passed on as
+// an orderly end, as proxies do.
 func (r *relay) forward(to, from end) {
 	_, err := io.Copy(to, from)
 	to.CloseWrite()
 	if err != nil {
-		// One of the two is gone, and the other direction must end as well;
-		// but not at once, since it may still have the server's reason to
-		// deliver. CloseRead would do that without a time, but leave a client
-		// that is sending stuck: Linux then opens its window no more.
+		// One of the two ends has gone, so the other direction must end too. It must
+		// not end at once, because it may still deliver an error message of the
+		// server. CloseRead would need no deadline, but it would block a client that
+		// is sending: Linux then does not open the TCP window again.
 		to.SetReadDeadline(time.Now().Add(r.linger))
 	}
 }

@@ -1,18 +1,17 @@
-// Relay stands before a TCP server that is not written in Go, or that cannot be
-// changed, and lets clients reach it through an HTTP reverse proxy. Clients that
-// come by preflight and plain ones share its port; what they send goes to the
-// server, and what the server sends goes to them, without a change:
+// Relay runs in front of a TCP server that is not written in Go, or that cannot be
+// changed. Through it, clients reach the server by way of an HTTP reverse proxy. Tunnels
+// and plain clients share its port. It forwards all data without a change:
 //
 //	go run ./examples/relay -listen :9007 -to 127.0.0.1:5432
 //
-// A server that speaks first, as MySQL, NATS and SMTP do, wants -plain-after
-// 200ms, so that its plain clients need not wait; one that has no plain clients
-// wants -require-upgrade. With -cert and -key, TLS is accepted as well, outside
-// and inside the tunnel.
+// For a server that sends first, such as MySQL, NATS and SMTP, set -plain-after 200ms, so
+// that plain clients do not wait. For a server without plain clients, set
+// -require-upgrade. With -cert and -key, the relay also accepts TLS, outside and inside
+// the tunnel.
 //
-// On Ctrl-C or SIGTERM it takes nobody new, and ends when the last connection
-// has, or after -grace: a relay cannot tell the clients of a protocol that it
-// does not know to go. A second signal ends it at once.
+// On Ctrl-C or SIGTERM, the relay accepts no new connections. It ends when the last
+// connection has ended, or after -grace: it cannot ask clients to disconnect, because it
+// does not know their protocol. A second signal ends it at once.
 package main
 
 import (
@@ -34,13 +33,13 @@ import (
 )
 
 type config struct {
-	listen         string        // address of the relay
-	to             string        // address of the server
+	listen         string        // the address of the relay
+	to             string        // the address of the server
 	plainAfter     time.Duration // see preflight.PreflightListener
 	requireUpgrade bool          // see preflight.PreflightListener
-	cert, key      string        // files; "": no TLS
-	linger         time.Duration // for what one end has left when the other is gone
-	grace          time.Duration // for everybody to finish in the end
+	cert, key      string        // files; empty: no TLS
+	linger         time.Duration // the time to deliver data to one end after the other has gone
+	grace          time.Duration // the time for connections to end during shutdown
 }
 
 func main() {
@@ -49,7 +48,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		os.Exit(2) // parseFlags has said why
+		os.Exit(2) // parseFlags has printed the error
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
@@ -82,8 +81,8 @@ func parseFlags(args []string) (config, error) {
 	return cfg, nil
 }
 
-// run relays until ctx ends, and returns nil if everybody could finish. What
-// goes wrong with one connection is written to out.
+// run relays until ctx ends. It returns nil if all connections have ended in time. It
+// writes errors of single connections to out.
 func run(ctx context.Context, cfg config, out io.Writer) error {
 	var tlsConfig *tls.Config
 	if cfg.cert != "" || cfg.key != "" {
@@ -121,17 +120,17 @@ func run(ctx context.Context, cfg config, out io.Writer) error {
 	grace, cancel := context.WithTimeout(context.Background(), cfg.grace)
 	defer cancel()
 	if err := listener.Shutdown(grace); err != nil {
-		return fmt.Errorf("not everybody had finished after %v: %w", cfg.grace, err)
+		return fmt.Errorf("connections are still open after %v: %w", cfg.grace, err)
 	}
 	return nil
 }
 
-// A relay joins the clients that it accepts with a server.
+// A relay connects each client that it accepts to a server.
 type relay struct {
 	to       string
 	linger   time.Duration
 	log      *log.Logger
-	open     context.Context // once it ends, so do the connections
+	open     context.Context // the connections end with it
 	relaying sync.WaitGroup
 }
 
@@ -145,7 +144,7 @@ func (r *relay) acceptAll(listener net.Listener) error {
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			r.log.Print(err)
-			time.Sleep(100 * time.Millisecond) // some client will go
+			time.Sleep(100 * time.Millisecond) // until a client has disconnected
 		default:
 			return err
 		}

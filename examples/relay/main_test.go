@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// everyWay runs the relay for each way, with more flags, and test with a client.
-// In the end the relay has nothing left to wait for.
+// everyWay runs the relay for each way, with flags, and test with a client. At the end, the
+// relay must have no open connection.
 func everyWay(t *testing.T, to string, test func(t *testing.T, c client), flags ...string) {
 	for _, w := range ways(t) {
 		t.Run(w.name, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 	}, "-plain-after", "50ms")
 }
 
-// The client ends its direction, and is answered.
+// TestClientHalfClose has the client close its direction. It must still get the answer.
 func TestClientHalfClose(t *testing.T) {
 	server := serve(t, func(c *net.TCPConn) {
 		question, _ := io.ReadAll(c)
@@ -76,15 +76,15 @@ func TestClientHalfClose(t *testing.T) {
 	})
 }
 
-// The server ends its direction, and goes on to listen.
+// TestServerHalfClose has the server close its direction. It must still receive data.
 func TestServerHalfClose(t *testing.T) {
-	heard := make(chan string, 1)
+	received := make(chan string, 1)
 	server := serve(t, func(c *net.TCPConn) {
 		io.Copy(io.Discard, io.LimitReader(c, int64(len("hello\n"))))
 		io.WriteString(c, "bye")
 		c.CloseWrite()
 		rest, _ := io.ReadAll(c)
-		heard <- string(rest)
+		received <- string(rest)
 	})
 	everyWay(t, server, func(t *testing.T, c client) {
 		_, err := io.WriteString(c, "hello\n")
@@ -92,15 +92,15 @@ func TestServerHalfClose(t *testing.T) {
 		all, err := io.ReadAll(c)
 		require.NoError(t, err)
 		require.Equal(t, "bye", string(all))
-		_, err = io.WriteString(c, "one thing more")
+		_, err = io.WriteString(c, "one more thing")
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
-		require.Equal(t, "one thing more", receive(t, heard))
+		require.Equal(t, "one more thing", receive(t, received))
 	})
 }
 
-// The server says why, and resets the connection: its last words arrive, and the
-// relay does not wait for the client to go.
+// TestServerReset has the server send an error and reset the connection. The error must
+// arrive, and the relay must not wait until the client disconnects.
 func TestServerReset(t *testing.T) {
 	server := serve(t, func(c *net.TCPConn) {
 		io.Copy(io.Discard, io.LimitReader(c, int64(len("hello\n"))))
@@ -116,8 +116,8 @@ func TestServerReset(t *testing.T) {
 	}, "-linger", "50ms")
 }
 
-// The server ends the connection while the client is in the middle of something:
-// the relay cannot deliver that, but does deliver what the server has said.
+// TestServerInterrupts has the server close the connection while the client is sending. The
+// relay cannot deliver that data, but it must deliver what the server has sent.
 func TestServerInterrupts(t *testing.T) {
 	server := serve(t, func(c *net.TCPConn) {
 		c.Read(make([]byte, 1))
@@ -143,8 +143,8 @@ func TestServerInterrupts(t *testing.T) {
 	}
 }
 
-// The client resets the connection: the relay does not wait for the server, which
-// stays as long as it can.
+// TestClientReset has the client reset the connection. The relay must not wait for the
+// server, which keeps its connection open.
 func TestClientReset(t *testing.T) {
 	leave := make(chan struct{})
 	defer close(leave)
@@ -159,15 +159,15 @@ func TestClientReset(t *testing.T) {
 }
 
 func TestServerDown(t *testing.T) {
-	const nobody = "127.0.0.1:1" // privileged: nobody listens there by chance
-	p := start(t, "-to", nobody)
+	const unreachable = "127.0.0.1:1" // a privileged port, at which nothing listens
+	p := start(t, "-to", unreachable)
 	c := ways(t)[1].dial(t, p)
 	rest, err := io.ReadAll(c)
 	require.NoError(t, err)
 	require.Empty(t, rest)
 	line := receive(t, p.lines)
 	require.Contains(t, line, c.LocalAddr().String())
-	require.Contains(t, line, nobody)
+	require.Contains(t, line, unreachable)
 	require.Contains(t, line, "connection refused")
 }
 
@@ -182,7 +182,8 @@ func TestRequireUpgrade(t *testing.T) {
 	require.Empty(t, rest)
 }
 
-// Whoever is there goes on to the end; nobody new comes in.
+// TestCtrlC requires that open connections continue to their end, and that new ones are
+// refused.
 func TestCtrlC(t *testing.T) {
 	p := start(t, "-to", serve(t, echo), "-grace", limit.String())
 	plain, tunnel := ways(t)[0].dial(t, p), ways(t)[1].dial(t, p)
@@ -198,7 +199,7 @@ func TestCtrlC(t *testing.T) {
 	require.NoError(t, receive(t, p.ended))
 }
 
-// Nobody can keep the program from its end.
+// TestCtrlCIgnored requires that no client can keep the program from ending.
 func TestCtrlCIgnored(t *testing.T) {
 	for _, w := range ways(t) {
 		t.Run(w.name, func(t *testing.T) {
@@ -208,7 +209,7 @@ func TestCtrlCIgnored(t *testing.T) {
 			p.ctrlC()
 			err := receive(t, p.ended)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.ErrorContains(t, err, "not everybody had finished after 50ms")
+			require.ErrorContains(t, err, "connections are still open after 50ms")
 			rest, err := io.ReadAll(c)
 			require.NoError(t, err)
 			require.Empty(t, rest)

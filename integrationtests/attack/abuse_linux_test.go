@@ -18,9 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Without a descriptor to spare, the errors of the inner listener are the
-// application's, one by one, and its back-off is the acceptor's. Afterwards all
-// goes on.
+// When the process has no free descriptor, Accept returns each error of the
+// wrapped listener to the application, one by one. The acceptor then waits as
+// long as the application does. Later everything works again.
 func TestAttackDescriptors(t *testing.T) {
 	for name, config := range map[string]attackConfig{
 		"loop":     {},
@@ -36,18 +36,19 @@ func TestAttackDescriptors(t *testing.T) {
 
 			stuck := s.flood(t, 100, attackHead)
 			starved := s.until(t, "the application backs off", func(now attackStats) bool { return now.AppErrors >= 6 })
-			// More if whoever started the tests left one with a high number.
+			// The number is higher if the parent process left a descriptor with
+			// a high number open.
 			require.GreaterOrEqual(t, starved.Descriptors, 64)
 			late := make(chan error, 1)
 			go func() { late <- s.good() }()
-			require.NoError(t, s.talk(old), "what was delivered goes on")
+			require.NoError(t, s.talk(old), "a delivered connection still works")
 			starved = s.until(t, "one more error", func(now attackStats) bool { return now.AppErrors > starved.AppErrors })
 			// The acceptor is at most one error ahead of the application.
 			require.LessOrEqual(t, starved.Errors-starved.AppErrors, 1)
 			require.LessOrEqual(t, starved.Calls, starved.Accepted+starved.Errors+1)
 
 			attackLeave(stuck)
-			require.NoError(t, <-late, "who came too early is served after all")
+			require.NoError(t, <-late, "the client that came too early is served in the end")
 			attackEach(t, 20, 4, func(int) error { return s.good() })
 			require.NoError(t, old.Close())
 			s.forgets(t)
@@ -55,8 +56,8 @@ func TestAttackDescriptors(t *testing.T) {
 			require.Equal(t, end.Errors, end.AppErrors)
 			require.Equal(t, end.Accepted+end.Errors+1, end.Calls)
 			require.Equal(t, 1+100+1+20, end.Accepted)
-			// From 5 ms the pause doubles to a second, in 8 steps; then there
-			// is one error a second. Who spins sees thousands of them.
+			// The pause doubles from 5 ms to one second in 8 steps. Then there
+			// is one error each second. A loop without pauses sees thousands.
 			require.LessOrEqual(t, end.AppErrors, 8+int(attackPatience/time.Second))
 		})
 	}
@@ -74,8 +75,8 @@ func (r *attackEndless) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Of a head that is too large no more is read than the limit, and what the
-// client may still send until it reads the answer.
+// The listener reads at most the limit of a head that is too large, plus what
+// the client sends until it reads the answer.
 func TestAttackOversizedHeads(t *testing.T) {
 	const (
 		clients = 8
@@ -125,8 +126,8 @@ func TestAttackOversizedHeads(t *testing.T) {
 					_, err := io.Copy(c, tt.send())
 					wrote <- err
 				}()
-				// What the server does not read ends in a reset, behind an
-				// answer that has arrived.
+				// If the server does not read all bytes, the connection ends
+				// with a reset. The answer has arrived before it.
 				got, err := io.ReadAll(c)
 				if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 					return err
@@ -134,7 +135,8 @@ func TestAttackOversizedHeads(t *testing.T) {
 				if !strings.HasPrefix(string(got), tt.answer) || tt.answer == "" && len(got) > 0 {
 					return fmt.Errorf("the server sent %q", got)
 				}
-				// A reset if it was too much for the kernel's buffers.
+				// The kernel resets the connection if its buffers could not
+				// hold all of it.
 				if err := <-wrote; errors.Is(err, os.ErrDeadlineExceeded) {
 					return err
 				}
@@ -148,7 +150,8 @@ func TestAttackOversizedHeads(t *testing.T) {
 	}
 }
 
-// Clients that send byte by byte are served in the end, and delay nobody.
+// Clients that send byte by byte are served in the end, and they delay no other
+// client.
 func TestAttackDrips(t *testing.T) {
 	const clients, good = 500, 50
 	s := attackStart(t, attackConfig{HandshakeTimeout: attackLong})
@@ -205,7 +208,7 @@ func TestAttackDrips(t *testing.T) {
 	s.forgets(t)
 }
 
-// A reset at any byte of a request, and behind it, leaves nothing behind.
+// A reset after any byte of a request, or behind the request, leaks nothing.
 func TestAttackResets(t *testing.T) {
 	head := testkit.Request()
 	t.Run("at once", func(t *testing.T) {
@@ -226,7 +229,7 @@ func TestAttackResets(t *testing.T) {
 		end := s.stats(t, "stats")
 		require.Zero(t, end.Errors)
 	})
-	// Here each reset finds the server waiting for the next byte.
+	// Here the server waits for the next byte when the reset comes.
 	t.Run("when it has been read", func(t *testing.T) {
 		s := attackStart(t, attackConfig{HandshakeTimeout: attackLong, Observe: true})
 		sum := 0

@@ -11,19 +11,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Ten thousand clients that stall in their heads are nobody's trouble but
-// their own.
+// Ten thousand clients that stall in their heads do not disturb other clients.
 func TestAttackStalledHeads(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: attackLong})
 	stuck := s.flood(t, attackers, attackHead)
 	s.holds(t, attackers)
 	attackEach(t, 200, 8, func(int) error { return s.good() })
-	s.holds(t, attackers) // as there was room for all, nobody had to go
+	s.holds(t, attackers) // there was room for all, so none was evicted
 	attackLeave(stuck)
 	s.forgets(t)
 }
 
-// After HandshakeTimeout each of them has its answer, and nothing is left.
+// After HandshakeTimeout each of them gets its answer. Nothing leaks.
 func TestAttackStalledHeadsTimeOut(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second})
 	attackEnds(t, s.flood(t, attackers, attackHead), "HTTP/1.1 408 ")
@@ -31,9 +30,9 @@ func TestAttackStalledHeadsTimeOut(t *testing.T) {
 	require.NoError(t, s.good())
 }
 
-// Where plain connections are refused, ten thousand silent clients are closed
-// without a word.
-func TestAttackSilenceRefused(t *testing.T) {
+// If plain connections are refused, ten thousand silent clients are closed
+// without an answer.
+func TestAttackSilentClientsRefused(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, RequireUpgrade: true, Observe: true})
 	silent := s.flood(t, attackers, "")
 	attackEach(t, 20, 4, func(int) error { return s.good() })
@@ -44,8 +43,9 @@ func TestAttackSilenceRefused(t *testing.T) {
 	require.Equal(t, 20, end.Upgraded)
 }
 
-// Where they are not, each of them is the application's, and lives.
-func TestAttackSilenceHandedOn(t *testing.T) {
+// If plain connections are accepted, each silent client is delivered to the
+// application and stays open.
+func TestAttackSilentClientsDelivered(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second, Observe: true})
 	silent := s.flood(t, attackers, "")
 	attackEach(t, 20, 4, func(int) error { return s.good() })
@@ -58,17 +58,17 @@ func TestAttackSilenceHandedOn(t *testing.T) {
 	require.Equal(t, 20, end.Upgraded)
 }
 
-// More attackers than there is room for, each replaced when it is closed: the
-// listener closes the oldest, and so the good clients have their turn. What it
-// holds stays within MaxPending.
-func TestAttackMoreThanThereIsRoomFor(t *testing.T) {
+// There are more attackers than places, and each attacker reconnects when it is
+// closed. The listener closes the oldest, so good clients are served. The
+// number of handshakes stays within MaxPending.
+func TestAttackMoreClientsThanPlaces(t *testing.T) {
 	const (
 		most   = 4096 // the default
 		good   = 50
-		margin = 32 // the acceptor, the application, goroutines about to end
-		// Those in the listener and those in the kernel's backlog, which holds
-		// 4096 more and has to have room for the good clients: if it overflows,
-		// that is the kernel's to solve, which takes it many seconds.
+		margin = 32 // the acceptor, the application, and goroutines that are about to end
+		// This counts the connections in the listener and in the kernel's
+		// backlog. The backlog holds 4096 more and needs room for the good
+		// clients: if it overflows, the kernel needs many seconds to recover.
 		atATime = 7_800
 	)
 	s := attackStart(t, attackConfig{HandshakeTimeout: attackLong})
@@ -77,10 +77,10 @@ func TestAttackMoreThanThereIsRoomFor(t *testing.T) {
 		a.wg.Go(func() { a.run(i) })
 	}
 	defer a.stop()
-	s.until(t, "each attacker has been there", func(now attackStats) bool { return now.Accepted > attackers })
+	s.until(t, "each attacker has connected once", func(now attackStats) bool { return now.Accepted > attackers })
 	before := a.opened.Load()
 	attackEach(t, good, 10, func(int) error { return s.good() })
-	require.Greater(t, a.opened.Load(), before+good, "the attack went on meanwhile")
+	require.Greater(t, a.opened.Load(), before+good, "the attack continued in the meantime")
 	a.stop()
 	end := s.stats(t, "stats")
 	require.Zero(t, a.failed.Load(), "attackers that could not connect")
@@ -89,7 +89,8 @@ func TestAttackMoreThanThereIsRoomFor(t *testing.T) {
 	s.forgets(t)
 }
 
-// attackRelay are attackers who come back as soon as they have been closed.
+// attackRelay is a group of attackers. Each one reconnects as soon as it has
+// been closed.
 type attackRelay struct {
 	server         *attackServer
 	gate           chan struct{} // dialing at the same time

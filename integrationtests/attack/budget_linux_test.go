@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a connection that only stalls costs in the server process, in terms of
-// what it costs a server without a PreflightListener.
+// The tests compare the memory of a stalled connection in the server process
+// with that in a server without a PreflightListener.
 func TestBudgetAttackMidHead(t *testing.T) {
 	attackBudget(t, attackLoad{send: attackHead}, 1.25, 0)
 }
@@ -27,21 +27,22 @@ func TestBudgetAttackSilent(t *testing.T) {
 	attackBudget(t, attackLoad{}, 1.25, 0)
 }
 
-// An idle tunnel keeps the head of its request.
+// An idle tunnel keeps the head of its request in memory.
 func TestBudgetAttackTunnels(t *testing.T) {
 	head := testkit.Request("X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", "Authorization: Bearer 0123456789abcdef")
 	attackBudget(t, attackLoad{send: head, tunnel: true}, 1.15, len(head))
 }
 
-// attackLoad is what each of the clients does before it falls silent.
+// attackLoad is what each client does before it stops sending.
 type attackLoad struct {
 	config attackConfig
 	send   string
-	tunnel bool // send is an upgrade request, to be answered
+	tunnel bool // the bytes are an upgrade request, which must be answered
 }
 
-// attackBudget compares the listener with a raw server: limit is the ratio of
-// the memory per connection, of which beside bytes are none of its business.
+// attackBudget compares the listener with a raw server. limit is the largest
+// allowed ratio of the memory per connection. beside is a number of bytes per
+// connection that is not counted.
 func attackBudget(t *testing.T, load attackLoad, limit float64, beside int) {
 	load.config.Collect = true
 	raw := load
@@ -54,7 +55,7 @@ func attackBudget(t *testing.T, load attackLoad, limit float64, beside int) {
 	require.LessOrEqual(t, ratio, limit)
 }
 
-// attackMeasure is the resident memory per connection.
+// attackMeasure returns the resident memory per connection.
 func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 	t.Helper()
 	s := attackStart(t, load.config)
@@ -64,7 +65,8 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 		attackEach(t, n, 16, func(i int) error {
 			switch {
 			case load.config.Raw:
-				// The application has read it when it has come back.
+				// When the echo has come back, the application has read the
+				// bytes.
 				_, err := io.CopyN(io.Discard, conns[i], int64(len(load.send)))
 				return err
 			case !load.tunnel:
@@ -89,13 +91,14 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 		s.hasRead(t)
 		return conns
 	}
-	// Once, so that what is loaded and made once is there before.
+	// One connection first, so that what is loaded or allocated only once is in
+	// the baseline.
 	attackLeave(connect(100))
 	s.forgets(t)
 	before := s.stats(t, "memory")
 	conns := connect(attackers)
 	if !load.config.Raw && !load.tunnel {
-		// The good clients have their turn meanwhile, one after the other.
+		// The good clients are served at the same time, one after the other.
 		for range 100 {
 			require.NoError(t, s.good())
 		}
@@ -108,7 +111,7 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 	return rss
 }
 
-// hasRead waits until nothing is left in the server's receive buffers.
+// hasRead waits until the server's receive buffers are empty.
 func (s *attackServer) hasRead(t *testing.T) {
 	t.Helper()
 	_, port, err := net.SplitHostPort(s.address)

@@ -22,24 +22,26 @@ import (
 )
 
 const (
-	// attackers are as many as a process has descriptors for, twice over.
+	// attackers is the number of clients. A process has descriptors for twice
+	// as many.
 	attackers = 10_000
 	// attackPatience ends a test that would otherwise hang.
 	attackPatience = time.Minute
-	// attackLong is a timeout that no test lives to see.
+	// attackLong is a timeout that never expires in a test.
 	attackLong = time.Hour
-	// attackHead is what a client has sent who stalls in its head: 48 bytes.
+	// attackHead is the beginning of a head, 48 bytes. The client stalls after
+	// it.
 	attackHead = "GET /t HTTP/1.1\r\nHost: h.example\r\nX-A: 12345678"
 )
 
-// attackServer is the server process, as the test sees it.
+// attackServer is the server process, as seen by the test.
 type attackServer struct {
 	address string
 	http    bool
 	in      io.Writer
 	out     *os.File
 	answers *json.Decoder
-	base    attackStats // when nobody was connected
+	base    attackStats // when no client was connected
 }
 
 // attackStart starts a server, which ends with the test.
@@ -50,7 +52,8 @@ func attackStart(t testing.TB, config attackConfig) *attackServer {
 	encoded, err := json.Marshal(config)
 	require.NoError(t, err)
 	cmd := exec.Command(self)
-	// The race detector would wait for a second at the end of the process.
+	// Without this option the race detector waits for a second at the end of
+	// the process.
 	cmd.Env = append(os.Environ(), attackEnv+"="+string(encoded), "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -61,7 +64,7 @@ func attackStart(t testing.TB, config attackConfig) *attackServer {
 	t.Cleanup(func() {
 		in.Close()
 		defer time.AfterFunc(attackPatience, func() { cmd.Process.Kill() }).Stop()
-		require.NoError(t, cmd.Wait(), "the server must end in order, and without a data race")
+		require.NoError(t, cmd.Wait(), "the server must exit cleanly, and without a data race")
 	})
 
 	s := &attackServer{http: config.HTTP, in: in, out: out.(*os.File)}
@@ -85,7 +88,7 @@ func (s *attackServer) stats(t testing.TB, command string) (now attackStats) {
 	return now
 }
 
-// until asks the server until ok says so.
+// until asks the server for its statistics until ok accepts them.
 func (s *attackServer) until(t testing.TB, what string, ok func(attackStats) bool) attackStats {
 	t.Helper()
 	for end := time.Now().Add(attackPatience); ; {
@@ -100,7 +103,7 @@ func (s *attackServer) until(t testing.TB, what string, ok func(attackStats) boo
 	}
 }
 
-// holds waits until the server has n connections more than at first, each with
+// holds waits until the server has n more connections than at first, each with
 // a goroutine.
 func (s *attackServer) holds(t testing.TB, n int) {
 	t.Helper()
@@ -109,7 +112,7 @@ func (s *attackServer) holds(t testing.TB, n int) {
 	})
 }
 
-// forgets waits until nothing is left of any connection.
+// forgets waits until the server holds no connection.
 func (s *attackServer) forgets(t testing.TB) {
 	t.Helper()
 	s.until(t, "all connections are gone", func(now attackStats) bool {
@@ -117,8 +120,8 @@ func (s *attackServer) forgets(t testing.TB) {
 	})
 }
 
-// attackEach calls f for 0 to n-1, some at a time, until one fails, and
-// requires that none does.
+// attackEach calls f with 0 to n-1, several calls at a time. It stops at the
+// first error and requires that there is none.
 func attackEach(t testing.TB, n, atATime int, f func(i int) error) {
 	t.Helper()
 	var next atomic.Int64
@@ -140,8 +143,8 @@ func attackEach(t testing.TB, n, atATime int, f func(i int) error) {
 	}
 }
 
-// dial connects. Whoever closes first resets the connection, so that no port
-// is kept occupied.
+// dial connects. The side that closes first resets the connection, so that no
+// port stays occupied.
 func (s *attackServer) dial() (*net.TCPConn, error) {
 	c, err := net.DialTimeout("tcp", s.address, attackPatience)
 	if err != nil {
@@ -151,7 +154,7 @@ func (s *attackServer) dial() (*net.TCPConn, error) {
 	return c.(*net.TCPConn), c.(*net.TCPConn).SetLinger(0)
 }
 
-// flood opens n connections, on each of which send is all that is said.
+// flood opens n connections and sends the bytes of send on each.
 func (s *attackServer) flood(t testing.TB, n int, send string) []*net.TCPConn {
 	t.Helper()
 	conns := make([]*net.TCPConn, n)
@@ -174,8 +177,9 @@ func attackLeave(conns []*net.TCPConn) {
 	}
 }
 
-// attackEnds requires that the server ends each of the connections in order,
-// after an answer that begins with want, or without a byte if want is empty.
+// attackEnds requires that the server closes each of the connections without a
+// reset, after an answer that begins with want, or without a byte if want is
+// empty.
 func attackEnds(t testing.TB, conns []*net.TCPConn, want string) {
 	t.Helper()
 	attackEach(t, len(conns), 16, func(i int) error {
@@ -191,7 +195,7 @@ func attackEnds(t testing.TB, conns []*net.TCPConn, want string) {
 	})
 }
 
-// good is a client with honest intentions: it must be served.
+// good is a well-behaved client. It must be served.
 func (s *attackServer) good() error {
 	c, err := s.tunnel(nil)
 	if err != nil {
@@ -201,7 +205,8 @@ func (s *attackServer) good() error {
 	return s.talk(c)
 }
 
-// tunnel is a connection behind its handshake. A nil dialer is the usual one.
+// tunnel is a connection after its handshake. A nil dialer means the default
+// one.
 func (s *attackServer) tunnel(d *preflight.PreflightDialer) (net.Conn, error) {
 	if d == nil {
 		d = new(preflight.PreflightDialer)
@@ -216,7 +221,7 @@ func (s *attackServer) tunnel(d *preflight.PreflightDialer) (net.Conn, error) {
 	return c, err
 }
 
-// talk has the application answer.
+// talk requires that the application answers.
 func (s *attackServer) talk(c io.ReadWriter) error {
 	if !s.http {
 		return attackEchoes(c)
@@ -235,7 +240,7 @@ func (s *attackServer) talk(c io.ReadWriter) error {
 	return err
 }
 
-// attackEchoes has the application return a few bytes.
+// attackEchoes requires that the application echoes a few bytes.
 func attackEchoes(c io.ReadWriter) error {
 	const text = "\x00hello"
 	if _, err := io.WriteString(c, text); err != nil {

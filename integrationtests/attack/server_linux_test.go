@@ -20,51 +20,52 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// The server that is attacked is this program once more: a process may have
-// 20 000 descriptors, of which client and server need 10 000 each, and what the
-// server holds can be counted where nothing else runs.
+// The attacked server is a second process of this program. A process may have
+// 20 000 descriptors, and client and server need 10 000 each. In a separate
+// process the test can also count what the server holds.
 
-// attackEnv holds the attackConfig of a process that is to be the server.
+// attackEnv holds the attackConfig of the server process.
 const attackEnv = "PREFLIGHT_ATTACK_SERVER"
 
-// Not in TestMain, which has other things to do.
+// This is not in TestMain, because TestMain also checks for leaked goroutines.
 func init() {
 	if s := os.Getenv(attackEnv); s != "" {
 		if err := attackServe(s); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		os.Exit(0) // with another code if there was a data race
+		os.Exit(0) // the exit code differs if there was a data race
 	}
 }
 
 type attackConfig struct {
-	Raw              bool   // no PreflightListener: connections go from the socket to the application
+	Raw              bool   // no PreflightListener: the application accepts from the socket directly
 	HTTP             bool   // the application is an http.Server, not a loop that echoes
 	Tune             string // one of attackTune
 	RequireUpgrade   bool
 	MaxPending       int
 	HandshakeTimeout time.Duration
-	Descriptors      uint64 // the limit; 0: as it is
-	// Observe counts the bytes that are read, and what Accept returns by its
-	// kind. It costs memory, by a wrapper and because the request is parsed.
+	Descriptors      uint64 // the descriptor limit; 0 leaves it unchanged
+	// Observe counts the bytes that are read, and the connections that Accept
+	// returns by their kind. It costs memory, because it wraps the connections
+	// and parses the requests.
 	Observe bool
-	// Collect lets the garbage collector run. Without it, a connection that
-	// the listener forgot to close stays open, and is seen.
+	// Collect lets the garbage collector run. Without it, a connection that the
+	// listener forgot to close stays open, so the test sees it.
 	Collect bool
 }
 
-// attackTune are changes to the listener that an attackConfig can name.
+// attackTune holds changes to the listener that an attackConfig can name.
 var attackTune = map[string]func(*preflight.PreflightListener){}
 
-// attackStats is what the server answers to a line on its standard input.
+// attackStats is the server's answer to a line on its standard input.
 type attackStats struct {
 	Goroutines, Descriptors int
-	MaxGoroutines           int // at the moments at which a connection was accepted
+	MaxGoroutines           int // the times at which connections were accepted
 
-	Calls, Accepted, Errors int // of the inner Accept
-	Plain, Upgraded         int // returned to the application, see Observe
-	AppErrors               int // ditto
+	Calls, Accepted, Errors int // errors of the wrapped Accept
+	Plain, Upgraded         int // returned to the application; see Observe
+	AppErrors               int // likewise
 	BytesRead               int // see Observe
 
 	RSS, Stack, Heap int // bytes
@@ -76,11 +77,13 @@ type attackHost struct {
 	mu     sync.Mutex
 	stats  attackStats
 
-	// Open from the start: under attack there may be no descriptor to spare.
+	// It is open from the start, because under attack there may be no free
+	// descriptor.
 	descriptors, status *os.File
 }
 
-// attackServe serves until standard input ends: with the test, however that ends.
+// attackServe serves until its standard input ends, which it does when the test
+// ends in any way.
 func attackServe(config string) error {
 	h := new(attackHost)
 	err := json.Unmarshal([]byte(config), &h.config)
@@ -172,7 +175,7 @@ func attackEcho(c net.Conn) {
 	}
 }
 
-// count changes the counters.
+// count updates the counters.
 func (h *attackHost) count(f func(*attackStats)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,7 +185,7 @@ func (h *attackHost) count(f func(*attackStats)) {
 func (h *attackHost) measure(collect bool) attackStats {
 	if collect {
 		runtime.GC()
-		runtime.GC() // what the first found in a sync.Pool
+		runtime.GC() // the first collection moves the content of a sync.Pool, the second frees it
 		debug.FreeOSMemory()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
@@ -232,7 +235,7 @@ func (l *attackInner) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// attackConn counts what is read.
+// attackConn counts the bytes that are read.
 type attackConn struct {
 	*net.TCPConn
 	host *attackHost
@@ -244,7 +247,7 @@ func (c *attackConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// attackOuter is the listener of which the application accepts.
+// attackOuter is the listener from which the application accepts.
 type attackOuter struct {
 	net.Listener
 	host *attackHost

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A variable, because it must be there before the server's init runs.
+// This is a variable, because it must be set before the init function of the
+// server runs.
 var _ = attackOfferTLS()
 
 func attackOfferTLS() bool {
@@ -47,9 +48,9 @@ func attackHalfHello(t testing.TB) string {
 	return string(hello)
 }
 
-// Ten thousand clients that stall in their ClientHello hinder neither those
-// that speak TLS nor those that do not, and are closed after HandshakeTimeout
-// without a word.
+// Ten thousand clients that stall in their ClientHello delay no other client,
+// with or without TLS. After HandshakeTimeout they are closed without an
+// answer.
 func TestAttackHalfHellos(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"held": attackLong, "timed out": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {

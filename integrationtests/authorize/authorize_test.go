@@ -15,15 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisVerdict is what one call of Authorize answers.
-type lisVerdict struct {
+// authorizeResult is the result of one call of Authorize.
+type authorizeResult struct {
 	header http.Header
 	err    error
-	do     func() // in place of both
+	do     func() // replaces both
 }
 
-// lisAuthorized is a listener whose Authorize answers v, and what it accepts.
-func lisAuthorized(t testing.TB, v lisVerdict) (*preflight.PreflightListener, <-chan *preflight.Conn) {
+// listenWith returns a listener whose Authorize returns v, and the channel
+// of the connections it accepts.
+func listenWith(t testing.TB, v authorizeResult) (*preflight.PreflightListener, <-chan *preflight.Conn) {
 	t.Helper()
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
 		if v.do != nil {
@@ -35,7 +36,7 @@ func lisAuthorized(t testing.TB, v lisVerdict) (*preflight.PreflightListener, <-
 }
 
 func TestAuthorizeFieldsJoinThe101(t *testing.T) {
-	l, accepted := lisAuthorized(t, lisVerdict{header: http.Header{
+	l, accepted := listenWith(t, authorizeResult{header: http.Header{
 		"X-Session":   {"17"},
 		"Set-Cookie":  {"a=1", "b=2"},
 		"x-lower":     {"kept as it is"},
@@ -87,7 +88,7 @@ func TestAuthorizeChoosesTheRefusal(t *testing.T) {
 				if wrapped {
 					err = fmt.Errorf("secret: %w", errors.Join(testkit.ErrOther, err))
 				}
-				l, accepted := lisAuthorized(t, lisVerdict{header: http.Header{"X-Session": {"17"}}, err: err})
+				l, accepted := listenWith(t, authorizeResult{header: http.Header{"X-Session": {"17"}}, err: err})
 				a := testkit.Refused(t, l, testkit.Request())
 				require.Equal(t, tt.status, a.StatusCode)
 				text := tt.text
@@ -109,7 +110,7 @@ func TestAuthorizeChoosesTheRefusal(t *testing.T) {
 }
 
 func TestAuthorizeChoosesNotModified(t *testing.T) {
-	l, _ := lisAuthorized(t, lisVerdict{err: &preflight.StatusError{
+	l, _ := listenWith(t, authorizeResult{err: &preflight.StatusError{
 		StatusCode: 304, Header: http.Header{"Etag": {`"x"`}, "Content-Length": {"5"}}, Body: []byte("there is none"),
 	}})
 	a := testkit.Refused(t, l, testkit.Request())
@@ -119,10 +120,10 @@ func TestAuthorizeChoosesNotModified(t *testing.T) {
 	require.NotContains(t, a.Raw, "Content-Length")
 }
 
-// The fields that frame the answer are ours: two framings are how answers are
-// taken apart in different places.
+// Only the library sets the fields that frame the answer. An answer with two
+// framings would be split differently by two parties.
 func TestAuthorizeRefusalIsFramedRight(t *testing.T) {
-	l, _ := lisAuthorized(t, lisVerdict{err: &preflight.StatusError{
+	l, _ := listenWith(t, authorizeResult{err: &preflight.StatusError{
 		StatusCode: 403,
 		Header: http.Header{
 			"Content-Length": {"999"}, "content-length": {"0"}, "TRANSFER-ENCODING": {"chunked"}, "Trailer": {"X"},
@@ -143,7 +144,7 @@ func TestAuthorizeRefusalIsFramedRight(t *testing.T) {
 	}
 }
 
-// Any other error is a 403, and what it says stays on this side.
+// Any other error becomes a 403, and its text is never sent to the client.
 func TestAuthorizeOtherErrors(t *testing.T) {
 	var none *preflight.StatusError
 	for name, err := range map[string]error{
@@ -155,7 +156,7 @@ func TestAuthorizeOtherErrors(t *testing.T) {
 		"a typed nil beside others": errors.Join(errors.New("secret"), none),
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, accepted := lisAuthorized(t, lisVerdict{err: err})
+			l, accepted := listenWith(t, authorizeResult{err: err})
 			a := testkit.Refused(t, l, testkit.Request())
 			require.Equal(t, http.StatusForbidden, a.StatusCode)
 			require.NotContains(t, a.Raw, "secret")
@@ -164,32 +165,33 @@ func TestAuthorizeOtherErrors(t *testing.T) {
 	}
 }
 
-// What cannot be sent is a 500, and the operator learns why.
-func TestAuthorizeAnswersWhatCannotBeSent(t *testing.T) {
-	verdicts := map[string]lisVerdict{}
+// An answer that cannot be sent becomes a 500. The reason is printed for the
+// operator.
+func TestAuthorizeResultThatCannotBeSent(t *testing.T) {
+	verdicts := map[string]authorizeResult{}
 	for _, status := range []int{-1, 0, 1, 99, 100, 101, 200, 204, 299, 600, 1000} {
-		verdicts["status "+strconv.Itoa(status)] = lisVerdict{err: &preflight.StatusError{StatusCode: status}}
+		verdicts["status "+strconv.Itoa(status)] = authorizeResult{err: &preflight.StatusError{StatusCode: status}}
 	}
 	for _, name := range []string{
 		"Connection", "upgrade", "UPGRADE", "Content-Length", "content-length", "Transfer-Encoding", "Trailer",
 		"TE", "te", "Keep-Alive", "Proxy-Connection",
 	} {
-		verdicts[name+" on the 101"] = lisVerdict{header: http.Header{name: {"close"}}}
-		verdicts[name+" on the 101, without a value"] = lisVerdict{header: http.Header{name: nil}}
+		verdicts[name+" on the 101"] = authorizeResult{header: http.Header{name: {"close"}}}
+		verdicts[name+" on the 101, without a value"] = authorizeResult{header: http.Header{name: nil}}
 	}
 	for _, name := range []string{"", "a b", "a:", "a\r\nX: y", "a\x00", "é"} {
-		verdicts[fmt.Sprintf("name %q on the 101", name)] = lisVerdict{header: http.Header{name: {"x"}}}
-		verdicts[fmt.Sprintf("name %q on a refusal", name)] = lisVerdict{err: &preflight.StatusError{StatusCode: 403, Header: http.Header{name: {"x"}}}}
+		verdicts[fmt.Sprintf("name %q on the 101", name)] = authorizeResult{header: http.Header{name: {"x"}}}
+		verdicts[fmt.Sprintf("name %q on a refusal", name)] = authorizeResult{err: &preflight.StatusError{StatusCode: 403, Header: http.Header{name: {"x"}}}}
 	}
 	for _, value := range []string{"a\r\nX: y", "a\n", "a\r", "a\x00", "a\x7f"} {
-		verdicts[fmt.Sprintf("value %q on the 101", value)] = lisVerdict{header: http.Header{"X-Session": {"fine", value}}}
-		verdicts[fmt.Sprintf("value %q on a refusal", value)] = lisVerdict{err: &preflight.StatusError{StatusCode: 403, Header: http.Header{"Location": {value}}}}
+		verdicts[fmt.Sprintf("value %q on the 101", value)] = authorizeResult{header: http.Header{"X-Session": {"fine", value}}}
+		verdicts[fmt.Sprintf("value %q on a refusal", value)] = authorizeResult{err: &preflight.StatusError{StatusCode: 403, Header: http.Header{"Location": {value}}}}
 	}
 	printed := testkit.CaptureLog(t)
 	for name, v := range verdicts {
 		t.Run(name, func(t *testing.T) {
 			before := len(printed.String())
-			l, accepted := lisAuthorized(t, v)
+			l, accepted := listenWith(t, v)
 			a := testkit.Refused(t, l, testkit.Request())
 			require.Equal(t, http.StatusInternalServerError, a.StatusCode)
 			require.NotContains(t, a.Raw, "X: y")
@@ -211,7 +213,7 @@ func TestAuthorizePanics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			printed := testkit.CaptureLog(t)
 			bad := true
-			l, accepted := lisAuthorized(t, lisVerdict{do: func() {
+			l, accepted := listenWith(t, authorizeResult{do: func() {
 				if bad {
 					panic(v)
 				}
@@ -220,7 +222,7 @@ func TestAuthorizePanics(t *testing.T) {
 			require.Equal(t, http.StatusInternalServerError, a.StatusCode)
 			require.NotContains(t, a.Raw, "secret")
 			require.Contains(t, printed.String(), "panic")
-			require.Contains(t, printed.String(), "TestAuthorizePanics", "the stack leads to the culprit")
+			require.Contains(t, printed.String(), "TestAuthorizePanics", "the stack names the function that panicked")
 			if strings.HasPrefix(name, "a text") {
 				require.Contains(t, printed.String(), "secret")
 			}
@@ -232,9 +234,9 @@ func TestAuthorizePanics(t *testing.T) {
 	}
 }
 
-// A test framework's FailNow inside Authorize ends the goroutine with
-// runtime.Goexit. Neither the connection nor its place may be lost by that;
-// TestMain counts the goroutines.
+// FailNow of a test framework inside Authorize ends the goroutine with
+// runtime.Goexit. Neither the connection nor its place may leak. TestMain
+// counts the goroutines.
 func TestAuthorizeEndsItsGoroutine(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{
 		MaxPending: 1,
@@ -255,9 +257,9 @@ func TestAuthorizeEndsItsGoroutine(t *testing.T) {
 	}
 }
 
-// Authorize is asked about upgrade requests that are in order, and about
-// nothing else.
-func TestAuthorizeIsAskedOnce(t *testing.T) {
+// Authorize is called once for each valid upgrade request, and for nothing
+// else.
+func TestAuthorizeIsCalledOnce(t *testing.T) {
 	asked := make(chan string, 10)
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
 		asked <- r.URL.Path
@@ -284,7 +286,8 @@ func TestAuthorizeIsAskedOnce(t *testing.T) {
 	require.Empty(t, asked)
 }
 
-// An application may keep its refusals in variables.
+// An application may keep its refusals in variables, so the library must not
+// modify them.
 func TestAuthorizeRefusalIsNotModified(t *testing.T) {
 	refusal := func() *preflight.StatusError {
 		return &preflight.StatusError{
@@ -294,8 +297,8 @@ func TestAuthorizeRefusalIsNotModified(t *testing.T) {
 		}
 	}
 	shared := refusal()
-	// The backing arrays have room that an append would write to.
-	l, _ := lisAuthorized(t, lisVerdict{err: shared})
+	// The backing arrays have spare capacity that an append would write to.
+	l, _ := listenWith(t, authorizeResult{err: shared})
 	var clients sync.WaitGroup
 	answers := make(chan testkit.Answer, 100)
 	for range cap(answers) {

@@ -23,18 +23,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gneListener is a listener for a test of clients that go while Authorize runs.
-// Authorize reports each of its contexts when that has ended, unless its request
-// has the field Deaf; then it ends when the test says so.
-type gneListener struct {
+// watchedListener is a listener for tests of clients that leave while Authorize
+// runs. Authorize reports each of its contexts after that has ended. If the
+// request has the field Deaf, Authorize ignores its context and returns when
+// the test tells it to.
+type watchedListener struct {
 	*preflight.PreflightListener
 	*testkit.Recorder
 	causes chan error
 	hear   chan struct{}
 }
 
-func gneNew(set func(*preflight.PreflightListener)) *gneListener {
-	g := &gneListener{new(preflight.PreflightListener), testkit.NewRecorder(), make(chan error, 100), make(chan struct{})}
+func newWatchedListener(set func(*preflight.PreflightListener)) *watchedListener {
+	g := &watchedListener{new(preflight.PreflightListener), testkit.NewRecorder(), make(chan error, 100), make(chan struct{})}
 	g.Telemetry = g.Watch()
 	g.MaxPending, g.HandshakeTimeout = 1, time.Hour
 	g.Authorize = func(r *http.Request) (http.Header, error) {
@@ -47,7 +48,7 @@ func gneNew(set func(*preflight.PreflightListener)) *gneListener {
 		}
 		<-r.Context().Done()
 		g.causes <- context.Cause(r.Context())
-		return nil, fmt.Errorf("asking somebody: %w", r.Context().Err())
+		return nil, fmt.Errorf("asking a service: %w", r.Context().Err())
 	}
 	if set != nil {
 		set(g.PreflightListener)
@@ -55,24 +56,24 @@ func gneNew(set func(*preflight.PreflightListener)) *gneListener {
 	return g
 }
 
-var gneWait = testkit.Request("Wait: yes")
+var waitingRequest = testkit.Request("Wait: yes")
 
-// An Authorize that waits is told when its client has reset or closed its
-// connection, whatever stands between them; and its place is free. It counts as a
-// client that has gone, not as one that was refused.
-func TestAuthorizeIsToldThatItsClientHasGone(t *testing.T) {
+// When the client resets or closes its connection, the context of a waiting
+// Authorize ends, through every layer, and the place of the client becomes
+// free. Telemetry counts a client that left, not a refused one.
+func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	for _, tt := range []struct {
 		name    string
 		set     func(*preflight.PreflightListener)
 		secure  bool
-		below   bool // TLS is underneath
+		below   bool // TLS is below the listener
 		mounted bool
 		request string
 	}{
 		{name: "TCP"},
-		{name: "TCP, TLS inside the tunnel", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, request: strings.Replace(gneWait, "Upgrade: tcp", "Upgrade: tcps", 1)},
-		{name: "behind a PROXY header", set: func(l *preflight.PreflightListener) { l.TrustedProxies = testkit.Prefixes("127.0.0.0/8") }, request: testkit.ThroughProxy + gneWait},
+		{name: "TCP, TLS inside the tunnel", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, request: strings.Replace(waitingRequest, "Upgrade: tcp", "Upgrade: tcps", 1)},
+		{name: "behind a PROXY header", set: func(l *preflight.PreflightListener) { l.TrustedProxies = testkit.Prefixes("127.0.0.0/8") }, request: testkit.ThroughProxy + waitingRequest},
 		{name: "TLSConfig", set: func(l *preflight.PreflightListener) { l.TLSConfig = server }, secure: true},
 		{name: "TLS underneath", below: true, secure: true},
 		{name: "ServeHTTP", mounted: true},
@@ -80,7 +81,7 @@ func TestAuthorizeIsToldThatItsClientHasGone(t *testing.T) {
 	} {
 		for how, want := range map[string]error{"reset": syscall.ECONNRESET, "close": io.EOF, "half-close": io.EOF} {
 			t.Run(tt.name+"/"+how, func(t *testing.T) {
-				g := gneNew(tt.set)
+				g := newWatchedListener(tt.set)
 				g.Listener = testkit.ListenTCP(t)
 				if tt.below {
 					g.Listener = tls.NewListener(g.Listener, server)
@@ -106,7 +107,7 @@ func TestAuthorizeIsToldThatItsClientHasGone(t *testing.T) {
 					}
 					return tcp, c
 				}
-				request := gneWait
+				request := waitingRequest
 				if tt.request != "" {
 					request = tt.request
 				}
@@ -127,7 +128,7 @@ func TestAuthorizeIsToldThatItsClientHasGone(t *testing.T) {
 					cause := <-g.causes
 					got := want
 					if tt.mounted && errors.Is(cause, io.EOF) {
-						got = io.EOF // net/http reads until it is hijacked, and may have taken the reset
+						got = io.EOF // net/http reads until the connection is hijacked, and may have consumed the reset
 					}
 					require.ErrorIs(t, cause, got)
 					require.ErrorContains(t, cause, "the client has gone")
@@ -146,19 +147,19 @@ func TestAuthorizeIsToldThatItsClientHasGone(t *testing.T) {
 	}
 }
 
-// An Authorize that does not listen keeps working, and still the place of a client
-// that has gone is free for another: MaxPending such places, and not more, or a
-// crowd that comes and goes could have it called without a limit. Shutdown waits for
-// all of them.
-func TestAuthorizeThatDoesNotListenGivesThePlaceUp(t *testing.T) {
+// An Authorize that ignores its context continues to run, but the place of the
+// client that left is given to another client. At most MaxPending such calls
+// may run. Otherwise clients that connect and leave could start any number of
+// calls. Shutdown waits for all of them.
+func TestAuthorizeThatIgnoresItsContextReleasesItsPlace(t *testing.T) {
 	for _, mounted := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 2
-			g := gneNew(func(l *preflight.PreflightListener) { l.MaxPending = most })
+			g := newWatchedListener(func(l *preflight.PreflightListener) { l.MaxPending = most })
 			direct, mount := testkit.NewNetwork(), testkit.NewNetwork()
 			g.Listener = direct
 			accepted := testkit.AcceptAll(t, g)
-			testkit.RevMount(t, mount, g)
+			testkit.Mount(t, mount, g)
 			n := direct
 			if mounted {
 				n = mount
@@ -166,7 +167,7 @@ func TestAuthorizeThatDoesNotListenGivesThePlaceUp(t *testing.T) {
 			deaf := func() *testkit.Client {
 				c := n.Dial(t)
 				c.Send(t, testkit.Request("Wait: yes", "Deaf: yes"))
-				synctest.Wait() // a pipe whose other end has gone has no deadlines
+				synctest.Wait() // a pipe whose other end is closed has no deadlines
 				return c
 			}
 			served := func() bool {
@@ -183,17 +184,17 @@ func TestAuthorizeThatDoesNotListenGivesThePlaceUp(t *testing.T) {
 				synctest.Wait()
 				return true
 			}
-			for range most { // the first crowd goes
+			for range most { // the first group leaves
 				deaf().Close()
 				time.Sleep(time.Second)
 			}
 			require.True(t, served())
-			for range most { // as do those who have their places
+			for range most { // the second group, which now has the places, leaves too
 				deaf().Close()
 				time.Sleep(time.Second)
 			}
 			require.EqualValues(t, 2*most, g.Sum(testkit.UnderWay))
-			require.False(t, served(), "so many calls of Authorize are enough")
+			require.False(t, served(), "no more calls of Authorize than this may run")
 			done := make(chan error, 1)
 			go func() { done <- g.Shutdown(t.Context()) }()
 			time.Sleep(time.Minute)
@@ -208,11 +209,12 @@ func TestAuthorizeThatDoesNotListenGivesThePlaceUp(t *testing.T) {
 	}
 }
 
-// Once the calls have ended, every place is there again, and none twice.
-func TestAuthorizeTakesThePlaceBack(t *testing.T) {
+// When the calls have ended, every place is free again, and no place is freed
+// twice.
+func TestAuthorizeFreesEveryPlaceOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 2
-		g := gneNew(func(l *preflight.PreflightListener) { l.MaxPending, l.RequireUpgrade = most, true })
+		g := newWatchedListener(func(l *preflight.PreflightListener) { l.MaxPending, l.RequireUpgrade = most, true })
 		n := testkit.NewNetwork()
 		g.Listener = n
 		testkit.AcceptAll(t, g)
@@ -238,15 +240,15 @@ func TestAuthorizeTakesThePlaceBack(t *testing.T) {
 	})
 }
 
-// gneSlow is an Authorize that takes half a second.
-func gneSlow(*http.Request) (http.Header, error) {
+// slowAuthorize is an Authorize that takes half a second.
+func slowAuthorize(*http.Request) (http.Header, error) {
 	time.Sleep(time.Second / 2)
 	return nil, nil
 }
 
-// What a client sends while Authorize runs, with the request or behind it, is the
-// first of the tunnel: no byte is lost, and none waits for another. No deadline is
-// left over.
+// Bytes that a client sends while Authorize runs, with the request or after it,
+// are the first bytes of the tunnel. No byte is lost, no byte waits for another
+// one, and no deadline remains.
 func TestAuthorizeLosesNoByte(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	text := strings.Repeat("0123456789abcdef", 1<<9)
@@ -258,7 +260,7 @@ func TestAuthorizeLosesNoByte(t *testing.T) {
 						name := fmt.Sprintf("secure=%v/mounted=%v/%d/%d/long=%v", secure, mounted, glued, late, long)
 						t.Run(name, func(t *testing.T) {
 							synctest.Test(t, func(t *testing.T) {
-								s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Authorize = gneSlow })
+								s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.Authorize = slowAuthorize })
 								accepted := testkit.AcceptAll(t, s)
 								c := s.Dial(t, mounted)
 								if secure && !mounted {
@@ -272,7 +274,7 @@ func TestAuthorizeLosesNoByte(t *testing.T) {
 								go func() {
 									defer close(wrote)
 									for _, part := range []string{head + text[:glued], text[glued : glued+late], text[glued+late:]} {
-										if part != "" { // which a pipe would wait for
+										if part != "" { // a pipe would wait for this read
 											io.WriteString(c, part)
 										}
 										time.Sleep(time.Second / 4)
@@ -297,12 +299,12 @@ func TestAuthorizeLosesNoByte(t *testing.T) {
 	}
 }
 
-// A client that has ended its direction is still answered, if Authorize comes to
-// an answer.
+// A client that has half-closed its connection still gets an answer when
+// Authorize returns one.
 func TestAuthorizeAnswersAHalfClosedClient(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
-			<-r.Context().Done() // it has heard of it, and goes on
+			<-r.Context().Done() // Authorize has seen the half-close and continues
 			if refuse {
 				return nil, &preflight.StatusError{StatusCode: 401}
 			}
@@ -325,8 +327,8 @@ func TestAuthorizeAnswersAHalfClosedClient(t *testing.T) {
 	}
 }
 
-// An Authorize that decides at once costs no Read, and none at all where Reads
-// cannot be ended again.
+// An Authorize that returns after a short time causes no Read. On a transport
+// whose Reads cannot be interrupted, a slow Authorize causes none either.
 func TestAuthorizeCostsNoRead(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -349,7 +351,7 @@ func TestAuthorizeCostsNoRead(t *testing.T) {
 				accepted := testkit.AcceptAll(t, l)
 				ours, theirs := net.Pipe()
 				t.Cleanup(func() { ours.Close(); theirs.Close() })
-				server := &gneCounted{SpyConn: testkit.SpyConn{Conn: theirs, NoDeadlines: tt.noDeadlines}}
+				server := &countingConn{SpyConn: testkit.SpyConn{Conn: theirs, NoDeadlines: tt.noDeadlines}}
 				n.Backlog <- server
 				c := testkit.Raw(ours, nil).Upgraded(t, testkit.Request())
 				conn := <-accepted
@@ -363,19 +365,19 @@ func TestAuthorizeCostsNoRead(t *testing.T) {
 	}
 }
 
-// gneCounted counts the Reads that were begun.
-type gneCounted struct {
+// countingConn counts the Reads that have started.
+type countingConn struct {
 	testkit.SpyConn
 	begun atomic.Int32
 }
 
-func (c *gneCounted) Read(b []byte) (int, error) {
+func (c *countingConn) Read(b []byte) (int, error) {
 	c.begun.Add(1)
 	return c.SpyConn.Read(b)
 }
 
-// However a slow Authorize ends, its lookout ends with it.
-func TestAuthorizeEndsItsLookout(t *testing.T) {
+// The watch on the client ends when Authorize ends, however Authorize ends.
+func TestAuthorizeEndsTheWatchOnTheClient(t *testing.T) {
 	for name, end := range map[string]func(){
 		"panic":       func() { panic("a fault of Authorize") },
 		"Goexit":      runtime.Goexit,
@@ -407,8 +409,9 @@ func TestAuthorizeEndsItsLookout(t *testing.T) {
 	}
 }
 
-// Nobody else's error is taken for the client's going.
-func TestAuthorizeOfAClientThatIsThere(t *testing.T) {
+// An error that Authorize returns by itself is a refusal, even if it looks like
+// the end of the client.
+func TestAuthorizeErrorWhileTheClientIsConnected(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
 		return nil, errors.Join(context.Canceled, io.EOF)
 	}})

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Authorize sees the request as net/http would show it, and the connection
-// keeps the very same one.
+// Authorize sees the request as net/http would show it. Request returns the
+// same request.
 func TestAuthorizeSeesTheRequest(t *testing.T) {
 	seen := make(chan *http.Request, 1)
 	var remote, host, uri string
@@ -55,22 +55,23 @@ func TestAuthorizeSeesTheRequest(t *testing.T) {
 	}
 }
 
-type lisKey struct{}
+type contextKey struct{}
 
-// What Authorize puts into the Context reaches the application, in a Context
-// that no longer ends: not with the deadline of the handshake, not with Close.
-func TestAuthorizeHandsOnAContext(t *testing.T) {
+// Values that Authorize puts into the Context reach the application. That
+// Context does not end, neither with the deadline of the handshake nor with
+// Close.
+func TestAuthorizePassesAContext(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		put  func(r *http.Request)
 		want any
 	}{
 		{"a value", func(r *http.Request) {
-			*r = *r.WithContext(context.WithValue(r.Context(), lisKey{}, "user"))
+			*r = *r.WithContext(context.WithValue(r.Context(), contextKey{}, "user"))
 		}, "user"},
 		{"nothing", func(*http.Request) {}, nil},
-		{"a value under a deadline of its own", func(r *http.Request) {
-			ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), lisKey{}, "user"), time.Nanosecond)
+		{"a value with another deadline", func(r *http.Request) {
+			ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), contextKey{}, "user"), time.Nanosecond)
 			cancel()
 			*r = *r.WithContext(ctx)
 		}, "user"},
@@ -92,7 +93,7 @@ func TestAuthorizeHandsOnAContext(t *testing.T) {
 				for range 2 {
 					ctx := conn.Request().Context()
 					require.NoError(t, ctx.Err())
-					require.Equal(t, tt.want, ctx.Value(lisKey{}))
+					require.Equal(t, tt.want, ctx.Value(contextKey{}))
 					_, bounded := ctx.Deadline()
 					require.False(t, bounded)
 					require.Same(t, conn.Request(), conn.Response().Request)
@@ -106,8 +107,8 @@ func TestAuthorizeHandsOnAContext(t *testing.T) {
 	}
 }
 
-// A blocked Authorize is told when the handshake is over, and what it answers
-// then is too late for a tunnel.
+// The Context of a blocked Authorize ends with the handshake. A result that
+// comes after that opens no tunnel.
 func TestAuthorizeIsBoundedByTheHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -130,7 +131,7 @@ func TestAuthorizeIsBoundedByTheHandshake(t *testing.T) {
 		})
 		accepted := testkit.AcceptAll(t, l)
 		c := n.Dial(t)
-		time.Sleep(2 * time.Second) // the head takes its share
+		time.Sleep(2 * time.Second) // reading the head used part of the time
 		c.Send(t, testkit.Request())
 		c.Ended(t)
 		require.Equal(t, 6*time.Second, time.Since(start), "it ends when Authorize returns")
@@ -140,7 +141,7 @@ func TestAuthorizeIsBoundedByTheHandshake(t *testing.T) {
 	})
 }
 
-// A refusal that comes when the handshake is over is still sent.
+// A refusal is still sent if Authorize returns it when the handshake has ended.
 func TestAuthorizeRefusesAtTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -162,7 +163,7 @@ func TestAuthorizeEndsWithClose(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, Authorize: func(r *http.Request) (http.Header, error) {
 			close(entered)
 			<-r.Context().Done()
-			return nil, nil // it does not even look
+			return nil, nil // it ignores its Context
 		}})
 		accepted := testkit.AcceptAll(t, l)
 		c := n.Dial(t)
@@ -177,7 +178,7 @@ func TestAuthorizeEndsWithClose(t *testing.T) {
 	})
 }
 
-// Authorize is called concurrently, and one that waits holds up nobody.
+// Authorize is called concurrently. One call that waits does not block others.
 func TestAuthorizeIsConcurrent(t *testing.T) {
 	together := make(chan struct{})
 	arrived := make(chan struct{}, 10)

@@ -18,19 +18,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndChain is what is said about one client's address, and who says it.
-type kndChain struct {
+// addressChain is what the proxies report about the address of one client.
+type addressChain struct {
 	name   string
 	field  string       // ClientAddrHeader
-	from   string       // the peer; "" is one that is trusted
+	from   string       // the peer; "" is a trusted one
 	proxy  *net.TCPAddr // the source in the PROXY header, if there is one
 	lines  []string     // field lines
 	want   string       // "" is the peer
 	broken string       // text of the refusal
 }
 
-var kndChains = []kndChain{
-	{name: "nobody says anything"},
+var addressChains = []addressChain{
+	{name: "no field"},
 	{name: "one hop", lines: []string{testkit.XFF + "203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "a spoofed left part", lines: []string{testkit.XFF + "10.0.0.1, 198.51.100.1, 203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "a spoofed left part through two proxies", lines: []string{testkit.XFF + "127.0.0.1, 203.0.113.9, 10.0.0.2"}, want: "203.0.113.9:0"},
@@ -49,13 +49,13 @@ var kndChains = []kndChain{
 	{name: "unknown at once", lines: []string{testkit.XFF + "203.0.113.9, unknown"}},
 	{name: "obfuscated", lines: []string{testkit.XFF + "203.0.113.9, _gazonk:_port, 10.0.0.2"}, want: "10.0.0.2:0"},
 
-	// A stranger writes what it likes.
-	{name: "spoofed by a stranger", from: testkit.Stranger, lines: []string{testkit.XFF + "203.0.113.9"}},
-	{name: "garbage of a stranger", from: testkit.Stranger, lines: []string{testkit.XFF + "<script>", testkit.XFF + "1.2.3.4.5:99999"}},
-	{name: "Forwarded of a stranger", field: "Forwarded", from: testkit.Stranger, lines: []string{"Forwarded: for=203.0.113.9", "Forwarded: for=\"no end"}},
-	{name: "X-Real-IP of a stranger", field: "X-Real-IP", from: testkit.Stranger, lines: []string{"X-Real-IP: 203.0.113.9, 10.0.0.1"}},
+	// An untrusted peer can write anything.
+	{name: "spoofed by an untrusted peer", from: testkit.Stranger, lines: []string{testkit.XFF + "203.0.113.9"}},
+	{name: "garbage of an untrusted peer", from: testkit.Stranger, lines: []string{testkit.XFF + "<script>", testkit.XFF + "1.2.3.4.5:99999"}},
+	{name: "Forwarded of an untrusted peer", field: "Forwarded", from: testkit.Stranger, lines: []string{"Forwarded: for=203.0.113.9", "Forwarded: for=\"no end"}},
+	{name: "X-Real-IP of an untrusted peer", field: "X-Real-IP", from: testkit.Stranger, lines: []string{"X-Real-IP: 203.0.113.9, 10.0.0.1"}},
 
-	// The source in a PROXY header is believed about the field if it is trusted itself.
+	// The field is used if the source in the PROXY header is trusted too.
 	{name: "PROXY alone", proxy: testkit.Source, want: testkit.Source.String()},
 	{name: "PROXY of a client that spoofs", proxy: testkit.Source, lines: []string{testkit.XFF + "203.0.113.9"}, want: testkit.Source.String()},
 	{name: "PROXY of a client that spoofs a proxy", proxy: testkit.Source, lines: []string{testkit.XFF + "203.0.113.9, 10.0.0.1"}, want: testkit.Source.String()},
@@ -65,9 +65,9 @@ var kndChains = []kndChain{
 	{name: "PROXY of a proxy, and the field", proxy: testkit.Inside, lines: []string{testkit.XFF + "198.51.100.1, 203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "PROXY of a proxy, and another", proxy: testkit.Inside6, lines: []string{testkit.XFF + "2001:db8::9, 2001:db8:a::8"}, want: "[2001:db8::9]:0"},
 	{name: "PROXY of a proxy, unknown", proxy: testkit.Inside, lines: []string{testkit.XFF + "203.0.113.9, unknown"}, want: testkit.Inside.String()},
-	{name: "PROXY of a proxy, and garbage", proxy: testkit.Inside, lines: []string{testkit.XFF + "<script>"}, broken: kndMalformed("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
+	{name: "PROXY of a proxy, and garbage", proxy: testkit.Inside, lines: []string{testkit.XFF + "<script>"}, broken: malformedField("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
 
-	// One field, and no other.
+	// Only the configured field is read.
 	{name: "Forwarded is not the field", lines: []string{"Forwarded: for=203.0.113.9", "X-Real-IP: 203.0.113.9"}},
 	{name: "garbage that is not the field", lines: []string{"Forwarded: \"", "X-Real-IP: ,", testkit.XFF + "203.0.113.9"}, want: "203.0.113.9:0"},
 	{name: "X-Forwarded-For is not the field", field: "forwarded", lines: []string{testkit.XFF + "203.0.113.9", "X-Forwarded: for=203.0.113.9"}},
@@ -84,32 +84,34 @@ var kndChains = []kndChain{
 	{name: "X-Real-IP, IPv6 and a port", field: "X-Real-IP", lines: []string{"x-real-ip: [2001:db8::9]:4567"}, want: "[2001:db8::9]:4567"},
 	{name: "X-Real-IP is missing", field: "X-Real-IP", lines: []string{testkit.XFF + "198.51.100.1"}},
 
-	// To fall back to the proxy's address would promote the client.
-	{name: "garbage", lines: []string{testkit.XFF + "203.0.113.9, secret-host"}, broken: kndMalformed("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
-	{name: "a port out of range", lines: []string{testkit.XFF + "203.0.113.9:65536"}, broken: kndMalformed("X-Forwarded-For", "a port is malformed or out of range: RFC 7239 §6")},
-	{name: "a quote that the client has opened", field: "Forwarded", lines: []string{`Forwarded: for="10.0.0.1, for=203.0.113.9`}, broken: kndMalformed("Forwarded", "a quoted string has no end: RFC 7239 §4")},
-	{name: "two for parameters", field: "Forwarded", lines: []string{"Forwarded: for=10.0.0.1;for=203.0.113.9"}, broken: kndMalformed("Forwarded", "an element has two for parameters: RFC 7239 §4")},
-	{name: "two addresses in one", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9, 203.0.113.10"}, broken: kndMalformed("X-Real-IP", "it holds more than one address")},
-	{name: "two lines of one address", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9", "X-Real-IP: 203.0.113.9"}, broken: kndMalformed("X-Real-IP", "it holds more than one address")},
-	{name: "a name", field: "CF-Connecting-IP", lines: []string{"CF-Connecting-IP: secret-host"}, broken: kndMalformed("CF-Connecting-IP", "an address is malformed: RFC 7239 §6")},
+	// Falling back to the address of the proxy would give the client the rights
+	// of the proxy.
+	{name: "garbage", lines: []string{testkit.XFF + "203.0.113.9, secret-host"}, broken: malformedField("X-Forwarded-For", "an address is malformed: RFC 7239 §6")},
+	{name: "a port out of range", lines: []string{testkit.XFF + "203.0.113.9:65536"}, broken: malformedField("X-Forwarded-For", "a port is malformed or out of range: RFC 7239 §6")},
+	{name: "a quote that the client has opened", field: "Forwarded", lines: []string{`Forwarded: for="10.0.0.1, for=203.0.113.9`}, broken: malformedField("Forwarded", "a quoted string has no end: RFC 7239 §4")},
+	{name: "two for parameters", field: "Forwarded", lines: []string{"Forwarded: for=10.0.0.1;for=203.0.113.9"}, broken: malformedField("Forwarded", "an element has two for parameters: RFC 7239 §4")},
+	{name: "two addresses in one", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9, 203.0.113.10"}, broken: malformedField("X-Real-IP", "it holds more than one address")},
+	{name: "two lines of one address", field: "X-Real-IP", lines: []string{"X-Real-IP: 203.0.113.9", "X-Real-IP: 203.0.113.9"}, broken: malformedField("X-Real-IP", "it holds more than one address")},
+	{name: "a name", field: "CF-Connecting-IP", lines: []string{"CF-Connecting-IP: secret-host"}, broken: malformedField("CF-Connecting-IP", "an address is malformed: RFC 7239 §6")},
 }
 
-func kndMalformed(field, why string) string {
+func malformedField(field, why string) string {
 	return "the field " + field + " of a trusted proxy is malformed: " + why + "\n"
 }
 
-// The address is followed from the peer over the PROXY header to the field, as
-// far as each is believed. Authorize, the connection and its request know the
-// same; Handler, whose requests may be of many clients, knows the peer's alone.
+// The address is followed from the peer through the PROXY header to the field,
+// as long as each source is trusted. Authorize, Conn.RemoteAddr and the request
+// agree. Handler sees the address of the peer, because its connection may carry
+// requests of many clients.
 func TestClientAddressChain(t *testing.T) {
-	for _, tt := range kndChains {
+	for _, tt := range addressChains {
 		for _, authorize := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, Authorize %t", tt.name, authorize), func(t *testing.T) {
-				vetted := make(chan string, 1)
+				authorized := make(chan string, 1)
 				l := &preflight.PreflightListener{TrustedProxies: testkit.TrustedPrefixes, ClientAddrHeader: tt.field, Handler: testkit.ServedHandler}
 				if authorize {
 					l.Authorize = func(r *http.Request) (http.Header, error) {
-						vetted <- r.RemoteAddr
+						authorized <- r.RemoteAddr
 						return nil, nil
 					}
 				}
@@ -119,7 +121,7 @@ func TestClientAddressChain(t *testing.T) {
 					if from == "" {
 						from = "127.0.0.1"
 					}
-					c = kndDialFrom(t, l, from)
+					c = dialFrom(t, l, from)
 					if tt.proxy == nil {
 						return c, "", c.LocalAddr().String()
 					}
@@ -134,7 +136,7 @@ func TestClientAddressChain(t *testing.T) {
 						require.NotContains(t, a.Raw, "secret-host")
 						require.NotContains(t, a.Raw, "203.0.113.9", "an address is personal data")
 						require.Empty(t, accepted)
-						require.Empty(t, vetted)
+						require.Empty(t, authorized)
 						return
 					}
 					require.Equal(t, http.StatusSwitchingProtocols, c.Answer("GET").StatusCode)
@@ -148,14 +150,15 @@ func TestClientAddressChain(t *testing.T) {
 					require.Equal(t, want, conn.Request().RemoteAddr)
 					require.Equal(t, c.RemoteAddr().String(), conn.LocalAddr().String())
 					if authorize {
-						require.Equal(t, want, <-vetted)
+						require.Equal(t, want, <-authorized)
 					}
 					testkit.Skip(t, conn, testkit.Payload)
 				}
 				c, header, peer := dial()
 				upgrade(c, header, peer)
 
-				// Behind an ordinary request of somebody else.
+				// This request comes after an ordinary request of another
+				// client.
 				c, header, peer = dial()
 				c.Send(t, header+"GET /one HTTP/1.1\r\nHost: h\r\nX-Real-IP: 198.51.100.77\r\nForwarded: for=198.51.100.77\r\n"+testkit.XFF+"198.51.100.77\r\n\r\n")
 				a := c.Answer("GET")
@@ -167,8 +170,8 @@ func TestClientAddressChain(t *testing.T) {
 	}
 }
 
-// A listener for both versions of IP sees IPv4 as ::ffff:127.0.0.1, whichever
-// way the prefix is written.
+// A dual-stack listener sees IPv4 as ::ffff:127.0.0.1. Both ways to write the
+// prefix match it.
 func TestClientAddressOnADualStackListener(t *testing.T) {
 	for _, tt := range []struct {
 		trusted string
@@ -176,7 +179,7 @@ func TestClientAddressOnADualStackListener(t *testing.T) {
 	}{
 		{"127.0.0.0/8", true},
 		{"::ffff:127.0.0.0/104", true},
-		{"::/0", false}, // which is all of IPv6
+		{"::/0", false}, // this is all of IPv6
 		{"::ffff:10.0.0.0/104", false},
 	} {
 		t.Run(tt.trusted, func(t *testing.T) {
@@ -197,13 +200,13 @@ func TestClientAddressOnADualStackListener(t *testing.T) {
 				require.NoError(t, err)
 				if !tt.want && proxy != nil {
 					a := (&testkit.Client{Conn: c, R: bufio.NewReader(c)}).Refused(t, "GET")
-					require.Equal(t, http.StatusBadRequest, a.StatusCode, "the header is none")
+					require.Equal(t, http.StatusBadRequest, a.StatusCode, "the bytes are no PROXY header")
 					continue
 				}
 				conn := testkit.NextConn(t, accepted)
 				switch {
 				case tt.want && proxy != nil:
-					require.Equal(t, proxy.String(), conn.RemoteAddr().String(), "it is trusted no further")
+					require.Equal(t, proxy.String(), conn.RemoteAddr().String(), "the chain ends at an untrusted address")
 				case tt.want:
 					require.Equal(t, "203.0.113.9:0", conn.RemoteAddr().String())
 				default:
@@ -214,10 +217,10 @@ func TestClientAddressOnADualStackListener(t *testing.T) {
 	}
 }
 
-// kndUnix listens on a Unix socket.
-func kndUnix(t testing.TB) net.Listener {
+// listenUnix listens on a Unix socket.
+func listenUnix(t testing.TB) net.Listener {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "knd") // t.TempDir is too long for some names
+	dir, err := os.MkdirTemp("", "knd") // the path of t.TempDir is too long for some names
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -225,8 +228,8 @@ func kndUnix(t testing.TB) net.Listener {
 	return l
 }
 
-// Who can open a Unix socket has been let in by the file system. It is believed
-// as a proxy where there are proxies at all.
+// The file system decides who can connect to a Unix socket. Such a peer is
+// trusted as a proxy if TrustedProxies is not empty.
 func TestClientAddressBehindAUnixSocket(t *testing.T) {
 	proxied := string(testkit.ProxyHeader(t, 1, testkit.Source))
 	for _, tt := range []struct {
@@ -236,15 +239,15 @@ func TestClientAddressBehindAUnixSocket(t *testing.T) {
 		plain      bool
 	}{
 		{name: "X-Forwarded-For", sent: testkit.Request(testkit.XFF + "198.51.100.1, 203.0.113.9"), trusted: true, want: "203.0.113.9:0"},
-		{name: "X-Forwarded-For of nobody", sent: testkit.Request(testkit.XFF + "203.0.113.9")},
+		{name: "X-Forwarded-For without TrustedProxies", sent: testkit.Request(testkit.XFF + "203.0.113.9")},
 		{name: "nothing", sent: testkit.Request(), trusted: true},
 		{name: "PROXY", sent: proxied + testkit.Request(testkit.XFF+"203.0.113.9"), trusted: true, want: testkit.Source.String()},
-		{name: "PROXY of nobody", sent: proxied + "EHLO x\r\n", plain: true},
+		{name: "PROXY without TrustedProxies", sent: proxied + "EHLO x\r\n", plain: true},
 		{name: "PROXY and plain", sent: proxied + "EHLO x\r\n", trusted: true, want: testkit.Source.String(), plain: true},
 		{name: "plain", sent: "EHLO x\r\n", trusted: true, plain: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &preflight.PreflightListener{Listener: kndUnix(t)}
+			l := &preflight.PreflightListener{Listener: listenUnix(t)}
 			if tt.trusted {
 				l.TrustedProxies = testkit.Prefixes("10.0.0.0/8")
 			}
@@ -269,10 +272,10 @@ func TestClientAddressBehindAUnixSocket(t *testing.T) {
 	}
 }
 
-// kndBehind dials as a proxy that sends a PROXY header for its client.
-type kndBehind struct{ header []byte }
+// proxyDialer dials like a proxy that sends a PROXY header for its client.
+type proxyDialer struct{ header []byte }
 
-func (d kndBehind) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (d proxyDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -280,8 +283,8 @@ func (d kndBehind) DialContext(ctx context.Context, network, address string) (ne
 	return &testkit.Glue{Conn: c, Held: d.header}, nil
 }
 
-// A server of package net/http asks for the address as soon as it has a
-// connection, and tells it to its handlers.
+// A server of net/http reads the address as soon as it has a connection, and
+// passes it to its handlers.
 func TestClientAddressUnderHTTPServer(t *testing.T) {
 	tlvs := []proxyproto.TLV{{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte("edge.example")}}
 	required := func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }
@@ -321,7 +324,7 @@ func TestClientAddressUnderHTTPServer(t *testing.T) {
 			served := make(chan error, 1)
 			testkit.Listen(t, l)
 			go func() { served <- server.Serve(l) }()
-			d := &preflight.PreflightDialer{NetDialer: kndBehind{tt.header}}
+			d := &preflight.PreflightDialer{NetDialer: proxyDialer{tt.header}}
 			if tt.xff != "" {
 				d.Header = http.Header{"X-Forwarded-For": {tt.xff}}
 			}
@@ -335,7 +338,7 @@ func TestClientAddressUnderHTTPServer(t *testing.T) {
 			require.Equal(t, tt.want+", "+tt.want, string(body))
 			require.Equal(t, tt.under, r.Header.Get("Authority") == "edge.example")
 
-			// Who must send a header, and does not, is nobody's client.
+			// A peer that must send a header and does not is not served.
 			if tt.under {
 				c := &testkit.Client{Conn: testkit.DialTCP(t, l.Addr())}
 				c.R = bufio.NewReader(c)

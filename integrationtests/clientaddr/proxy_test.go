@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndDialFrom connects to l from an address of the loopback network.
-func kndDialFrom(t testing.TB, l net.Listener, from string) *testkit.Client {
+// dialFrom connects to l from an address of the loopback network.
+func dialFrom(t testing.TB, l net.Listener, from string) *testkit.Client {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: testkit.Patience}
 	c, err := d.Dial("tcp", l.Addr().String())
@@ -30,10 +30,10 @@ func kndDialFrom(t testing.TB, l net.Listener, from string) *testkit.Client {
 	return &testkit.Client{Conn: c, R: bufio.NewReader(c)}
 }
 
-// The same bytes are a header from a peer that is trusted, and data from anybody
-// else: a line of version 1, binary data of version 2. A request behind them is
-// refused: it comes from a proxy that nobody has named in TrustedProxies, and is
-// no data of the application.
+// The same bytes are a header from a trusted peer, and data from any other
+// peer: a line for version 1, binary data for version 2. A request after them
+// is refused. It comes from a proxy that is not in TrustedProxies, and it must
+// not reach the application as data.
 func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 	serverTLS, clientTLS := testkit.NamedTLSConfigs(t)
 	for _, tt := range []struct {
@@ -43,16 +43,16 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 	}{
 		{name: "another address", trusted: testkit.Prefixes("127.0.0.1/32", "10.0.0.0/8", "::/0")},
 		{name: "another address, refused", trusted: testkit.Prefixes("127.0.0.1/32", "10.0.0.0/8", "::/0"), refuse: true},
-		{name: "nobody"},
-		{name: "nobody, not nil", trusted: testkit.Prefixes()},
-		{name: "nobody, refused", refuse: true},
+		{name: "none"},
+		{name: "empty, not nil", trusted: testkit.Prefixes()},
+		{name: "none, refused", refuse: true},
 	} {
 		l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: tt.trusted, RequireUpgrade: tt.refuse, TLSConfig: serverTLS})
 		accepted := testkit.AcceptAll(t, l)
 		for _, header := range testkit.HeaderCases(t)[1:] {
 			for _, payload := range []string{"", testkit.Payload, testkit.Request()} {
 				t.Run(fmt.Sprintf("%s/%s and %d bytes", tt.name, header.Name, len(payload)), func(t *testing.T) {
-					c := kndDialFrom(t, l, "127.0.0.2")
+					c := dialFrom(t, l, "127.0.0.2")
 					sent := string(header.Bytes) + payload
 					c.Send(t, sent)
 					if payload == testkit.Request() {
@@ -63,7 +63,7 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 						return
 					}
 					if tt.refuse {
-						c.Conn.(*net.TCPConn).CloseWrite() // else an unfinished line has until HandshakeTimeout
+						c.Conn.(*net.TCPConn).CloseWrite() // otherwise an unfinished line has until HandshakeTimeout
 						c.Ended(t)
 						require.Empty(t, accepted)
 						return
@@ -77,18 +77,18 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 					require.Equal(t, sent, string(got))
 				})
 			}
-			// Behind it nothing is TLS either.
+			// The bytes after it are not taken for TLS.
 			if !tt.refuse {
 				t.Run(fmt.Sprintf("%s/%s and a hello", tt.name, header.Name), func(t *testing.T) {
 					hello := testkit.ClientHello(t, clientTLS)
-					c := kndDialFrom(t, l, "127.0.0.2")
+					c := dialFrom(t, l, "127.0.0.2")
 					c.Send(t, string(header.Bytes)+string(hello))
 					testkit.Skip(t, testkit.NextConn(t, accepted), string(header.Bytes)+string(hello))
 				})
 			}
 		}
 		if len(tt.trusted) > 0 {
-			c := kndDialFrom(t, l, "127.0.0.1")
+			c := dialFrom(t, l, "127.0.0.1")
 			c.Send(t, string(testkit.ProxyHeader(t, 2, testkit.Source))+testkit.Request())
 			require.Equal(t, 101, c.Answer("GET").StatusCode)
 			require.Equal(t, testkit.Source.String(), testkit.NextConn(t, accepted).RemoteAddr().String())
@@ -96,16 +96,16 @@ func TestProxyHeaderIsForTrustedPeers(t *testing.T) {
 	}
 }
 
-// What a trusted peer must not send: its connection is closed, and neither the
-// peer's address nor what follows means anything.
+// These bytes are invalid from a trusted peer. The connection is closed.
+// Neither the address of the peer nor the bytes that follow are used.
 func TestProxyHeaderMalformed(t *testing.T) {
 	const source = "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb"
 	v1 := func(line string) string { return "PROXY " + line + "\r\n" }
 	for name, header := range map[string]string{
-		"v1, nothing":               v1(""),
+		"v1, empty":                 v1(""),
 		"v1, another family":        v1("TCP5 192.0.2.1 192.0.2.2 56324 443"),
 		"v1, lower case":            v1("tcp4 192.0.2.1 192.0.2.2 56324 443"),
-		"v1, nothing but a family":  v1("TCP4"),
+		"v1, only a family":         v1("TCP4"),
 		"v1, a port is missing":     v1("TCP4 192.0.2.1 192.0.2.2 56324"),
 		"v1, one port too many":     v1("TCP4 192.0.2.1 192.0.2.2 56324 443 1"),
 		"v1, two spaces":            v1("TCP4  192.0.2.1 192.0.2.2 56324 443"),
@@ -133,7 +133,7 @@ func TestProxyHeaderMalformed(t *testing.T) {
 		"v2, another family":        testkit.ProxyV2Bytes(0x21, 0x41, 12, source),
 		"v2, another transport":     testkit.ProxyV2Bytes(0x21, 0x13, 12, source),
 		"v2, too short for IPv4":    testkit.ProxyV2Bytes(0x21, 0x11, 11, source[:11]),
-		"v2, nothing":               testkit.ProxyV2Bytes(0x21, 0x11, 0, ""),
+		"v2, no addresses":          testkit.ProxyV2Bytes(0x21, 0x11, 0, ""),
 		"v2, too short for IPv6":    testkit.ProxyV2Bytes(0x21, 0x21, 12, source),
 		"v2, too short for Unix":    testkit.ProxyV2Bytes(0x21, 0x31, 12, source),
 		"v2, over MaxHeaderBytes":   testkit.ProxyV2Bytes(0x21, 0x11, 300-16+1, source),
@@ -168,7 +168,7 @@ func TestProxyHeaderMalformed(t *testing.T) {
 						}
 					}()
 					c.Ended(t)
-					require.Zero(t, time.Since(start), "there is nothing to wait for")
+					require.Zero(t, time.Since(start), "the header cannot become valid")
 					require.Empty(t, accepted)
 				})
 			})
@@ -176,9 +176,10 @@ func TestProxyHeaderMalformed(t *testing.T) {
 	}
 }
 
-// A client can send a request whose method is PROXY through an HTTP proxy that is
-// trusted. It is no header, although some have the form of one: what follows it
-// would be sorted as the beginning of a connection.
+// A client can send a request whose method is PROXY through a trusted HTTP
+// proxy. Such a request is not a header, although it may have the form of one.
+// As a header, it would let the client choose how the bytes after it are
+// sorted.
 func TestProxyHeaderIsNoRequest(t *testing.T) {
 	const fields = "Host: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 9\r\n\r\nDEL all\r\n"
 	long := "/" + strings.Repeat("x", 107)
@@ -221,8 +222,8 @@ func TestProxyHeaderIsNoRequest(t *testing.T) {
 	}
 }
 
-// A header that does not come to its end ends the connection: at once where
-// nothing more can come, else with the handshake.
+// An incomplete header ends the connection. It ends at once if no more bytes
+// can come, else with the handshake.
 func TestProxyHeaderTruncated(t *testing.T) {
 	for name, header := range map[string][]byte{
 		"v1": testkit.ProxyHeader(t, 1, testkit.Source),
@@ -258,8 +259,8 @@ func TestProxyHeaderTruncated(t *testing.T) {
 	}
 }
 
-// A beginning that fits both is no header yet: who ends there, or stalls, has
-// spoken some other protocol.
+// Bytes that can begin both a header and another protocol are no header yet. A
+// client that ends or stalls there speaks another protocol.
 func TestProxyHeaderNotBegun(t *testing.T) {
 	for _, signature := range []string{"PROXY ", "\r\n\r\n\x00\r\nQUIT\n"} {
 		for k := range signature {
@@ -292,9 +293,9 @@ func TestProxyHeaderNotBegun(t *testing.T) {
 	}
 }
 
-// The header of a proxy is the first one. A second, which a client has sent
-// through that proxy, is the client's data, also where the first one names a
-// proxy that is trusted itself, and inside of TLS. A request behind it is refused.
+// Only the first header is the proxy's. A second header was sent by the client
+// through that proxy, so it is data. This holds if the first header names a
+// trusted proxy, and inside TLS. A request after it is refused.
 func TestProxyHeaderComesOnce(t *testing.T) {
 	serverTLS, clientTLS := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("127.0.0.1/32", "192.0.2.1/32"), TLSConfig: serverTLS})
@@ -334,8 +335,8 @@ func TestProxyHeaderComesOnce(t *testing.T) {
 	}
 }
 
-// Headers of every length up to the limit are believed, also together with a
-// head of every length up to it.
+// Headers of every length up to the limit are accepted, together with heads of
+// every length up to the limit.
 func TestProxyHeaderLengths(t *testing.T) {
 	for _, limit := range []int{0, 300} {
 		l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("127.0.0.1/32"), MaxHeaderBytes: limit})
@@ -359,37 +360,38 @@ func TestProxyHeaderLengths(t *testing.T) {
 				require.NoError(t, a.Err)
 				require.Equal(t, 101, a.StatusCode)
 				conn := testkit.NextConn(t, accepted)
-				require.Equal(t, testkit.Source, kndShort(conn.RemoteAddr()))
+				require.Equal(t, testkit.Source, shortIP(conn.RemoteAddr()))
 				testkit.Skip(t, conn, testkit.Payload)
 			})
 		}
 	}
 }
 
-// kndShort is a with the IP in the form that net.ParseIP gives it.
-func kndShort(a net.Addr) net.Addr {
+// shortIP returns a with the IP in the form that net.ParseIP gives it.
+func shortIP(a net.Addr) net.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return &net.TCPAddr{IP: tcp.IP.To16(), Port: tcp.Port, Zone: tcp.Zone}
 	}
 	return a
 }
 
-// What a header says about the client, and what it leaves open.
+// The address that each header reports, and the address that is used if it
+// reports none.
 func TestProxyHeaderNames(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("127.0.0.1/32")})
 	accepted := testkit.AcceptAll(t, l)
 	unix := &net.UnixAddr{Net: "unix", Name: "/run/client.sock"}
 	udp := &net.UDPAddr{IP: testkit.Source.IP, Port: 53}
 	for name, tt := range map[string]struct{ header, want string }{
-		"IPv4 in IPv6":            {"PROXY TCP6 ::ffff:192.0.2.7 ::1 8 9\r\n", "192.0.2.7:8"},
-		"IPv4 in IPv6, v2":        {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, testkit.Source, testkit.Source6))), testkit.Source.String()},
-		"port 0":                  {"PROXY TCP4 192.0.2.7 192.0.2.8 0 0\r\n", "192.0.2.7:0"},
-		"port 65535":              {"PROXY TCP4 192.0.2.7 192.0.2.8 65535 65535\r\n", "192.0.2.7:65535"},
-		"addresses of UNKNOWN":    {"PROXY UNKNOWN 192.0.2.7 192.0.2.8 1 2\r\n", ""},
-		"the longest of all":      {"PROXY UNKNOWN " + strings.Repeat("f", 107-16) + "\r\n", ""},
-		"a Unix socket":           {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, unix, unix))), ""},
-		"a datagram":              {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, udp, udp))), udp.String()},
-		"LOCAL that is not empty": {testkit.ProxyV2Bytes(0x20, 0x11, 3, "GET"), ""},
+		"IPv4 in IPv6":         {"PROXY TCP6 ::ffff:192.0.2.7 ::1 8 9\r\n", "192.0.2.7:8"},
+		"IPv4 in IPv6, v2":     {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, testkit.Source, testkit.Source6))), testkit.Source.String()},
+		"port 0":               {"PROXY TCP4 192.0.2.7 192.0.2.8 0 0\r\n", "192.0.2.7:0"},
+		"port 65535":           {"PROXY TCP4 192.0.2.7 192.0.2.8 65535 65535\r\n", "192.0.2.7:65535"},
+		"addresses of UNKNOWN": {"PROXY UNKNOWN 192.0.2.7 192.0.2.8 1 2\r\n", ""},
+		"the longest possible": {"PROXY UNKNOWN " + strings.Repeat("f", 107-16) + "\r\n", ""},
+		"a Unix socket":        {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, unix, unix))), ""},
+		"a datagram":           {string(testkit.FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(2, udp, udp))), udp.String()},
+		"LOCAL with addresses": {testkit.ProxyV2Bytes(0x20, 0x11, 3, "GET"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := testkit.DialClient(t, l)

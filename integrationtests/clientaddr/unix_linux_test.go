@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unxPair is a listener with one connection that was made by socketpair(2), and the
-// client's end of that.
-func unxPair(t *testing.T) (net.Listener, net.Conn) {
+// socketPair returns a listener with one connection made by socketpair(2), and the
+// client's end of that connection.
+func socketPair(t *testing.T) (net.Listener, net.Conn) {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
@@ -35,8 +35,8 @@ func unxPair(t *testing.T) (net.Listener, net.Conn) {
 	return n, ends[1]
 }
 
-// unxFile is a path for a socket. That of t.TempDir may be too long for one.
-func unxFile(t *testing.T, name string) string {
+// socketPath returns a path for a socket. The path of t.TempDir may be too long.
+func socketPath(t *testing.T, name string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "unx")
 	require.NoError(t, err)
@@ -44,9 +44,9 @@ func unxFile(t *testing.T, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// The peer of a Unix socket is trusted for the permissions of the socket's file. An
-// abstract socket has no file, and anybody may connect to it; a nameless one has
-// none either.
+// The peer of a Unix socket is trusted because the permissions of the socket's
+// file decide who can connect. An abstract socket has no file, and anyone can
+// connect to it. An unnamed socket has no file either.
 func TestTrustedProxiesByUnixSocket(t *testing.T) {
 	dial := func(l net.Listener) net.Conn {
 		c, err := net.Dial("unix", l.Addr().String())
@@ -64,13 +64,13 @@ func TestTrustedProxiesByUnixSocket(t *testing.T) {
 		make    func() (net.Listener, net.Conn)
 		trusted bool
 	}{
-		{"a file", func() (net.Listener, net.Conn) { return unix(unxFile(t, "s")) }, true},
+		{"a file", func() (net.Listener, net.Conn) { return unix(socketPath(t, "s")) }, true},
 		{"a file whose name begins as that of an abstract socket", func() (net.Listener, net.Conn) {
-			return unix(unxFile(t, "@s"))
+			return unix(socketPath(t, "@s"))
 		}, true},
 		{"an abstract socket", func() (net.Listener, net.Conn) { return unix("@" + t.Name()) }, false},
-		{"an abstract socket with a name of the kernel's", func() (net.Listener, net.Conn) { return unix("") }, false},
-		{"no name", func() (net.Listener, net.Conn) { return unxPair(t) }, false},
+		{"an abstract socket with a name from the kernel", func() (net.Listener, net.Conn) { return unix("") }, false},
+		{"no name", func() (net.Listener, net.Conn) { return socketPair(t) }, false},
 	} {
 		for _, by := range []string{"X-Forwarded-For", "PROXY"} {
 			t.Run(tt.name+"/"+by, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestTrustedProxiesByUnixSocket(t *testing.T) {
 					client.Send(t, header+"\x00")
 					conn := testkit.NextConn(t, accepted)
 					if !tt.trusted {
-						testkit.Skip(t, conn, header) // which is the client's own
+						testkit.Skip(t, conn, header) // this address is the client's own claim
 					}
 					testkit.Skip(t, conn, "\x00")
 					require.Equal(t, tt.trusted, conn.RemoteAddr().String() == "203.0.113.9:4711")
@@ -99,9 +99,9 @@ func TestTrustedProxiesByUnixSocket(t *testing.T) {
 	}
 }
 
-// The same holds where net/http has accepted the connection.
+// The same holds if net/http has accepted the connection.
 func TestTrustedProxiesByUnixSocketMounted(t *testing.T) {
-	for _, name := range []string{unxFile(t, "s"), "@" + t.Name()} {
+	for _, name := range []string{socketPath(t, "s"), "@" + t.Name()} {
 		l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("192.0.2.0/24")})
 		accepted := testkit.AcceptAll(t, l)
 		s := httptest.NewUnstartedServer(http.HandlerFunc(l.ServeHTTP))

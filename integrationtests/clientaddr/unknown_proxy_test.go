@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revNameless are the PROXY headers that give no address, and whether the client
-// is the proxy itself nevertheless.
-func revNameless(t testing.TB) []struct {
+// headersWithoutAddress holds the PROXY headers that give no address. The value tells
+// whether the proxy itself is the client.
+func headersWithoutAddress(t testing.TB) []struct {
 	name, header string
 	local        bool
 } {
@@ -31,10 +31,11 @@ func revNameless(t testing.TB) []struct {
 	}
 }
 
-// A proxy that hands on bytes without knowing whose they are (UNKNOWN, a Unix
-// socket) hands on whatever its client claims: the field is the client's own then,
-// and the address stays the proxy's. LOCAL is the proxy speaking for itself, as
-// one that reads HTTP and keeps the field does on a connection of its own.
+// Some proxies forward bytes without knowing the client (UNKNOWN, a Unix
+// socket). Then the client itself can write the field. So the field is ignored
+// and the address stays that of the proxy. LOCAL means that the proxy speaks
+// for itself. A proxy that reads HTTP and maintains the field may send LOCAL on
+// a separate connection.
 func TestProxyHeaderWithoutAClient(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	for _, field := range []struct{ name, forged, malformed string }{
@@ -46,7 +47,7 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 			TrustedProxies: testkit.Prefixes("127.0.0.1/32"), ClientAddrHeader: field.name, TLSConfig: server, Handler: testkit.ServedHandler,
 		})
 		accepted := testkit.AcceptAll(t, l)
-		for _, h := range revNameless(t) {
+		for _, h := range headersWithoutAddress(t) {
 			for _, tt := range []struct {
 				name         string
 				tls, earlier bool // an ordinary request comes first
@@ -70,7 +71,7 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 							c.Send(t, "GET /first HTTP/1.1\r\nHost: h\r\n"+field.name+": "+field.forged+"\r\n\r\n")
 							a := c.Answer("GET")
 							require.Equal(t, 200, a.StatusCode)
-							require.Equal(t, peer, a.Header.Get("Remote"), "which the field never changes")
+							require.Equal(t, peer, a.Header.Get("Remote"), "the field never changes it")
 						}
 						return c, peer
 					}
@@ -93,7 +94,7 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 					require.Equal(t, want, conn.Request().RemoteAddr)
 					testkit.Talk(t, c, conn)
 
-					// What is not believed is not understood either.
+					// A field that is not trusted is not parsed either.
 					c, peer = begin()
 					c.Send(t, testkit.Request(field.name+": "+field.malformed))
 					if h.local {
@@ -108,8 +109,8 @@ func TestProxyHeaderWithoutAClient(t *testing.T) {
 	}
 }
 
-// A PROXY header of version 2 without a family may be refused (PROXY protocol §2.2), and
-// is: nobody can slip in by it.
+// PROXY protocol §2.2 allows to refuse a header of version 2 without a family.
+// It is refused, so a client cannot use one.
 func TestProxyHeaderWithoutAFamily(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{TrustedProxies: testkit.Prefixes("127.0.0.1/32")})
 	accepted := testkit.AcceptAll(t, l)

@@ -16,26 +16,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A clsConn is a transport whose Close and CloseRead first do something else, and
-// which gives out bytes after them, as TLS and Linux do.
-type clsConn struct {
+// A closeHookConn is a transport whose Close and CloseRead first call a function. Its
+// Read still returns bytes after them, as TLS and Linux do.
+type closeHookConn struct {
 	net.Conn
 	before func()
 	fails  error // CloseRead
 	later  string
 }
 
-func (c *clsConn) Close() error {
+func (c *closeHookConn) Close() error {
 	c.before()
 	return c.Conn.Close()
 }
 
-func (c *clsConn) CloseRead() error {
+func (c *closeHookConn) CloseRead() error {
 	c.before()
 	return c.fails
 }
 
-func (c *clsConn) Read(b []byte) (int, error) {
+func (c *closeHookConn) Read(b []byte) (int, error) {
 	if c.later != "" {
 		n := copy(b, c.later)
 		c.later = c.later[n:]
@@ -44,9 +44,9 @@ func (c *clsConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// What a Read returns beside Close and CloseRead, and after them, is what has
-// arrived, from its beginning and without a hole.
-func TestConnCloseLeavesNoHole(t *testing.T) {
+// The bytes that Read returns during and after Close and CloseRead are the
+// first bytes that arrived, without a gap.
+func TestConnCloseLeavesNoGap(t *testing.T) {
 	for name, end := range map[string]func(*preflight.Conn) error{
 		"Close": (*preflight.Conn).Close, "CloseRead": (*preflight.Conn).CloseRead,
 	} {
@@ -68,7 +68,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 			} {
 				t.Run(name+"/"+how, func(t *testing.T) {
 					client, server := testkit.TCPPair(t)
-					transport := &clsConn{Conn: server, before: func() {}}
+					transport := &closeHookConn{Conn: server, before: func() {}}
 					conn := connWith(t, client, transport, connRest)
 					transport.later = " and late"
 					var got string
@@ -86,7 +86,7 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 					}
 					for range 3 {
 						more, err := read(conn)
-						require.Empty(t, more, "it stands behind what was dropped")
+						require.Empty(t, more, "it follows bytes that were dropped")
 						want := net.ErrClosed
 						if name == "CloseRead" {
 							want = io.EOF
@@ -99,11 +99,11 @@ func TestConnCloseLeavesNoHole(t *testing.T) {
 	}
 }
 
-// A CloseRead that fails has ended nothing, and drops nothing.
+// A CloseRead that fails has closed nothing and drops nothing.
 func TestConnCloseReadFails(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	broken := errors.New("broken")
-	conn := connWith(t, client, &clsConn{Conn: server, before: func() {}, fails: broken}, connRest)
+	conn := connWith(t, client, &closeHookConn{Conn: server, before: func() {}, fails: broken}, connRest)
 	require.ErrorIs(t, conn.CloseRead(), broken)
 	got := make([]byte, len(connRest))
 	_, err := io.ReadFull(conn, got)
@@ -111,18 +111,18 @@ func TestConnCloseReadFails(t *testing.T) {
 	require.Equal(t, connRest, string(got))
 }
 
-// A dlnConn is a transport that notes the last deadline that it was given, and
-// does something when it has it.
-type dlnConn struct {
+// A deadlineHookConn is a transport that records the last deadline it was given, and
+// then calls a function.
+type deadlineHookConn struct {
 	net.Conn
 	last atomic.Pointer[time.Time]
 	then func(time.Time)
 	err  error
 }
 
-func (c *dlnConn) SetReadDeadline(t time.Time) error { return c.SetDeadline(t) }
+func (c *deadlineHookConn) SetReadDeadline(t time.Time) error { return c.SetDeadline(t) }
 
-func (c *dlnConn) SetDeadline(t time.Time) error {
+func (c *deadlineHookConn) SetDeadline(t time.Time) error {
 	c.last.Store(&t)
 	if c.then != nil {
 		c.then(t)
@@ -130,21 +130,21 @@ func (c *dlnConn) SetDeadline(t time.Time) error {
 	return c.err
 }
 
-// Of two deadlines set at once, the one that the transport has got last is also
-// that of what came with the handshake.
+// Two deadlines are set at once. The one that the transport got last also
+// applies to the bytes that came with the handshake.
 func TestConnDeadlinesAtOnce(t *testing.T) {
 	past, future := time.Unix(1, 0), time.Now().Add(time.Hour)
 	type setter func(*preflight.Conn, time.Time) error
 	read, both := setter((*preflight.Conn).SetReadDeadline), setter((*preflight.Conn).SetDeadline)
 	for _, tt := range []struct{ first, second setter }{{read, read}, {read, both}, {both, read}, {both, both}} {
 		client, server := testkit.TCPPair(t)
-		transport := &dlnConn{Conn: server}
+		transport := &deadlineHookConn{Conn: server}
 		conn := connWith(t, client, transport, connRest)
 		second := make(chan error)
 		transport.then = func(t time.Time) {
 			if t.Equal(past) {
 				go func() { second <- tt.second(conn, future) }()
-				for range 10_000 { // for the second to come through, if it can
+				for range 10_000 { // time for the second call to complete, if it can
 					runtime.Gosched()
 				}
 			}
@@ -161,15 +161,15 @@ func TestConnDeadlinesAtOnce(t *testing.T) {
 	}
 }
 
-// A deadline that the transport has not taken is none for what came with the
-// handshake either.
+// A deadline that the transport rejects does not apply to the bytes that came
+// with the handshake either.
 func TestConnDeadlineFails(t *testing.T) {
 	for name, set := range map[string]func(*preflight.Conn, time.Time) error{
 		"SetDeadline": (*preflight.Conn).SetDeadline, "SetReadDeadline": (*preflight.Conn).SetReadDeadline,
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, server := testkit.TCPPair(t)
-			transport := &dlnConn{Conn: server}
+			transport := &deadlineHookConn{Conn: server}
 			conn := connWith(t, client, transport, connRest)
 			transport.err = testkit.ErrNoDeadlines
 			require.ErrorIs(t, set(conn, time.Unix(1, 0)), testkit.ErrNoDeadlines)

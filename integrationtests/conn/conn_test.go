@@ -22,8 +22,8 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// connWith is a plain Conn on the server's side of a pipe of connections, of
-// which rest has arrived and waits to be read.
+// connWith returns a plain Conn on the server's side of two connected ends.
+// rest has arrived and waits to be read.
 func connWith(t testing.TB, client, server net.Conn, rest string) *preflight.Conn {
 	t.Helper()
 	sent := make(chan error, 1)
@@ -37,7 +37,7 @@ func connWith(t testing.TB, client, server net.Conn, rest string) *preflight.Con
 	return conn
 }
 
-// connUpgraded is the upgrade between the two ends of a connection.
+// connUpgraded performs the upgrade between the two ends of a connection.
 func connUpgraded(t testing.TB, client, server net.Conn) (c, s *preflight.Conn) {
 	t.Helper()
 	type result struct {
@@ -63,9 +63,9 @@ func connUpgradedOver(t testing.TB, pair func(testing.TB) (net.Conn, net.Conn)) 
 	return connUpgraded(t, client, server)
 }
 
-// connReplayed lets nettest, which knows nothing of bytes that wait to be
-// replayed, run over a Conn that has some: they are read and compared by the
-// first Read, so that until then every method meets them.
+// connReplayed runs nettest over a Conn with bytes that wait to be replayed,
+// which nettest does not expect. The first Read consumes and compares them.
+// Until then every method is called while such bytes wait.
 type connReplayed struct {
 	*preflight.Conn
 	mu   sync.Mutex
@@ -89,7 +89,7 @@ func (c *connReplayed) Read(b []byte) (int, error) {
 }
 
 // TestConnConforms runs every kind of Conn through the conformance tests of
-// net.Conn, at either end of TCP connections and of pipes.
+// net.Conn, at both ends of TCP connections and of pipes.
 func TestConnConforms(t *testing.T) {
 	kinds := map[string]func(t *testing.T, client, server net.Conn) (c1, c2 net.Conn){
 		"client": func(t *testing.T, client, server net.Conn) (net.Conn, net.Conn) {
@@ -126,19 +126,19 @@ func TestConnConforms(t *testing.T) {
 	}
 }
 
-// connEarly is a plain Conn with "early" to be read, and its peer.
+// connEarly returns a plain Conn with "early" to be read, and its peer.
 func connEarly(t testing.TB) (conn *preflight.Conn, peer net.Conn) {
 	t.Helper()
 	client, server := testkit.TCPPair(t)
 	return connWith(t, client, server, connRest), client
 }
 
-// connRest is decided to be plain at its first byte.
+// the first byte of connRest shows that the connection is plain
 const connRest = "\x00early"
 
-// TestConnReadsWhatCameWithTheHandshake: dialers of this kind have panicked on
-// the first such byte, in a Read of nothing, and others have dropped it.
-func TestConnReadsWhatCameWithTheHandshake(t *testing.T) {
+// TestConnReadsBytesFromTheHandshake: other dialers have panicked at such a
+// byte, in a Read with an empty buffer, or have dropped it.
+func TestConnReadsBytesFromTheHandshake(t *testing.T) {
 	conn, peer := connEarly(t)
 	n, err := conn.Read(nil)
 	require.NoError(t, err)
@@ -151,8 +151,8 @@ func TestConnReadsWhatCameWithTheHandshake(t *testing.T) {
 	require.Equal(t, connRest+" and late", string(got))
 }
 
-// TestConnReadDeadline: a deadline that has passed wins over bytes that have
-// arrived, as it does in the socket's own buffer, and costs none of them.
+// TestConnReadDeadline: a deadline in the past fails the Read although bytes
+// have arrived, as a socket does. No byte is lost.
 func TestConnReadDeadline(t *testing.T) {
 	set := map[string]func(net.Conn, time.Time) error{
 		"SetDeadline":     net.Conn.SetDeadline,
@@ -196,7 +196,7 @@ func TestConnReadDeadline(t *testing.T) {
 	})
 }
 
-func TestConnCloseDropsWhatWasNotRead(t *testing.T) {
+func TestConnCloseDropsUnreadBytes(t *testing.T) {
 	conn, _ := connEarly(t)
 	require.NoError(t, conn.Close())
 	_, err := conn.Read(make([]byte, 64))
@@ -233,8 +233,9 @@ func TestConnCloseWrite(t *testing.T) {
 	require.Equal(t, connRest+"!", string(got))
 }
 
-// TestConnHalfCloseUnsupported: a transport that cannot half-close must not
-// pretend to, nor close both directions instead, nor lose what has arrived.
+// TestConnHalfCloseUnsupported: if a transport cannot half-close, Conn returns
+// an error. It does not pretend to half-close, does not close both directions,
+// and does not lose bytes that have arrived.
 func TestConnHalfCloseUnsupported(t *testing.T) {
 	client, server := testkit.SpyPipe(t)
 	conn := connWith(t, client, server, connRest)
@@ -254,8 +255,8 @@ func TestConnHalfCloseUnsupported(t *testing.T) {
 	require.Equal(t, connRest+"!", string(got))
 }
 
-// TestConnAccessors: what Conn tells about itself needs no reading, so that
-// asking for an address never waits for a silent peer.
+// TestConnAccessors: the accessors do no I/O, so asking for an address never
+// waits for a silent peer.
 func TestConnAccessors(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	c, s := connUpgraded(t, client, server)
@@ -282,8 +283,8 @@ func TestConnOfPlainConnectionHasNoRequest(t *testing.T) {
 	require.Nil(t, conn.Response())
 }
 
-// TestConnHasNoMoreMethods: these two would make drivers and net/http take
-// liberties with the connection that the documentation of Conn describes.
+// TestConnHasNoMoreMethods: drivers and net/http would use these two methods in
+// ways that the documentation of Conn describes.
 func TestConnHasNoMoreMethods(t *testing.T) {
 	var conn any = new(preflight.Conn)
 	_, ok := conn.(interface {
@@ -294,8 +295,8 @@ func TestConnHasNoMoreMethods(t *testing.T) {
 	require.False(t, ok, "ConnectionState")
 }
 
-// TestConnRequestIsOne: whoever asks gets the same request, also when two ask
-// for the first time at once.
+// TestConnRequestIsOne: every caller gets the same request, also if two
+// goroutines ask for the first time at once.
 func TestConnRequestIsOne(t *testing.T) {
 	for range 50 {
 		_, s := connUpgradedOver(t, testkit.SpyPipe)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// connRecorder notes what io.Copy gives to the two methods by which package
-// net moves bytes inside the kernel.
+// connRecorder records the arguments that io.Copy passes to the two methods by
+// which package net moves bytes inside the kernel.
 type connRecorder struct {
 	*net.TCPConn
 	mu       sync.Mutex
@@ -37,8 +37,8 @@ func (c *connRecorder) WriteTo(w io.Writer) (int64, error) {
 	return c.TCPConn.WriteTo(w)
 }
 
-// connRelay copies from one TCP connection to another, either of which may be
-// a Conn, and returns what saw their sockets.
+// connRelay copies from one TCP connection to another. Each may be a Conn. It
+// returns what the recorders of their sockets have seen.
 func connRelay(t *testing.T, srcIsConn, dstIsConn bool) (src, dst *connRecorder) {
 	t.Helper()
 	const late = " and late"
@@ -72,11 +72,11 @@ func connRelay(t *testing.T, srcIsConn, dstIsConn bool) (src, dst *connRecorder)
 }
 
 // TestConnCopy relays between TCP connections with io.Copy. A wrapper that
-// inherits WriteTo loses what arrived with the handshake there, and one that
-// lacks WriteTo or ReadFrom makes every byte pass through user space, at twice
-// the CPU. The kernel's splice needs the two sockets to meet: each one's method
-// is called once, and the destination's with the argument that it gets when
-// there is no Conn at all.
+// inherits WriteTo loses the bytes that arrived with the handshake. A wrapper
+// without WriteTo or ReadFrom copies every byte through user space, at twice
+// the CPU. For splice the kernel needs both sockets: the method of each is
+// called once, and that of the destination gets the same argument as without a
+// Conn.
 func TestConnCopy(t *testing.T) {
 	_, bare := connRelay(t, false, false)
 	require.Len(t, bare.from, 1)
@@ -89,12 +89,12 @@ func TestConnCopy(t *testing.T) {
 	}
 }
 
-// connReluctant is a writer that takes n bytes of its first Write.
+// connReluctant is a writer that takes only n bytes of its first Write.
 type connReluctant struct {
 	bytes.Buffer
 	n     int
 	err   error
-	meant func() // happens meanwhile
+	meant func() // called during Write
 }
 
 func (w *connReluctant) Write(b []byte) (int, error) {
@@ -105,7 +105,8 @@ func (w *connReluctant) Write(b []byte) (int, error) {
 	return n, w.err
 }
 
-// TestConnWriteToReluctantWriter: what a writer did not take can still be read.
+// TestConnWriteToReluctantWriter: bytes that a writer did not take can still be
+// read.
 func TestConnWriteToReluctantWriter(t *testing.T) {
 	broken := errors.New("broken writer")
 	for _, test := range []struct {
@@ -144,8 +145,8 @@ func TestConnWriteToReluctantWriter(t *testing.T) {
 	}
 }
 
-// connFaulty is a writer that breaks its contract: it returns a count that
-// cannot be.
+// connFaulty is a writer that breaks its contract: it returns an impossible
+// count.
 type connFaulty int
 
 func (w connFaulty) Write([]byte) (int, error) { return int(w), io.ErrClosedPipe }
@@ -159,9 +160,9 @@ func TestConnWriteToFaultyWriter(t *testing.T) {
 	}
 }
 
-// TestConnWriteToMeanwhile: while a writer holds what came with the handshake,
-// the other methods do not wait for it, and what they do counts afterwards.
-func TestConnWriteToMeanwhile(t *testing.T) {
+// TestConnMethodsDuringWriteTo: while a writer holds the bytes that came with the
+// handshake, other methods do not wait for it. Their effect applies afterwards.
+func TestConnMethodsDuringWriteTo(t *testing.T) {
 	t.Run("SetReadDeadline", func(t *testing.T) {
 		conn, _ := connEarly(t)
 		_, err := conn.WriteTo(&connReluctant{meant: func() { conn.SetReadDeadline(time.Unix(1, 0)) }})
@@ -178,8 +179,9 @@ func TestConnWriteToMeanwhile(t *testing.T) {
 	})
 }
 
-// TestConnWriteToKeepsTheOrder: a deadline that the transport does not know, or
-// not yet, must not let it pass what came with the handshake.
+// TestConnWriteToKeepsTheOrder: bytes of the transport must not overtake the
+// bytes that came with the handshake, even if the transport does not support
+// deadlines or its deadline is still in the future.
 func TestConnWriteToKeepsTheOrder(t *testing.T) {
 	client, server := testkit.SpyPipe(t)
 	conn := connWith(t, client, &testkit.SpyConn{Conn: server, NoDeadlines: true}, connRest)
@@ -198,9 +200,9 @@ func TestConnWriteToKeepsTheOrder(t *testing.T) {
 	require.Equal(t, connRest+" and late", got.String())
 }
 
-// TestConnReadBesideWriteTo: two readers share the bytes, each of which goes to
-// one of them.
-func TestConnReadBesideWriteTo(t *testing.T) {
+// TestConnReadDuringWriteTo: two readers share the bytes. Each byte goes to one
+// of them.
+func TestConnReadDuringWriteTo(t *testing.T) {
 	for range 50 {
 		client, server := testkit.SpyPipe(t)
 		conn := connWith(t, client, server, connRest)
@@ -218,7 +220,7 @@ func TestConnReadBesideWriteTo(t *testing.T) {
 	}
 }
 
-// TestConnReadFrom has what is no connection as the source.
+// TestConnReadFrom reads from a source that is no connection.
 func TestConnReadFrom(t *testing.T) {
 	for name, pair := range map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": testkit.TCPPair, "pipe": testkit.SpyPipe} {
 		t.Run(name, func(t *testing.T) {

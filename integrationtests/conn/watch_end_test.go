@@ -15,15 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wchConn is a transport of which a Read, once it has bytes, lets something
-// happen before it returns.
-type wchConn struct {
+// A readHookConn is a transport whose Read calls a function after it has bytes and
+// before it returns.
+type readHookConn struct {
 	*testkit.NetworkConn
 	meanwhile func()
-	reads     atomic.Int32 // begun
+	reads     atomic.Int32 // counts the Reads that have started
 }
 
-func (c *wchConn) Read(b []byte) (int, error) {
+func (c *readHookConn) Read(b []byte) (int, error) {
 	c.reads.Add(1)
 	n, err := c.NetworkConn.Read(b)
 	if c.meanwhile != nil && n > 0 {
@@ -34,14 +34,14 @@ func (c *wchConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// wchSilent is watchSilent with such a transport.
-func wchSilent(t *testing.T) (net.Conn, *wchConn, *preflight.Conn) {
+// watchSilentWithHook is watchSilent with such a transport.
+func watchSilentWithHook(t *testing.T) (net.Conn, *readHookConn, *preflight.Conn) {
 	t.Helper()
 	n := testkit.NewNetwork()
 	accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n}))
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	server := &wchConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}}
+	server := &readHookConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}}
 	n.Backlog <- server
 	time.Sleep(time.Minute)
 	c := <-accepted
@@ -49,11 +49,11 @@ func wchSilent(t *testing.T) (net.Conn, *wchConn, *preflight.Conn) {
 	return ours, server, c
 }
 
-// A Read that has read the end of a request line, and has not seen yet that it is
-// one, is waited for: another Read does not go past it to what follows.
-func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
+// One Read has read the end of a request line and has not parsed it yet.
+// Another Read waits for it and does not return the bytes that follow.
+func TestWatchedConnSerializesReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, server, c := wchSilent(t)
+		client, server, c := watchSilentWithHook(t)
 		second := make(chan error, 1)
 		var got []byte
 		before := server.reads.Load()
@@ -64,7 +64,7 @@ func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 				got = b[:n]
 				second <- err
 			}()
-			for range 10_000 { // for the second to read, if it can
+			for range 10_000 { // time for the second to read, if it can
 				runtime.Gosched()
 			}
 			require.Equal(t, before+1, server.reads.Load(), "another Read is under way")
@@ -80,11 +80,12 @@ func TestWatchedConnReadsOneAfterTheOther(t *testing.T) {
 	})
 }
 
-// The bytes that turn out to be the end of a request line are not left in the
-// buffer, whose owner may look into it although Read has returned none.
-func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
+// If bytes turn out to be the end of a request line, Read clears them from the
+// caller's buffer, because the caller may look into the buffer although Read
+// returned no bytes.
+func TestWatchedConnClearsTheBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, _, c := wchSilent(t)
+		client, _, c := watchSilentWithHook(t)
 		go io.WriteString(client, watchPost)
 		b := make([]byte, 2*len(watchPost))
 		n, err := c.Read(b)
@@ -94,14 +95,14 @@ func TestWatchedConnLeavesNothingInTheBuffer(t *testing.T) {
 	})
 }
 
-// wchListener hands connections out that know by which of their methods the
-// bytes are moved.
-type wchListener struct {
+// methodListener returns connections that record which of their methods moves the
+// bytes.
+type methodListener struct {
 	net.Listener
 	conns chan *connRecorder
 }
 
-func (l wchListener) Accept() (net.Conn, error) {
+func (l methodListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -111,16 +112,16 @@ func (l wchListener) Accept() (net.Conn, error) {
 	return r, nil
 }
 
-// A first line that does not end is inspected for 1 MiB from the beginning of the
-// connection, or for MaxHeaderBytes if that is more. Then the connection is plain
-// for good, and the kernel moves its bytes.
+// A first line without an end is inspected for 1 MiB from the beginning of the
+// connection, or for MaxHeaderBytes if that is larger. Then the connection
+// stays plain, and the kernel may move its bytes.
 func TestWatchEnds(t *testing.T) {
 	const mebi = 1 << 20
 	request := " /x HTTP/1.1\r\nHost: h\r\n\r\nSHUTDOWN\r\n"
 	for _, tt := range []struct {
 		name      string
 		maxHeader int
-		silent    bool // at first; else the listener has sorted a part of the line
+		silent    bool // sent at first; else the listener has sorted a part of the line
 		line      int
 		http      bool
 	}{
@@ -132,7 +133,7 @@ func TestWatchEnds(t *testing.T) {
 		{name: "a line as long as a larger MaxHeaderBytes", maxHeader: 2 * mebi, silent: true, line: 2 * mebi},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inner := wchListener{testkit.ListenTCP(t), make(chan *connRecorder, 1)}
+			inner := methodListener{testkit.ListenTCP(t), make(chan *connRecorder, 1)}
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner, MaxHeaderBytes: tt.maxHeader})
 			if tt.silent {
 				l.PlainAfter = time.Millisecond
@@ -185,7 +186,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// handedTo is how often WriteTo has been called.
+// handedTo returns how often WriteTo has been called.
 func (c *connRecorder) handedTo() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

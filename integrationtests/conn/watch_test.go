@@ -17,8 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// watchSilent is a client that has been handed on as plain because it said
-// nothing.
+// watchSilent is a client that was delivered as plain because it was silent.
 func watchSilent(t *testing.T) (*testkit.Client, *preflight.Conn) {
 	t.Helper()
 	n := testkit.NewNetwork()
@@ -34,8 +33,9 @@ func watchSilent(t *testing.T) (*testkit.Client, *preflight.Conn) {
 
 const watchPost = "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nSHUTDOWN\r\n"
 
-// A proxy may connect, be silent for long, and send a request then. Go's does,
-// with the connection of a request that was cancelled while it was dialing.
+// A proxy may connect, stay silent for a long time, and then send a request.
+// Go's reverse proxy does that with a connection that was dialed for a
+// cancelled request.
 func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
 	read := func(c *preflight.Conn) ([]byte, error) { return io.ReadAll(struct{ io.Reader }{c}) }
 	for name, receive := range map[string]func(*preflight.Conn) ([]byte, error){
@@ -62,10 +62,11 @@ func TestWatchedConnTurnsOutToBeHTTP(t *testing.T) {
 			{"", "POST /x HTTP/0.9" + body},
 			{"", "POST /x http/1.1" + body},
 			{"", "PO(ST /x HTTP/1.1" + body},
-			{"PRI * HTTP/2.0\r\n", "Host: h\r\n\r\nSHUTDOWN\r\n"}, // which begins like the preface of HTTP/2
+			{"PRI * HTTP/2.0\r\n", "Host: h\r\n\r\nSHUTDOWN\r\n"}, // this begins like the preface of HTTP/2
 			{"", strings.Repeat("y", 20<<10) + " /x HTTP/1.1" + body},
 			{"\r\n\r\n", watchPost},
-			// A proxy that tells who its client is does so first, and late as well.
+			// A proxy that reports its client sends a PROXY header first, here
+			// after a long silence.
 			{"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", watchPost},
 			{"PROXY UNKNOWN\r\n", "POST /x HTTP/0.9" + body},
 			{string(testkit.ProxyHeader(t, 2, testkit.Source)), watchPost},
@@ -110,8 +111,8 @@ func TestWatchedConnIsPlain(t *testing.T) {
 							b = b[n:]
 						}
 					}()
-					// Nothing is held back: a client may wait for an answer
-					// to a word that is not a line yet.
+					// No byte is held back. A client may wait for an answer to
+					// bytes that are not a whole line yet.
 					half := make([]byte, (len(sent)+1)/2)
 					_, err := io.ReadFull(c, half)
 					require.NoError(t, err)
@@ -131,8 +132,9 @@ func TestWatchedConnIsPlain(t *testing.T) {
 	}
 }
 
-// A first line that fills the buffer undecided is handed on, and watched on.
-func TestWatchBeginsWhereSortingEnded(t *testing.T) {
+// A first line that fills the buffer before it is sorted is delivered, and the
+// watch continues.
+func TestWatchContinuesAfterSorting(t *testing.T) {
 	const long = 16 << 10
 	for sent, http := range map[string]bool{
 		strings.Repeat("y", long) + " / HTTP/1.1\r\nSHUTDOWN\r\n":      true,
@@ -161,7 +163,7 @@ func TestWatchBeginsWhereSortingEnded(t *testing.T) {
 	}
 }
 
-// While a connection is watched, the writer of WriteTo is as free to fail as else.
+// On a watched connection the writer of WriteTo may fail as on any other.
 func TestWatchedConnWriteToFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, c := watchSilent(t)
@@ -172,7 +174,7 @@ func TestWatchedConnWriteToFails(t *testing.T) {
 		require.EqualValues(t, 1, n)
 		go io.WriteString(client, "and")
 		n, err = c.WriteTo(writerFunc(func(b []byte) (int, error) { return 0, io.EOF }))
-		require.ErrorIs(t, err, io.EOF, "the writer's, which is no end of the copy")
+		require.ErrorIs(t, err, io.EOF, "the writer's error, not the end of the source")
 		require.Zero(t, n)
 		go io.WriteString(client, "more")
 		n, err = c.WriteTo(writerFunc(func(b []byte) (int, error) { return 1, nil }))
@@ -185,7 +187,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// watchOverTCP is as watchSilent, over TCP and l.
+// watchOverTCP is watchSilent over TCP and l.
 func watchOverTCP(t *testing.T, l *preflight.PreflightListener, dial func(net.Addr) net.Conn) (net.Conn, *preflight.Conn) {
 	t.Helper()
 	l.PlainAfter = time.Millisecond
@@ -194,7 +196,7 @@ func watchOverTCP(t *testing.T, l *preflight.PreflightListener, dial func(net.Ad
 	return client, testkit.NextConn(t, accepted)
 }
 
-// A TLS connection gives out what it has decrypted although it has been closed.
+// A TLS connection still returns decrypted bytes after it has been closed.
 func TestWatchedConnOverTLS(t *testing.T) {
 	server, config := testkit.TLSConfigs(t)
 	client, c := watchOverTCP(t, &preflight.PreflightListener{Listener: tls.NewListener(testkit.ListenTCP(t), server)}, func(a net.Addr) net.Conn {
@@ -217,7 +219,8 @@ func TestWatchedConnOverTLS(t *testing.T) {
 	require.Zero(t, w.Len())
 }
 
-// Of two Reads at once, none returns what follows the line at which the other looks.
+// Two Reads run at once. While one inspects a line, the other does not return
+// the bytes after it.
 func TestWatchedConnConcurrentReads(t *testing.T) {
 	for range 50 {
 		client, c := watchOverTCP(t, &preflight.PreflightListener{}, func(a net.Addr) net.Conn { return testkit.DialTCP(t, a) })

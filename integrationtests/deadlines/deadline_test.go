@@ -14,22 +14,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// HandshakeTimeout is of the whole handshake, not of a part and not of a read:
-// wherever a client dawdles, it ends at that very moment.
-func TestListenerDeadlineIsOfTheWhole(t *testing.T) {
+// HandshakeTimeout bounds the whole handshake, not one step and not one Read.
+// If a client is too slow at any step, the handshake ends at exactly that time.
+func TestListenerDeadlineOfTheWholeHandshake(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, timeout := range []time.Duration{0, 7 * time.Second} {
 		want := 10 * time.Second
 		if timeout > 0 {
 			want = timeout
 		}
-		for _, tt := range append(shdSlows, shdSlowsInHTTP...) {
+		for _, tt := range append(slowClients, slowHTTPClients...) {
 			t.Run(want.String()+" for "+tt.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.HandshakeTimeout = timeout })
 					accepted := testkit.AcceptAll(t, s)
 					c := s.Dial(t, tt.mounted)
-					shdIsLate(t, s, c, tt, want)
+					requireTimeout(t, s, c, tt, want)
 					require.Empty(t, accepted)
 				})
 			})
@@ -37,8 +37,8 @@ func TestListenerDeadlineIsOfTheWhole(t *testing.T) {
 	}
 }
 
-// shdIsLate plays tt over c, whose connection must end after want.
-func shdIsLate(t *testing.T, s *testkit.Scene, c *testkit.Client, tt shdSlow, want time.Duration) {
+// requireTimeout runs tt over c. The connection must end after want.
+func requireTimeout(t *testing.T, s *testkit.Scene, c *testkit.Client, tt slowClient, want time.Duration) {
 	t.Helper()
 	start, up := time.Now(), c
 	if tt.begin != nil {
@@ -54,7 +54,7 @@ func shdIsLate(t *testing.T, s *testkit.Scene, c *testkit.Client, tt shdSlow, wa
 		require.NoError(t, a.Err)
 		require.Equal(t, tt.answer, a.StatusCode)
 		require.Equal(t, want, time.Since(start))
-		want += time.Second // in which it may read the answer
+		want += time.Second // the client may read the answer in this time
 	}
 	time.Sleep(time.Until(start.Add(want - 1)))
 	require.False(t, c.Server.Closed.Load(), "not yet")
@@ -64,25 +64,25 @@ func shdIsLate(t *testing.T, s *testkit.Scene, c *testkit.Client, tt shdSlow, wa
 	<-acted
 }
 
-// A transport without deadlines is closed at that moment, through all layers. The
-// answer that a client could not have waited for is lost.
+// A transport without deadlines is closed at that time, through all layers. No
+// answer is sent to the client.
 func TestListenerDeadlineOfATransportWithoutDeadlines(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, tt := range shdSlows {
+	for _, tt := range slowClients {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, nil)
 				accepted := testkit.AcceptAll(t, s)
 				tt.answer = 0
-				shdIsLate(t, s, shdDialBare(t, s.Direct), tt, 10*time.Second)
+				requireTimeout(t, s, dialWithoutDeadlines(t, s.Direct), tt, 10*time.Second)
 				require.Empty(t, accepted)
 			})
 		})
 	}
 }
 
-// shdDialBare is lisNet.dial for a transport without deadlines.
-func shdDialBare(t testing.TB, n *testkit.Network) *testkit.Client {
+// dialWithoutDeadlines is Network.Dial for a transport without deadlines.
+func dialWithoutDeadlines(t testing.TB, n *testkit.Network) *testkit.Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours), Server: &testkit.NetworkConn{Conn: theirs}}
@@ -91,8 +91,8 @@ func shdDialBare(t testing.TB, n *testkit.Network) *testkit.Client {
 	return c
 }
 
-// A refusal has a second of its own for a client that does not read it, wherever
-// the refused request came from.
+// A refusal has one separate second for a client that does not read it, however
+// the refused request came.
 func TestListenerDeadlineOfARefusal(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	bad := testkit.Request("Content-Length: 1") + "x"
@@ -101,12 +101,12 @@ func TestListenerDeadlineOfARefusal(t *testing.T) {
 		mounted, bare bool
 		begin         func(testing.TB, *testkit.Scene, *testkit.Client) *testkit.Client
 	}{
-		{name: "on the port", begin: shdSame},
-		{name: "over TLS", begin: shdSecure},
-		{name: "behind a request to Handler", begin: shdAsked},
-		{name: "by ServeHTTP", mounted: true, begin: shdSame},
-		{name: "without deadlines", bare: true, begin: shdSame},
-		{name: "over TLS without deadlines", bare: true, begin: shdSecure},
+		{name: "on the port", begin: unchanged},
+		{name: "over TLS", begin: secureClient},
+		{name: "behind a request to Handler", begin: afterOrdinaryRequest},
+		{name: "by ServeHTTP", mounted: true, begin: unchanged},
+		{name: "without deadlines", bare: true, begin: unchanged},
+		{name: "over TLS without deadlines", bare: true, begin: secureClient},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestListenerDeadlineOfARefusal(t *testing.T) {
 				accepted := testkit.AcceptAll(t, s)
 				c := s.Dial(t, tt.mounted)
 				if tt.bare {
-					c = shdDialBare(t, s.Direct)
+					c = dialWithoutDeadlines(t, s.Direct)
 				}
 				up := tt.begin(t, s, c)
 				time.Sleep(8 * time.Second)
@@ -130,8 +130,8 @@ func TestListenerDeadlineOfARefusal(t *testing.T) {
 	}
 }
 
-// A TLS layer underneath is not told of the end if the client does not read: its
-// last message would take another five seconds.
+// If the client does not read, a TLS layer below the listener is closed without
+// its last message, which would take another five seconds.
 func TestListenerDeadlineOverTLSUnderneath(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, request := range []string{testkit.Request(), "GET / HTTP/1.1\r\n\r\n", ""} {
@@ -163,7 +163,8 @@ func TestListenerDeadlineOverTLSUnderneath(t *testing.T) {
 	}
 }
 
-// A request in ServeHTTP waits for a place until then, and is told so.
+// A request in ServeHTTP waits for a place until the timeout, and is then
+// refused with a reason.
 func TestListenerDeadlineOfTheWaitForAPlace(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -186,7 +187,8 @@ func TestListenerDeadlineOfTheWaitForAPlace(t *testing.T) {
 	})
 }
 
-// The wait of a request in ServeHTTP for a place is part of its handshake.
+// The time that a request in ServeHTTP waits for a place is part of its
+// handshake.
 func TestListenerDeadlineIncludesTheWaitForAPlace(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range []struct {
@@ -206,7 +208,7 @@ func TestListenerDeadlineIncludesTheWaitForAPlace(t *testing.T) {
 				start := time.Now()
 				tt.act(t, s, waiting)
 				time.Sleep(6 * time.Second)
-				c, err := s.Accept() // which makes room
+				c, err := s.Accept() // this makes room
 				require.NoError(t, err)
 				defer testkit.Pair{Client: finished, Conn: c.(*preflight.Conn)}.Close()
 				testkit.DiscardInput(finished)
@@ -220,15 +222,16 @@ func TestListenerDeadlineIncludesTheWaitForAPlace(t *testing.T) {
 	}
 }
 
-// The clock of a handshake stops when it is finished, however long it then waits
-// for Accept, and no deadline is left behind: not of TLS, and not in its depths.
+// The timeout of a handshake stops when the handshake is finished, even if the
+// connection then waits for Accept. No deadline remains, neither on TLS nor on
+// a layer below.
 func TestListenerDeadlineEndsWithTheHandshake(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, bare := range []bool{false, true} {
 		for _, k := range testkit.Kinds {
 			name := k.Name
 			if bare {
-				// net/http interrupts its own reading by a deadline.
+				// net/http interrupts its own Read with a deadline.
 				if k.Mounted || k.Name == "tunnel behind an ordinary request" {
 					continue
 				}
@@ -240,7 +243,7 @@ func TestListenerDeadlineEndsWithTheHandshake(t *testing.T) {
 					s.Start(t)
 					c := s.Dial(t, k.Mounted)
 					if bare {
-						c = shdDialBare(t, s.Direct)
+						c = dialWithoutDeadlines(t, s.Direct)
 					}
 					time.Sleep(9 * time.Second)
 					client := k.Talk(t, s, c)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndOpen opens the layers above c, each after a pause.
-func kndOpen(t testing.TB, c *testkit.Client, header []byte, client *tls.Config, pause time.Duration) *testkit.Client {
+// openLayers opens the layers above c, and pauses before each.
+func openLayers(t testing.TB, c *testkit.Client, header []byte, client *tls.Config, pause time.Duration) *testkit.Client {
 	t.Helper()
 	if header != nil {
 		time.Sleep(pause)
@@ -31,30 +31,30 @@ func kndOpen(t testing.TB, c *testkit.Client, header []byte, client *tls.Config,
 	return &testkit.Client{Conn: tc, R: bufio.NewReader(tc), Server: c.Server}
 }
 
-// kndGreeted requires that the server can speak first, and the client then.
-func kndGreeted(t testing.TB, conn net.Conn, c *testkit.Client) {
+// requireGreeting requires that the server can speak first, and then the client.
+func requireGreeting(t testing.TB, conn net.Conn, c *testkit.Client) {
 	t.Helper()
 	testkit.Carry(t, "220 the server speaks first\r\n", conn, c.R)
 	testkit.Carry(t, "EHLO x\r\n", c, conn)
-	time.Sleep(time.Hour) // no deadline is left over
+	time.Sleep(time.Hour) // no deadline remains
 	testkit.Talk(t, c, conn)
 	go io.Copy(io.Discard, c.R) // the end of TLS is a message too
 	require.NoError(t, conn.Close())
 }
 
-// kndNest are the layers that can lie below a silent client, and the client's
-// address then.
-type kndNest struct {
+// layerStack holds the layers that can lie below a silent client, and the address
+// of the client with them.
+type layerStack struct {
 	name   string
 	header []byte
 	tls    *tls.Config
 	remote string
 }
 
-func kndNests(t testing.TB, client *tls.Config) []kndNest {
+func layerStacks(t testing.TB, client *tls.Config) []layerStack {
 	t.Helper()
 	v1, v2 := testkit.ProxyHeader(t, 1, testkit.Source), testkit.ProxyHeader(t, 2, testkit.Source6)
-	return []kndNest{
+	return []layerStack{
 		{"none", nil, nil, testkit.NetworkAddr.String()},
 		{"PROXY v1", v1, nil, testkit.Source.String()},
 		{"PROXY v2", v2, nil, testkit.Source6.String()},
@@ -64,12 +64,12 @@ func kndNests(t testing.TB, client *tls.Config) []kndNest {
 	}
 }
 
-// PlainAfter counts from the start of the innermost layer: what it takes to open
-// one is not taken from the client's time to begin the next.
+// PlainAfter counts from the start of the innermost layer. The time to open one
+// layer does not reduce the time that the client has to begin the next.
 func TestPlainAfterCountsFromTheInnermostLayer(t *testing.T) {
 	const after = 300 * time.Millisecond
 	server, client := testkit.PipeTLS(t)
-	for _, nest := range kndNests(t, client) {
+	for _, nest := range layerStacks(t, client) {
 		t.Run(nest.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
@@ -78,28 +78,28 @@ func TestPlainAfterCountsFromTheInnermostLayer(t *testing.T) {
 					Listener: n, TrustedProxies: testkit.Prefixes("192.0.2.1/32"), TLSConfig: server, PlainAfter: after,
 				})
 				accepted := testkit.AcceptAll(t, l)
-				c := kndOpen(t, n.Dial(t), nest.header, nest.tls, after-1)
+				c := openLayers(t, n.Dial(t), nest.header, nest.tls, after-1)
 				opened := time.Since(start)
 				conn := <-accepted
 				require.Equal(t, opened+after, time.Since(start))
 				require.Equal(t, nest.remote, conn.RemoteAddr().String())
 				require.Nil(t, conn.Request())
-				require.Equal(t, opened+after, time.Since(start), "RemoteAddr waits for nothing")
-				kndGreeted(t, conn, c)
+				require.Equal(t, opened+after, time.Since(start), "RemoteAddr does not wait")
+				requireGreeting(t, conn, c)
 			})
 		})
 	}
 }
 
-// A layer that has begun is not hurried, nor is a head in it: each has the whole
-// deadline, and all of them have one.
-func TestPlainAfterHurriesNoLayer(t *testing.T) {
+// PlainAfter does not shorten the time of a layer that has begun, nor of a head
+// in it. One deadline, HandshakeTimeout, applies to all of them together.
+func TestPlainAfterDoesNotApplyInsideALayer(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := testkit.ClientHello(t, client)
 	v1, v2 := testkit.ProxyHeader(t, 1, testkit.Source), testkit.ProxyHeader(t, 2, testkit.Source)
 	for name, tt := range map[string]struct {
-		sent, later string // later is sent after 8 seconds
-		plain       bool   // what is stuck at the end of the handshake
+		sent, later string // sent after 8 seconds
+		plain       bool   // a client that stalls there is delivered as plain at the end of the handshake
 	}{
 		"in PROXY v1":               {sent: string(v1[:10]), later: string(v1[10:]) + testkit.Request()},
 		"in PROXY v2":               {sent: string(v2[:20]), later: string(v2[20:]) + testkit.Request()},
@@ -132,7 +132,7 @@ func TestPlainAfterHurriesNoLayer(t *testing.T) {
 				if tt.plain {
 					require.Nil(t, (<-accepted).Request())
 				} else {
-					io.Copy(io.Discard, stuck.R) // what TLS has to say
+					io.Copy(io.Discard, stuck.R) // the bytes that TLS sends
 					synctest.Wait()
 					require.True(t, stuck.Server.Closed.Load())
 					require.Empty(t, accepted)
@@ -143,9 +143,10 @@ func TestPlainAfterHurriesNoLayer(t *testing.T) {
 	}
 }
 
-// A silent client that has to make room is handed on as plain, with its own
-// address and through all that lies below it. One that is stuck in a layer is not.
-func TestMakingRoomAmongLayers(t *testing.T) {
+// A silent client that must make room is delivered as plain, with its own
+// address and through all layers below it. A client that stalls in a layer is
+// closed.
+func TestEvictionAmongLayers(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	crowded := func(t *testing.T) (*testkit.Network, <-chan *preflight.Conn) {
 		n := testkit.NewNetwork()
@@ -153,12 +154,12 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 			Listener: n, TrustedProxies: testkit.Prefixes("192.0.2.1/32"), TLSConfig: server, MaxPending: 1,
 		}))
 	}
-	for _, nest := range kndNests(t, client) {
+	for _, nest := range layerStacks(t, client) {
 		t.Run("silent behind "+nest.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				n, accepted := crowded(t)
-				c := kndOpen(t, n.Dial(t), nest.header, nest.tls, 100*time.Millisecond)
+				c := openLayers(t, n.Dial(t), nest.header, nest.tls, 100*time.Millisecond)
 				next := n.Dial(t)
 				require.Equal(t, 101, (<-next.Ask(testkit.Request())).StatusCode)
 				require.Equal(t, time.Second, time.Since(start))
@@ -166,7 +167,7 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 				require.Nil(t, conn.Request())
 				require.Equal(t, nest.remote, conn.RemoteAddr().String())
 				testkit.Talk(t, next, <-accepted)
-				kndGreeted(t, conn, c)
+				requireGreeting(t, conn, c)
 			})
 		})
 	}
@@ -188,7 +189,7 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 				old := n.Dial(t)
 				old.Send(t, sent)
 				ended := make(chan struct{})
-				go func() { // a TCP connection has room for what TLS answers
+				go func() { // a TCP connection has buffer space for the answer of TLS
 					io.Copy(io.Discard, old.R)
 					close(ended)
 				}()
@@ -205,7 +206,7 @@ func TestMakingRoomAmongLayers(t *testing.T) {
 	}
 }
 
-// Close waits for no layer.
+// Close does not wait for a layer.
 func TestCloseAmongLayers(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := testkit.ClientHello(t, client)
@@ -223,7 +224,7 @@ func TestCloseAmongLayers(t *testing.T) {
 			c.Send(t, sent)
 			clients = append(clients, c)
 		}
-		clients = append(clients, kndOpen(t, n.Dial(t), nil, client, 0))
+		clients = append(clients, openLayers(t, n.Dial(t), nil, client, 0))
 		tunnel := n.Dial(t)
 		require.Equal(t, 101, (<-tunnel.Ask(testkit.RequestTLS)).StatusCode)
 		clients = append(clients, tunnel)
@@ -239,13 +240,13 @@ func TestCloseAmongLayers(t *testing.T) {
 	})
 }
 
-// Over a transport without deadlines the layers are bounded as well.
+// The layers are bounded on a transport without deadlines too.
 func TestLayersOverTransportWithoutDeadlines(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := testkit.ClientHello(t, client)
 	for name, tt := range map[string]struct {
 		sent string
-		tls  bool // the client speaks TLS, and asks for a tunnel of TLS in it
+		tls  bool // the client speaks TLS, and asks for a tunnel with TLS inside
 	}{
 		"in PROXY":        {sent: "PROXY TCP4"},
 		"in a hello":      {sent: string(hello[:50])},

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A handshake has one deadline. Who is late with a head is told so; who has
-// not begun one speaks something else.
+// A handshake has one deadline. A client that is too late with its head gets a
+// 408. A client that has not begun a head speaks another protocol.
 func TestListenerHandshakeTimeout(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 3 * time.Second} {
 		want := timeout
@@ -25,8 +25,8 @@ func TestListenerHandshakeTimeout(t *testing.T) {
 		}
 		for _, tt := range []struct {
 			name, sent string
-			refuse     bool // plain connections
-			status     int  // 0: closed without a word, or handed on
+			refuse     bool // delivered plain connections
+			status     int  // 0: closed without an answer, or delivered
 		}{
 			{"silent", "", false, 0},
 			{"silent, refused", "", true, 0},
@@ -52,7 +52,7 @@ func TestListenerHandshakeTimeout(t *testing.T) {
 						require.Equal(t, tt.status, a.StatusCode)
 						require.True(t, a.Close)
 						require.Equal(t, want, time.Since(start))
-						c.Ended(t) // at the latest when the time for reading the answer is over
+						c.Ended(t) // at the latest when the time for reading the answer has passed
 						require.Equal(t, want+time.Second, time.Since(start))
 					case tt.refuse:
 						c.Ended(t)
@@ -74,7 +74,7 @@ func TestListenerHandshakeTimeout(t *testing.T) {
 	}
 }
 
-// The deadline is of the whole head, not of each read.
+// The deadline applies to the whole head, not to each Read.
 func TestListenerSlowDrip(t *testing.T) {
 	head := testkit.Request()
 	for _, tt := range []struct {
@@ -117,8 +117,8 @@ func TestListenerSlowDrip(t *testing.T) {
 	}
 }
 
-// A peer that does not read cannot keep us: writing the 101 is part of the
-// handshake, and writing a refusal has a second.
+// A peer that does not read cannot occupy the listener. Writing the 101 is part
+// of the handshake, and writing a refusal may take one second.
 func TestListenerPeerThatDoesNotRead(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string
@@ -149,13 +149,14 @@ func TestListenerPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// What follows a refused head is dropped for a second, and up to 64 KiB.
+// The bytes after a refused head are discarded for one second, and up to 64
+// KiB.
 func TestListenerDrain(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
 		piece       int
 		pause       time.Duration
-		least, most int // taken
+		least, most int // discarded by the listener
 		ends        time.Duration
 	}{
 		{"much", 1000, 0, 64 << 10, 64<<10 + 2000, 0},
@@ -193,19 +194,19 @@ func TestListenerDrain(t *testing.T) {
 	}
 }
 
-// lisHalf is a connection that can be half-closed.
-type lisHalf struct {
+// halfCloseConn is a connection that can be half-closed.
+type halfCloseConn struct {
 	*testkit.NetworkConn
 	ended chan struct{}
 }
 
-func (c lisHalf) CloseWrite() error {
+func (c halfCloseConn) CloseWrite() error {
 	close(c.ended)
 	return nil
 }
 
-// The client sees the end of the answer at once, not after the time that it
-// has for reading it; and when it leaves, nothing is waited for.
+// The client sees the end of the answer at once, not after the second that it
+// has to read it. When the client leaves, the listener waits for nothing more.
 func TestListenerRefusalHalfCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -213,12 +214,12 @@ func TestListenerRefusalHalfCloses(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
 		testkit.AcceptAll(t, l)
 		ours, theirs := net.Pipe()
-		server := lisHalf{&testkit.NetworkConn{Conn: theirs}, make(chan struct{})}
+		server := halfCloseConn{&testkit.NetworkConn{Conn: theirs}, make(chan struct{})}
 		n.Backlog <- server
 		c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours)}
 		require.Equal(t, 426, (<-c.Ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n")).StatusCode)
 		<-server.ended
-		c.Send(t, "a body that nobody reads")
+		c.Send(t, "a body that is not read")
 		require.False(t, server.Closed.Load())
 		require.NoError(t, c.Close())
 		synctest.Wait()
@@ -227,8 +228,9 @@ func TestListenerRefusalHalfCloses(t *testing.T) {
 	})
 }
 
-// A client that sends all of its body before it looks still finds the answer:
-// closing on unread bytes would reset the connection and take the answer along.
+// A client that sends its whole body before it reads still finds the answer. If
+// the server closed with unread bytes, the kernel would send a reset and
+// discard the answer.
 func TestListenerRefusalSurvivesTheBody(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	accepted := testkit.AcceptAll(t, l)

@@ -22,7 +22,7 @@ type dialOptions struct {
 	lingerSeconds                                         int
 }
 
-// dialAsk asks the kernel for the options of the socket below c.
+// dialAsk reads the options of the socket below c from the kernel.
 func dialAsk(t testing.TB, c net.Conn) (o dialOptions) {
 	t.Helper()
 	for {
@@ -57,8 +57,8 @@ func dialAsk(t testing.TB, c net.Conn) (o dialOptions) {
 	return o
 }
 
-// TestDialURLSocketOptions: each option sets what it says and nothing else, on
-// the socket below TLS and the upgrade too.
+// TestDialURLSocketOptions: each option sets its own socket option and no
+// other, also on the socket below TLS and the upgrade.
 func TestDialURLSocketOptions(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	for _, scheme := range []string{"tcp", "tcps"} {
@@ -95,7 +95,7 @@ func TestDialURLSocketOptions(t *testing.T) {
 					want := unset
 					set(&want)
 					got := dial(t, options)
-					// The kernel sizes the buffers that are not set as it likes.
+					// The kernel chooses the size of buffers that are not set.
 					if want.sendBuffer == unset.sendBuffer {
 						got.sendBuffer = want.sendBuffer
 					}
@@ -109,7 +109,7 @@ func TestDialURLSocketOptions(t *testing.T) {
 	}
 }
 
-// TestDialURLLingerOff: -1 turns off what NetDialer has turned on.
+// TestDialURLLingerOff: -1 turns off the option that NetDialer has turned on.
 func TestDialURLLingerOff(t *testing.T) {
 	address := dialEcho(t, nil)
 	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -127,8 +127,8 @@ func TestDialURLLingerOff(t *testing.T) {
 	}
 }
 
-// TestDialBoundsTheKernel: a connect that gets no answer ends with
-// HandshakeTimeout, or tcp_connecttimeout, by an address as by a name.
+// TestDialBoundsTheKernel: a connect without an answer ends after
+// HandshakeTimeout, or tcp_connecttimeout, for an address and for a name.
 func TestDialBoundsTheKernel(t *testing.T) {
 	address := dialBlackHole(t)
 	_, port, err := net.SplitHostPort(address)
@@ -160,7 +160,7 @@ func TestDialBoundsTheKernel(t *testing.T) {
 					op, ok := err.(*net.OpError)
 					require.True(t, ok, "%T", err)
 					require.True(t, op.Timeout())
-					require.NotErrorIs(t, err, syscall.ETIMEDOUT, "the kernel's own end, after minutes")
+					require.NotErrorIs(t, err, syscall.ETIMEDOUT, "the timeout of the kernel, after minutes")
 					require.ErrorContains(t, err, "dial tcp 127.0.0.1:"+port)
 				})
 			}
@@ -168,13 +168,13 @@ func TestDialBoundsTheKernel(t *testing.T) {
 	}
 }
 
-// dialLocalhost resolves by the file of hosts alone.
+// dialLocalhost resolves names with the hosts file only.
 var dialLocalhost = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 	return nil, errors.New("asked a server for localhost")
 }}
 
-// dialBlackHole is an address of which the kernel ignores what would open a
-// connection, because the backlog of the listener is full.
+// dialBlackHole returns an address where the kernel drops the packets that open
+// a connection, because the backlog of the listener is full.
 func dialBlackHole(t testing.TB) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -185,14 +185,14 @@ func dialBlackHole(t testing.TB) string {
 	name, err := syscall.Getsockname(fd)
 	require.NoError(t, err)
 	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
-	c, err := net.Dial("tcp", address) // the one that has room
+	c, err := net.Dial("tcp", address) // the one connection that has room
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return address
 }
 
-// TestDialURLBinds to an address, and to a port of it. The caller's Dialer is
-// left as it was.
+// TestDialURLBinds binds to an address, and to a port of it. The caller's
+// Dialer is not changed.
 func TestDialURLBinds(t *testing.T) {
 	free, err := net.Listen("tcp", "127.0.0.2:0")
 	require.NoError(t, err)
@@ -217,7 +217,8 @@ func TestDialURLBinds(t *testing.T) {
 						served <- c.RemoteAddr()
 						c.Close()
 					}()
-					// Reset at the end, so that the port is free again at once.
+					// It ends with a reset, so that the port is free again at
+					// once.
 					conn, err := d.DialURL(t.Context(), fmt.Sprintf("tcp://%s/?http_preflight=%s&tcp_linger=0&bind=%s", ln.Addr(), upgraded, bind))
 					require.NoError(t, err)
 					if upgraded == "false" {

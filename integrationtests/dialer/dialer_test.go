@@ -23,8 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dialServe answers one upgrade request and hands it to the channel, which is
-// buffered.
+// dialServe answers one upgrade request and sends it to the channel, which must
+// be buffered.
 func dialServe(c net.Conn, got chan<- *http.Request) {
 	r, err := http.ReadRequest(bufio.NewReader(c))
 	if err != nil {
@@ -35,7 +35,7 @@ func dialServe(c net.Conn, got chan<- *http.Request) {
 	got <- r
 }
 
-// TestDialer goes through a listener of this package and back.
+// TestDialer dials a listener of this package and exchanges bytes with it.
 func TestDialer(t *testing.T) {
 	ln := testkit.Listen(t, &preflight.PreflightListener{Protocols: []string{"tcp", "amps/1"}})
 	testkit.ServeEcho(t, ln)
@@ -68,8 +68,9 @@ func TestDialer(t *testing.T) {
 	}
 }
 
-// TestDialerBadConfiguration is an error before anything is dialed, which names
-// what is wrong and no value of a field, for that may be a secret.
+// TestDialerBadConfiguration: a bad setting is an error before anything is
+// dialed. The error names the setting, and it never contains the value of a
+// field, because that may be a secret.
 func TestDialerBadConfiguration(t *testing.T) {
 	type test struct {
 		d     preflight.PreflightDialer
@@ -112,7 +113,7 @@ func TestDialerBadConfiguration(t *testing.T) {
 		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Header: http.Header{
 			"A": {"s3cr3t"}, "B": {"s3cr3t\x00"}, "C": {"s3cr3t\x00"}, "Expect": {"s3cr3t"}, "X Y": {"s3cr3t"},
 		}}
-		for range 50 { // maps have no order
+		for range 50 { // the order of a map is random
 			_, err := d.Dial("tcp", "edge.example:80")
 			require.ErrorContains(t, err, "field B ")
 			testkit.RequireNoSecret(t, err)
@@ -132,8 +133,8 @@ func TestDialerBadConfiguration(t *testing.T) {
 	})
 }
 
-// TestDialerGoodConfiguration has what looks unusual and is in order, and what
-// the tunnel tells about it afterwards.
+// TestDialerGoodConfiguration has settings that are unusual and valid, and what
+// the connection reports about them afterwards.
 func TestDialerGoodConfiguration(t *testing.T) {
 	for _, d := range []preflight.PreflightDialer{
 		{Path: "//a//b/"}, {Path: "/?"}, {Path: "/a?b=c?d/e"}, {Path: "/%00%fF"}, {Path: "/a[b]|c\"<>{}`^\\"}, {Path: "/:@!$&'()*+,;=~"},
@@ -159,8 +160,8 @@ func TestDialerGoodConfiguration(t *testing.T) {
 	}
 }
 
-// TestDialerHost: the Host field is that of the dialed address, in the form
-// that HTTP gives it.
+// TestDialerHost: the Host field is that of the dialed address, in the form of
+// HTTP.
 func TestDialerHost(t *testing.T) {
 	for _, test := range []struct{ network, address, host string }{
 		{"tcp", "edge.example:8080", "edge.example:8080"},
@@ -178,7 +179,7 @@ func TestDialerHost(t *testing.T) {
 		{"tcp", ":8080", "localhost:8080"},
 		{"unix", "/run/edge.sock", "localhost"},
 		{"unix", "@abstract", "localhost"},
-		{"tcp", "bufnet", "bufnet"}, // what a NetDialer of one's own may understand
+		{"tcp", "bufnet", "bufnet"}, // a custom NetDialer may understand these
 	} {
 		t.Run(test.network+" "+test.address, func(t *testing.T) {
 			for _, host := range []string{"", "other.example"} {
@@ -216,8 +217,9 @@ func TestDialerUnixSocket(t *testing.T) {
 	require.NoError(t, conn.Close())
 }
 
-// TestDialerThroughDialer: a dialer is a NetDialer, so that a tunnel may lead to
-// the next proxy. What each server says at once arrives where it belongs.
+// TestDialerThroughDialer: a PreflightDialer is a NetDialer, so a tunnel can
+// lead to the next proxy. Bytes that each server sends at once arrive at the
+// right place.
 func TestDialerThroughDialer(t *testing.T) {
 	outer := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone,
 		Path: "/first",
@@ -225,11 +227,11 @@ func TestDialerThroughDialer(t *testing.T) {
 			got := make(chan *http.Request, 2)
 			dialServe(c, got)
 			if r := <-got; r == nil || r.RequestURI != "/first" {
-				t.Error("the first request does not come first")
+				t.Error("the first request must come first")
 			}
 			dialServe(c, got)
 			if r := <-got; r == nil || r.RequestURI != "/second" {
-				t.Error("the second request does not come second")
+				t.Error("the second request must come second")
 			}
 			io.WriteString(c, "banner")
 		}},
@@ -244,7 +246,7 @@ func TestDialerThroughDialer(t *testing.T) {
 	require.Equal(t, "/first", below.Request().RequestURI)
 }
 
-// TestDialerConcurrently shares one dialer, whose fields nobody may write to.
+// TestDialerConcurrently shares one dialer. Nothing may write to its fields.
 func TestDialerConcurrently(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	inner := testkit.ListenTCP(t)
@@ -272,7 +274,8 @@ func TestDialerReturnsErrorOfNetDialer(t *testing.T) {
 	require.Same(t, broken, err)
 }
 
-// TestDialerClosesWhatItOpened, whatever went wrong.
+// TestDialerClosesWhatItOpened: the dialer closes its connection after every
+// kind of failure.
 func TestDialerClosesWhatItOpened(t *testing.T) {
 	answers := map[string]string{
 		"refusal":      "HTTP/1.1 403 No\r\n\r\n",
@@ -310,10 +313,10 @@ func TestDialerClosesWhatItOpened(t *testing.T) {
 	})
 }
 
-// TestDialerLeavesNothingOfRefusals: a dialer built on http.Transport keeps a
-// connection and three goroutines for each upgrade that was refused. TestMain
-// counts the goroutines.
-func TestDialerLeavesNothingOfRefusals(t *testing.T) {
+// TestDialerLeaksNothingAfterRefusals: a dialer built on http.Transport leaks a
+// connection and three goroutines for each refused upgrade. TestMain counts the
+// goroutines.
+func TestDialerLeaksNothingAfterRefusals(t *testing.T) {
 	ln := testkit.ListenTCP(t)
 	const refusals = 50
 	left := make(chan error, refusals)
@@ -326,7 +329,7 @@ func TestDialerLeavesNothingOfRefusals(t *testing.T) {
 			}
 			testkit.ReadRequest(c)
 			io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nno you")
-			_, err = c.Read(make([]byte, 1)) // EOF, as soon as the client has closed
+			_, err = c.Read(make([]byte, 1)) // EOF as soon as the client has closed
 			left <- err
 			c.Close()
 		}
@@ -338,8 +341,8 @@ func TestDialerLeavesNothingOfRefusals(t *testing.T) {
 	}
 }
 
-// TestDialerStalls: TestUpgradeStalls for the whole of what a dialer does, TLS
-// included. What it opened is closed at the end.
+// TestDialerStalls is TestUpgradeStalls for all steps of a dial, including TLS.
+// The connection is closed at the end.
 func TestDialerStalls(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	toTLS := func(c net.Conn) net.Conn {
@@ -396,8 +399,8 @@ func TestDialerStalls(t *testing.T) {
 	}
 }
 
-// TestDialerTimeout: it begins when NetDialer has returned, and there is one for
-// TLS and the upgrade together.
+// TestDialerTimeout: the timeout begins when NetDialer has returned. One
+// timeout applies to TLS and the upgrade together.
 func TestDialerTimeout(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	t.Run("from the end of dialing", func(t *testing.T) {

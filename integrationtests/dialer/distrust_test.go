@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A panic of NetDialer reaches the caller, whichever family it dials. On a goroutine of
-// the library it would end the process.
+// A panic of NetDialer reaches the caller, for either address family. On a
+// goroutine of the library it would end the process.
 func TestPreferPanicReachesTheCaller(t *testing.T) {
 	for _, when := range []string{"tcp4", "tcp6"} {
 		d := &preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -33,7 +33,8 @@ func TestPreferPanicReachesTheCaller(t *testing.T) {
 	}
 }
 
-// timedOut is a transport whose peer is dead, as keep-alive or TCP_USER_TIMEOUT finds out.
+// timedOut is a transport whose peer is dead. Keep-alive or TCP_USER_TIMEOUT
+// reports that.
 type timedOut struct{ net.Conn }
 
 func (timedOut) Read([]byte) (int, error) {
@@ -42,7 +43,8 @@ func (timedOut) Read([]byte) (int, error) {
 
 func (timedOut) Write(b []byte) (int, error) { return len(b), nil }
 
-// The timeout of a transport is not that of the handshake: the cause stays.
+// A timeout of the transport is not reported as a timeout of the handshake. The
+// error keeps its cause.
 func TestDialerTransportTimesOut(t *testing.T) {
 	c, peer := net.Pipe()
 	defer peer.Close()
@@ -67,7 +69,7 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	return nil, errors.New("no more")
 }
 
-// A silent connection whose peer is dead is not handed on as plain.
+// A silent connection whose peer is dead is not delivered as plain.
 func TestListenerTransportTimesOut(t *testing.T) {
 	c, peer := net.Pipe()
 	defer peer.Close()
@@ -82,14 +84,15 @@ func TestListenerTransportTimesOut(t *testing.T) {
 		}
 		close(got)
 	}()
-	_, err := peer.Read(make([]byte, 1)) // until the listener closes it
+	_, err := peer.Read(make([]byte, 1)) // blocks until the listener closes it
 	require.Error(t, err)
 	close(inner.conns)
 	conn, ok := <-got
-	require.False(t, ok, "%v was handed on", conn)
+	require.False(t, ok, "%v was delivered", conn)
 }
 
-// The refusal in the cause of a context is another one's, however an error is asked for it.
+// A StatusError in the cause of a context belongs to another request. errors.As
+// does not find it, not even by one of its methods.
 func TestContextCauseHidesARefusal(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(fmt.Errorf("given up: %w", &preflight.StatusError{StatusCode: 403}))

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// echoAnswers are answers that say something, wherever one can.
+// echoAnswers are answers that repeat echo, in each place where an answer can.
 func echoAnswers(echo string) map[string]string {
 	return map[string]string{
 		"bare":               echo,
@@ -42,8 +42,8 @@ func echoAnswers(echo string) map[string]string {
 	}
 }
 
-// What a server repeats of a request does not reach an error, nor what it has
-// decoded of it, in whatever case and however it is cut.
+// An error contains nothing that a server repeats from the request, also if the
+// server decoded it, changed its case or cut it.
 func TestErrorsRepeatNoSecret(t *testing.T) {
 	header := http.Header{
 		"Authorization": {"Basic bWUubXlzZWxmOlMzY3IzdC1wYXNz"}, // me.myself:S3cr3t-pass
@@ -78,12 +78,12 @@ func TestErrorsRepeatNoSecret(t *testing.T) {
 	}
 }
 
-// Nor what a forward proxy repeats of its own credentials.
+// The same holds for the credentials that a forward proxy repeats.
 func TestErrorsRepeatNoSecretOfTheForwardProxy(t *testing.T) {
 	for _, echo := range []string{"s3cr3t-pass", "me.myself:s3cr3t-pass", "bWUubXlzZWxmOnMzY3IzdC1wYXNz"} {
 		for name, answer := range echoAnswers(echo) {
 			if name == "phrase of a 101" || name == "token" || name == "Preflight-Tunnel" {
-				continue // to a CONNECT these are refusals like any other
+				continue // in the answer to a CONNECT, these are refusals like any other
 			}
 			t.Run(name+" "+echo, func(t *testing.T) {
 				peer := &testkit.DialPeer{T: t, Peer: testkit.Say(answer, func(c net.Conn) { c.Close() })}
@@ -97,8 +97,8 @@ func TestErrorsRepeatNoSecretOfTheForwardProxy(t *testing.T) {
 	}
 }
 
-// What is no echo is shown, because it may explain the error.
-func TestErrorsShowWhatIsNoEcho(t *testing.T) {
+// Text that repeats nothing is shown, because it may explain the error.
+func TestErrorsShowTextThatIsNoEcho(t *testing.T) {
 	for answer, shown := range map[string]string{
 		"HTTP/1.1 403 Quota exceeded\r\n\r\n":                         "answered 403 Quota exceeded: ",
 		"HTTP/1.1 403 \u202eevil\u009b\r\n\r\n":                       `answered 403 \u202eevil\u009b: `,
@@ -116,11 +116,12 @@ func TestErrorsShowWhatIsNoEcho(t *testing.T) {
 	}
 }
 
-// The host of a redirect is shown unless it is an echo. Host is no secret.
+// The host of a redirect is shown unless it repeats a secret. Host is not a
+// secret.
 func TestStatusErrorRedirectEcho(t *testing.T) {
 	for host, shown := range map[string]bool{
 		"login.example":          true,
-		"edge.example":           true, // which is Host
+		"edge.example":           true, // this is Host
 		"s3cr3t.example":         false,
 		"S3CR3T":                 false,
 		"x-s3cr3t-y.example:443": false,
@@ -137,7 +138,7 @@ func TestStatusErrorRedirectEcho(t *testing.T) {
 	}
 }
 
-// What a certificate says cannot reach a terminal.
+// The text of a certificate cannot send control characters to a terminal.
 func TestErrorsArePrintable(t *testing.T) {
 	ca := fwdNewCA(t)
 	const name = "edge\x1b[2J\x07.example"

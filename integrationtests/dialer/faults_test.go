@@ -19,9 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A refusal ends the dial although NetDialer's connection is a TLS layer whose
-// peer has ceased to read: closing that would write a last message, for which
-// crypto/tls waits five seconds, and for ever where there are no deadlines.
+// A refusal ends the dial at once, also if NetDialer's connection is a TLS
+// layer whose peer no longer reads. Closing that layer would write a last
+// message. crypto/tls waits five seconds for that, and for ever without
+// deadlines.
 func TestDialerWaitsForNoLayerBelow(t *testing.T) {
 	ca := fwdNewCA(t)
 	server := ca.server("edge.example")
@@ -64,8 +65,7 @@ func TestDialerWaitsForNoLayerBelow(t *testing.T) {
 	}
 }
 
-// What the wrong protocol is answered with names the setting of the hop that it is
-// about.
+// If a hop speaks the wrong protocol, the error names the setting of that hop.
 func TestForwardProxyOfTheWrongProtocol(t *testing.T) {
 	for _, tt := range []struct {
 		name, scheme, answer, hint string
@@ -90,7 +90,7 @@ func TestForwardProxyOfTheWrongProtocol(t *testing.T) {
 	}
 }
 
-// NO_PROXY is about the address that the proxy would be asked for.
+// NO_PROXY is compared with the address that the proxy would connect to.
 func TestForwardProxyIsChosenByTheAuthority(t *testing.T) {
 	for address, authority := range map[string]string{":80": "localhost:80", "edge.example:http": "edge.example:80", "[fe80::1%lo]:80": "[fe80::1]:80"} {
 		asked, heads := "", make(chan string, 1)
@@ -121,7 +121,7 @@ func TestForwardProxyAddressKeepsItsSecret(t *testing.T) {
 	require.Empty(t, n.dialed)
 }
 
-// The phrase of an answer is the peer's choice, and goes into logs.
+// The peer chooses the reason phrase, and the phrase goes into logs.
 func TestStatusErrorIsBounded(t *testing.T) {
 	for _, phrase := range []string{strings.Repeat("x", 60_000), strings.Repeat("é", 30_000), "\xff\xfe"} {
 		_, err := testkit.UpgradeAnswered(t, "HTTP/1.1 403 "+phrase+"\r\n\r\n", false)
@@ -132,8 +132,8 @@ func TestStatusErrorIsBounded(t *testing.T) {
 	}
 }
 
-// A callback that panics leaves no connection behind, also where nothing bounds
-// the handshake.
+// If a callback panics, the connection is closed, also if nothing bounds the
+// handshake.
 func TestDialerClosesWhereACallbackPanics(t *testing.T) {
 	ca := fwdNewCA(t)
 	address := fwdServe(t, fwdSecure(ca.server("edge.example"), fwdEcho))
@@ -154,7 +154,8 @@ func TestDialerClosesWhereACallbackPanics(t *testing.T) {
 	}
 }
 
-// A bad field is an error before anything is dialed, also without an upgrade.
+// A bad field is an error before anything is dialed, also if the URL asks for
+// no upgrade.
 func TestDialURLPlainChecksHeader(t *testing.T) {
 	n := new(fwdNet)
 	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: n, Header: http.Header{"X": {"a\r\nb"}}}

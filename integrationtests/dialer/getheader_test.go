@@ -21,8 +21,8 @@ import (
 
 const fwdOpens = "HTTP/1.1 200 OK\r\n\r\n" // the answer to CONNECT
 
-// fwdAnswers is a server that gives each connection the next answer, the last
-// one for ever, and records the heads.
+// fwdAnswers is a server that gives each connection the next answer, and
+// repeats the last one. It records the heads.
 func fwdAnswers(t testing.TB, heads chan<- string, answers ...string) string {
 	t.Helper()
 	var n atomic.Int32
@@ -41,20 +41,20 @@ func fwdAnswers(t testing.TB, heads chan<- string, answers ...string) string {
 	})
 }
 
-// TestGetHeaderReplaces: its fields stand in place of those of the same name,
-// and it gets the context of the dial.
+// TestGetHeaderReplaces: the fields of GetHeader replace those of the same
+// name. GetHeader gets the context of the dial.
 func TestGetHeaderReplaces(t *testing.T) {
 	for name, test := range map[string]struct {
 		header, fresh http.Header
-		want          string // the lines behind Upgrade
+		want          string // the lines after Upgrade
 	}{
-		"nil":            {http.Header{"X-A": {"1"}}, nil, "X-A: 1\r\n"},
-		"empty":          {http.Header{"X-A": {"1"}}, http.Header{}, "X-A: 1\r\n"},
-		"nil beside nil": {nil, nil, ""},
-		"alone":          {nil, http.Header{"X-A": {"1", "2"}}, "X-A: 1\r\nX-A: 2\r\n"},
-		"replaces":       {http.Header{"X-A": {"1", "2"}, "X-B": {"3"}}, http.Header{"X-A": {"4"}}, "X-A: 4\r\nX-B: 3\r\n"},
-		"without case":   {http.Header{"x-A": {"1"}, "X-A": {"2"}}, http.Header{"X-a": {"4"}}, "X-a: 4\r\n"},
-		"removes":        {http.Header{"X-A": {"1"}, "X-B": {"3"}}, http.Header{"x-a": nil}, "X-B: 3\r\n"},
+		"nil":             {http.Header{"X-A": {"1"}}, nil, "X-A: 1\r\n"},
+		"empty":           {http.Header{"X-A": {"1"}}, http.Header{}, "X-A: 1\r\n"},
+		"both nil":        {nil, nil, ""},
+		"alone":           {nil, http.Header{"X-A": {"1", "2"}}, "X-A: 1\r\nX-A: 2\r\n"},
+		"replaces":        {http.Header{"X-A": {"1", "2"}, "X-B": {"3"}}, http.Header{"X-A": {"4"}}, "X-A: 4\r\nX-B: 3\r\n"},
+		"case is ignored": {http.Header{"x-A": {"1"}, "X-A": {"2"}}, http.Header{"X-a": {"4"}}, "X-a: 4\r\n"},
+		"removes":         {http.Header{"X-A": {"1"}, "X-B": {"3"}}, http.Header{"x-a": nil}, "X-B: 3\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			heads := make(chan string, 2)
@@ -76,8 +76,9 @@ func TestGetHeaderReplaces(t *testing.T) {
 	}
 }
 
-// TestGetHeaderRefused: after a 401 or 407, and nothing else, it is asked once
-// more, and the dial is tried once more on a new connection.
+// TestGetHeaderRefused: after a 401 or 407, and after no other status,
+// GetHeader is called once more and the dial is tried once more on a new
+// connection.
 func TestGetHeaderRefused(t *testing.T) {
 	const (
 		bad401 = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error=\"expired\"\r\nContent-Length: 3\r\n\r\nold"
@@ -85,7 +86,7 @@ func TestGetHeaderRefused(t *testing.T) {
 	)
 	for name, test := range map[string]struct {
 		answers     []string
-		code        int // of the error, 0 for none
+		code        int // of the error; 0: no error
 		connections int
 	}{
 		"401, then 101": {[]string{bad401, testkit.UpgradeAnswer}, 0, 2},
@@ -149,7 +150,8 @@ func TestGetHeaderRefused(t *testing.T) {
 		require.Equal(t, 401, testkit.StatusError(t, err).StatusCode)
 		network.closed(t, 1)
 	})
-	// DialURL without an upgrade has one refusal to expect: that of the forward proxy.
+	// DialURL without an upgrade can meet only one refusal, that of the forward
+	// proxy.
 	t.Run("407 of DialURL without an upgrade", func(t *testing.T) {
 		heads, network := make(chan string, 2), &fwdNet{}
 		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: network, Proxy: fwdBy(t, "http://"+fwdAnswers(t, heads, bad407, fwdOpens))}
@@ -164,11 +166,12 @@ func TestGetHeaderRefused(t *testing.T) {
 	})
 }
 
-// TestGetHeaderFails: its error ends the dial, in the first and the second
-// attempt, whatever it wraps; and so does a field that it may not return.
+// TestGetHeaderFails: an error of GetHeader ends the dial, in the first and in
+// the second attempt. It does not matter what the error wraps. A field that
+// GetHeader may not return ends it too.
 func TestGetHeaderFails(t *testing.T) {
 	errGone := errors.New("the token service is down")
-	// A token service that has refused by itself is no refusal of this dial.
+	// A token service that refuses is not a refusal of this dial.
 	refusal := fmt.Errorf("token service: %w", &preflight.StatusError{StatusCode: 401})
 	for name, fail := range map[string]struct {
 		header http.Header
@@ -206,8 +209,8 @@ func TestGetHeaderFails(t *testing.T) {
 	}
 }
 
-// TestGetHeaderConcurrently: a hundred dials, in the middle of which the token
-// expires; who comes with the old one is refused once.
+// TestGetHeaderConcurrently: the token expires in the middle of a hundred
+// dials. Each dial with the old token is refused once.
 func TestGetHeaderConcurrently(t *testing.T) {
 	const dials = 100
 	var current, served atomic.Int32

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A momContext ends in the moment in which crypto/tls has done with it, and nobody
-// else has.
-type momContext struct {
+// An endingContext ends at the moment when crypto/tls has stopped its watch on
+// the context and every other watch still runs.
+type endingContext struct {
 	context.Context
 	mu    sync.Mutex
 	done  chan struct{}
@@ -27,9 +27,9 @@ type momContext struct {
 	funcs map[int]func()
 }
 
-func (c *momContext) Done() <-chan struct{} { return c.done }
+func (c *endingContext) Done() <-chan struct{} { return c.done }
 
-func (c *momContext) Err() error {
+func (c *endingContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
@@ -38,8 +38,9 @@ func (c *momContext) Err() error {
 	return nil
 }
 
-// AfterFunc is what package context calls for whatever is to end with c.
-func (c *momContext) AfterFunc(f func()) (stop func() bool) {
+// AfterFunc is called by package context for each function that must run when c
+// ends.
+func (c *endingContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	own := len(c.funcs)
@@ -63,14 +64,13 @@ func (c *momContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// The context may end in the very moment in which the handshake of the TLS inside
-// the tunnel has come to its end. The connection is then being closed, and must
-// not be returned.
-func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
+// The context may end at the moment when the TLS handshake inside the tunnel
+// has finished. The connection is then being closed, and must not be returned.
+func TestDialerContextEndsAfterTheLastHandshake(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
 	testkit.ServeEcho(t, l)
-	ctx := &momContext{Context: t.Context(), done: make(chan struct{}), funcs: make(map[int]func())}
+	ctx := &endingContext{Context: t.Context(), done: make(chan struct{}), funcs: make(map[int]func())}
 	d := preflight.PreflightDialer{
 		TunnelTLSConfig: client, HandshakeTimeout: -1,
 		NetDialer: testkit.DialFunc(func(_ context.Context, network, address string) (net.Conn, error) { return net.Dial(network, address) }),
@@ -82,25 +82,25 @@ func TestDialerContextEndsBehindTheLastHandshake(t *testing.T) {
 	require.Nil(t, c)
 }
 
-// wrtConn is a transport on which a write fails when a part of it has arrived, and
-// from which an answer may be read.
-type wrtConn struct {
+// failingWriteConn is a transport whose Write fails after a part of the bytes has
+// arrived. Its Read may still return an answer.
+type failingWriteConn struct {
 	net.Conn
 	arrives int
 }
 
-func (c wrtConn) Write(b []byte) (int, error) {
+func (c failingWriteConn) Write(b []byte) (int, error) {
 	n, _ := c.Conn.Write(b[:min(c.arrives, len(b))])
 	return n, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
 
-// A proxy may answer, and close, before it has read the whole request. That answer
-// says more than the failed write, if it is a refusal; nothing else can be one to a
-// request that was not sent.
+// A proxy may answer and close before it has read the whole request. If that
+// answer is a refusal, it says more than the failed write. Any other answer
+// cannot belong to a request that was not sent.
 func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 	for _, tt := range []struct {
 		answer string
-		status int // 0: the write is what failed
+		status int // 0: the error is that of the write
 	}{
 		{"HTTP/1.1 431 Too Large\r\nContent-Length: 5\r\n\r\nlarge", 431},
 		{"HTTP/1.1 302 Found\r\nLocation: https://there.example/\r\n\r\n", 302},
@@ -120,7 +120,7 @@ func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 				d := preflight.PreflightDialer{
 					NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 						c, err := peer.DialContext(ctx, network, address)
-						return wrtConn{c, 10}, err
+						return failingWriteConn{c, 10}, err
 					}),
 					Header: map[string][]string{"X-Long": {strings.Repeat("x", 1000)}},
 				}
@@ -142,7 +142,7 @@ func TestDialerAnswerWhileTheRequestIsWritten(t *testing.T) {
 	}
 }
 
-// For such an answer the dial waits a second, and not for its whole time.
+// The dial waits one second for such an answer, not the whole timeout.
 func TestDialerWaitsBrieflyForAnAnswerToAFailedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := make(chan struct{})
@@ -152,7 +152,7 @@ func TestDialerWaitsBrieflyForAnAnswerToAFailedWrite(t *testing.T) {
 		}}
 		d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := peer.DialContext(ctx, network, address)
-			return wrtConn{c, 10}, err
+			return failingWriteConn{c, 10}, err
 		})}
 		start := time.Now()
 		_, err := d.Dial("tcp", "edge.example:80")

@@ -22,7 +22,7 @@ func TestDialerHostWithTLS(t *testing.T) {
 		"edge.example:8443":  "edge.example:8443",
 		"[::1]:443":          "[::1]",
 	} {
-		for _, own := range []string{"", "edge.example:443"} { // whose port is the user's
+		for _, own := range []string{"", "edge.example:443"} { // the port is the user's
 			got := make(chan *http.Request, 1)
 			d := preflight.PreflightDialer{TLSConfig: server.Client(), Host: own, NetDialer: &testkit.DialPeer{T: t, Peer: func(c net.Conn) {
 				dialServe(tls.Server(c, server.Config), got)
@@ -37,8 +37,9 @@ func TestDialerHostWithTLS(t *testing.T) {
 	}
 }
 
-// TestDialerServerName: TLS to the proxy expects the name of TLSConfig, else
-// that of Host, else that of the address. Below it stays with the caller.
+// TestDialerServerName: the certificate of the proxy is verified for the name
+// in TLSConfig, else for Host, else for the address. The caller's TLSConfig is
+// not changed.
 func TestDialerServerName(t *testing.T) {
 	for name, test := range map[string]struct {
 		own, host, network, address string
@@ -83,7 +84,7 @@ func TestDialerServerName(t *testing.T) {
 	}
 }
 
-// TestDialURLServerName: sni is the name for TLS, whatever Host and the address are.
+// TestDialURLServerName: sni is the name for TLS, for any Host and any address.
 func TestDialURLServerName(t *testing.T) {
 	for _, own := range []string{"", "edge.example"} {
 		for _, upgraded := range []string{"0", "1"} {
@@ -105,8 +106,9 @@ func TestDialURLServerName(t *testing.T) {
 	}
 }
 
-// TestDialerInternationalNames: what is dialed, Host, TLS and CONNECT have one
-// name, the one that DNS knows, in whatever case it was written.
+// TestDialerInternationalNames: the dialed address, Host, TLS and CONNECT use
+// one name, in the form of DNS. The case in which it was written does not
+// matter.
 func TestDialerInternationalNames(t *testing.T) {
 	const ascii = "xn--bcher-kva.example"
 	ca := fwdNewCA(t)
@@ -157,8 +159,8 @@ func TestDialerInternationalNames(t *testing.T) {
 			require.Contains(t, fwdNext(t, heads), "\r\nHost: "+ascii+":8443\r\n")
 		})
 	}
-	// The address of a Unix socket is a path, and that of a NetDialer of one's
-	// own may be anything.
+	// The address of a Unix socket is a path, and the address for a custom
+	// NetDialer may be anything.
 	for network, address := range map[string]string{"unix": "bücher.sock", "tcp": "b ü.sock"} {
 		peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { dialServe(c, make(chan *http.Request, 1)) }}
 		d := preflight.PreflightDialer{NetDialer: peer, Host: "edge.example"}
@@ -168,7 +170,7 @@ func TestDialerInternationalNames(t *testing.T) {
 	}
 }
 
-// TestClientInternationalName is that for Client.
+// TestClientInternationalName is the same test for Client.
 func TestClientInternationalName(t *testing.T) {
 	for _, req := range []*http.Request{
 		{URL: &url.URL{Host: "bücher.example:8080"}},

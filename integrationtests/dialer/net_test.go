@@ -18,8 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestDialerNetworks: what is no stream is an error before anything is dialed. A
-// network that package net does not know is the affair of a NetDialer of one's own.
+// TestDialerNetworks: a network that is not a stream is an error before
+// anything is dialed. A network that package net does not know is passed to a
+// custom NetDialer.
 func TestDialerNetworks(t *testing.T) {
 	never := func(*http.Request) (*url.URL, error) { return nil, errors.New("Proxy was asked") }
 	for _, network := range []string{"udp", "udp4", "udp6", "ip", "ip:icmp", "ip4:1", "ip6:ipv6-icmp", "unixgram", "unixpacket"} {
@@ -43,12 +44,12 @@ func TestDialerNetworks(t *testing.T) {
 	}
 }
 
-// TestDialerDistrustsNetDialer: nothing of what a NetDialer is, or returns, is a
+// TestDialerDistrustsNetDialer: no value that NetDialer has or returns causes a
 // panic.
 func TestDialerDistrustsNetDialer(t *testing.T) {
 	dials := map[string]func(*preflight.PreflightDialer) (net.Conn, error){
 		"Dial": func(d *preflight.PreflightDialer) (net.Conn, error) { return d.Dial("tcp", "edge.example:80") },
-		"by a proxy": func(d *preflight.PreflightDialer) (net.Conn, error) {
+		"through a proxy": func(d *preflight.PreflightDialer) (net.Conn, error) {
 			at := *d
 			at.Proxy = fwdBy(t, "http://proxy.example")
 			return at.Dial("tcp", "edge.example:80")
@@ -67,7 +68,7 @@ func TestDialerDistrustsNetDialer(t *testing.T) {
 	for name, dial := range dials {
 		for _, nothing := range []net.Conn{nil, (*net.TCPConn)(nil), (*preflight.Conn)(nil), dialNothing(nil)} {
 			if name == "?bind=127.0.0.1" {
-				continue // which needs a *net.Dialer
+				continue // it needs a *net.Dialer
 			}
 			t.Run(fmt.Sprintf("%s/returns %T", name, nothing), func(t *testing.T) {
 				d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) { return nothing, nil })}
@@ -108,16 +109,16 @@ func (c dialNothing) SetReadDeadline(t time.Time) error { return c["x"].SetReadD
 
 func (c dialNothing) SetWriteDeadline(t time.Time) error { return c["x"].SetWriteDeadline(t) }
 
-// TestForwardProxyDistrusted: a URL that Proxy returns and that makes no sense is
-// an error before anything is dialed.
+// TestForwardProxyDistrusted: if Proxy returns an invalid URL, the dial fails
+// before anything is dialed.
 func TestForwardProxyDistrusted(t *testing.T) {
 	long := string(make([]byte, 256))
 	for name, u := range map[string]*url.URL{
 		"zero":              {},
 		"path alone":        {Path: "/proxy"},
 		"opaque":            {Scheme: "http", Opaque: "proxy:80"},
-		"no name":           {Scheme: "http", Host: ":80"},
-		"port that is none": {Scheme: "http", Host: "proxy:http"},
+		"no host name":      {Scheme: "http", Host: ":80"},
+		"invalid port":      {Scheme: "http", Host: "proxy:http"},
 		"port too large":    {Scheme: "http", Host: "proxy:65536"},
 		"space":             {Scheme: "http", Host: "pro xy"},
 		"line break":        {Scheme: "http", Host: "proxy\r\nX: y"},
@@ -137,8 +138,9 @@ func TestForwardProxyDistrusted(t *testing.T) {
 	}
 }
 
-// TestDialerBoundsTheConnect: without a deadline of the context, HandshakeTimeout
-// bounds NetDialer, and the handshake behind it has as much time again.
+// TestDialerBoundsTheConnect: without a deadline in the context,
+// HandshakeTimeout bounds NetDialer. The handshake after it has the same time
+// again.
 func TestDialerBoundsTheConnect(t *testing.T) {
 	const url = "tcp://edge.example:80/?http_preflight=1"
 	none := func(ctx context.Context) (context.Context, context.CancelFunc) { return ctx, func() {} }
@@ -148,7 +150,7 @@ func TestDialerBoundsTheConnect(t *testing.T) {
 	for name, test := range map[string]struct {
 		ctx     func(context.Context) (context.Context, context.CancelFunc)
 		timeout time.Duration
-		url     string // of DialURL; "" means DialContext
+		url     string // the URL for DialURL; "" means DialContext
 		after   time.Duration
 	}{
 		"default":                            {none, 0, "", 10 * time.Second},
@@ -197,7 +199,7 @@ func TestDialerBoundsTheConnect(t *testing.T) {
 			})
 		}
 	}
-	t.Run("the handshake has its own", func(t *testing.T) {
+	t.Run("the handshake has its own time", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			peer := &testkit.DialPeer{T: t, Peer: func(c net.Conn) { testkit.ReadRequest(c) }}
 			d := preflight.PreflightDialer{HandshakeTimeout: 3 * time.Second, NetDialer: testkit.DialFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -212,7 +214,7 @@ func TestDialerBoundsTheConnect(t *testing.T) {
 			require.Equal(t, 5*time.Second, time.Since(begun))
 		})
 	})
-	t.Run("each attempt has its own", func(t *testing.T) {
+	t.Run("each attempt has its own time", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			dials := 0
 			d := preflight.PreflightDialer{
@@ -236,7 +238,7 @@ func TestDialerBoundsTheConnect(t *testing.T) {
 		for _, address := range []string{"edge.example:80", "192.0.2.1:80", "[::1]:80"} {
 			d := preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, _, _ string) (net.Conn, error) {
 				require.Equal(t, "mine", ctx.Value(fwdKey{}))
-				require.NotNil(t, ctx.Done(), "a NetDialer of one's own may rely on Done")
+				require.NotNil(t, ctx.Done(), "a custom NetDialer may rely on Done")
 				return nil, errors.New("stop here")
 			})}
 			_, err := d.DialContext(context.WithValue(context.Background(), fwdKey{}, "mine"), "tcp", address)

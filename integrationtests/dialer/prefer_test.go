@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// familyNet is a NetDialer of two families of addresses, of which each has a
-// script. It counts what was left open.
+// familyNet is a NetDialer for two address families. Each family has a script.
+// It counts the connections that were left open.
 type familyNet struct {
 	t         testing.TB
 	six, four familyScript
@@ -27,8 +27,8 @@ type familyNet struct {
 	spies  []*testkit.SpyConn
 }
 
-// A familyScript is what a dial does: it takes so long, and fails with err or
-// succeeds. A negative time is the end of the context.
+// A familyScript describes a dial: how long it takes, and the error it fails
+// with, if any. A dial with a negative time lasts until the context ends.
 type familyScript struct {
 	takes  time.Duration
 	err    error
@@ -73,23 +73,23 @@ type familyConn struct {
 	network string
 }
 
-// TestDialURLPrefersInTime: a family whose packets are lost leaves the other one
-// its time, one that is slow is not given up for that, and of two connections one
-// is closed.
+// TestDialURLPrefersInTime: if the packets of one family are lost, the other
+// family still gets enough time. A slow family is not given up. Of two
+// connections one is closed.
 func TestDialURLPrefersInTime(t *testing.T) {
 	errNo := errors.New("unreachable")
 	const dead, head = -1, 300 * time.Millisecond
 	for name, test := range map[string]struct {
-		six, four familyScript // six is preferred
+		six, four familyScript // six is the preferred family
 		timeout   time.Duration
 		query     string
 		deadline  time.Duration // of the context; 0: none
 
 		dialed []string
-		got    string // "" for an error
+		got    string // "" means an error
 		after  time.Duration
 	}{
-		"both work":              {dialed: []string{"tcp6"}, got: "tcp6"},
+		"both connect":           {dialed: []string{"tcp6"}, got: "tcp6"},
 		"within its head start":  {six: familyScript{takes: head - 1}, dialed: []string{"tcp6"}, got: "tcp6", after: head - 1},
 		"black hole":             {six: familyScript{takes: dead}, dialed: []string{"tcp6", "tcp4"}, got: "tcp4", after: head},
 		"black hole, no bound":   {six: familyScript{takes: dead}, timeout: -1, dialed: []string{"tcp6", "tcp4"}, got: "tcp4", after: head},
@@ -159,7 +159,7 @@ func TestDialURLPrefersInTime(t *testing.T) {
 				require.ErrorIs(t, err, context.Canceled)
 				require.Equal(t, after, time.Since(begun))
 				time.Sleep(time.Minute)
-				require.Equal(t, after > head, len(n.dialed) == 2, "nothing is dialed afterwards")
+				require.Equal(t, after > head, len(n.dialed) == 2, "no dial starts afterwards")
 			}
 		})
 	})

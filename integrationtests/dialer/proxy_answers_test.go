@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestForwardProxyOpens: any 2xx opens the tunnel, whatever fields it has, and
-// what came with it is the tunnel's. DialURL without an upgrade shows the latter:
-// there the server behind may speak first.
+// TestForwardProxyOpens: any 2xx opens the tunnel, with any fields. Bytes that
+// came with the answer belong to the tunnel. DialURL without an upgrade shows
+// the latter: the server behind the proxy may speak first.
 func TestForwardProxyOpens(t *testing.T) {
 	for _, answer := range []string{
 		"HTTP/1.1 200 Connection established\r\n\r\n",
@@ -54,8 +54,8 @@ func TestForwardProxyOpens(t *testing.T) {
 	}
 }
 
-// TestForwardProxyRefuses: any other answer is a StatusError that says who gave
-// it, and what to do about it.
+// TestForwardProxyRefuses: any other answer is a StatusError. It tells who
+// answered, and the likely remedy.
 func TestForwardProxyRefuses(t *testing.T) {
 	for answer, want := range map[string]struct {
 		code               int
@@ -107,7 +107,8 @@ func TestForwardProxyRefuses(t *testing.T) {
 	})
 }
 
-// TestForwardProxyFails: what is no answer is an error that names CONNECT.
+// TestForwardProxyFails: bytes that are not an answer give an error that names
+// CONNECT.
 func TestForwardProxyFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer, stage, cause string
@@ -145,8 +146,8 @@ func TestForwardProxyFails(t *testing.T) {
 	}
 }
 
-// TestForwardProxyStalls: the context and HandshakeTimeout bound what is asked of
-// the proxy too, over a transport without deadlines as well.
+// TestForwardProxyStalls: the context and HandshakeTimeout also bound the
+// exchange with the forward proxy, also on a transport without deadlines.
 func TestForwardProxyStalls(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
@@ -196,8 +197,9 @@ func TestForwardProxyStalls(t *testing.T) {
 	}
 }
 
-// TestForwardProxyDialed: which address is dialed for a URL, and that its error
-// is told from one of the edge, as net/http does.
+// TestForwardProxyDialed: the address that is dialed for each URL. As in
+// net/http, the error shows whether the dial of the proxy or that of the edge
+// failed.
 func TestForwardProxyDialed(t *testing.T) {
 	for url, want := range map[string]string{
 		"http://proxy.example": "proxy.example:80", "http://proxy.example/": "proxy.example:80", "http://proxy.example:3128": "proxy.example:3128",
@@ -211,7 +213,8 @@ func TestForwardProxyDialed(t *testing.T) {
 				dialed = network + " " + address
 				return nil, errDown
 			})}
-			// A network of the edge's family says nothing about the proxy's.
+			// The address family of the network applies to the edge, not to the
+			// proxy.
 			conn, err := d.Dial("tcp4", "edge.example:80")
 			require.Nil(t, conn)
 			require.Equal(t, "tcp "+want, dialed)
@@ -224,7 +227,7 @@ func TestForwardProxyDialed(t *testing.T) {
 	}
 }
 
-// TestForwardProxyAuthority: CONNECT wants a host and a port in numbers.
+// TestForwardProxyAuthority: CONNECT needs a host and a numeric port.
 func TestForwardProxyAuthority(t *testing.T) {
 	for address, want := range map[string]string{
 		"edge.example:https": "edge.example:443", "edge.example:80": "edge.example:80", "[2001:db8::1]:443": "[2001:db8::1]:443",
@@ -239,7 +242,7 @@ func TestForwardProxyAuthority(t *testing.T) {
 			require.Equal(t, "CONNECT "+want+" HTTP/1.1\r\nHost: "+want+"\r\n\r\n", fwdNext(t, heads))
 		})
 	}
-	// With Host the address is in no Host field, and yet it may not break up the
+	// With Host set, the address is in no Host field, but it must not break the
 	// head of the CONNECT.
 	for _, address := range []string{"edge.example\r\nX-Injected: 1\r\n:80", "edge.example:80\r\nX-Injected: 1", "edge.example:80 HTTP/1.1\r\n\r\nGET", "a b:80", "edge.example", "edge.example:nosuchservice"} {
 		t.Run(fmt.Sprintf("%q", address), func(t *testing.T) {

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fwdCA issues certificates, so that several servers, each under its own name,
-// have one root.
+// fwdCA issues certificates. Several servers with their own names share one
+// root.
 type fwdCA struct {
 	t     testing.TB
 	cert  *x509.Certificate
@@ -39,8 +39,9 @@ func fwdNewCA(t testing.TB) *fwdCA {
 	return ca
 }
 
-// issue makes a certificate, valid in the year 2000 of synctest too, that is good
-// for a server of that name and for a client. The first one is the authority's.
+// issue makes a certificate for a server of that name and for a client. It is
+// also valid in the year 2000, where the clock of synctest begins. The first
+// certificate is that of the authority.
 func (ca *fwdCA) issue(name string) tls.Certificate {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,16 +70,16 @@ func (ca *fwdCA) issue(name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// server is the configuration of a server of that name.
+// server returns the TLS configuration of a server of that name.
 func (ca *fwdCA) server(name string) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{ca.issue(name)}}
 }
 
-// client is a new configuration that trusts the authority.
+// client returns a new TLS configuration that trusts the authority.
 func (ca *fwdCA) client() *tls.Config { return &tls.Config{RootCAs: ca.roots} }
 
-// fwdServe runs serve for each connection that a new TCP server accepts, and
-// ends it afterwards; it returns the address.
+// fwdServe starts a TCP server, runs serve for each connection, and closes the
+// connection afterwards. It returns the address.
 func fwdServe(t testing.TB, serve func(net.Conn)) string {
 	t.Helper()
 	ln := testkit.ListenTCP(t)
@@ -93,11 +94,12 @@ func fwdServe(t testing.TB, serve func(net.Conn)) string {
 			c.SetDeadline(time.Now().Add(testkit.Patience))
 			all.Go(func() {
 				defer c.Close()
-				// What a failed test has left open does not hold up the others.
+				// If a test fails and leaves a connection open, the other
+				// servers must not wait for it.
 				defer context.AfterFunc(ctx, func() { c.Close() })()
 				serve(c)
-				// Closing on unread bytes would reset the connection, and the
-				// client might see that in place of what it was told.
+				// If the server closed with unread bytes, the kernel would send
+				// a reset, and the client might see that instead of the answer.
 				c.(*net.TCPConn).CloseWrite()
 				io.Copy(io.Discard, c)
 			})
@@ -117,13 +119,14 @@ func fwdSecure(config *tls.Config, serve func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// fwdEcho echoes, half-close included.
+// fwdEcho echoes, including the half-close.
 func fwdEcho(c net.Conn) {
 	io.Copy(c, c)
 	c.(interface{ CloseWrite() error }).CloseWrite()
 }
 
-// fwdUpgrade answers one upgrade request, records its head, and goes on with then.
+// fwdUpgrade answers one upgrade request, records its head, and then calls
+// then.
 func fwdUpgrade(heads chan<- string, then func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		head := testkit.ReadRequest(c)
@@ -139,8 +142,8 @@ func fwdUpgrade(heads chan<- string, then func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// fwdConnect is a forward proxy by CONNECT. It records the head and leads to
-// the address that to has for the authority.
+// fwdConnect is a forward proxy with CONNECT. It records the head and connects
+// to the address that to returns for the authority.
 func fwdConnect(heads chan<- string, to map[string]string) func(net.Conn) {
 	return func(c net.Conn) {
 		head := testkit.ReadRequest(c)
@@ -151,8 +154,8 @@ func fwdConnect(heads chan<- string, to map[string]string) func(net.Conn) {
 	}
 }
 
-// fwdRelay copies between c and address until both directions have ended. good or
-// bad is what it says first.
+// fwdRelay copies between c and address until both directions have ended. It
+// first sends good or bad.
 func fwdRelay(c net.Conn, address, good, bad string) {
 	next, err := net.Dial("tcp", address)
 	if err != nil {
@@ -172,7 +175,8 @@ func fwdRelay(c net.Conn, address, good, bad string) {
 	both.Wait()
 }
 
-// fwdNet is a NetDialer that finds hosts in a table and remembers what was dialed.
+// fwdNet is a NetDialer that looks hosts up in a table and records the dialed
+// addresses.
 type fwdNet struct {
 	hosts  map[string]string
 	bare   bool // *net.TCPConn, which cannot be counted
@@ -198,7 +202,8 @@ func (n *fwdNet) DialContext(ctx context.Context, network, address string) (net.
 	return fwdSpy{spy}, nil
 }
 
-// closed requires that each of the connections, so many, has been closed.
+// closed requires that there were this many connections and that each has been
+// closed.
 func (n *fwdNet) closed(t testing.TB, connections int) {
 	t.Helper()
 	n.mu.Lock()
@@ -218,8 +223,8 @@ func fwdBy(t testing.TB, rawURL string) func(*http.Request) (*url.URL, error) {
 	return http.ProxyURL(u)
 }
 
-// fwdEnds sends something, half-closes, and requires that it comes back with the
-// end after it. Then it closes.
+// fwdEnds sends some bytes, half-closes, and requires that the bytes and the
+// end come back. Then it closes.
 func fwdEnds(t testing.TB, c net.Conn) {
 	t.Helper()
 	defer c.Close()
@@ -233,19 +238,19 @@ func fwdEnds(t testing.TB, c net.Conn) {
 	require.NoError(t, c.Close())
 }
 
-// fwdSpy is a connSpy of TCP, which can be half-closed.
+// fwdSpy is a SpyConn over TCP, which can be half-closed.
 type fwdSpy struct{ *testkit.SpyConn }
 
 func (s fwdSpy) CloseWrite() error { return s.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
-// fwdNext is what comes out of the channel.
+// fwdNext returns the next value of the channel.
 func fwdNext[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-c:
 		return v
 	case <-time.After(testkit.Patience):
-		require.FailNow(t, "nothing came")
+		require.FailNow(t, "nothing arrived")
 		panic("unreachable")
 	}
 }

@@ -20,8 +20,9 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// TestForwardProxy has the very bytes that the forward proxy and the edge get:
-// credentials for the one never reach the other, wherever they come from.
+// TestForwardProxy compares every byte that the forward proxy and the edge
+// receive. Credentials for one never reach the other. This holds for each
+// setting that can contain them.
 func TestForwardProxy(t *testing.T) {
 	const basic = "Basic bWU6cDpAc3M=" // me:p:@ss
 	ca := fwdNewCA(t)
@@ -29,10 +30,10 @@ func TestForwardProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		for _, edgeTLS := range []bool{false, true} {
 			if !edgeTLS && scheme == "https" {
-				continue // without TLSConfig there are no roots of ours for the proxy
+				continue // without TLSConfig there is no root for the certificate of the proxy
 			}
 			for _, test := range []struct {
-				name, userinfo, sent string // the lines behind Host
+				name, userinfo, sent string // the lines after Host
 				header, get          http.Header
 			}{
 				{"none", "", "", nil, nil},
@@ -106,8 +107,8 @@ func TestForwardProxy(t *testing.T) {
 	}
 }
 
-// TestForwardProxyCertificate: an https proxy is verified under its own name, by
-// the roots of TLSConfig, and by the system's without one.
+// TestForwardProxyCertificate: an https proxy is verified under its own name,
+// with the roots of TLSConfig, or with those of the system if there is none.
 func TestForwardProxyCertificate(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
@@ -143,8 +144,8 @@ func TestForwardProxyCertificate(t *testing.T) {
 	}
 }
 
-// TestForwardProxyNone: without a URL, for a host of NO_PROXY and to a Unix
-// socket the dial is direct. Credentials for a proxy stay here then.
+// TestForwardProxyNone: without a proxy URL, for a host in NO_PROXY and for a
+// Unix socket, the dial is direct. Credentials for a proxy are then not sent.
 func TestForwardProxyNone(t *testing.T) {
 	environment := (&httpproxy.Config{HTTPSProxy: "http://proxy.example:3128", NoProxy: "edge.example,.internal"}).ProxyFunc()
 	socket, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
@@ -181,8 +182,8 @@ func TestForwardProxyNone(t *testing.T) {
 	}
 }
 
-// TestForwardProxyOfTheEnvironment: HTTPS_PROXY leads to the proxy, whether or not
-// there is TLS and however the address is given. HTTP_PROXY is not asked.
+// TestForwardProxyOfTheEnvironment: HTTPS_PROXY selects the proxy, with and
+// without TLS and for every form of the address. HTTP_PROXY is not used.
 func TestForwardProxyOfTheEnvironment(t *testing.T) {
 	ca := fwdNewCA(t)
 	heads, connects := make(chan string, 8), make(chan string, 8)
@@ -210,8 +211,8 @@ func TestForwardProxyOfTheEnvironment(t *testing.T) {
 
 type fwdKey struct{}
 
-// TestForwardProxyArgument: Proxy is asked about an https URL always, and sees
-// what net/http would show it.
+// TestForwardProxyArgument: Proxy always gets an https URL, and the request
+// that net/http would pass to it.
 func TestForwardProxyArgument(t *testing.T) {
 	errStop := errors.New("stop here")
 	for _, test := range []struct {
@@ -239,8 +240,8 @@ func TestForwardProxyArgument(t *testing.T) {
 	}
 }
 
-// TestForwardProxyBadConfiguration is an error before anything is dialed, in
-// which no password stands.
+// TestForwardProxyBadConfiguration: a bad setting is an error before anything
+// is dialed. The error contains no password.
 func TestForwardProxyBadConfiguration(t *testing.T) {
 	port := "bad"
 	broken := func(*http.Request) (*url.URL, error) { return url.Parse("http://me:s3cr3t@proxy:" + port + "/") }
@@ -303,7 +304,7 @@ func TestForwardProxyBadConfiguration(t *testing.T) {
 			require.ErrorContains(t, err, "preflight: ")
 			require.NotContains(t, fmt.Sprintf("%s %v %+v", err, err, err), "s3cr3t")
 			require.ErrorAs(t, err, new(*url.Error))
-			require.ErrorContains(t, errors.Unwrap(err), "s3cr3t", "whoever asks gets all of it")
+			require.ErrorContains(t, errors.Unwrap(err), "s3cr3t", "errors.As finds the whole error")
 		}
 	})
 }

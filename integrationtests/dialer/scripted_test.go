@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestScriptedProxy: what else may come in place of a 101, and then nothing more.
-// The proxy waits with an open connection, as one does that has lost its way.
+// TestScriptedProxy: other bytes come instead of a 101, and then nothing more.
+// The connection stays open, as with a proxy that is misconfigured.
 func TestScriptedProxy(t *testing.T) {
 	interim := "HTTP/1.1 103 Early Hints\r\nLink: </s3cr3t>\r\n\r\n"
 	for _, test := range []struct {
@@ -49,7 +49,7 @@ func TestScriptedProxy(t *testing.T) {
 					require.Equal(t, "preflight", op.Op)
 					require.False(t, op.Timeout())
 					require.False(t, op.Temporary())
-					if drip { // then the snippet is what there was
+					if drip { // then the snippet is the whole answer
 						test.says = test.says[:1]
 					}
 					for _, s := range test.says {
@@ -61,7 +61,8 @@ func TestScriptedProxy(t *testing.T) {
 	}
 }
 
-// TestScriptedProxyBadSwitch: a 101 that is not the one asked for is no tunnel.
+// TestScriptedProxyBadSwitch: a 101 for another protocol than the requested one
+// opens no tunnel.
 func TestScriptedProxyBadSwitch(t *testing.T) {
 	for fields, says := range map[string]string{
 		"":                        "no Upgrade field",
@@ -85,14 +86,14 @@ func TestScriptedProxyBadSwitch(t *testing.T) {
 	}
 }
 
-// TestScriptedProxySwitches: what looks unusual and is a tunnel, whose first bytes
-// are those that came with it.
+// TestScriptedProxySwitches: unusual answers that open a tunnel. The bytes that
+// came with the answer are the first of the tunnel.
 func TestScriptedProxySwitches(t *testing.T) {
 	for name, answer := range map[string]string{
-		"as it should be": testkit.UpgradeAnswer,
-		"8 interim":       strings.Repeat("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 E\r\nX: y\r\n\r\n", 4) + testkit.UpgradeAnswer,
-		"chunked":         "HTTP/1.1 101 S\r\nTransfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
-		"length":          "HTTP/1.0 101\r\nContent-Length: 3\r\nUpgrade: TCP\r\nConnection: close, upgrade\r\n\r\n",
+		"usual":     testkit.UpgradeAnswer,
+		"8 interim": strings.Repeat("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 E\r\nX: y\r\n\r\n", 4) + testkit.UpgradeAnswer,
+		"chunked":   "HTTP/1.1 101 S\r\nTransfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
+		"length":    "HTTP/1.0 101\r\nContent-Length: 3\r\nUpgrade: TCP\r\nConnection: close, upgrade\r\n\r\n",
 	} {
 		for _, tcp := range []bool{false, true} {
 			for _, drip := range []bool{false, true} {
@@ -116,8 +117,8 @@ func TestScriptedProxySwitches(t *testing.T) {
 	}
 }
 
-// TestScriptedProxyEnds at each byte of its answer, in order or by a reset. Either
-// says that nobody is there, or not for long.
+// TestScriptedProxyEnds: the answer ends at each byte, with an EOF or a reset.
+// Both mean that the server is not available, perhaps for a short time.
 func TestScriptedProxyEnds(t *testing.T) {
 	ends := map[string]struct {
 		tcp bool
@@ -143,7 +144,7 @@ func TestScriptedProxyEnds(t *testing.T) {
 	}
 }
 
-// TestScriptedProxyBreaks is the same end as seen by a write that came too late.
+// TestScriptedProxyBreaks: the same end, seen by a write that came too late.
 func TestScriptedProxyBreaks(t *testing.T) {
 	client, server := testkit.TCPPair(t)
 	require.NoError(t, server.Close())
@@ -161,16 +162,16 @@ func TestScriptedProxyBreaks(t *testing.T) {
 	require.True(t, op.Temporary())
 }
 
-// TestScriptedProxyEndless: heads and bodies of 1 GiB cost what is allowed, and then
-// the connection ends.
+// TestScriptedProxyEndless: of heads and bodies of 1 GiB the dialer reads no
+// more than its limit, and then closes the connection.
 func TestScriptedProxyEndless(t *testing.T) {
-	const head, body = 64 << 10, 24 << 10 // the body: 4 KiB, its framing, and what was read ahead
+	const head, body = 64 << 10, 24 << 10 // the body: 4 KiB, its framing, and the bytes that were read ahead
 	refusal := "HTTP/1.1 403 No\r\n"
 	for name, test := range map[string]struct {
 		first, again string
 		limit        int64
 		status       int
-		bytes        int // of Body
+		bytes        int // the length of Body
 	}{
 		"fields":           {"HTTP/1.1 101 S\r\n", "X-Filler: filler\r\n", head, 0, 0},
 		"fields of a 502":  {"HTTP/1.1 502 Bad Gateway\r\n", "X: \r\n", head, 0, 0},
@@ -218,8 +219,8 @@ func TestScriptedProxyEndless(t *testing.T) {
 	}
 }
 
-// TestScriptedProxyDrips: a proxy that sends a byte now and then does not put off the
-// end of the handshake.
+// TestScriptedProxyDrips: a proxy that sends a byte from time to time does not
+// extend the handshake.
 func TestScriptedProxyDrips(t *testing.T) {
 	for name, first := range map[string]string{"head": "HTTP/1.1 101 S\r\nX: ", "interim": "HTTP/1.1 103 E\r\n\r\nHTTP/1.1 103 E\r\nX: "} {
 		for _, noDeadlines := range []bool{false, true} {

@@ -15,7 +15,7 @@ import (
 )
 
 // fwdSOCKS is a SOCKS5 proxy (RFC 1928, with RFC 1929 if there is a login). It
-// reports "type host port" of what it was asked for.
+// reports each requested address as "type host port".
 type fwdSOCKS struct {
 	login string // user:password; "" means none
 	reply byte
@@ -66,10 +66,10 @@ func (s *fwdSOCKS) serve(c net.Conn) {
 	fwdRelay(c, s.to[address], "\x05\x00\x00"+bound, "\x05\x04\x00"+bound)
 }
 
-// TestSOCKS: the proxy gets names as names, and afterwards nothing of it is left
-// around the TCP connection.
+// TestSOCKS: the proxy receives names as names. Afterwards the TCP connection
+// is not wrapped by a layer of SOCKS.
 func TestSOCKS(t *testing.T) {
-	heads := make(chan string, 12) // enough for all, so that none waits for a test that failed
+	heads := make(chan string, 12) // room for all, so that no proxy waits for a failed test
 	edge := fwdServe(t, fwdUpgrade(heads, fwdEcho))
 	for _, scheme := range []string{"socks5", "socks5h"} {
 		for _, test := range []struct{ name, userinfo, login, address, asked string }{
@@ -97,7 +97,7 @@ func TestSOCKS(t *testing.T) {
 	}
 }
 
-// TestSOCKSFails: errors name the stage, and close.
+// TestSOCKSFails: each error names the step, and the connection is closed.
 func TestSOCKSFails(t *testing.T) {
 	raw := func(reads int, answer string) func(net.Conn) {
 		return func(c net.Conn) {
@@ -142,9 +142,9 @@ func TestSOCKSFails(t *testing.T) {
 	}
 }
 
-// TestForwardProxyChain: forward proxy, TLS to the edge, the upgrade and TLS in
-// the tunnel, each of which may be asked for its layer, and half-close goes
-// through all of them.
+// TestForwardProxyChain: forward proxy, TLS to the edge, the upgrade and TLS
+// inside the tunnel. Each layer can be reached by its own accessor, and a
+// half-close goes through all of them.
 func TestForwardProxyChain(t *testing.T) {
 	ca := fwdNewCA(t)
 	heads, connects := make(chan string, 3), make(chan string, 3)

@@ -20,17 +20,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const scrConnected = "HTTP/1.1 200 Connection established\r\n\r\n"
+const connectEstablished = "HTTP/1.1 200 Connection established\r\n\r\n"
 
-// scrTLS is a peer's side of TLS, after which rest follows.
-func scrTLS(c net.Conn, config *tls.Config, rest func(net.Conn)) {
+// serveTLS is a peer's side of TLS. rest runs after the handshake.
+func serveTLS(c net.Conn, config *tls.Config, rest func(net.Conn)) {
 	if tc := tls.Server(c, config); tc.Handshake() == nil {
 		rest(tc)
 	}
 }
 
-// scrDrip answers with a byte each 300 ms, as long as there is a client.
-func scrDrip(answer string) func(net.Conn) {
+// dripAnswer answers with one byte every 300 ms, as long as the client is
+// connected.
+func dripAnswer(answer string) func(net.Conn) {
 	return func(c net.Conn) {
 		testkit.ReadRequest(c)
 		_, err := io.WriteString(c, answer)
@@ -41,14 +42,14 @@ func scrDrip(answer string) func(net.Conn) {
 	}
 }
 
-// TestDialerStages: a peer may stop to take part at every stage. Whatever ends the
-// dial then, its error names the stage and the reason, and nothing is left: the
-// bubble of synctest fails on a goroutine that is.
+// TestDialerStages: a peer may stall at every step. However the dial then ends,
+// its error names the step and the reason, and nothing leaks: the bubble of
+// synctest fails if a goroutine remains.
 func TestDialerStages(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	none := func(net.Conn) {}
 	inTLS := func(rest func(net.Conn)) func(net.Conn) {
-		return func(c net.Conn) { scrTLS(c, id.Config, rest) }
+		return func(c net.Conn) { serveTLS(c, id.Config, rest) }
 	}
 	half := func(c net.Conn) { c.Read(make([]byte, 1<<10)); io.WriteString(c, "\x16\x03\x03\x40\x00\x02") }
 	const httpProxy, httpsProxy, socks = "http://me:s3cr3t@proxy.example:3128", "https://me:s3cr3t@edge.example:3128", "socks5://me:s3cr3t@proxy.example"
@@ -61,7 +62,7 @@ func TestDialerStages(t *testing.T) {
 		{"CONNECT is not read", httpProxy, false, false, none, "write CONNECT to the forward proxy"},
 		{"CONNECT is not answered", httpProxy, false, false, testkit.Silent, "wait for the forward proxy's answer to CONNECT"},
 		{"CONNECT is answered in part", httpProxy, true, false, testkit.Say("HTTP/1.1 200", none), "read the forward proxy's answer to CONNECT"},
-		{"CONNECT is answered by drips", httpProxy, true, false, scrDrip("HTTP/1.1 200 "), "read the forward proxy's answer to CONNECT"},
+		{"CONNECT is answered by drips", httpProxy, true, false, dripAnswer("HTTP/1.1 200 "), "read the forward proxy's answer to CONNECT"},
 		{"SOCKS5 is not answered", socks, true, false, none, "SOCKS5 with the forward proxy"},
 		{"SOCKS5 stops after the methods", socks, false, false, func(c net.Conn) {
 			io.ReadFull(c, make([]byte, 4))
@@ -72,18 +73,18 @@ func TestDialerStages(t *testing.T) {
 		{"CONNECT in TLS is not answered", httpsProxy, true, false, inTLS(testkit.Silent), "wait for the forward proxy's answer to CONNECT"},
 		{"no TLS", "", true, false, none, "TLS handshake:"},
 		{"half of TLS", "", true, false, half, "TLS handshake:"},
-		{"no TLS behind CONNECT", httpProxy, true, false, testkit.Say(scrConnected, none), "TLS handshake:"},
-		{"a record is glued to the answer to CONNECT", httpProxy, true, false, testkit.Say(scrConnected+"\x16\x03\x03\x40", none), "TLS handshake:"},
-		{"TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(scrConnected, half)), "TLS handshake:"},
+		{"no TLS behind CONNECT", httpProxy, true, false, testkit.Say(connectEstablished, none), "TLS handshake:"},
+		{"a record is glued to the answer to CONNECT", httpProxy, true, false, testkit.Say(connectEstablished+"\x16\x03\x03\x40", none), "TLS handshake:"},
+		{"TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(connectEstablished, half)), "TLS handshake:"},
 		{"the request is not read", "", false, false, none, "write the upgrade request"},
-		{"the request behind CONNECT is not read", httpProxy, false, false, testkit.Say(scrConnected, none), "write the upgrade request"},
+		{"the request behind CONNECT is not read", httpProxy, false, false, testkit.Say(connectEstablished, none), "write the upgrade request"},
 		{"the request in TLS is not read", "", true, false, inTLS(none), "write the upgrade request"},
 		{"no answer", "", false, false, testkit.Silent, "wait for the 101"},
-		{"no answer in TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(scrConnected, inTLS(testkit.Silent))), "wait for the 101"},
-		{"drips", "", false, true, scrDrip("HTTP/1.1 101 "), "read the answer"},
-		{"drips in TLS behind CONNECT", httpProxy, true, true, testkit.Say(scrConnected, inTLS(scrDrip("HTTP/1.1 101 "))), "read the answer"},
+		{"no answer in TLS in TLS", httpsProxy, true, false, inTLS(testkit.Say(connectEstablished, inTLS(testkit.Silent))), "wait for the 101"},
+		{"drips", "", false, true, dripAnswer("HTTP/1.1 101 "), "read the answer"},
+		{"drips in TLS behind CONNECT", httpProxy, true, true, testkit.Say(connectEstablished, inTLS(dripAnswer("HTTP/1.1 101 "))), "read the answer"},
 		{"no TLS inside", "", false, true, testkit.Say(testkit.AnswerTLS, none), "TLS handshake in the tunnel"},
-		{"half of TLS inside", httpProxy, true, true, testkit.Say(scrConnected, inTLS(testkit.Say(testkit.AnswerTLS, half))), "TLS handshake in the tunnel"},
+		{"half of TLS inside", httpProxy, true, true, testkit.Say(connectEstablished, inTLS(testkit.Say(testkit.AnswerTLS, half))), "TLS handshake in the tunnel"},
 	} {
 		for endName, end := range testkit.ContextEnds {
 			for _, noDeadlines := range []bool{false, true} {
@@ -115,13 +116,13 @@ func TestDialerStages(t *testing.T) {
 						require.True(t, ok)
 						require.Equal(t, "preflight", op.Op)
 						for _, is := range []error{os.ErrDeadlineExceeded, context.DeadlineExceeded, context.Canceled, testkit.ErrCause} {
-							// The reason, and not another beside it.
+							// The error holds this reason and no other.
 							require.Equal(t, is == end.Want || is == end.Of, errors.Is(err, is), "%v: %v", is, err)
 						}
 						require.Equal(t, endName == "timeout" || endName == "deadline of ctx", op.Timeout())
 						require.NotZero(t, peer.Spy.Closes.Load())
 						testkit.RequireNoSecret(t, err)
-						<-done // because the connection was closed
+						<-done // the connection was closed for that
 					})
 				})
 			}
@@ -129,9 +130,9 @@ func TestDialerStages(t *testing.T) {
 	}
 }
 
-// TestDialerStagesBeforeTheConnection: what NetDialer does is bounded by the context,
-// and its error, which says what it was doing, is the one returned. The timeout of
-// the handshake does not end it where the context has a deadline.
+// TestDialerStagesBeforeTheConnection: the context bounds NetDialer. The dial
+// returns the error of NetDialer, which names the failed step. If the context
+// has a deadline, HandshakeTimeout does not end NetDialer.
 func TestDialerStagesBeforeTheConnection(t *testing.T) {
 	for _, proxy := range []string{"", "http://me:s3cr3t@proxy.invalid:3128", "socks5h://me:s3cr3t@proxy.invalid"} {
 		for _, how := range []string{"cancel", "deadline"} {
@@ -183,8 +184,9 @@ func TestDialerStagesBeforeTheConnection(t *testing.T) {
 	}
 }
 
-// TestDialerStagesContextHasEnded before NetDialer returns, which did not notice: no
-// request, of an upgrade or to a forward proxy, is sent any more.
+// TestDialerStagesContextHasEnded: the context ends before NetDialer returns,
+// and NetDialer does not notice. No upgrade request and no request to a forward
+// proxy is sent.
 func TestDialerStagesContextHasEnded(t *testing.T) {
 	for _, proxy := range []string{"", "http://proxy.example", "https://edge.example", "socks5://proxy.example"} {
 		for _, secure := range []bool{false, true} {
@@ -201,7 +203,7 @@ func TestDialerStagesContextHasEnded(t *testing.T) {
 			conn, err := d.DialContext(ctx, "tcp", "edge.example:80")
 			require.Nil(t, conn)
 			require.ErrorIs(t, err, testkit.ErrCause)
-			if begins := strings.HasPrefix(proxy, "https") || secure && proxy == ""; !begins { // TLS, whose hello tells nothing
+			if begins := strings.HasPrefix(proxy, "https") || secure && proxy == ""; !begins { // TLS begins, and its hello contains no secret
 				require.Zero(t, peer.Spy.Writes.Load())
 			}
 			require.NotZero(t, peer.Spy.Closes.Load())
@@ -209,14 +211,14 @@ func TestDialerStagesContextHasEnded(t *testing.T) {
 	}
 }
 
-// TestDialURLByProxy: a URL is dialed by way of the forward proxy, with an upgrade
-// and without one. The proxy's credentials go to the proxy, and those of the URL
-// nowhere.
+// TestDialURLByProxy: a URL is dialed through the forward proxy, with an
+// upgrade and without one. The proxy's credentials go to the proxy. The
+// userinfo of the URL goes to no one.
 func TestDialURLByProxy(t *testing.T) {
 	id := testkit.NewIdentity(t)
 	connects := make(chan *http.Request, 8)
 	forward := testkit.ListenTCP(t)
-	go scrForward(forward, connects)
+	go forwardAll(forward, connects)
 	echo := dialEcho(t, nil)
 	secureEcho := dialEcho(t, id.Config)
 	requests := make(chan *http.Request, 8)
@@ -257,8 +259,8 @@ func TestDialURLByProxy(t *testing.T) {
 	}
 }
 
-// scrForward is a forward proxy, that allows everything, until ln is closed.
-func scrForward(ln net.Listener, connects chan<- *http.Request) {
+// forwardAll is a forward proxy that allows every address, until ln is closed.
+func forwardAll(ln net.Listener, connects chan<- *http.Request) {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -276,7 +278,7 @@ func scrForward(ln net.Listener, connects chan<- *http.Request) {
 				return
 			}
 			defer to.Close()
-			io.WriteString(c, scrConnected)
+			io.WriteString(c, connectEstablished)
 			go func() {
 				io.Copy(to, c)
 				to.(*net.TCPConn).CloseWrite()
@@ -286,9 +288,9 @@ func scrForward(ln net.Listener, connects chan<- *http.Request) {
 	}
 }
 
-// TestDialURLByProxyErrors: neither the password of the URL nor that of the
-// proxy is in the error of a dial that the proxy refuses, with an upgrade or
-// without; nothing goes in clear that tcps was asked for.
+// TestDialURLByProxyErrors: if the proxy refuses the dial, the error contains
+// neither the password of the URL nor that of the proxy, with an upgrade and
+// without one. Bytes that tcps must protect are not sent in clear.
 func TestDialURLByProxyErrors(t *testing.T) {
 	for _, upgraded := range []string{"0", "1"} {
 		for _, scheme := range []string{"tcp", "tcps"} {
@@ -302,7 +304,7 @@ func TestDialURLByProxyErrors(t *testing.T) {
 			require.EqualValues(t, 1, peer.Spy.Closes.Load())
 			require.Equal(t, "proxy.example:3128", peer.Address)
 			testkit.RequireNoSecret(t, err)
-			require.NotContains(t, err.Error(), "czNjcjN0") // base64 of its parts
+			require.NotContains(t, err.Error(), "czNjcjN0") // base64 of parts of it
 			require.NotContains(t, err.Error(), strings.TrimRight("b3V0OnMzY3IzdA==", "="))
 			d = preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, NetDialer: testkit.DialNever(t), Proxy: d.Proxy, TLSConfig: new(tls.Config)}
 			if scheme == "tcp" {

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestDialerTLS: what is offered to the proxy, and that the caller's
-// configuration stays as it was.
+// TestDialerTLS: the TLS parameters that are offered to the proxy. The caller's
+// configuration is not changed.
 func TestDialerTLS(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	for _, test := range []struct {
@@ -63,8 +63,8 @@ func TestDialerTLS(t *testing.T) {
 	}
 }
 
-// TestDialerTLSCarriesBytes has what the server says at once in the very TLS
-// record that holds the 101, and half-close, which TLS has.
+// TestDialerTLSCarriesBytes: the server sends its first bytes in the TLS record
+// that holds the 101. It also tests the half-close, which TLS supports.
 func TestDialerTLSCarriesBytes(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	ln := tls.NewListener(testkit.ListenTCP(t), server.Config)
@@ -85,7 +85,7 @@ func TestDialerTLSCarriesBytes(t *testing.T) {
 	d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: server.Client()}
 	ctx, cancel := context.WithCancel(t.Context())
 	conn, err := d.DialContext(ctx, "tcp", ln.Addr().String())
-	cancel() // which is nothing to the connection any more
+	cancel() // this has no effect on the connection any more
 	require.NoError(t, err)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(testkit.Patience))
@@ -99,10 +99,12 @@ func TestDialerTLSCarriesBytes(t *testing.T) {
 	require.ErrorIs(t, conn.(*preflight.Conn).CloseRead(), errors.ErrUnsupported)
 }
 
-// TestDialerTLSErrors: what goes wrong in TLS keeps its type, and closes.
+// TestDialerTLSErrors: errors of TLS keep their type, and the connection is
+// closed.
 func TestDialerTLSErrors(t *testing.T) {
 	server := testkit.NewIdentity(t)
-	// Over TCP, because both sides of TLS may write at once, which hangs in a pipe.
+	// This needs TCP, because both sides of TLS may write at once, which blocks
+	// in a pipe.
 	dial := func(t *testing.T, address string, client *tls.Config, serve func(net.Conn)) error {
 		t.Helper()
 		peer := &testkit.DialPeer{T: t, Tcp: true, Peer: func(c net.Conn) {
@@ -138,9 +140,9 @@ func TestDialerTLSErrors(t *testing.T) {
 		require.ErrorContains(t, err, "TLS handshake")
 		require.ErrorContains(t, err, "no application protocol")
 	})
-	t.Run("h2 that was not offered", func(t *testing.T) {
-		// A ServerHello of TLS 1.2 (RFC 5246 §7.4.1.3) with ALPN, by hand
-		// because crypto/tls chooses only what was offered.
+	t.Run("h2, not offered", func(t *testing.T) {
+		// A ServerHello of TLS 1.2 (RFC 5246 §7.4.1.3) with ALPN. It is built
+		// by hand, because crypto/tls chooses only from what was offered.
 		extensions := "\x00\x10\x00\x05\x00\x03\x02h2"
 		hello := "\x03\x03" + strings.Repeat("r", 32) + "\x00" + "\xc0\x2b" + "\x00" + "\x00" + string(rune(len(extensions))) + extensions
 		message := "\x02\x00\x00" + string(rune(len(hello))) + hello
@@ -165,7 +167,7 @@ func TestDialerTLSErrors(t *testing.T) {
 		require.ErrorContains(t, err, "TLS handshake")
 		require.ErrorContains(t, err, "EOF")
 	})
-	t.Run("nobody behind TLS", func(t *testing.T) {
+	t.Run("end after the TLS handshake", func(t *testing.T) {
 		err := dial(t, "edge.example:443", server.Client(), func(c net.Conn) {
 			tc := tls.Server(c, server.Config)
 			testkit.ReadRequest(tc)

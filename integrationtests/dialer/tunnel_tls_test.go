@@ -16,8 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTunnelTLS: the name that is asked for inside, the field that asks for it
-// beside a token that does not, and that the caller's configuration stays as it was.
+// TestTunnelTLS: the server name that is used inside the tunnel, the field that
+// asks for TLS inside, and the token, which does not change. The caller's
+// configuration is not changed.
 func TestTunnelTLS(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
@@ -70,9 +71,9 @@ func TestTunnelTLS(t *testing.T) {
 	})
 }
 
-// TestTunnelTLSIsAgreed: where the answer does not say of TLS inside the tunnel
-// what the request did, the dial fails before anything is sent into the tunnel,
-// with an error that says which of the two it was.
+// TestTunnelTLSIsAgreed: if request and answer disagree about TLS inside the
+// tunnel, the dial fails before anything is sent into the tunnel. The error
+// tells which of the two sides asked for TLS inside.
 func TestTunnelTLSIsAgreed(t *testing.T) {
 	ca := fwdNewCA(t)
 	for name, test := range map[string]struct {
@@ -81,14 +82,14 @@ func TestTunnelTLSIsAgreed(t *testing.T) {
 		protocol string
 		says     string
 	}{
-		"not confirmed":            {"", true, "", "does not confirm TLS inside the tunnel, which was asked for"},
-		"not confirmed by tcps":    {"", true, "tcps", "does not confirm TLS inside the tunnel, which was asked for"},
-		"confirmed otherwise":      {"Preflight-Tunnel: TLS\r\n", true, "", "its value is not tls"},
-		"confirmed twice":          {"Preflight-Tunnel: tls\r\nPreflight-Tunnel: tls\r\n", true, "", "repeated"},
-		"confirmed in another":     {"Preflight-Tunnels: tls\r\n", true, "", "does not confirm"},
-		"not asked for":            {"Preflight-Tunnel: tls\r\n", false, "", "which was not asked for"},
-		"not asked for by tcps":    {"preflight-tunnel:tls\r\n", false, "tcps", "which was not asked for"},
-		"not asked for, otherwise": {"Preflight-Tunnel: off\r\n", false, "", "its value is not tls"},
+		"not confirmed":                     {"", true, "", "does not confirm TLS inside the tunnel, which was asked for"},
+		"not confirmed by tcps":             {"", true, "tcps", "does not confirm TLS inside the tunnel, which was asked for"},
+		"confirmed with another value":      {"Preflight-Tunnel: TLS\r\n", true, "", "its value is not tls"},
+		"confirmed twice":                   {"Preflight-Tunnel: tls\r\nPreflight-Tunnel: tls\r\n", true, "", "repeated"},
+		"confirmed in another":              {"Preflight-Tunnels: tls\r\n", true, "", "does not confirm"},
+		"not asked for":                     {"Preflight-Tunnel: tls\r\n", false, "", "which was not asked for"},
+		"not asked for by tcps":             {"preflight-tunnel:tls\r\n", false, "tcps", "which was not asked for"},
+		"not asked for, with another value": {"Preflight-Tunnel: off\r\n", false, "", "its value is not tls"},
 	} {
 		for _, secure := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, TLS %t", name, secure), func(t *testing.T) {
@@ -127,7 +128,8 @@ func TestTunnelTLSIsAgreed(t *testing.T) {
 		require.Equal(t, 101, testkit.StatusError(t, err).StatusCode)
 		require.ErrorContains(t, err, "which was not asked for")
 	})
-	// A listener that offers no TLS says so, and the error names its setting.
+	// A listener that offers no TLS says so, and the error names the missing
+	// setting.
 	t.Run("a listener without TLSConfig", func(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{})
 		testkit.ServeEcho(t, l)
@@ -140,8 +142,8 @@ func TestTunnelTLSIsAgreed(t *testing.T) {
 	})
 }
 
-// TestTunnelTLSErrors: what goes wrong inside names the stage, keeps its type,
-// and closes.
+// TestTunnelTLSErrors: errors of TLS inside the tunnel name the step and keep
+// their type, and the connection is closed.
 func TestTunnelTLSErrors(t *testing.T) {
 	ca := fwdNewCA(t)
 	reads := func(answer string) func(net.Conn) {
@@ -191,8 +193,8 @@ func fwdALPN(config *tls.Config) *tls.Config {
 	return config
 }
 
-// TestTunnelTLSStalls is TestDialerStalls for the last of the stages. The TLS
-// that stalls may be the whole of what bounds a transport without deadlines.
+// TestTunnelTLSStalls is TestDialerStalls for the last step. On a transport
+// without deadlines, only closing it can end a TLS handshake that stalls.
 func TestTunnelTLSStalls(t *testing.T) {
 	for endName, end := range testkit.ContextEnds {
 		for _, noDeadlines := range []bool{false, true} {
@@ -219,7 +221,8 @@ func TestTunnelTLSStalls(t *testing.T) {
 	}
 }
 
-// TestTLSResumption: the caller's session caches are used, outside and inside.
+// TestTLSResumption: the caller's session caches are used, outside and inside
+// the tunnel.
 func TestTLSResumption(t *testing.T) {
 	ca := fwdNewCA(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -249,7 +252,8 @@ func TestTLSResumption(t *testing.T) {
 	}
 }
 
-// TestTLSClientCertificates at the edge and inside, each its own.
+// TestTLSClientCertificates: client certificates at the edge and inside the
+// tunnel. Each has its own.
 func TestTLSClientCertificates(t *testing.T) {
 	ca := fwdNewCA(t)
 	names := make(chan string, 8)
@@ -285,12 +289,12 @@ func TestTLSClientCertificates(t *testing.T) {
 		d := dialer()
 		d.TLSConfig.Certificates = nil
 		_, err := d.Dial("tcp", "edge.example:443")
-		require.ErrorContains(t, err, "certificate required", "whose answer comes after the handshake in TLS 1.3")
+		require.ErrorContains(t, err, "certificate required", "in TLS 1.3 the answer comes after the handshake")
 	})
 	t.Run("none inside", func(t *testing.T) {
 		d := dialer()
 		d.TunnelTLSConfig.GetClientCertificate = nil
-		d.TunnelTLSConfig.MaxVersion = tls.VersionTLS12 // in which the handshake has the answer
+		d.TunnelTLSConfig.MaxVersion = tls.VersionTLS12 // the answer comes during the handshake
 		_, err := d.Dial("tcp", "edge.example:443")
 		require.Equal(t, "client outside", fwdNext(t, names))
 		require.ErrorContains(t, err, "TLS handshake in the tunnel")

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dialEcho is the address of a TCP server that echoes one connection, with the
-// TLS of config if it is set.
+// dialEcho returns the address of a TCP server that echoes one connection, with
+// TLS if config is set.
 func dialEcho(t testing.TB, config *tls.Config) string {
 	t.Helper()
 	ln := testkit.ListenTCP(t)
@@ -31,7 +31,7 @@ func dialEcho(t testing.TB, config *tls.Config) string {
 	return address
 }
 
-// dialPing sends and receives something, and closes.
+// dialPing sends some bytes, receives them again, and closes.
 func dialPing(t testing.TB, c net.Conn) {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(testkit.Patience))
@@ -44,8 +44,8 @@ func dialPing(t testing.TB, c net.Conn) {
 	require.NoError(t, c.Close())
 }
 
-// TestDialURLPlain: without http_preflight the URL is dialed as it stands; path,
-// userinfo and the fields of an upgrade are not for the wire.
+// TestDialURLPlain: without http_preflight the URL is dialed directly. The
+// path, the userinfo and the fields of an upgrade are not sent.
 func TestDialURLPlain(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	t.Run("tcp", func(t *testing.T) {
@@ -57,7 +57,7 @@ func TestDialURLPlain(t *testing.T) {
 	})
 	t.Run("tcps", func(t *testing.T) {
 		d := preflight.PreflightDialer{TLSConfig: server.Client()}
-		d.TLSConfig.NextProtos = []string{"amps"} // which are the application's here
+		d.TLSConfig.NextProtos = []string{"amps"} // here these belong to the application
 		config := server.Config.Clone()
 		config.NextProtos = []string{"amps"}
 		conn, err := d.DialURL(t.Context(), "tcps://"+dialEcho(t, config)+"/amps/json?http_preflight=false")
@@ -97,8 +97,9 @@ func TestDialURLPlain(t *testing.T) {
 	}
 }
 
-// TestDialURLPreflight: the path goes on the wire as it stands in the URL, the
-// userinfo, which is for the logon of the application, and the options not at all.
+// TestDialURLPreflight: the path is sent as it stands in the URL. The userinfo
+// is for the logon of the application and is not sent, and neither are the
+// options.
 func TestDialURLPreflight(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	for _, test := range []struct {
@@ -110,7 +111,7 @@ func TestDialURLPreflight(t *testing.T) {
 		{"tcp://edge.example:80/client/amps/json?http_preflight=true&tcp_linger=-1&tcp_connecttimeout=1000&tcp_idlereadtimeout=10&pretty=true&compression=zlib", "/client/amps/json"},
 		{"tcp://edge.example:80/a%2Fb/%20c?http_preflight=true", "/a%2Fb/%20c"},
 		{"tcp://me:s3cr3t%20:%2F@edge.example:80/x?http_preflight=true", "/x"},
-		{"tcp://m%3Ae:s3cr3t@edge.example:80/x?http_preflight=true", "/x"}, // which Basic credentials could not hold
+		{"tcp://m%3Ae:s3cr3t@edge.example:80/x?http_preflight=true", "/x"}, // Basic credentials could not contain it
 		{"tcp://me@edge.example:80/x?http_preflight=true", "/x"},
 		{"tcps://edge.example:443/x?http_preflight=true", "/x"},
 		{"tcps://me:s3cr3t@edge.example:443/x?http_preflight=true", "/x"},
@@ -145,8 +146,8 @@ func TestDialURLPreflight(t *testing.T) {
 	}
 }
 
-// TestDialURLContradictions between URL and dialer are errors before anything
-// is dialed, and never name the password.
+// TestDialURLContradictions: contradictions between URL and dialer are errors
+// before anything is dialed. No error contains the password.
 func TestDialURLContradictions(t *testing.T) {
 	const plain, secure = "tcp://me:s3cr3t@edge.example:80/x", "tcps://me:s3cr3t@edge.example:443/x"
 	for name, test := range map[string]struct {
@@ -184,7 +185,7 @@ func TestDialURLContradictions(t *testing.T) {
 	}
 }
 
-// TestDialURLErrorsHideTheUser, wherever they come from.
+// TestDialURLErrorsHideTheUser: no error of any source contains the userinfo.
 func TestDialURLErrorsHideTheUser(t *testing.T) {
 	closed := testkit.ListenTCP(t)
 	require.NoError(t, closed.Close())
@@ -206,8 +207,8 @@ func TestDialURLErrorsHideTheUser(t *testing.T) {
 	}
 }
 
-// TestDialURLOptionsNeedTCP: an option that cannot be applied is an error, not
-// ignored, and the connection is closed.
+// TestDialURLOptionsNeedTCP: an option that cannot be applied is an error and
+// is not ignored. The connection is closed.
 func TestDialURLOptionsNeedTCP(t *testing.T) {
 	for _, option := range []string{"tcp_nodelay=1", "tcp_keepalive=0", "tcp_sndbuf=1", "tcp_rcvbuf=1", "tcp_linger=0"} {
 		for _, preflightToo := range []string{"", "&http_preflight=1"} {
@@ -221,7 +222,7 @@ func TestDialURLOptionsNeedTCP(t *testing.T) {
 			testkit.RequireNoSecret(t, err)
 		}
 	}
-	t.Run("which may be below others", func(t *testing.T) {
+	t.Run("the TCP connection may be below other layers", func(t *testing.T) {
 		tunnel := dialEcho(t, nil)
 		below := testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
 			c, err := new(net.Dialer).DialContext(ctx, network, tunnel)
@@ -241,8 +242,8 @@ type dialWrapped struct{ net.Conn }
 
 func (c dialWrapped) NetConn() net.Conn { return c.Conn }
 
-// TestDialURLPrefers one family and falls back to the other, as long as there is
-// a context to dial in.
+// TestDialURLPrefers dials one family first and falls back to the other, as
+// long as the context has not ended.
 func TestDialURLPrefers(t *testing.T) {
 	errFour, errSix := errors.New("no IPv4 here"), errors.New("no IPv6 here")
 	for _, test := range []struct {

@@ -369,19 +369,19 @@ func TestTelemetry(t *testing.T) {
 // TestConfiguration: what cannot work is an error before anything is dialed.
 func TestConfiguration(t *testing.T) {
 	for text, d := range map[string]preflight.PreflightDialer{
-		"Carriers is empty":               {Carriers: []preflight.Carrier{}},
-		`Carriers holds "WebSocket"`:      {Carriers: []preflight.Carrier{"WebSocket"}},
-		`Carriers holds ""`:               {Carriers: []preflight.Carrier{webSocket, ""}},
-		`Carriers holds "framed" twice`:   {Carriers: []preflight.Carrier{framed, upgradeOnly, framed}},
-		"KeepAlivePeriod is":              {KeepAlivePeriod: 366 * 24 * time.Hour},
-		"MaxIdleTimeout is negative":      {MaxIdleTimeout: -1},
-		"MaxIdleTimeout is 8784h0m0s":     {MaxIdleTimeout: 366 * 24 * time.Hour},
-		"less than twice KeepAlivePeriod": {MaxIdleTimeout: 39 * time.Second},
-		"which is less than twice":        {KeepAlivePeriod: time.Second, MaxIdleTimeout: time.Second},
-		"is that of WebSocket":            {Protocol: "websocket"},
-		"Preflight-Carriers may not be":   {Header: http.Header{"Preflight-Carriers": {"upgrade"}}},
-		"sec-websocket-key may not be":    {Header: http.Header{"sec-websocket-key": {"x"}}},
-		"Preflight-Framing may not be":    {Proxy: testkit.Via("http://127.0.0.1:1"), ProxyHeader: http.Header{"Preflight-Framing": {"capsule"}}},
+		"Carriers is empty":                 {Carriers: []preflight.Carrier{}},
+		`Carriers holds "WebSocket"`:        {Carriers: []preflight.Carrier{"WebSocket"}},
+		`Carriers holds ""`:                 {Carriers: []preflight.Carrier{webSocket, ""}},
+		`Carriers holds "framed" more than`: {Carriers: []preflight.Carrier{framed, upgradeOnly, framed}},
+		"KeepAlivePeriod is":                {KeepAlivePeriod: 366 * 24 * time.Hour},
+		"MaxIdleTimeout is negative":        {MaxIdleTimeout: -1},
+		"MaxIdleTimeout is 8784h0m0s":       {MaxIdleTimeout: 366 * 24 * time.Hour},
+		"less than twice KeepAlivePeriod":   {MaxIdleTimeout: 39 * time.Second},
+		"which is less than twice":          {KeepAlivePeriod: time.Second, MaxIdleTimeout: time.Second},
+		"is that of WebSocket":              {Protocol: "websocket"},
+		"Preflight-Carriers may not be":     {Header: http.Header{"Preflight-Carriers": {"upgrade"}}},
+		"sec-websocket-key may not be":      {Header: http.Header{"sec-websocket-key": {"x"}}},
+		"Preflight-Framing may not be":      {Proxy: testkit.Via("http://127.0.0.1:1"), ProxyHeader: http.Header{"Preflight-Framing": {"capsule"}}},
 	} {
 		d.NetDialer = testkit.DialNever(t)
 		_, err := d.Dial("tcp", "edge.example:80")

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// goldenAll requires that a table plays every transcript of a directory.
+// goldenAll requires that table has an entry for every transcript of a
+// directory.
 func goldenAll[T any](t *testing.T, dir string, table map[string]T) {
 	t.Helper()
 	names := testkit.Transcripts(t, dir)
@@ -27,10 +28,10 @@ func goldenAll[T any](t *testing.T, dir string, table map[string]T) {
 	}
 }
 
-// TestGoldenToListener plays requests as the proxies rewrite them. Sent to the
-// proxies were Host, Connection: Upgrade, Upgrade: tcp, User-Agent,
-// X-Custom-One, x-lower, X-Dup: 1, X-Dup: 2, Authorization, Cookie and
-// X-Forwarded-For: 9.9.9.9.
+// TestGoldenToListener plays requests as the proxies rewrite them. The proxies
+// were sent Host, Connection: Upgrade, Upgrade: tcp, User-Agent, X-Custom-One,
+// x-lower, X-Dup: 1, X-Dup: 2, Authorization, Cookie and X-Forwarded-For:
+// 9.9.9.9.
 func TestGoldenToListener(t *testing.T) {
 	type facts struct {
 		uri    string // "" means /amps/json
@@ -93,7 +94,8 @@ func TestGoldenToListener(t *testing.T) {
 				server := testkit.GoldenNext(t, accepted)
 				require.Equal(t, testkit.GoldenPayload, testkit.GoldenRead(t, server, len(testkit.GoldenPayload)))
 
-				// Nothing stands between the 101 and the tunnel, in either direction.
+				// No byte stands between the 101 and the tunnel, in either
+				// direction.
 				_, err := io.WriteString(server, testkit.GoldenPayload)
 				require.NoError(t, err)
 				require.NoError(t, server.CloseWrite())
@@ -130,7 +132,8 @@ func TestGoldenToListener(t *testing.T) {
 	}
 }
 
-// TestGoldenFromListener plays requests and requires the complete answer.
+// TestGoldenFromListener sends requests and requires the complete answer, byte
+// for byte.
 func TestGoldenFromListener(t *testing.T) {
 	const upgrade = "Host: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	const webSocket = "Host: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
@@ -237,7 +240,7 @@ func TestGoldenFromListener(t *testing.T) {
 			want := testkit.Golden(t, "from_listener/"+name)
 			if strings.HasPrefix(name, "101") {
 				require.Equal(t, want, testkit.GoldenRead(t, client, len(want)))
-				if !strings.Contains(name, "tunnel-tls") { // which TLS has yet to begin
+				if !strings.Contains(name, "tunnel-tls") { // TLS has not begun yet
 					testkit.GoldenNext(t, accepted)
 				}
 				return
@@ -250,7 +253,7 @@ func TestGoldenFromListener(t *testing.T) {
 }
 
 // goldenPeer accepts one connection from ln, reads a request, answers it in
-// pieces, and then plays the tunnel's end.
+// pieces, and then acts as the end of the tunnel.
 func goldenPeer(t testing.TB, ln net.Listener, send func(io.Writer, string) error, answer string) (request <-chan string) {
 	got := make(chan string, 1)
 	done := make(chan struct{})
@@ -355,8 +358,8 @@ func TestGoldenToDialer(t *testing.T) {
 	}
 }
 
-// TestGoldenFromDialer requires every byte that a dialer sends, up to the first
-// one of the application.
+// TestGoldenFromDialer requires every byte that a dialer sends before the first
+// byte of the application.
 func TestGoldenFromDialer(t *testing.T) {
 	dial := func(d preflight.PreflightDialer) func(address string) (net.Conn, error) {
 		return func(address string) (net.Conn, error) { return d.Dial("tcp", address) }
@@ -381,9 +384,12 @@ func TestGoldenFromDialer(t *testing.T) {
 		"tunnel-tls": dial(preflight.PreflightDialer{
 			Host: "edge.example", TunnelTLSConfig: new(tls.Config), Header: http.Header{"Accept": {"*/*"}},
 		}),
+		"framed": dial(preflight.PreflightDialer{
+			Host: "edge.example", Carriers: []preflight.Carrier{preflight.CarrierFramed}, Header: http.Header{"Accept": {"*/*"}},
+		}),
 		"protocol": dial(preflight.PreflightDialer{Host: "[2001:db8::1]:8080", Path: "//", Protocol: "example/1.0"}),
-		// The options of a URL are for the connection, and its userinfo is for the
-		// logon of the application; neither is for the wire.
+		// The options of a URL configure the connection, and its userinfo is
+		// for the logon of the application. Neither is sent.
 		"url": func(address string) (net.Conn, error) {
 			return new(preflight.PreflightDialer).DialURL(t.Context(), "tcp://"+address+
 				"/user/can/put/path/here/amps/json?http_preflight=true&tcp_nodelay=true&tcp_keepalive=false&tcp_sndbuf=65536&tcp_rcvbuf=65536&tcp_linger=1&bind=127.0.0.1&ip_protocol_prefer=ipv4")
@@ -410,7 +416,7 @@ func TestGoldenFromDialer(t *testing.T) {
 					peer <- c
 				}
 			}()
-			if name == "tunnel-tls" { // not confirmed, so nothing follows
+			if name == "tunnel-tls" || name == "framed" { // not confirmed, so nothing follows
 				_, err := dial(ln.Addr().String())
 				require.Error(t, err)
 				server := <-peer

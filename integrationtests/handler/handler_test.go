@@ -17,8 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Requests of every make on one connection, whichever is the first and however
-// they are cut: what HTTP/1.1 is, is left to net/http, which sees all of it.
+// Many kinds of requests come on one connection. Any of them may be the first,
+// and they may be cut anywhere. net/http sees all of each HTTP/1.1 request and
+// handles it.
 func TestHandlerKeepsConnectionsAlive(t *testing.T) {
 	const host = " HTTP/1.1\r\nHost: h\r\n"
 	requests := []struct{ request, want string }{
@@ -49,7 +50,7 @@ func TestHandlerKeepsConnectionsAlive(t *testing.T) {
 			t.Run(fmt.Sprintf("%.12s first, in pieces of %d", order[0].request, piece), func(t *testing.T) {
 				c := testkit.DialClient(t, l)
 				sent := make(chan error, 1)
-				if piece > 0 { // one behind the other, without waiting for an answer
+				if piece > 0 { // one after the other, without waiting for an answer
 					go func() { sent <- testkit.WriteInPieces(c, all.String(), piece) }()
 				}
 				for _, r := range order {
@@ -74,7 +75,7 @@ func TestHandlerKeepsConnectionsAlive(t *testing.T) {
 	}
 }
 
-// HTTP/1.0 ends its connections, unless it says otherwise.
+// HTTP/1.0 closes its connections, unless the client asks to keep them.
 func TestHandlerHTTP10(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	testkit.AcceptAll(t, l)
@@ -87,8 +88,8 @@ func TestHandlerHTTP10(t *testing.T) {
 	}
 }
 
-// A client that expects to be asked for its body is asked, where Handler wants
-// the body, and told without it where not.
+// A client sends Expect: 100-continue. It gets the 100 if Handler reads the
+// body, and only the final answer if it does not.
 func TestHandlerExpectContinue(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/refuse" {
@@ -116,15 +117,15 @@ func TestHandlerExpectContinue(t *testing.T) {
 			a := c.Answer("POST")
 			require.NoError(t, a.Err)
 			require.Equal(t, http.StatusForbidden, a.StatusCode)
-			require.True(t, a.Close, "the client may yet send the body, or not")
+			require.True(t, a.Close, "the server cannot know whether the body follows")
 			require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
 			c.Ended(t)
 		})
 	}
 }
 
-// HandshakeTimeout is for heads: also for those that come later on a
-// connection, as a whole, and neither for bodies nor for Handler.
+// HandshakeTimeout bounds each whole head, also a later one on the connection.
+// It bounds neither a body nor Handler.
 func TestHandlerTimes(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 3 * time.Second} {
 		want := timeout
@@ -172,7 +173,7 @@ func TestHandlerTimes(t *testing.T) {
 				for _, head := range []string{"GET /", "GET / HTTP/1.1\r\n", testkit.Get[:len(testkit.Get)-2]} {
 					c, start := alive(), time.Now()
 					c.Send(t, head)
-					hndCutOff(t, c)
+					requireCutOff(t, c)
 					require.Equal(t, want, time.Since(start), "%q", head)
 				}
 				c, start = alive(), time.Now()
@@ -186,9 +187,10 @@ func TestHandlerTimes(t *testing.T) {
 						time.Sleep(want / 8)
 					}
 				}()
-				hndCutOff(t, c)
-				// The clock starts when a fourth byte has shown that this is a request.
-				require.Equal(t, want+3*(want/8), time.Since(start), "the deadline is of the whole head")
+				requireCutOff(t, c)
+				// The timeout starts when the fourth byte has shown that this
+				// is a request.
+				require.Equal(t, want+3*(want/8), time.Since(start), "the deadline applies to the whole head")
 				require.Error(t, <-dripped)
 				require.Empty(t, accepted)
 			})
@@ -196,7 +198,7 @@ func TestHandlerTimes(t *testing.T) {
 	}
 }
 
-// IdleTimeout is for the time between two requests, and for nothing else.
+// IdleTimeout bounds the time between two requests, and nothing else.
 func TestHandlerIdleTimeout(t *testing.T) {
 	for timeout, want := range map[time.Duration]time.Duration{
 		time.Second:    time.Second,
@@ -233,9 +235,9 @@ func TestHandlerIdleTimeout(t *testing.T) {
 	}
 }
 
-// hndCutOff waits for the end of a connection that has not been answered, but
-// perhaps been told so.
-func hndCutOff(t testing.TB, c *testkit.Client) {
+// requireCutOff waits for the end of a connection whose request is not served. An
+// error answer may come before the end.
+func requireCutOff(t testing.TB, c *testkit.Client) {
 	t.Helper()
 	rest, err := io.ReadAll(c.R)
 	require.NoError(t, err)
@@ -244,7 +246,7 @@ func hndCutOff(t testing.TB, c *testkit.Client) {
 	}
 }
 
-// The bound of a head holds for each head, not for the first alone.
+// The limit of a head applies to each head, not only to the first.
 func TestHandlerMaxHeaderBytes(t *testing.T) {
 	head := func(size int, upgrade string) string {
 		h := "GET /health HTTP/1.1\r\nHost: h\r\n" + upgrade + "X: "
@@ -263,7 +265,7 @@ func TestHandlerMaxHeaderBytes(t *testing.T) {
 					}
 					size := 1001
 					if later > 0 || upgrade == "" {
-						size += 9 << 10 // net/http reads 4 KiB more than it is told, and has 4 KiB of buffer
+						size += 9 << 10 // net/http reads 4 KiB more than its limit, and has a buffer of 4 KiB
 					}
 					go io.WriteString(c, head(size, upgrade))
 					require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, c.Refused(t, "GET").StatusCode)
@@ -274,7 +276,7 @@ func TestHandlerMaxHeaderBytes(t *testing.T) {
 	}
 }
 
-// A panic in Handler is the end of its connection, and of nothing else.
+// A panic in Handler ends its connection, and nothing else.
 func TestHandlerPanics(t *testing.T) {
 	printed := testkit.CaptureLog(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revBoth calls f with an address at which l serves its own connections, and
-// with one at which a server of package net/http has it mounted.
-func revBoth(t *testing.T, l func() *preflight.PreflightListener, f func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn)) {
+// bothWays calls f twice: with an address where l serves its own connections,
+// and with one where a server of net/http mounts l.
+func bothWays(t *testing.T, l func() *preflight.PreflightListener, f func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn)) {
 	t.Run("its own", func(t *testing.T) {
 		own := testkit.Listen(t, l())
 		f(t, own.Addr(), testkit.AcceptAll(t, own))
@@ -32,28 +32,28 @@ func revBoth(t *testing.T, l func() *preflight.PreflightListener, f func(t *test
 	})
 }
 
-// revClient connects to a.
-func revClient(t testing.TB, a net.Addr) *testkit.Client {
+// dialClient connects to a.
+func dialClient(t testing.TB, a net.Addr) *testkit.Client {
 	t.Helper()
 	c := testkit.DialTCP(t, a)
 	return &testkit.Client{Conn: c, R: bufio.NewReader(c)}
 }
 
-// What net/http lets through is still held to MaxHeaderBytes: it reads 4 KiB more
-// than its own limit, which is a megabyte unless the application sets it.
+// MaxHeaderBytes also applies to heads that net/http accepts. net/http reads 4
+// KiB more than its own limit, which is 1 MiB by default.
 func TestServeHTTPMaxHeaderBytes(t *testing.T) {
 	const most = 1000
 	fill := most - len(testkit.Request("X-Fill: "))
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{MaxHeaderBytes: most, Handler: testkit.ServedHandler}
 	}, func(t *testing.T, a net.Addr, accepted <-chan *preflight.Conn) {
 		for _, more := range []int{0, 1, 4 << 10, 500_000} {
-			c := revClient(t, a)
-			// Behind an ordinary one, it is net/http that reads the request.
+			c := dialClient(t, a)
+			// After an ordinary request, net/http reads the next one.
 			c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
 			request := testkit.Request("X-Fill: " + strings.Repeat("x", fill+more))
-			go io.WriteString(c, request) // which may be cut short
+			go io.WriteString(c, request) // the answer may be cut short
 			answer := c.Answer("GET")
 			if more > 0 {
 				require.Equal(t, 431, answer.StatusCode, "%d bytes too many", more)
@@ -66,11 +66,11 @@ func TestServeHTTPMaxHeaderBytes(t *testing.T) {
 	})
 }
 
-// A Handler that goes past our ResponseWriter, to the one of net/http, still
-// ends its connection after a request with Upgrade: what comes next could be
-// one that the rules of a proxy have not seen.
+// A Handler may unwrap our ResponseWriter and use that of net/http. The
+// connection still ends after an answer to a request with Upgrade: the next
+// request would be one that the rules of a proxy have not seen.
 func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for {
 				u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -89,15 +89,15 @@ func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
 			"POST /first HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
 			"GET /first HTTP/1.0\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n\r\n",
 		} {
-			c := revClient(t, a)
+			c := dialClient(t, a)
 			c.Send(t, request+"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
 			answer := c.Refused(t, request)
 			require.Equal(t, 200, answer.StatusCode)
 			require.Equal(t, "/first", answer.Text)
 			require.Empty(t, accepted)
 		}
-		// One without Upgrade goes on.
-		c := revClient(t, a)
+		// A request without Upgrade does not end the connection.
+		c := dialClient(t, a)
 		for _, path := range []string{"/first", "/second"} {
 			c.Send(t, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, path, c.Answer("GET").Text)
@@ -105,9 +105,9 @@ func TestHandlerThatUnwrapsEndsItsConnection(t *testing.T) {
 	})
 }
 
-// A Handler that hijacks makes its own answer. The ReverseProxy of net/http begins
-// with the fields that are there already, and a close among them would have
-// the proxies on the way end the socket.
+// A Handler that hijacks writes its own answer. The ReverseProxy of net/http
+// starts with the fields that are already set. If "close" were among them, the
+// proxies on the way would close the connection.
 func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
@@ -121,10 +121,10 @@ func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
 	t.Cleanup(backend.Close)
 	to, err := url.Parse(backend.URL)
 	require.NoError(t, err)
-	revBoth(t, func() *preflight.PreflightListener {
+	bothWays(t, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{Handler: httputil.NewSingleHostReverseProxy(to)}
 	}, func(t *testing.T, a net.Addr, _ <-chan *preflight.Conn) {
-		c := revClient(t, a)
+		c := dialClient(t, a)
 		c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		answer := c.Answer("GET")
 		require.NoError(t, answer.Err)
@@ -136,16 +136,16 @@ func TestHandlerThatHijacksAnswersWithoutClose(t *testing.T) {
 	})
 }
 
-// revHijacker is a ResponseWriter of a middleware that is not complete.
-type revHijacker struct {
+// hijackWriter is the ResponseWriter of an incomplete middleware.
+type hijackWriter struct {
 	http.ResponseWriter
 	conn net.Conn
 	rw   *bufio.ReadWriter
 }
 
-func (w revHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, w.rw, nil }
+func (w hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, w.rw, nil }
 
-// Hijack without a buffer means that nothing is in it.
+// If Hijack returns no buffer, no bytes were buffered.
 func TestServeHTTPHijackWithoutABuffer(t *testing.T) {
 	l := &preflight.PreflightListener{HandshakeTimeout: time.Hour}
 	accepted := testkit.AcceptAll(t, l)
@@ -156,7 +156,7 @@ func TestServeHTTPHijackWithoutABuffer(t *testing.T) {
 	served := make(chan any, 1)
 	go func() {
 		defer func() { served <- recover() }()
-		l.ServeHTTP(revHijacker{httptest.NewRecorder(), server, nil}, r)
+		l.ServeHTTP(hijackWriter{httptest.NewRecorder(), server, nil}, r)
 	}()
 	c := &testkit.Client{Conn: client, R: bufio.NewReader(client)}
 	answer := c.Answer("GET")

@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A request that names our protocol and may not be upgraded is refused for the
-// same reason whichever way it comes, and is never Handler's: what it carries is
-// for a tunnel.
+// A request that names our protocol but cannot be upgraded is refused with the
+// same reason on every way to the listener. Handler never gets it, because its
+// bytes are meant for a tunnel.
 func TestHandlerNeverSeesABrokenUpgrade(t *testing.T) {
 	handled := make(chan string, 9)
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,7 @@ func TestHandlerNeverSeesABrokenUpgrade(t *testing.T) {
 			})
 		}
 	}
-	// What is ordinary beside these is Handler's.
+	// An ordinary request without these goes to Handler.
 	for _, way := range ways {
 		c := way.Dial(t)
 		c.Send(t, "GET /other HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp2\r\n\r\n")
@@ -53,15 +53,15 @@ func TestHandlerNeverSeesABrokenUpgrade(t *testing.T) {
 	}
 }
 
-// Who gets in, and where to: the whole table.
+// The table shows which kind of connection is accepted, and where it goes.
 func TestListenerTable(t *testing.T) {
 	type listener = preflight.PreflightListener
 	authorize := func(*http.Request) (http.Header, error) { return http.Header{"X-Vetted": {"yes"}}, nil }
 	for _, row := range []struct {
-		name   string
-		l      func() *listener
-		plain  bool
-		vetted bool
+		name       string
+		l          func() *listener
+		plain      bool
+		authorized bool
 	}{
 		{"zero value", func() *listener { return &listener{} }, true, false},
 		{"AllowPlain", func() *listener { return &listener{AllowPlain: true} }, true, false},
@@ -97,7 +97,7 @@ func TestListenerTable(t *testing.T) {
 								testkit.Skip(t, conn, kind.sent)
 								testkit.Talk(t, c, conn)
 							} else {
-								c.Ended(t) // without a word
+								c.Ended(t) // without an answer
 							}
 							require.Empty(t, accepted)
 							require.Zero(t, handled)
@@ -108,13 +108,13 @@ func TestListenerTable(t *testing.T) {
 						switch {
 						case kind.name == "preflight":
 							require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
-							require.Equal(t, row.vetted, a.Header.Get("X-Vetted") == "yes")
+							require.Equal(t, row.authorized, a.Header.Get("X-Vetted") == "yes")
 							testkit.Talk(t, c, testkit.NextConn(t, accepted))
 						case kind.name == "ordinary" && handler:
 							require.Equal(t, http.StatusOK, a.StatusCode)
 							require.Equal(t, testkit.Got, a.Text)
 							require.Equal(t, 1, handled)
-							require.Equal(t, testkit.Got, (<-c.Ask(testkit.Get)).Text, "it is kept alive")
+							require.Equal(t, testkit.Got, (<-c.Ask(testkit.Get)).Text, "the connection is kept alive")
 							handled = 0
 						default:
 							want := map[string]int{"ordinary": 426, "malformed": 400, "broken preflight": 405}
@@ -130,8 +130,8 @@ func TestListenerTable(t *testing.T) {
 	}
 }
 
-// A connection of Handler's is no handshake under way, whatever it is doing. An
-// upgrade request on it is one.
+// A connection of Handler is never a pending handshake. An upgrade request on
+// it is one.
 func TestHandlerIsNotPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, release := testkit.NewNetwork(), make(chan struct{})
@@ -160,7 +160,7 @@ func TestHandlerIsNotPending(t *testing.T) {
 		require.Equal(t, 101, (<-later.Ask(testkit.Request())).StatusCode)
 		testkit.Talk(t, later, <-accepted)
 		require.Equal(t, testkit.Got, (<-idle.Ask(testkit.Get)).Text)
-		require.Zero(t, time.Since(start), "nobody has waited, and nobody has had to go")
+		require.Zero(t, time.Since(start), "no client waited, and none was evicted")
 
 		close(release)
 		require.Equal(t, "GET /block HTTP/1.1 0 <nil>", (<-blockedAnswer).Text)
@@ -168,15 +168,16 @@ func TestHandlerIsNotPending(t *testing.T) {
 	})
 }
 
-// With no protocols of its own a listener leaves upgrade requests to Handler,
-// which mounts others by path: several servers on one port, each with rules of
-// its own. Whose connection it is they learn from the one that has accepted it.
+// A listener with an empty Protocols leaves upgrade requests to Handler.
+// Handler can mount other listeners by path: several servers on one port, each
+// with its own rules. They learn the client's address from the listener that
+// accepted the connection.
 func TestHandlerMountsListenersByPath(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	vetted := make(chan string, 9)
+	authorized := make(chan string, 9)
 	a := &preflight.PreflightListener{}
 	b := &preflight.PreflightListener{TrustedProxies: trusted, Authorize: func(r *http.Request) (http.Header, error) {
-		vetted <- r.RemoteAddr
+		authorized <- r.RemoteAddr
 		if r.URL.Path == "/b/no" {
 			return nil, errors.New("no")
 		}
@@ -203,7 +204,7 @@ func TestHandlerMountsListenersByPath(t *testing.T) {
 		{"a behind a proxy", proxy, "/a/x", 101, toA, "192.0.2.7:1234", false},
 		{"b behind a proxy", proxy, "/b/x", 101, toB, "198.51.100.9:0", true},
 		{"b refuses", proxy, "/b/no", 403, nil, "198.51.100.9:0", true},
-		{"nobody's path", proxy, "/c/x", 404, nil, "", false},
+		{"a path without a listener", proxy, "/c/x", 404, nil, "", false},
 	} {
 		for _, later := range []bool{false, true} {
 			require.True(t, t.Run(fmt.Sprintf("%s, later %t", tt.name, later), func(t *testing.T) {
@@ -233,17 +234,17 @@ func TestHandlerMountsListenersByPath(t *testing.T) {
 					require.Equal(t, tt.want, c.Refused(t, "GET").StatusCode)
 				}
 				if tt.asked {
-					require.Equal(t, remote, <-vetted)
+					require.Equal(t, remote, <-authorized)
 				}
 				for _, none := range []<-chan *preflight.Conn{own, toA, toB} {
 					require.Empty(t, none)
 				}
-				require.Empty(t, vetted)
+				require.Empty(t, authorized)
 			}))
 		}
 	}
 
-	// Each is closed by itself.
+	// Each is closed independently.
 	require.NoError(t, a.Close())
 	c := testkit.DialClient(t, l)
 	c.Send(t, request("/a/x"))

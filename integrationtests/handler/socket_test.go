@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A WebSocket handler takes its connection over as on any server of net/http:
-// the 101 is its own, and every byte.
+// A WebSocket handler takes over its connection as on any server of net/http:
+// it writes the 101 and every byte itself.
 func TestHandlerSockets(t *testing.T) {
 	printed := testkit.CaptureLog(t)
 	for name, socket := range testkit.WebSocketHandlers {
@@ -38,7 +38,7 @@ func TestHandlerSockets(t *testing.T) {
 			for _, way := range testkit.Ways(t, l) {
 				t.Run(kind+" "+way.Name, func(t *testing.T) {
 					glued := ""
-					if h != http.Handler(proxy) { // which drops what comes before the 101
+					if h != http.Handler(proxy) { // this drops the bytes that come before the 101
 						glued = strings.Repeat(testkit.Get, 300)
 					}
 					c := way.Dial(t)
@@ -51,7 +51,8 @@ func TestHandlerSockets(t *testing.T) {
 						c.Send(t, testkit.Get)
 						testkit.Skip(t, c.R, testkit.Get)
 					}
-					// Close ends what is the listener's, and this no longer is.
+					// Close ends the connections of the listener. This
+					// connection no longer is one.
 					require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
 					c.Ended(t)
 				})
@@ -59,11 +60,11 @@ func TestHandlerSockets(t *testing.T) {
 			require.Empty(t, accepted)
 		}
 	}
-	require.Empty(t, printed.String(), "net/http complains of who touches an answer that was hijacked")
+	require.Empty(t, printed.String(), "net/http logs an error if an answer is used after Hijack")
 }
 
-// What Handler has hijacked survives Close, and one that it hijacks while the
-// listener drains is told nothing about an end.
+// A connection that Handler has hijacked survives Close. On one that it hijacks
+// while the listener drains, the 101 has no "close".
 func TestHandlerSocketsWhileEnding(t *testing.T) {
 	for name, socket := range testkit.WebSocketHandlers {
 		t.Run(name, func(t *testing.T) {
@@ -82,19 +83,19 @@ func TestHandlerSocketsWhileEnding(t *testing.T) {
 				c.Got(t)
 				clients = append(clients, c)
 			}
-			tunnel, _ := testkit.Upgraded(t, l, testkit.Request()) // for which Shutdown waits
+			tunnel, _ := testkit.Upgraded(t, l, testkit.Request()) // Shutdown waits for this one
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
 			require.ErrorIs(t, l.Shutdown(ctx), context.Canceled)
 
 			clients[0].Send(t, testkit.Get+testkit.Get)
-			require.Equal(t, testkit.Got, clients[0].Refused(t, "GET").Text, "an ordinary answer is the last one")
+			require.Equal(t, testkit.Got, clients[0].Refused(t, "GET").Text, "an ordinary answer ends the connection")
 			clients[1].Send(t, testkit.Request()+testkit.Get)
 			require.Equal(t, http.StatusServiceUnavailable, clients[1].Refused(t, "GET").StatusCode)
 			c := clients[2]
 			c.Send(t, testkit.WebSocketRequest)
 			require.Equal(t, []string{"Upgrade"}, testkit.ConnectionFields(c.Head(t)))
-			testkit.Carry(t, "a frame", c, c.R) // by now it is hijacked
+			testkit.Carry(t, "a frame", c, c.R) // now it is hijacked
 			require.NoError(t, tunnel.Close())
 			l.Close()
 			testkit.Carry(t, "another frame", c, c.R)
@@ -102,9 +103,9 @@ func TestHandlerSocketsWhileEnding(t *testing.T) {
 	}
 }
 
-// Close ends the connections of Handler, and waits for none of them: not for
-// clients that do not take the last message of TLS, for each of which crypto/tls
-// would wait five seconds.
+// Close ends the connections of Handler and does not wait for them. Some
+// clients do not read the last message of TLS, and crypto/tls would wait five
+// seconds for each of them.
 func TestHandlerCloseDoesNotWait(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, secure := range []bool{false, true} {
@@ -135,7 +136,7 @@ func TestHandlerCloseDoesNotWait(t *testing.T) {
 			case err := <-closed:
 				require.NoError(t, err)
 			case <-time.After(testkit.Patience):
-				require.FailNow(t, "Close waits")
+				require.FailNow(t, "Close does not return")
 			}
 			for _, c := range clients {
 				require.True(t, c.Server.Closed.Load())
@@ -144,9 +145,9 @@ func TestHandlerCloseDoesNotWait(t *testing.T) {
 	}
 }
 
-// hndAnswers are answers to a request with Upgrade that do not take the
-// connection over, and their status. 0 is none.
-var hndAnswers = map[string]struct {
+// finalAnswers are answers to a request with Upgrade that do not take over the
+// connection, with their status. 0 means no answer.
+var finalAnswers = map[string]struct {
 	status int
 	answer http.HandlerFunc
 }{
@@ -202,7 +203,7 @@ var hndAnswers = map[string]struct {
 		io.WriteString(w, "no")
 	}},
 	"keep-alive, behind a middleware": {200, func(w http.ResponseWriter, r *http.Request) {
-		w = hndWrapped{w}
+		w = wrappedWriter{w}
 		w.Header().Set("Connection", "keep-alive")
 		if err := http.NewResponseController(w).Flush(); err != nil {
 			panic(err)
@@ -214,11 +215,11 @@ var hndAnswers = map[string]struct {
 		w.Header().Set("Connection", "keep-alive")
 		w.WriteHeader(200)
 	}},
-	"an interim answer first": {200, func(w http.ResponseWriter, r *http.Request) {
+	"after an interim answer": {200, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		io.WriteString(w, "no")
 	}},
-	"a 101 that nobody takes": {0, func(w http.ResponseWriter, r *http.Request) {
+	"a 101 without Hijack": {0, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.WriteHeader(101)
@@ -226,13 +227,13 @@ var hndAnswers = map[string]struct {
 	"an abort": {0, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
 }
 
-// hndWrapped is the ResponseWriter of a middleware.
-type hndWrapped struct{ http.ResponseWriter }
+// wrappedWriter is the ResponseWriter of a middleware.
+type wrappedWriter struct{ http.ResponseWriter }
 
-func (w hndWrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w wrappedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// hndAsking are requests with Upgrade that are Handler's.
-var hndAsking = map[string]string{
+// upgradeRequests are requests with Upgrade that go to Handler.
+var upgradeRequests = map[string]string{
 	"websocket":  "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 	"h2c":        "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 	"anything":   "GET /up HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x!~/7\r\n\r\n",
@@ -245,12 +246,12 @@ var hndAsking = map[string]string{
 	"OPTIONS *":  "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 }
 
-// A proxy that has seen Upgrade may hand on whatever follows without looking
-// at it. So what follows a request with Upgrade is never taken for a request,
-// unless the answer is a 101.
+// A proxy that has seen Upgrade may forward all later bytes without parsing
+// them. So bytes after a request with Upgrade are never parsed as a request.
+// Only a 101 keeps the connection open.
 func TestHandlerLastAnswer(t *testing.T) {
-	testkit.CaptureLog(t) // net/http prints what it thinks of a second WriteHeader
-	for name, tt := range hndAnswers {
+	testkit.CaptureLog(t) // net/http logs the second WriteHeader
+	for name, tt := range finalAnswers {
 		t.Run(name, func(t *testing.T) {
 			second := make(chan string, 9)
 			l := testkit.Listen(t, &preflight.PreflightListener{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -265,7 +266,7 @@ func TestHandlerLastAnswer(t *testing.T) {
 			})})
 			accepted := testkit.AcceptAll(t, l)
 			ways := testkit.Ways(t, l)
-			for asking, request := range hndAsking {
+			for asking, request := range upgradeRequests {
 				for _, way := range ways {
 					what := fmt.Sprintf("%s, %s", asking, way.Name)
 					c := way.Dial(t)
@@ -273,7 +274,7 @@ func TestHandlerLastAnswer(t *testing.T) {
 					if tt.status == 0 {
 						c.Ended(t)
 					} else {
-						if strings.HasPrefix(name, "an interim") {
+						if strings.HasPrefix(name, "after an interim") {
 							require.Equal(t, http.StatusEarlyHints, c.Answer("GET").StatusCode)
 						}
 						a := c.Refused(t, request)

@@ -21,12 +21,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndOrdinary are two ordinary requests.
-const hndOrdinary = testkit.Get + "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+// twoOrdinary holds two ordinary requests.
+const twoOrdinary = testkit.Get + "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 
-// hndThenTunnel requires that two ordinary requests are answered, and that the
-// upgrade request behind them becomes a tunnel that begins with data.
-func hndThenTunnel(t testing.TB, c *testkit.Client, accepted <-chan *preflight.Conn, data string) {
+// requireTunnelAfterOrdinary requires that two ordinary requests are answered, and that the
+// upgrade request after them opens a tunnel that begins with data.
+func requireTunnelAfterOrdinary(t testing.TB, c *testkit.Client, accepted <-chan *preflight.Conn, data string) {
 	t.Helper()
 	c.Got(t)
 	require.Equal(t, "POST /b HTTP/1.1 5 <nil>", c.Answer("POST").Text)
@@ -43,11 +43,11 @@ func hndThenTunnel(t testing.TB, c *testkit.Client, accepted <-chan *preflight.C
 	c.Ended(t)
 }
 
-// A connection that has carried ordinary requests becomes a tunnel, and what is
-// glued behind the head is the tunnel's, wherever the client's segments end.
+// A connection that has carried ordinary requests becomes a tunnel. Bytes glued
+// to the head belong to the tunnel, for every split into segments.
 func TestHandlerThenTunnel(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
-	stream := hndOrdinary + testkit.Request() + data
+	stream := twoOrdinary + testkit.Request() + data
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, Handler: testkit.ReportHandler})
@@ -58,18 +58,18 @@ func TestHandlerThenTunnel(t *testing.T) {
 				io.WriteString(c, stream[:split])
 				io.WriteString(c, stream[split:])
 			}()
-			hndThenTunnel(t, c, accepted, data)
+			requireTunnelAfterOrdinary(t, c, accepted, data)
 		}
 		for _, piece := range []int{1, 2, 3, 10} {
 			c := n.Dial(t)
 			go testkit.WriteInPieces(c, stream, piece)
-			hndThenTunnel(t, c, accepted, data)
+			requireTunnelAfterOrdinary(t, c, accepted, data)
 		}
 	})
 }
 
-// Nor does it matter which of the buffers on the way hold it: that of the
-// first sorting, that of net/http, or the socket's.
+// It makes no difference which buffer holds them: that of the first sorting,
+// that of net/http, or the socket's.
 func TestHandlerThenTunnelWithMuchData(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	accepted := testkit.AcceptAll(t, l)
@@ -96,7 +96,7 @@ func TestHandlerThenTunnelWithMuchData(t *testing.T) {
 	}
 }
 
-// A refusal of a later request is its connection's last answer too.
+// The refusal of a later request ends its connection too.
 func TestHandlerThenRefusal(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler, Authorize: func(r *http.Request) (http.Header, error) {
 		return nil, &preflight.StatusError{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {"Bearer"}}}
@@ -113,26 +113,26 @@ func TestHandlerThenRefusal(t *testing.T) {
 	}
 }
 
-// hndFacts are what is known of a client.
-type hndFacts struct{ remote, user, secret string }
+// clientFacts is what the server knows about a client.
+type clientFacts struct{ remote, user, secret string }
 
-// A proxy sends the requests of different clients over one connection: each
-// has the facts of its own head, Handler knows the peer alone, and a PROXY header
-// is the connection's.
-func TestHandlerFactsAreOfOneHead(t *testing.T) {
+// A proxy sends the requests of different clients over one connection. The
+// address and the fields of each request come from its own head. Handler sees
+// the address of the peer. A PROXY header applies to the whole connection.
+func TestHandlerFactsOfEachRequest(t *testing.T) {
 	for _, tt := range []struct{ name, proxy, peer string }{
 		{"plain", "", ""},
 		{"behind a PROXY header", "PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n", "192.0.2.7:1234"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			facts := func(r *http.Request) hndFacts {
-				return hndFacts{r.RemoteAddr, r.Header.Get("X-User"), r.Header.Get("X-Secret")}
+			facts := func(r *http.Request) clientFacts {
+				return clientFacts{r.RemoteAddr, r.Header.Get("X-User"), r.Header.Get("X-Secret")}
 			}
-			handled, vetted := make(chan hndFacts, 9), make(chan hndFacts, 9)
+			handled, authorized := make(chan clientFacts, 9), make(chan clientFacts, 9)
 			l := testkit.Listen(t, &preflight.PreflightListener{
 				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")},
 				Handler:        http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handled <- facts(r); testkit.ReportHandler(w, r) }),
-				Authorize:      func(r *http.Request) (http.Header, error) { vetted <- facts(r); return nil, nil },
+				Authorize:      func(r *http.Request) (http.Header, error) { authorized <- facts(r); return nil, nil },
 			})
 			accepted := testkit.AcceptAll(t, l)
 			for _, glued := range []bool{false, true} {
@@ -155,15 +155,15 @@ func TestHandlerFactsAreOfOneHead(t *testing.T) {
 						c.Send(t, requests[i])
 					}
 					c.Got(t)
-					require.Equal(t, hndFacts{peer, user, "yes"}, <-handled)
+					require.Equal(t, clientFacts{peer, user, "yes"}, <-handled)
 				}
 				if !glued {
 					c.Send(t, requests[2])
 				}
 				require.Equal(t, http.StatusSwitchingProtocols, c.Answer("GET").StatusCode)
 				conn := testkit.NextTunnel(t, accepted)
-				want := hndFacts{"198.51.100.3:0", "cia", ""}
-				require.Equal(t, want, <-vetted)
+				want := clientFacts{"198.51.100.3:0", "cia", ""}
+				require.Equal(t, want, <-authorized)
 				require.Equal(t, want, facts(conn.Request()))
 				require.Equal(t, want.remote, conn.RemoteAddr().String())
 				require.IsType(t, &net.TCPAddr{}, conn.RemoteAddr())
@@ -174,19 +174,19 @@ func TestHandlerFactsAreOfOneHead(t *testing.T) {
 				}, conn.Request().Header)
 				testkit.Talk(t, c, conn)
 				require.Empty(t, handled)
-				require.Empty(t, vetted)
+				require.Empty(t, authorized)
 			}
 		})
 	}
 }
 
-// hndCounted counts the connections that it has accepted.
-type hndCounted struct {
+// countingListener counts the connections that it has accepted.
+type countingListener struct {
 	net.Listener
 	count atomic.Int64
 }
 
-func (l *hndCounted) Accept() (net.Conn, error) {
+func (l *countingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
 		l.count.Add(1)
@@ -194,18 +194,18 @@ func (l *hndCounted) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// The same with a proxy of the standard library, and clients that have
-// addresses of their own.
+// The same with the reverse proxy of the standard library, and clients with
+// their own addresses.
 func TestHandlerBehindGoProxy(t *testing.T) {
 	remotes := make(chan string, 9)
-	inner := &hndCounted{Listener: testkit.ListenTCP(t)}
+	inner := &countingListener{Listener: testkit.ListenTCP(t)}
 	l := testkit.Listen(t, &preflight.PreflightListener{
 		Listener:       inner,
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
 		Handler:        http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { remotes <- r.RemoteAddr; testkit.ReportHandler(w, r) }),
 	})
 	accepted := testkit.AcceptAll(t, l)
-	transport := &http.Transport{MaxConnsPerHost: 1} // so that one connection carries everything
+	transport := &http.Transport{MaxConnsPerHost: 1} // so that one connection carries all requests
 	defer transport.CloseIdleConnections()
 	proxy := testkit.ListenTCP(t)
 	testkit.ServeHTTP(t, proxy, &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
@@ -237,7 +237,8 @@ func TestHandlerBehindGoProxy(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
-// Over TLS, whoever accepts it, Handler knows it, and so does a tunnel.
+// Over TLS, Handler and a tunnel see the TLS state, for each server that may
+// have accepted the connection.
 func TestHandlerSeesTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, tt := range []struct {
@@ -274,7 +275,7 @@ func TestHandlerSeesTLS(t *testing.T) {
 				c := testkit.DialClient(t, l)
 				c.Send(t, testkit.Get)
 				c.Got(t)
-				require.False(t, <-secure, "beside it, there are clients without TLS")
+				require.False(t, <-secure, "the same listener also has clients without TLS")
 			}
 		})
 	}

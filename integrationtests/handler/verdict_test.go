@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndHeads are heads about which parsers differ, most of them malformed, and what
-// follows them.
-var hndHeads = map[string]struct{ head, body string }{
+// ambiguousHeads are heads that parsers read differently, with the bytes that follow
+// them. Most of them are malformed.
+var ambiguousHeads = map[string]struct{ head, body string }{
 	"in order":                {"GET /health HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 	"a body":                  {"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", "hello"},
 	"bare LF":                 {"GET /p HTTP/1.1\nHost: h\n\n", ""},
@@ -61,7 +61,7 @@ var hndHeads = map[string]struct{ head, body string }{
 	"OPTIONS *":               {"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 	"another scheme":          {"GET ftp://h/p HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 	"userinfo":                {"GET http://u@h/p HTTP/1.1\r\nHost: h\r\n\r\n", ""},
-	"a method of its own":     {"BREW /p HTTP/1.1\r\nHost: h\r\n\r\n", ""},
+	"an unknown method":       {"BREW /p HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 	"another expectation":     {"GET /p HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", ""},
 	"Connection of two words": {"GET /p HTTP/1.1\r\nHost: h\r\nConnection: a b\r\n\r\n", ""},
 	"almost Upgrade":          {"GET /p HTTP/1.1\r\nHost: h\r\nUpgrade-Insecure-Requests: 1\r\nX : y\r\n\r\n", ""},
@@ -75,15 +75,16 @@ var hndHeads = map[string]struct{ head, body string }{
 	"much too long":           {"GET /" + strings.Repeat("x", 40<<10) + " HTTP/1.1\r\nHost: h\r\n\r\n", ""},
 }
 
-// hndTalk is what a server on n answers to what is said in pieces, until it ends
-// the connection because nothing more comes. The Date is not part of it.
-func hndTalk(t testing.TB, n *testkit.Network, said string, piece int) string {
+// replyTo returns the answer of a server on n to bytes sent in pieces, until
+// the server closes the connection because no more bytes come. The Date is
+// removed.
+func replyTo(t testing.TB, n *testkit.Network, said string, piece int) string {
 	t.Helper()
 	c := n.Dial(t)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		testkit.WriteInPieces(c, said, piece) // the server may close before it has read all
+		testkit.WriteInPieces(c, said, piece) // the server may close before it has read all bytes
 	}()
 	got, err := io.ReadAll(c)
 	require.NoError(t, err)
@@ -91,11 +92,11 @@ func hndTalk(t testing.TB, n *testkit.Network, said string, piece int) string {
 	return testkit.GoldenDate.ReplaceAllString(string(got), "\r\n")
 }
 
-// A request that is Handler's gets the verdict of net/http, whether it is the
-// first of its connection or not, and however it is cut: as on a server without
-// a listener of ours.
-func TestHandlerVerdictIsOne(t *testing.T) {
-	for name, tt := range hndHeads {
+// net/http judges a request for Handler, whether it is the first of its
+// connection or not, and however it is cut. The result is the same as on a
+// server without a PreflightListener.
+func TestHandlerVerdictIsThatOfNetHTTP(t *testing.T) {
+	for name, tt := range ambiguousHeads {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				alone, n := testkit.NewNetwork(), testkit.NewNetwork()
@@ -109,18 +110,18 @@ func TestHandlerVerdictIsOne(t *testing.T) {
 				accepted := testkit.AcceptAll(t, l)
 
 				said := tt.head + tt.body
-				want := hndTalk(t, alone, said, len(said))
+				want := replyTo(t, alone, said, len(said))
 				for _, piece := range []int{len(said), 1, 100} {
 					switch {
 					case piece == 1 && len(said) > 1<<10:
-						continue // it is the same, and slow
+						continue // the result is the same, and the test would be slow
 					case piece < len(said) && testkit.Doubtful(tt.head):
-						continue // it may be handed on as plain before it shows that it is HTTP
+						continue // it may be delivered as plain before it shows that it is HTTP
 					}
-					require.Equal(t, want, hndTalk(t, n, said, piece), "as the first, in pieces of %d", piece)
-					require.Equal(t, hndTalk(t, alone, testkit.Get+said, piece), hndTalk(t, n, testkit.Get+said, piece), "as the second, in pieces of %d", piece)
+					require.Equal(t, want, replyTo(t, n, said, piece), "as the first, in pieces of %d", piece)
+					require.Equal(t, replyTo(t, alone, testkit.Get+said, piece), replyTo(t, n, testkit.Get+said, piece), "as the second, in pieces of %d", piece)
 				}
-				require.True(t, strings.HasSuffix(hndTalk(t, n, testkit.Get+said, len(said)), want), "as the first and as the second")
+				require.True(t, strings.HasSuffix(replyTo(t, n, testkit.Get+said, len(said)), want), "as the first and as the second")
 				require.Empty(t, accepted)
 				s.Close()
 				<-served
@@ -129,13 +130,13 @@ func TestHandlerVerdictIsOne(t *testing.T) {
 	}
 }
 
-// What carries Upgrade is judged by our rules, malformed or not, and whatever it
-// asks for: the verdict is that of a listener without Handler.
+// A request with Upgrade is judged by our rules, malformed or not, for any
+// protocol. The result is the same as on a listener without Handler.
 func TestHandlerVerdictOnUpgrade(t *testing.T) {
 	handled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was served", r.Method, r.URL) })
-	for name, tt := range hndHeads {
+	for name, tt := range ambiguousHeads {
 		if strings.HasPrefix(name, "much too") {
-			continue // net/http refuses it before it has come to Upgrade
+			continue // net/http refuses it before it reaches Upgrade
 		}
 		for _, token := range []string{"tcp", "websocket"} {
 			t.Run(name+", "+token, func(t *testing.T) {
@@ -143,26 +144,26 @@ func TestHandlerVerdictOnUpgrade(t *testing.T) {
 					bare, n := testkit.NewNetwork(), testkit.NewNetwork()
 					testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: bare}))
 					accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n, Handler: handled}))
-					// The line ends as the first one does.
+					// The line ends in the same way as the first one.
 					first, _, _ := strings.Cut(tt.head, "\n")
 					end := first[strings.LastIndex(first, "HTTP/1.")+len("HTTP/1.x"):] + "\n"
 					lines := strings.TrimSuffix(strings.TrimSuffix(tt.head, "\n"), "\r")
 					said := lines + "Upgrade: " + token + end + end
-					// The verdict is the status and the rule that is broken.
+					// The result consists of the status and the broken rule.
 					verdict := func(answer string) string {
 						status, _, _ := strings.Cut(answer, "\r\n")
 						_, body, _ := strings.Cut(answer, "\r\n\r\n")
 						return status + "\n" + body
 					}
-					want := verdict(hndTalk(t, bare, said, len(said)))
+					want := verdict(replyTo(t, bare, said, len(said)))
 					if !strings.HasPrefix(want, "HTTP/1.1 4") || strings.HasPrefix(want, "HTTP/1.1 426") {
-						return // it is in order, or an upgrade of another kind
+						return // it is valid, or an upgrade to another protocol
 					}
 					for _, piece := range []int{len(said), 100, 7} {
 						if piece < len(said) && testkit.Doubtful(said) {
 							continue
 						}
-						require.Equal(t, want, verdict(hndTalk(t, n, said, piece)), "in pieces of %d", piece)
+						require.Equal(t, want, verdict(replyTo(t, n, said, piece)), "in pieces of %d", piece)
 					}
 					require.Empty(t, accepted)
 				})
@@ -171,14 +172,14 @@ func TestHandlerVerdictOnUpgrade(t *testing.T) {
 	}
 }
 
-// A rule that a first request breaks is none that a later one breaks.
+// If the first request breaks a rule, a later one is not refused for it.
 func TestHandlerVerdictIsOfOneRequest(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	accepted := testkit.AcceptAll(t, l)
 	for name, upgrade := range map[string]string{"websocket": testkit.WebSocketRequest, "tcp": testkit.Request()} {
 		t.Run(name, func(t *testing.T) {
 			c := testkit.DialClient(t, l)
-			c.Send(t, hndHeads["a little too large"].head+upgrade)
+			c.Send(t, ambiguousHeads["a little too large"].head+upgrade)
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
 			if name == "tcp" {
 				require.Equal(t, 101, c.Answer("GET").StatusCode)
@@ -190,17 +191,17 @@ func TestHandlerVerdictIsOfOneRequest(t *testing.T) {
 	}
 }
 
-// A malformed head that does not come to its end may be that of an upgrade
-// request. It is refused for the rule that it has broken.
+// A malformed head that is not complete may be that of an upgrade request. It
+// is refused with the rule that it has broken.
 func TestHandlerVerdictOnAnUnfinishedHead(t *testing.T) {
 	const head, rule = "GET /p HTTP/1.1\nHost: h\nX: \x00", "a line ends with a bare LF: RFC 9112 §2.2 (byte 15 of the head)\n"
 	handled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was served", r.Method, r.URL) })
 	for name, tt := range map[string]struct {
 		ends func(t *testing.T, n *testkit.Network, l *preflight.PreflightListener)
 		at   time.Duration
-		want string // "" is an end without a word
+		want string // "" means the end without an answer
 	}{
-		// The client has a second to read the answer.
+		// The client has one second to read the answer.
 		"in time":        {func(*testing.T, *testkit.Network, *preflight.PreflightListener) {}, 11 * time.Second, rule},
 		"by Close":       {func(_ *testing.T, _ *testkit.Network, l *preflight.PreflightListener) { l.Close() }, 5 * time.Second, ""},
 		"by an eviction": {func(t *testing.T, n *testkit.Network, _ *preflight.PreflightListener) { n.Dial(t) }, 5 * time.Second, ""},

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Empty lines before a request line are skipped (RFC 9112 §2.2). What stands
-// behind them is a request like any other, however it arrives.
+// Empty lines before a request line are skipped (RFC 9112 §2.2). The request
+// after them is handled like any other, however its bytes arrive.
 func TestListenerSkipsEmptyLines(t *testing.T) {
 	const payload = "\r\npayload"
 	for _, lines := range []string{"\r\n", "\r\n\r\n"} {
@@ -62,13 +62,14 @@ func TestListenerSkipsEmptyLines(t *testing.T) {
 	}
 }
 
-// Where plain connections are refused, a line that may yet turn out to be HTTP is
-// waited for, so that the proxy behind it is told what is wrong.
+// If plain connections are refused, the listener waits for the rest of a line
+// that may still be HTTP. So the proxy that sent it gets an answer with the
+// reason.
 func TestListenerRefusesDoubtfulLines(t *testing.T) {
 	const rest = "\r\nHost: h\r\n\r\nDEL all\r\n"
 	for _, tt := range []struct {
 		first, then string
-		want        int // 0: it is closed without a word
+		want        int // 0: closed without an answer
 		at          time.Duration
 	}{
 		{"POST /a b", " HTTP/1.1" + rest, 400, 0},
@@ -90,7 +91,7 @@ func TestListenerRefusesDoubtfulLines(t *testing.T) {
 				c.Send(t, tt.first)
 				synctest.Wait()
 				require.False(t, c.Server.Closed.Load())
-				go io.WriteString(c, tt.then) // it may be closed meanwhile
+				go io.WriteString(c, tt.then) // the connection may be closed in the meantime
 				if tt.want == 0 {
 					c.Ended(t)
 					require.Equal(t, tt.at, time.Since(start))

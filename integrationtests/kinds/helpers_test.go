@@ -4,5 +4,5 @@ import (
 	"github.com/preflight-go/preflight/internal/testkit"
 )
 
-// kndCutAt delivers two parts.
-func kndCutAt(k int) testkit.Pieces { return func(seen int) int { return max(k-seen, 0) } }
+// cutAt delivers the bytes in two parts.
+func cutAt(k int) testkit.Pieces { return func(seen int) int { return max(k-seen, 0) } }

@@ -16,21 +16,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndCase is one client in front of one listener.
-type kndCase struct {
+// kindCase is one client of one listener.
+type kindCase struct {
 	*testkit.Client
 	accepted  <-chan *preflight.Conn
-	tls       *tls.Config // of the client
+	tls       *tls.Config // the address of the client
 	serverTLS *tls.Config
 	remote    string
 	overTLS   bool
 }
 
 // say sends s in as few segments as possible.
-func (c *kndCase) say(t testing.TB, s string) { c.Send(t, s) }
+func (c *kindCase) say(t testing.TB, s string) { c.Send(t, s) }
 
-// next is the next accepted connection, which must be this client's.
-func (c *kndCase) next(t testing.TB) *preflight.Conn {
+// next returns the next accepted connection, which must be this client's.
+func (c *kindCase) next(t testing.TB) *preflight.Conn {
 	t.Helper()
 	select {
 	case conn := <-c.accepted:
@@ -42,16 +42,17 @@ func (c *kndCase) next(t testing.TB) *preflight.Conn {
 	}
 }
 
-// onTLS requires that TLS is the layer below conn exactly if it should be.
-func (c *kndCase) onTLS(t testing.TB, conn *preflight.Conn) {
+// onTLS requires that TLS is the layer below conn exactly if the client uses
+// TLS.
+func (c *kindCase) onTLS(t testing.TB, conn *preflight.Conn) {
 	t.Helper()
 	tc, ok := conn.NetConn().(*tls.Conn)
 	require.Equal(t, c.overTLS, ok)
 	require.True(t, !ok || tc.ConnectionState().HandshakeComplete)
 }
 
-// aboutTLS requires that the request knows whether it came by TLS.
-func (c *kndCase) aboutTLS(t testing.TB, conn *preflight.Conn) {
+// aboutTLS requires that the request tells whether it came over TLS.
+func (c *kindCase) aboutTLS(t testing.TB, conn *preflight.Conn) {
 	t.Helper()
 	state := conn.Request().TLS
 	require.Equal(t, c.overTLS, state != nil, "the request came by TLS: %t", c.overTLS)
@@ -59,37 +60,37 @@ func (c *kndCase) aboutTLS(t testing.TB, conn *preflight.Conn) {
 }
 
 // answered requires that conn can answer.
-func (c *kndCase) answered(t testing.TB, conn io.Writer, r io.Reader) {
+func (c *kindCase) answered(t testing.TB, conn io.Writer, r io.Reader) {
 	t.Helper()
 	_, err := io.WriteString(conn, "an answer")
 	require.NoError(t, err)
 	testkit.Skip(t, r, "an answer")
 }
 
-// kndKind is what a connection may turn out to be.
-type kndKind struct {
+// connKind is a kind of connection.
+type connKind struct {
 	name     string
-	raw, tls bool   // where it occurs: without and with TLS
+	raw, tls bool   // whether it occurs without and with TLS
 	alpn     string // what the TLS client offers
 	handler  bool   // the listener has a Handler
 	noTLS    bool   // the listener has no TLSConfig
-	most     int    // bytes after which all is left to crypto/tls; 0: nothing is
-	play     func(t testing.TB, c *kndCase)
+	most     int    // the number of bytes after which crypto/tls reads the rest; 0: it reads none
+	play     func(t testing.TB, c *kindCase)
 }
 
-var kndKinds = []kndKind{
-	{name: "tunnel", raw: true, tls: true, play: kndPlayTunnel},
-	{name: "tunnel of TLS", raw: true, tls: true, most: len(testkit.RequestTLS) + 16, play: kndPlayTLS},
-	{name: "ordinary HTTP", raw: true, tls: true, alpn: "http/1.1", handler: true, play: kndPlayHandler},
-	{name: "ordinary HTTP, refused", raw: true, tls: true, alpn: "http/1.1", play: kndPlayRefused},
-	{name: "lines", raw: true, tls: true, play: kndPlayPlain("EHLO client.example\r\nQUIT\r\n" + testkit.Payload)},
-	{name: "binary", raw: true, tls: true, play: kndPlayPlain("\x00\x01\x02" + testkit.Payload)},
-	{name: "HTTP/2 with prior knowledge", raw: true, tls: true, play: kndPlayPlain("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" + testkit.Payload)},
-	{name: "HTTP/2 by ALPN", tls: true, alpn: "h2", play: kndPlayPlain(testkit.Request() + testkit.Payload)},
-	{name: "TLS of the application", raw: true, noTLS: true, most: 8, play: kndPlayHello},
+var connKinds = []connKind{
+	{name: "tunnel", raw: true, tls: true, play: playTunnel},
+	{name: "tunnel of TLS", raw: true, tls: true, most: len(testkit.RequestTLS) + 16, play: playTLS},
+	{name: "ordinary HTTP", raw: true, tls: true, alpn: "http/1.1", handler: true, play: playHandler},
+	{name: "ordinary HTTP, refused", raw: true, tls: true, alpn: "http/1.1", play: playRefused},
+	{name: "lines", raw: true, tls: true, play: playPlain("EHLO client.example\r\nQUIT\r\n" + testkit.Payload)},
+	{name: "binary", raw: true, tls: true, play: playPlain("\x00\x01\x02" + testkit.Payload)},
+	{name: "HTTP/2 with prior knowledge", raw: true, tls: true, play: playPlain("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" + testkit.Payload)},
+	{name: "HTTP/2 by ALPN", tls: true, alpn: "h2", play: playPlain(testkit.Request() + testkit.Payload)},
+	{name: "TLS of the application", raw: true, noTLS: true, most: 8, play: playHello},
 }
 
-func kndPlayTunnel(t testing.TB, c *kndCase) {
+func playTunnel(t testing.TB, c *kindCase) {
 	c.say(t, testkit.Request()+testkit.Payload)
 	require.Equal(t, 101, c.Answer("GET").StatusCode)
 	conn := c.next(t)
@@ -102,7 +103,7 @@ func kndPlayTunnel(t testing.TB, c *kndCase) {
 	c.answered(t, conn, c.R)
 }
 
-func kndPlayTLS(t testing.TB, c *kndCase) {
+func playTLS(t testing.TB, c *kindCase) {
 	tunnel := &testkit.Tunnelled{
 		Glue:   &testkit.Glue{Conn: c.Conn, Held: []byte(testkit.RequestTLS), Tls: true},
 		Client: c.Client,
@@ -123,7 +124,7 @@ func kndPlayTLS(t testing.TB, c *kndCase) {
 	c.answered(t, conn, inner)
 }
 
-func kndPlayHandler(t testing.TB, c *kndCase) {
+func playHandler(t testing.TB, c *kindCase) {
 	c.say(t, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n"+"POST /two HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
 	for _, want := range []struct{ path, body string }{{"/one", ""}, {"/two", "hello"}} {
 		a := c.Answer("GET")
@@ -136,14 +137,14 @@ func kndPlayHandler(t testing.TB, c *kndCase) {
 	require.Empty(t, c.accepted)
 }
 
-func kndPlayRefused(t testing.TB, c *kndCase) {
+func playRefused(t testing.TB, c *kindCase) {
 	c.say(t, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nDEL all\r\n"+testkit.Request())
 	require.Equal(t, 426, c.Refused(t, "POST").StatusCode)
 	require.Empty(t, c.accepted)
 }
 
-func kndPlayPlain(s string) func(t testing.TB, c *kndCase) {
-	return func(t testing.TB, c *kndCase) {
+func playPlain(s string) func(t testing.TB, c *kindCase) {
+	return func(t testing.TB, c *kindCase) {
 		c.say(t, s)
 		conn := c.next(t)
 		defer conn.Close()
@@ -154,7 +155,7 @@ func kndPlayPlain(s string) func(t testing.TB, c *kndCase) {
 	}
 }
 
-func kndPlayHello(t testing.TB, c *kndCase) {
+func playHello(t testing.TB, c *kindCase) {
 	handshake := make(chan error, 1)
 	client := tls.Client(c.Conn, c.tls)
 	go func() {
@@ -171,20 +172,20 @@ func kndPlayHello(t testing.TB, c *kndCase) {
 	c.answered(t, server, client)
 }
 
-// kndStage has one listener of each configuration that the kinds need.
-type kndStage struct {
+// kindStage holds one listener for each configuration that the kinds need.
+type kindStage struct {
 	server, client *tls.Config
-	inner          map[kndConfig]*testkit.InnerListener
-	accepted       map[kndConfig]<-chan *preflight.Conn
+	inner          map[kindConfig]*testkit.InnerListener
+	accepted       map[kindConfig]<-chan *preflight.Conn
 }
 
-type kndConfig struct{ handler, noTLS bool }
+type kindConfig struct{ handler, noTLS bool }
 
-func kndNewStage(t testing.TB) *kndStage {
-	s := &kndStage{inner: map[kndConfig]*testkit.InnerListener{}, accepted: map[kndConfig]<-chan *preflight.Conn{}}
+func newKindStage(t testing.TB) *kindStage {
+	s := &kindStage{inner: map[kindConfig]*testkit.InnerListener{}, accepted: map[kindConfig]<-chan *preflight.Conn{}}
 	s.server, s.client = testkit.NamedTLSConfigs(t)
 	s.server.NextProtos = []string{"h2", "http/1.1"}
-	for _, config := range []kndConfig{{}, {handler: true}, {noTLS: true}} {
+	for _, config := range []kindConfig{{}, {handler: true}, {noTLS: true}} {
 		l := &preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 		if config.handler {
 			l.Handler = testkit.ServedHandler
@@ -197,11 +198,12 @@ func kndNewStage(t testing.TB) *kndStage {
 	return s
 }
 
-// play has one client of kind behind header. What it sends arrives in pieces of
-// raw, what it says in a TLS layer in pieces of plain. It returns what came.
-func (s *kndStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, kind kndKind, raw, plain testkit.Pieces) (stream []byte, said int) {
+// play runs one client of kind behind header. The bytes of the connection
+// arrive in pieces of raw, the bytes inside TLS in pieces of plain. It returns
+// the bytes that arrived.
+func (s *kindStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, kind connKind, raw, plain testkit.Pieces) (stream []byte, said int) {
 	t.Helper()
-	config := kndConfig{kind.handler, kind.noTLS}
+	config := kindConfig{kind.handler, kind.noTLS}
 	inner := s.inner[config]
 	inner.Pieces.Store(raw)
 	tcp, err := net.Dial("tcp", inner.Addr().String())
@@ -209,7 +211,7 @@ func (s *kndStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, k
 	defer tcp.Close()
 	tcp.SetDeadline(time.Now().Add(testkit.Patience))
 
-	c := &kndCase{accepted: s.accepted[config], tls: s.client, serverTLS: s.server, remote: header.Source, overTLS: overTLS}
+	c := &kindCase{accepted: s.accepted[config], tls: s.client, serverTLS: s.server, remote: header.Source, overTLS: overTLS}
 	if c.remote == "" {
 		c.remote = tcp.LocalAddr().String()
 	}
@@ -228,10 +230,10 @@ func (s *kndStage) play(t testing.TB, header testkit.HeaderCase, overTLS bool, k
 	return inner.Last.Load().Taken(), speech.Said
 }
 
-// every calls f for each way in which a kind of connection can be nested.
-func (s *kndStage) every(t *testing.T, headers []testkit.HeaderCase, f func(t *testing.T, h testkit.HeaderCase, overTLS bool, k kndKind)) {
+// every calls f for each way to nest a kind of connection.
+func (s *kindStage) every(t *testing.T, headers []testkit.HeaderCase, f func(t *testing.T, h testkit.HeaderCase, overTLS bool, k connKind)) {
 	for _, header := range headers {
-		for _, kind := range kndKinds {
+		for _, kind := range connKinds {
 			if kind.raw {
 				t.Run(fmt.Sprintf("%s/%s", header.Name, kind.name), func(t *testing.T) { f(t, header, false, kind) })
 			}
@@ -242,17 +244,18 @@ func (s *kndStage) every(t *testing.T, headers []testkit.HeaderCase, f func(t *t
 	}
 }
 
-// Every kind in every other that can carry it: glued together as far as that is
-// possible, cut at and beside each border of a layer, and one byte at a time.
+// Every kind is tested in every layer that can carry it: glued together as far
+// as possible, cut at and beside each border of a layer, and one byte at a
+// time.
 func TestListenerKinds(t *testing.T) {
-	s := kndNewStage(t)
-	s.every(t, testkit.HeaderCases(t), func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind kndKind) {
+	s := newKindStage(t)
+	s.every(t, testkit.HeaderCases(t), func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind connKind) {
 		stream, said := s.play(t, header, overTLS, kind, testkit.InOnePiece, testkit.InOnePiece)
 		require.Equal(t, string(header.Bytes), string(stream[:len(header.Bytes)]))
 		s.play(t, header, overTLS, kind, testkit.ByteByByte, testkit.InOnePiece)
-		for _, border := range kndBorders(stream, len(header.Bytes)) {
+		for _, border := range layerBorders(stream, len(header.Bytes)) {
 			for k := max(border-1, 1); k <= min(border+1, len(stream)-1); k++ {
-				s.play(t, header, overTLS, kind, kndCutAt(k), testkit.InOnePiece)
+				s.play(t, header, overTLS, kind, cutAt(k), testkit.InOnePiece)
 			}
 		}
 		if overTLS {
@@ -262,8 +265,8 @@ func TestListenerKinds(t *testing.T) {
 	})
 }
 
-// kndBorders are the ends of the header and of the TLS records behind it.
-func kndBorders(stream []byte, header int) []int {
+// layerBorders returns the ends of the header and of the TLS records after it.
+func layerBorders(stream []byte, header int) []int {
 	borders := []int{header}
 	for i := header; i+5 < len(stream) && stream[i] >= 20 && stream[i] <= 23 && stream[i+1] == 3; {
 		i += 5 + int(stream[i+3])<<8 + int(stream[i+4])
@@ -272,31 +275,31 @@ func kndBorders(stream []byte, header int) []int {
 	return borders
 }
 
-// The same cut at every byte, of the connection and of what TLS carries, as far
-// as it is this package that reads it.
+// The same, cut at every byte of the connection and of the bytes inside TLS, as
+// far as this package reads them.
 func TestListenerKindsInTwoParts(t *testing.T) {
-	s := kndNewStage(t)
+	s := newKindStage(t)
 	headers := testkit.HeaderCases(t)
-	for _, i := range []int{0, 1, 5} { // nothing, v1, v2 with TLVs
-		s.every(t, headers[i:i+1], func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind kndKind) {
+	for _, i := range []int{0, 1, 5} { // none, v1, v2 with TLVs
+		s.every(t, headers[i:i+1], func(t *testing.T, header testkit.HeaderCase, overTLS bool, kind connKind) {
 			stream, said := s.play(t, header, overTLS, kind, testkit.InOnePiece, testkit.InOnePiece)
 			raw, plain := len(stream), 0
 			switch {
 			case overTLS && kind.name == "tunnel" && i != 1:
-				raw = kndBorders(stream, len(header.Bytes))[1] + 6 // behind the hello
+				raw = layerBorders(stream, len(header.Bytes))[1] + 6 // after the hello
 			case overTLS:
 				raw = len(header.Bytes) + 6
 			case kind.most > 0:
 				raw = len(header.Bytes) + kind.most
 			}
-			if overTLS && i == 0 && (kind.name == "tunnel" || kind.handler) { // above TLS, all is as without it
+			if overTLS && i == 0 && (kind.name == "tunnel" || kind.handler) { // inside TLS, everything is as without TLS
 				plain = said
 			}
 			for k := 1; k < raw; k++ {
-				s.play(t, header, overTLS, kind, kndCutAt(k), testkit.InOnePiece)
+				s.play(t, header, overTLS, kind, cutAt(k), testkit.InOnePiece)
 			}
 			for k := 1; k < plain; k++ {
-				s.play(t, header, overTLS, kind, testkit.InOnePiece, kndCutAt(k))
+				s.play(t, header, overTLS, kind, testkit.InOnePiece, cutAt(k))
 			}
 		})
 	}

@@ -18,9 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisPlainKinds are what existing clients send. With the last byte of decided,
-// and not before, it is known that this is no request line of HTTP/1.x.
-var lisPlainKinds = []struct{ name, decided, then string }{
+// plainKinds are the first bytes of existing clients. The last byte of
+// decided, and no byte before it, shows that they are no request line of
+// HTTP/1.x.
+var plainKinds = []struct{ name, decided, then string }{
 	{"binary", "\x00", "\x01\x02GET / HTTP/1.1\r\n\r\n"},
 	{"bytes above ASCII", "\xff", "\xfe\xfd"},
 	{"TLS hello", "\x16", "\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"},
@@ -39,8 +40,8 @@ var lisPlainKinds = []struct{ name, decided, then string }{
 	{"almost HTTP, no token", "G(", "T x POST / HTTP/1.1\r\n"},
 	{"three empty lines", "\r\n\r\n\r", "\nGET / HTTP/1.1\r\n"},
 	{"an empty line and a word", "\r\nPING\r", "\n"},
-	{"PROXY header of a stranger", "PROXY TCP4 1", "92.0.2.1 192.0.2.2 1 2\r\nhello\r\n"},
-	{"PROXY header of a stranger, v2", "\r\n\r\n\x00", "\r\nQUIT\n\x20\x00\x00\x00\x16\x03\x01"},
+	{"PROXY header of an untrusted peer", "PROXY TCP4 1", "92.0.2.1 192.0.2.2 1 2\r\nhello\r\n"},
+	{"PROXY header of an untrusted peer, v2", "\r\n\r\n\x00", "\r\nQUIT\n\x20\x00\x00\x00\x16\x03\x01"},
 	{"almost HTTP, no version", "GET /\r", "\n"},
 	{"almost HTTP, two spaces", "GET  ", "/ HTTP/1.1\r\n\r\n"},
 	{"almost HTTP, no method", " ", "/ HTTP/1.1\r\n\r\n"},
@@ -49,10 +50,11 @@ var lisPlainKinds = []struct{ name, decided, then string }{
 	{"a long line", strings.Repeat("word", 1000) + "\n", strings.Repeat("more", 100)},
 }
 
-// A plain connection is the application's at the first byte that cannot belong
-// to an HTTP/1.x request line: the client need not send one more, or wait.
+// A plain connection is delivered at the first byte that cannot belong to an
+// HTTP/1.x request line. The client need not send another byte, and need not
+// wait.
 func TestListenerPlainIsDecidedAtTheFirstContradiction(t *testing.T) {
-	for _, tt := range lisPlainKinds {
+	for _, tt := range plainKinds {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
@@ -69,7 +71,7 @@ func TestListenerPlainIsDecidedAtTheFirstContradiction(t *testing.T) {
 				c.Send(t, tt.decided[last:])
 				synctest.Wait()
 				require.Len(t, accepted, 1)
-				require.Zero(t, time.Since(start), "nothing is waited for")
+				require.Zero(t, time.Since(start), "the listener does not wait")
 
 				conn := <-accepted
 				require.Nil(t, conn.Request())
@@ -86,12 +88,12 @@ func TestListenerPlainIsDecidedAtTheFirstContradiction(t *testing.T) {
 	}
 }
 
-// The same over TCP, in one segment and half-closed behind it: byte for byte,
-// then EOF, and the application can still answer.
+// The same over TCP, in one segment with a half-close after it: the application
+// gets every byte, then EOF, and can still answer.
 func TestListenerPlainByteForByte(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{HandshakeTimeout: time.Hour})
 	accepted := testkit.AcceptAll(t, l)
-	for _, tt := range lisPlainKinds {
+	for _, tt := range plainKinds {
 		for _, sent := range []string{tt.decided + tt.then, tt.decided + strings.Repeat(tt.then, 5000)} {
 			t.Run(fmt.Sprintf("%s of %d bytes", tt.name, len(sent)), func(t *testing.T) {
 				c := testkit.DialClient(t, l)
@@ -113,8 +115,8 @@ func TestListenerPlainByteForByte(t *testing.T) {
 	}
 }
 
-// A client that ends its direction before it is known what it speaks is plain,
-// unless it has begun to speak HTTP.
+// A client that half-closes before its protocol is known is plain, unless it
+// has begun to speak HTTP.
 func TestListenerHalfClosedBeforeADecision(t *testing.T) {
 	for _, tt := range []struct {
 		sent string
@@ -157,7 +159,8 @@ func TestListenerHalfClosedBeforeADecision(t *testing.T) {
 	}
 }
 
-// A line that is still undecided at MaxHeaderBytes is somebody's long line.
+// A line that is still undecided at MaxHeaderBytes is a long line of another
+// protocol.
 func TestListenerPlainLineBeyondMaxHeaderBytes(t *testing.T) {
 	for _, limit := range []int{1, 64, 512, 0} {
 		for _, line := range []string{strings.Repeat("word", 20_000), "word " + strings.Repeat("word", 20_000)} {
@@ -179,7 +182,7 @@ func TestListenerPlainLineBeyondMaxHeaderBytes(t *testing.T) {
 	}
 }
 
-// How a listener is configured decides which of three kinds get in.
+// The configuration of a listener decides which of three kinds it accepts.
 func TestListenerSorting(t *testing.T) {
 	const authorize, allowPlain, requireUpgrade = 1, 2, 4
 	for _, tt := range []struct {
@@ -196,18 +199,19 @@ func TestListenerSorting(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n, vetted := testkit.NewNetwork(), 0
+				n, authorized := testkit.NewNetwork(), 0
 				l := testkit.Listen(t, &preflight.PreflightListener{
 					Listener:       n,
 					AllowPlain:     tt.set&allowPlain != 0,
 					RequireUpgrade: tt.set&requireUpgrade != 0,
 				})
 				if tt.set&authorize != 0 {
-					l.Authorize = func(*http.Request) (http.Header, error) { vetted++; return nil, nil }
+					l.Authorize = func(*http.Request) (http.Header, error) { authorized++; return nil, nil }
 				}
 				accepted := testkit.AcceptAll(t, l)
 
-				// What is no HTTP, at once and at the end of its patience.
+				// A connection that is not HTTP, sorted at once or after the
+				// timeout.
 				for _, plain := range []struct {
 					sent string
 					wait time.Duration
@@ -230,38 +234,38 @@ func TestListenerSorting(t *testing.T) {
 						testkit.Talk(t, c, conn)
 						conn.Close()
 					} else {
-						c.Ended(t) // without a word
+						c.Ended(t) // without an answer
 						require.True(t, c.Server.Closed.Load())
 						require.Empty(t, accepted)
 					}
 					require.Equal(t, plain.wait, time.Since(start), "%q", plain.sent)
 				}
-				require.Zero(t, vetted, "a plain connection cannot be vetted")
+				require.Zero(t, authorized, "a plain connection cannot be authorized")
 
 				// Ordinary HTTP.
 				c := n.Dial(t)
 				a := <-c.Ask("GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
 				require.NoError(t, a.Err)
 				require.Equal(t, http.StatusUpgradeRequired, a.StatusCode)
-				require.Zero(t, vetted, "Authorize guards tunnels only")
+				require.Zero(t, authorized, "Authorize applies to tunnels only")
 				c.Close()
 				synctest.Wait()
 				require.Empty(t, accepted)
 
-				// A preflight.
+				// An upgrade request.
 				c = n.Dial(t)
 				a = <-c.Ask(testkit.Request())
 				require.NoError(t, a.Err)
 				require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
-				require.Equal(t, tt.set&authorize, vetted)
+				require.Equal(t, tt.set&authorize, authorized)
 				testkit.Talk(t, c, <-accepted)
 			})
 		})
 	}
 }
 
-// The body of a request must never be executed by an application that reads
-// lines: whoever makes a browser send a POST would speak its protocol.
+// An application that reads lines must never execute the body of a request.
+// Otherwise anyone who makes a browser send a POST could speak its protocol.
 func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	accepted := testkit.AcceptAll(t, l)
@@ -281,7 +285,7 @@ func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 		{"GET", "GET / HTTP/1.1\r\n" + host + length + "\r\n" + command, 426},
 		{"HTTP/1.0", "POST / HTTP/1.0\r\n" + length + "\r\n" + command, 426},
 		{"another method", "DELETE / HTTP/1.1\r\n" + host + length + "\r\n" + command, 426},
-		{"a method of its own", "EHLO x HTTP/1.1\r\n" + host + length + "\r\n" + command, 400},
+		{"an unknown method", "EHLO x HTTP/1.1\r\n" + host + length + "\r\n" + command, 400},
 		{"POST with Upgrade", "POST / HTTP/1.1\r\n" + host + upgrade + length + "\r\n" + command, 405},
 		{"POST with Upgrade, no length", "POST / HTTP/1.1\r\n" + host + upgrade + "\r\n" + command, 405},
 		{"PUT with Upgrade", "PUT / HTTP/1.1\r\n" + host + upgrade + length + "\r\n" + command, 405},
@@ -296,7 +300,7 @@ func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 		{"Upgrade without Host", "GET / HTTP/1.1\r\n" + upgrade + "\r\n" + command, 400},
 		{"bare LF", "POST / HTTP/1.1\n" + "Host: h\n\n" + command, 400},
 		{"a version that does not exist", "POST / HTTP/1.9\r\n" + host + length + "\r\n" + command, 505},
-		// HAProxy hands these on as they are.
+		// HAProxy forwards these unchanged.
 		{"HTTP/0.9", "POST / HTTP/0.9\r\n" + host + length + "\r\n" + command, 505},
 		{"HTTP/0.0", "POST / HTTP/0.0\r\n" + host + length + "\r\n" + command, 505},
 		{"HTTP/0.1", "GET / HTTP/0.1\r\n" + host + upgrade + length + "\r\n" + command, 505},
@@ -343,7 +347,7 @@ func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 			})
 		})
 	}
-	// This was not for want of an application.
+	// The application was running: it could have executed the bytes.
 	c := testkit.DialClient(t, l)
 	c.Send(t, command)
 	line, err := bufio.NewReader(testkit.NextConn(t, accepted)).ReadString('\n')
@@ -351,15 +355,15 @@ func TestListenerKeepsHTTPFromALineServer(t *testing.T) {
 	require.Equal(t, command, line)
 }
 
-// A reverse proxy may connect long before it has a request to send, and is
-// taken for a silent client then. Its request must not be executed either.
+// A reverse proxy may connect long before it has a request to send, and is then
+// taken for a silent client. Its request must not be executed either.
 func TestListenerKeepsLateHTTPFromALineServer(t *testing.T) {
 	const request = "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nDEL all\r\n"
 	for _, tt := range []struct {
 		name       string
 		plainAfter time.Duration
 		crowd      bool
-		early      int // bytes of the request that come at once
+		early      int // the part of the request that comes at once
 	}{
 		{name: "after HandshakeTimeout"},
 		{name: "after PlainAfter", plainAfter: time.Second},
@@ -397,7 +401,7 @@ func TestListenerKeepsLateHTTPFromALineServer(t *testing.T) {
 	}
 }
 
-// The answer to HEAD has no body, whatever it is for (RFC 9110 §9.3.2).
+// The answer to HEAD has no body, for any status (RFC 9110 §9.3.2).
 func TestListenerRefusesHEADWithoutABody(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	testkit.AcceptAll(t, l)
@@ -418,15 +422,15 @@ func TestListenerRefusesHEADWithoutABody(t *testing.T) {
 	}
 }
 
-// Where the server speaks first, a client that says nothing is handed on after
-// PlainAfter, and one that has begun to speak is not hurried.
+// For servers that speak first, a silent client is delivered after PlainAfter.
+// A client that has begun to speak keeps its whole time.
 func TestListenerPlainAfter(t *testing.T) {
 	const after = 300 * time.Millisecond
 	for _, tt := range []struct {
 		name   string
 		refuse bool
 		sent   string
-		at     time.Duration // when it is handed on, or closed
+		at     time.Duration // when it is delivered or closed
 		plain  bool
 	}{
 		{"silent", false, "", after, true},
@@ -466,7 +470,7 @@ func TestListenerPlainAfter(t *testing.T) {
 }
 
 // A head that begins in time has the whole deadline.
-func TestListenerPlainAfterDoesNotHurryAHead(t *testing.T) {
+func TestListenerPlainAfterDoesNotApplyToAHead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Second})
@@ -480,7 +484,7 @@ func TestListenerPlainAfterDoesNotHurryAHead(t *testing.T) {
 	})
 }
 
-// PlainAfter beyond HandshakeTimeout adds nothing.
+// A PlainAfter above HandshakeTimeout has no effect.
 func TestListenerPlainAfterIsBoundedByTheHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -493,8 +497,8 @@ func TestListenerPlainAfterIsBoundedByTheHandshake(t *testing.T) {
 	})
 }
 
-// The application may speak TLS itself: its clients, with any ALPN, are plain
-// to us, and so are those that TLS carries through a tunnel.
+// The application may use TLS itself. To the listener its clients are plain,
+// with any ALPN, and so are clients whose TLS runs through a tunnel.
 func TestListenerUnderTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	serverTLS.NextProtos, clientTLS.NextProtos = []string{"h2"}, []string{"h2"}

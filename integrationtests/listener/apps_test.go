@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An existing HTTP server and client, one line each: its HTTP goes through the
-// tunnel, and what comes without one is refused.
+// An existing HTTP server and client change one line each. Their HTTP goes
+// through the tunnel, and requests without a tunnel are refused.
 func TestListenerUnderHTTPServer(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -48,7 +48,8 @@ func TestListenerUnderHTTPServer(t *testing.T) {
 	require.ErrorIs(t, <-served, http.ErrServerClosed)
 }
 
-// A line server: its old clients notice nothing, its new ones come by a tunnel.
+// A server with a line protocol: existing clients work as before, new ones come
+// through a tunnel.
 func TestListenerUnderLineServer(t *testing.T) {
 	inner := testkit.ListenTCP(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner})
@@ -88,17 +89,17 @@ func TestListenerUnderLineServer(t *testing.T) {
 	<-done
 }
 
-// LisArith is a service of net/rpc, which wants it exported.
+// LisArith is a service of net/rpc, which requires an exported type.
 type LisArith struct{}
 
-// Add adds.
+// Add adds two numbers.
 func (LisArith) Add(terms [2]int, sum *int) error {
 	*sum = terms[0] + terms[1]
 	return nil
 }
 
 func TestListenerUnderRPC(t *testing.T) {
-	testkit.CaptureLog(t) // net/rpc prints that its listener was closed
+	testkit.CaptureLog(t) // net/rpc logs that its listener was closed
 	l := testkit.Listen(t, &preflight.PreflightListener{RequireUpgrade: true})
 	server, done := rpc.NewServer(), make(chan struct{})
 	require.NoError(t, server.Register(LisArith{}))

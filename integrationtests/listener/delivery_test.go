@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Close ends every handshake wherever it is, at once, and leaves nothing: the
-// bubble would end with a panic if a goroutine did not.
+// Close ends every handshake at once, at any step, and leaks nothing: a
+// remaining goroutine would end the bubble with a panic.
 func TestListenerCloseWhilePending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -45,20 +45,20 @@ func TestListenerCloseWhilePending(t *testing.T) {
 				c.Send(t, "GET /t HTTP/1.1\r\nHost: h\r\n")
 			case 3:
 				c.Send(t, testkit.Request("Block: yes"))
-			case 4: // finished, and nobody accepts it
+			case 4: // finished, and not accepted
 				c.Ask(testkit.Request())
-			case 5: // plain, likewise
+			case 5: // plain, and not accepted
 				c.Send(t, "plain\n")
-			case 6: // does not read its 101, or its refusal
+			case 6: // it does not read its 101, or its refusal
 				c.Send(t, testkit.Request())
-			case 7: // does not leave after its refusal
+			case 7: // it does not close after its refusal
 				c.Ask("GET /t HTTP/1.1\r\n\r\n")
 			}
 		}
 		synctest.Wait()
 		require.NoError(t, l.Close())
 		synctest.Wait()
-		require.Zero(t, time.Since(start), "nothing was waited for")
+		require.Zero(t, time.Since(start), "Close did not wait")
 		for i, c := range clients {
 			require.True(t, c.Server.Closed.Load(), "client %d", i)
 		}
@@ -67,22 +67,22 @@ func TestListenerCloseWhilePending(t *testing.T) {
 	})
 }
 
-// lisSlow is a connection that takes its time to be closed, as one of
-// crypto/tls does that sends its last message first.
-type lisSlow struct {
+// slowCloseConn is a connection whose Close takes time, like that of crypto/tls,
+// which first sends its last message.
+type slowCloseConn struct {
 	*testkit.NetworkConn
 	closing chan<- struct{}
 	release <-chan struct{}
 }
 
-func (c lisSlow) Close() error {
+func (c slowCloseConn) Close() error {
 	c.closing <- struct{}{}
 	<-c.release
 	return c.NetworkConn.Close()
 }
 
-// However long connections take to be closed, Close waits for none of them,
-// nor do they for each other.
+// Close does not wait for connections that take long to close, and they do not
+// wait for each other.
 func TestListenerCloseDoesNotWait(t *testing.T) {
 	n := testkit.NewNetwork()
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
@@ -93,7 +93,7 @@ func TestListenerCloseDoesNotWait(t *testing.T) {
 	for _, sent := range kinds {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close() })
-		n.Backlog <- lisSlow{&testkit.NetworkConn{Conn: theirs}, closing, release}
+		n.Backlog <- slowCloseConn{&testkit.NetworkConn{Conn: theirs}, closing, release}
 		_, err := io.WriteString(ours, sent)
 		require.NoError(t, err)
 	}
@@ -103,31 +103,31 @@ func TestListenerCloseDoesNotWait(t *testing.T) {
 		select {
 		case <-closing:
 		case <-time.After(testkit.Patience):
-			require.FailNow(t, "it is not closed")
+			require.FailNow(t, "the connection is not closed")
 		}
 	}
 	select {
 	case err := <-closed:
 		require.NoError(t, err)
 	case <-time.After(testkit.Patience):
-		require.FailNow(t, "Close waits")
+		require.FailNow(t, "Close does not return")
 	}
 }
 
-// lisHooked is a connection that calls a function before its deadline is set.
-type lisHooked struct {
+// hookedConn is a connection that calls a function before its deadline is set.
+type hookedConn struct {
 	*testkit.NetworkConn
 	before func(time.Time)
 }
 
-func (c *lisHooked) SetDeadline(d time.Time) error {
+func (c *hookedConn) SetDeadline(d time.Time) error {
 	c.before(d)
 	return c.NetworkConn.SetDeadline(d)
 }
 
-// Close that meets a handshake in its very first moment ends it too: the
-// deadline of the handshake must not replace the interruption.
-func TestListenerCloseMeetsABeginning(t *testing.T) {
+// Close also ends a handshake that has just begun: the deadline of the
+// handshake must not replace the interruption.
+func TestListenerCloseAtTheStartOfAHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		n := testkit.NewNetwork()
@@ -136,7 +136,7 @@ func TestListenerCloseMeetsABeginning(t *testing.T) {
 		var first, second sync.Once
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		conn := &lisHooked{NetworkConn: &testkit.NetworkConn{Conn: theirs}, before: func(d time.Time) {
+		conn := &hookedConn{NetworkConn: &testkit.NetworkConn{Conn: theirs}, before: func(d time.Time) {
 			if d.Before(start) {
 				second.Do(func() { close(interrupted) })
 				return
@@ -144,7 +144,8 @@ func TestListenerCloseMeetsABeginning(t *testing.T) {
 			first.Do(func() {
 				go l.Close()
 				<-accepted // Close has begun
-				// Either it interrupts this connection now, or it waits for us.
+				// Close either interrupts this connection now, or waits for
+				// this function.
 				for range 10_000 {
 					select {
 					case <-interrupted:
@@ -165,9 +166,10 @@ func TestListenerCloseMeetsABeginning(t *testing.T) {
 	})
 }
 
-// What Accept has returned is the application's, however close Close came: it
-// is not closed, and has no deadline. What it has not returned is closed.
-func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
+// A connection that Accept has returned belongs to the application, even if
+// Close is called at the same time: it is not closed, and has no deadline. A
+// connection that Accept has not returned is closed.
+func TestListenerCloseKeepsDeliveredConnections(t *testing.T) {
 	for round := range 150 {
 		synctest.Test(t, func(t *testing.T) {
 			n := testkit.NewNetwork()
@@ -215,7 +217,7 @@ func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
 			}
 			accepting.Wait()
 			synctest.Wait()
-			time.Sleep(time.Hour) // an old deadline would have passed
+			time.Sleep(time.Hour) // a deadline that remained would have passed
 			close(delivered)
 			for c := range delivered {
 				conn := c.(*preflight.Conn)
@@ -239,9 +241,9 @@ func TestListenerCloseLeavesWhatWasDelivered(t *testing.T) {
 	}
 }
 
-// An eviction that comes when the last byte does either takes effect, or it
-// does not: no connection is delivered with its mark.
-func TestListenerEvictionLeavesWhatWasDelivered(t *testing.T) {
+// An eviction at the moment of the last byte either takes effect or does not.
+// No connection is delivered with the deadline of an eviction.
+func TestListenerEvictionKeepsDeliveredConnections(t *testing.T) {
 	for _, tt := range []struct{ name, sent, last string }{
 		{"in its head", testkit.Request()[:len(testkit.Request())-1], "\n"},
 		{"silent, then plain", "", "\x00"},
@@ -290,7 +292,7 @@ func TestListenerEvictionLeavesWhatWasDelivered(t *testing.T) {
 						case net.Conn(old.Server):
 							require.False(t, sawOld)
 							sawOld = true
-							// It may have been handed on before it spoke.
+							// It may have been delivered before it spoke.
 							if conn.Request() == nil && tt.last == "\x00" {
 								testkit.Skip(t, conn, tt.last)
 							}
@@ -314,8 +316,8 @@ func TestListenerOverTransportWithoutDeadlines(t *testing.T) {
 	for _, tt := range []struct {
 		name, sent string
 		served     bool
-		close      bool          // the listener
-		other      bool          // client comes after 2 s, and MaxPending is 1
+		close      bool          // Close of the listener
+		other      bool          // another client comes after 2 s, and MaxPending is 1
 		closedAt   time.Duration // unless it is served
 	}{
 		{name: "a tunnel", sent: testkit.Request(), served: true},
@@ -351,7 +353,7 @@ func TestListenerOverTransportWithoutDeadlines(t *testing.T) {
 					require.Equal(t, 101, (<-c.Ask(testkit.Request())).StatusCode)
 					testkit.Talk(t, c, <-accepted)
 				}
-				time.Sleep(time.Hour) // and no timer that is left closes it later
+				time.Sleep(time.Hour) // no timer that remains closes it later
 				if tt.served {
 					require.False(t, server.Closed.Load())
 					require.Len(t, accepted, 1)
@@ -370,19 +372,20 @@ func TestListenerOverTransportWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// lisCounted counts how often it is closed.
-type lisCounted struct {
+// countingConn counts the calls of its Close.
+type countingConn struct {
 	testkit.NoDeadlines
 	closes *atomic.Int64
 }
 
-func (c lisCounted) Close() error {
+func (c countingConn) Close() error {
 	c.closes.Add(1)
 	return c.NoDeadlines.Close()
 }
 
-// The timer in place of a deadline goes with the handshake, however that ends:
-// it would hold the connection, and close it once more.
+// The timer that replaces a deadline stops with the handshake, however that
+// ends. If it remained, it would keep the connection in memory and close it
+// again.
 func TestListenerLeavesNoTimer(t *testing.T) {
 	for _, sent := range []string{
 		"plain\n", testkit.Request(), testkit.Request("Do: exit"), testkit.Request("Do: refuse"), "GET / HTTP/1.1\r\n\r\n",
@@ -403,7 +406,7 @@ func TestListenerLeavesNoTimer(t *testing.T) {
 			})
 			accepted := testkit.AcceptAll(t, l)
 			ours, theirs := net.Pipe()
-			conn := lisCounted{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, new(atomic.Int64)}
+			conn := countingConn{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, new(atomic.Int64)}
 			n.Backlog <- conn
 			go func() {
 				io.WriteString(ours, sent)
@@ -420,27 +423,28 @@ func TestListenerLeavesNoTimer(t *testing.T) {
 	}
 }
 
-// lisReadDeadlines has deadlines for reading alone, and says so late.
-type lisReadDeadlines struct{ net.Conn }
+// readDeadlines supports deadlines for Read only, and its SetDeadline
+// reports that after it has set one.
+type readDeadlines struct{ net.Conn }
 
-func (c lisReadDeadlines) SetDeadline(t time.Time) error {
+func (c readDeadlines) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)
 	return errors.ErrUnsupported
 }
 
-// lisOnlyReadDeadlines has no SetDeadline at all.
-type lisOnlyReadDeadlines struct{ net.Conn }
+// onlyReadDeadlines does not support SetDeadline.
+type onlyReadDeadlines struct{ net.Conn }
 
-func (lisOnlyReadDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+func (onlyReadDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }
 
-// The deadline by which PlainAfter waits does not outlive the handshake.
+// The deadline of PlainAfter is removed at the end of the handshake.
 func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Second}))
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		n.Backlog <- lisOnlyReadDeadlines{theirs}
+		n.Backlog <- onlyReadDeadlines{theirs}
 		time.Sleep(time.Hour)
 		c := testkit.NextConn(t, accepted)
 		go io.WriteString(ours, "late\n")
@@ -448,14 +452,15 @@ func TestListenerPlainAfterLeavesNoDeadline(t *testing.T) {
 	})
 }
 
-// What a transport took of a deadline does not outlive the handshake.
-func TestListenerHalfADeadline(t *testing.T) {
+// If a transport applies only a part of a deadline, that part is removed at the
+// end of the handshake.
+func TestListenerPartOfADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer ours.Close()
 		go io.WriteString(ours, testkit.Request())
 		go io.ReadFull(ours, make([]byte, 4<<10)) // the 101
-		c, err := preflight.Server(t.Context(), lisReadDeadlines{theirs})
+		c, err := preflight.Server(t.Context(), readDeadlines{theirs})
 		require.NoError(t, err)
 		defer c.Close()
 		time.Sleep(time.Hour)
@@ -464,18 +469,19 @@ func TestListenerHalfADeadline(t *testing.T) {
 	})
 }
 
-// lisStuck is a transport without deadlines whose Close waits.
-type lisStuck struct {
+// stuckCloseConn is a transport without deadlines whose Close blocks.
+type stuckCloseConn struct {
 	testkit.NoDeadlines
 	release chan struct{}
 }
 
-func (c lisStuck) Close() error {
+func (c stuckCloseConn) Close() error {
 	<-c.release
 	return c.NoDeadlines.Close()
 }
 
-// Neither Close nor a new client waits for the Close of a transport.
+// Neither Close of the listener nor a new client waits for Close of a
+// transport.
 func TestListenerTransportStuckInClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -485,13 +491,13 @@ func TestListenerTransportStuckInClose(t *testing.T) {
 		for range 2 {
 			ours, theirs := net.Pipe()
 			defer ours.Close()
-			n.Backlog <- lisStuck{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, release}
+			n.Backlog <- stuckCloseConn{testkit.NoDeadlines{NetworkConn: &testkit.NetworkConn{Conn: theirs}}, release}
 			go io.WriteString(ours, "GET")
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}
-		// One of them is evicted, and does not go. The listener lives: a
-		// handshake of another kind would find its lock free.
+		// One of them is evicted, and its Close blocks. The listener still
+		// works: another handshake can take its lock.
 		last := n.Dial(t)
 		synctest.Wait()
 		closed := make(chan error)
@@ -501,7 +507,7 @@ func TestListenerTransportStuckInClose(t *testing.T) {
 		case err := <-closed:
 			require.NoError(t, err)
 		default:
-			require.Fail(t, "Close waits for a transport")
+			require.Fail(t, "Close of the listener waits for Close of a transport")
 		}
 		require.Empty(t, accepted)
 		last.Close()

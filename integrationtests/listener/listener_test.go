@@ -66,13 +66,13 @@ func TestListenerConfiguration(t *testing.T) {
 				require.ErrorContains(t, err, tt.name, "the error names the field")
 				require.Nil(t, c)
 			}
-			require.Zero(t, n.Calls.Load(), "nothing is accepted that could not be served")
+			require.Zero(t, n.Calls.Load(), "the listener accepts no connection that it cannot serve")
 			require.NoError(t, tt.l.Close())
 		})
 	}
 }
 
-// Without a wrapped listener the connections come by ServeHTTP.
+// Without a wrapped listener, connections come through ServeHTTP.
 func TestListenerWithoutListener(t *testing.T) {
 	var l preflight.PreflightListener
 	require.Equal(t, "preflight", l.Addr().Network())
@@ -112,7 +112,7 @@ func TestListenerIsAListener(t *testing.T) {
 	for range 2 {
 		r := <-results
 		require.ErrorIs(t, r.err, net.ErrClosed)
-		require.True(t, r.c == nil, "a typed nil is none")
+		require.True(t, r.c == nil, "a typed nil is no error")
 	}
 	testkit.Talk(t, client, first.c)
 	for range 2 {
@@ -137,8 +137,8 @@ func TestListenerClosedBeforeAccept(t *testing.T) {
 	require.Zero(t, n.Calls.Load())
 }
 
-// The acceptor belongs to Accept: a listener that was never used has nothing
-// that would have to be ended.
+// Accept starts the acceptor. A listener that was never used has nothing to
+// end.
 func TestListenerStartsWithAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -146,7 +146,7 @@ func TestListenerStartsWithAccept(t *testing.T) {
 		require.Equal(t, testkit.NetworkAddr, l.Addr())
 		synctest.Wait()
 		require.Zero(t, n.Calls.Load())
-		// No Close: a goroutine that is left ends the bubble with a panic.
+		// No Close here: a goroutine that remains ends the bubble with a panic.
 	})
 }
 
@@ -161,18 +161,18 @@ func TestListenerProtocols(t *testing.T) {
 		{"case of the client", nil, "Upgrade: TCP", "tcp"},
 		{"case of the server", []string{"Foo"}, "Upgrade: foo", "Foo"},
 		{"tcps is in the default", nil, "Upgrade: tcps", "tcps"},
-		{"ours is the preference", []string{"b", "a"}, "Upgrade: a, b", "b"},
-		{"ours in another order", []string{"a", "b"}, "Upgrade: a, b", "a"},
+		{"the order of Protocols decides", []string{"b", "a"}, "Upgrade: a, b", "b"},
+		{"the other order of Protocols", []string{"a", "b"}, "Upgrade: a, b", "a"},
 		{"over repeated fields", []string{"b", "a"}, "Upgrade: a\r\nUpgrade: c\r\nUpgrade: b", "b"},
 		{"the second best", []string{"x", "a"}, "Upgrade: c,, a ,", "a"},
 		{"version", []string{"foo/1"}, "Upgrade: foo/1", "foo/1"},
 		{"another version", []string{"foo/1"}, "Upgrade: foo/2", ""},
 		{"no version", []string{"foo/1"}, "Upgrade: foo", ""},
-		{"a version too many", []string{"foo"}, "Upgrade: foo/1", ""},
-		{"versions in order", []string{"foo/2", "foo/1"}, "Upgrade: foo/1, foo/2", "foo/2"},
+		{"a version that is not served", []string{"foo"}, "Upgrade: foo/1", ""},
+		{"versions by preference", []string{"foo/2", "foo/1"}, "Upgrade: foo/1, foo/2", "foo/2"},
 		{"every character of a token", []string{"x!#$%&'*+-.^_`|~9"}, "Upgrade: X!#$%&'*+-.^_`|~9", "x!#$%&'*+-.^_`|~9"},
-		{"tcp is not served any more", []string{"amps"}, "Upgrade: tcp", ""},
-		{"not by prefix", nil, "Upgrade: tc", ""},
+		{"tcp is no longer served", []string{"amps"}, "Upgrade: tcp", ""},
+		{"a prefix does not match", nil, "Upgrade: tc", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{Protocols: tt.protocols})
@@ -201,9 +201,9 @@ func TestListenerProtocols(t *testing.T) {
 	}
 }
 
-// What arrives in one piece with the head is the first data of the tunnel,
-// wherever in our buffers the head ends.
-func TestListenerKeepsWhatFollowsTheHead(t *testing.T) {
+// Bytes that arrive together with the head are the first data of the tunnel,
+// for every place where the head may end in the buffers.
+func TestListenerKeepsBytesAfterTheHead(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	accepted := testkit.AcceptAll(t, l)
 	for _, size := range []int{200, 511, 512, 513, 4095, 4096, 4097, 16<<10 - 1, 16 << 10} {
@@ -230,7 +230,7 @@ func TestListenerMaxHeaderBytes(t *testing.T) {
 	}{
 		{"fits", head, len(head), 101},
 		{"a byte too long", head, len(head) - 1, 431},
-		{"with the data of the tunnel it need not fit", head + "data", len(head), 101},
+		{"the data of the tunnel does not count", head + "data", len(head), 101},
 		{"long line", "GET /" + strings.Repeat("x", 100), 64, 414},
 		{"long line of a URI", "GET http://h/" + strings.Repeat("x", 100), 64, 414},
 		{"long line after the version", "GET / HTTP/1.1" + strings.Repeat("x", 100), 64, 414},
@@ -247,8 +247,9 @@ func TestListenerMaxHeaderBytes(t *testing.T) {
 	}
 }
 
-// Errors of the wrapped listener are the caller's, who knows whether to go on:
-// unchanged, each once, and none fetched ahead of the caller.
+// Errors of the wrapped listener belong to the caller, who decides whether to
+// retry. They are returned unchanged and once each, and the acceptor does not
+// call the wrapped listener again before the caller does.
 func TestListenerInnerErrors(t *testing.T) {
 	errs := []error{
 		testkit.TemporaryError{Err: testkit.ErrOther},
@@ -266,12 +267,12 @@ func TestListenerInnerErrors(t *testing.T) {
 		}
 		for i, want := range errs {
 			c, err := l.Accept()
-			require.True(t, c == nil, "a typed nil is none")
+			require.True(t, c == nil, "a typed nil is no error")
 			require.True(t, err == want, "%v, not %v", err, want) // not errors.Is: the very value
 			time.Sleep(time.Hour)
-			require.LessOrEqual(t, n.Calls.Load(), int64(i+2), "the caller's pause is the acceptor's")
+			require.LessOrEqual(t, n.Calls.Load(), int64(i+2), "the acceptor pauses as long as the caller")
 		}
-		// Between errors, connections.
+		// Connections come between the errors.
 		good := n.Dial(t)
 		answer := good.Ask(testkit.Request())
 		n.Backlog <- errs[1]
@@ -288,8 +289,9 @@ func TestListenerInnerErrors(t *testing.T) {
 	})
 }
 
-// Closing the wrapped listener alone tells every Accept so, and asks it no more
-// often than the caller does. What is under way goes on until Close.
+// If only the wrapped listener is closed, every Accept returns its error, and
+// the wrapped Accept is called no more often than Accept. Handshakes that have
+// begun continue until Close.
 func TestListenerInnerClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -337,7 +339,7 @@ func TestListenerUnderHTTPServerSurvivesInnerErrors(t *testing.T) {
 		require.NoError(t, a.Err)
 		require.Equal(t, "hello", a.Text)
 
-		// While the errors last, the pauses of net/http are kept.
+		// While the errors last, net/http pauses between its calls as usual.
 		before := n.Calls.Load()
 		for range 100 {
 			n.Backlog <- full
@@ -349,7 +351,7 @@ func TestListenerUnderHTTPServerSurvivesInnerErrors(t *testing.T) {
 	})
 }
 
-// Clients that are stuck wherever a client can be stuck delay nobody.
+// Clients that stall at any step do not delay others.
 func TestListenerStuckClients(t *testing.T) {
 	inAuthorize := make(chan struct{})
 	l := testkit.Listen(t, &preflight.PreflightListener{
@@ -388,7 +390,7 @@ func TestListenerStuckClients(t *testing.T) {
 	require.Empty(t, accepted)
 }
 
-// Accept may be called by many at once, as by a server with several loops.
+// Several goroutines may call Accept at once, like a server with several loops.
 func TestListenerConcurrentAccept(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{})
 	seen := make(chan string, 200)

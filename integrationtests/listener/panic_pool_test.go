@@ -11,32 +11,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A plyListener's first connections panic in Read, and keep the memory that Read
-// was given, as a transport may do that hands its work to another goroutine.
-type plyListener struct {
+// The first connections of a panicListener panic in Read and keep the buffer that
+// Read was given. A transport that passes its work to another goroutine may do
+// that.
+type panicListener struct {
 	net.Listener
 	mu   sync.Mutex
 	kept map[*byte]bool
-	used int // of the kept ones, by others
+	used int // how many kept buffers other connections have used
 }
 
-type plyConn struct {
+type panicConn struct {
 	net.Conn
-	l      *plyListener
+	l      *panicListener
 	panics bool
 }
 
-func (l *plyListener) Accept() (net.Conn, error) {
+func (l *panicListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return plyConn{c, l, len(l.kept) < 100}, nil
+	return panicConn{c, l, len(l.kept) < 100}, nil
 }
 
-func (c plyConn) Read(b []byte) (int, error) {
+func (c panicConn) Read(b []byte) (int, error) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
 	if c.panics {
@@ -49,11 +50,11 @@ func (c plyConn) Read(b []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// What a handshake that panicked has used is not used again: whoever panicked may
-// still write there.
-func TestListenerPanicKeepsItsMemory(t *testing.T) {
+// The memory of a handshake that panicked is not used again, because the code
+// that panicked may still write to it.
+func TestListenerDoesNotReuseMemoryAfterAPanic(t *testing.T) {
 	testkit.CaptureLog(t)
-	inner := &plyListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}
+	inner := &panicListener{Listener: testkit.ListenTCP(t), kept: make(map[*byte]bool)}
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner, RequireUpgrade: true})
 	testkit.AcceptAll(t, l)
 	for range 300 {

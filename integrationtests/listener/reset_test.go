@@ -17,34 +17,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdCut is the end of a client that resets its connection when it has sent so
-// many bytes.
-type shdCut struct {
+// resetConn is the client's end of a connection. It resets the connection after it
+// has sent a number of bytes.
+type resetConn struct {
 	*net.TCPConn
 	left int
 	sent int
 }
 
-var errShdCut = errors.New("reset by ourselves")
+var errReset = errors.New("reset by the test")
 
-func (c *shdCut) Write(b []byte) (int, error) {
+func (c *resetConn) Write(b []byte) (int, error) {
 	n, err := c.TCPConn.Write(b[:min(len(b), c.left)])
 	c.sent += n
 	if c.left -= n; err == nil && c.left == 0 {
 		c.reset()
-		err = errShdCut
+		err = errReset
 	}
 	return n, err
 }
 
-func (c *shdCut) reset() {
+func (c *resetConn) reset() {
 	c.SetLinger(0)
 	c.TCPConn.Close()
 }
 
-// However far a client has come when it resets its connection, nothing of it is
-// taken for a plain connection, which an end or a silence at the same place may
-// be. Shutdown tells that no handshake is left, and TestMain that no goroutine is.
+// A reset at any byte never makes a plain connection, although an end or
+// silence at the same byte may. Shutdown shows that no handshake remains, and
+// TestMain that no goroutine does.
 func TestListenerResetAtEveryByte(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	clientTLS.CurvePreferences = []tls.CurveID{tls.X25519} // for a short hello
@@ -61,7 +61,7 @@ func TestListenerResetAtEveryByte(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name  string
-		plain int // so many bytes are enough to be plain; 0: never
+		plain int // this many bytes make a plain connection; 0: none do
 		talk  func(net.Conn) error
 	}{
 		{"a PROXY header and a head", 0, func(c net.Conn) error { return write(c, testkit.ThroughProxy+testkit.Request()) }},
@@ -110,14 +110,15 @@ func TestListenerResetAtEveryByte(t *testing.T) {
 					c.Close()
 				}
 			}()
-			// The first sends all of it, and tells how much that is.
-			whole := &shdCut{TCPConn: testkit.DialTCP(t, l.Addr()), left: 1 << 20}
+			// The first client sends everything, and reports how many bytes
+			// that is.
+			whole := &resetConn{TCPConn: testkit.DialTCP(t, l.Addr()), left: 1 << 20}
 			require.NoError(t, tt.talk(whole))
 			io.Copy(io.Discard, whole)
 			whole.Close()
 
 			for n := range whole.sent {
-				c := &shdCut{TCPConn: testkit.DialTCP(t, l.Addr()), left: n}
+				c := &resetConn{TCPConn: testkit.DialTCP(t, l.Addr()), left: n}
 				if n == 0 {
 					c.reset()
 					continue

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// However small MaxHeaderBytes is, the layers below a head are recognised for
-// what they are: a ClientHello is not held to it, and a PROXY header that is
-// longer ends its connection. It is never handed on as bytes of the client's.
+// However small MaxHeaderBytes is, the layers below a head are recognised. The
+// limit does not apply to a ClientHello. A longer PROXY header ends its
+// connection, and is never delivered as data of the client.
 func TestSmallMaxHeaderBytes(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))
@@ -34,7 +34,8 @@ func TestSmallMaxHeaderBytes(t *testing.T) {
 						return testkit.Source.String()
 					}
 
-					// Behind the header there are a plain client, and one in TLS.
+					// After the header there is a plain client, or one with
+					// TLS.
 					c := testkit.DialClient(t, l)
 					c.Send(t, header+"\x00plain")
 					if !fits {
@@ -59,7 +60,7 @@ func TestSmallMaxHeaderBytes(t *testing.T) {
 					testkit.Talk(t, c, conn)
 				})
 			}
-			// What begins like one of them and is none.
+			// These bytes begin like one of the layers, but are none.
 			for _, sent := range []string{"PROXX ", "\r\n\r\n\x00\r\nQUIT!", "\x16\x03\x01\x00\x05\x02"} {
 				c := testkit.DialClient(t, l)
 				c.Send(t, sent)
@@ -69,8 +70,9 @@ func TestSmallMaxHeaderBytes(t *testing.T) {
 				testkit.Skip(t, conn, sent)
 			}
 			if most < 107 {
-				// Nor does the room for recognising them make heads any longer.
-				if most >= 5 { // of which a path is known to be one
+				// The buffer that recognises the layers does not allow longer
+				// heads.
+				if most >= 5 { // from 5 bytes on, the path shows that the line is HTTP
 					tooLong := 414
 					if most > len("GET /t HTTP/1.1\r") {
 						tooLong = 431

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revRandom are pieces of random size, many of them small.
-func revRandom(rng *rand.Rand) testkit.Pieces {
+// randomPieces returns pieces of random size. Many of them are small.
+func randomPieces(rng *rand.Rand) testkit.Pieces {
 	var mu sync.Mutex
 	return func(int) int {
 		mu.Lock()
@@ -31,8 +31,8 @@ func revRandom(rng *rand.Rand) testkit.Pieces {
 	}
 }
 
-// revAnswers reads HTTP answers up to a 101 and then what follows.
-type revAnswers struct {
+// answerReader reads HTTP answers up to a 101, and then the bytes after it.
+type answerReader struct {
 	net.Conn
 	c        *testkit.Client
 	ordinary int
@@ -40,16 +40,16 @@ type revAnswers struct {
 	err      error
 }
 
-func (a *revAnswers) Read(b []byte) (int, error) {
-	a.once.Do(func() { a.err = revUpTo101(a.c, a.ordinary) })
+func (a *answerReader) Read(b []byte) (int, error) {
+	a.once.Do(func() { a.err = readUpTo101(a.c, a.ordinary) })
 	if a.err != nil {
 		return 0, a.err
 	}
 	return a.c.R.Read(b)
 }
 
-// revUpTo101 reads so many ordinary answers, and a 101.
-func revUpTo101(c *testkit.Client, ordinary int) error {
+// readUpTo101 reads a number of ordinary answers, and a 101.
+func readUpTo101(c *testkit.Client, ordinary int) error {
 	for i := range ordinary {
 		if a := c.Answer("POST"); a.Err != nil || a.StatusCode != 200 || a.Header.Get("Path") != fmt.Sprintf("/%d", i) {
 			return fmt.Errorf("answer %d: %d %w", i, a.StatusCode, a.Err)
@@ -61,15 +61,15 @@ func revUpTo101(c *testkit.Client, ordinary int) error {
 	return nil
 }
 
-// Random stacks of layers, with heads, hellos and payloads of random size, each
-// written and read in random pieces: the application gets what was sent, to the
-// byte, and knows from whom and by what way.
+// The test builds random stacks of layers. Heads, hellos and payloads have
+// random sizes, and all bytes are written and read in random pieces. The
+// application gets every byte that was sent, and the right address and layers.
 func TestListenerRandomStacks(t *testing.T) {
 	first := uint64(time.Now().UnixNano())
-	t.Logf("the seeds are from %d on", first) // set first to repeat them
+	t.Logf("the seeds are from %d on", first) // set this to the printed value to repeat the run
 	server, client := testkit.NamedTLSConfigs(t)
 	server.NextProtos = []string{"http/1.1"}
-	large := client.Clone() // a hello of several reads
+	large := client.Clone() // a hello that takes several Reads
 	for i := range 300 {
 		large.NextProtos = append(large.NextProtos, fmt.Sprintf("protocol-%d-%s", i, strings.Repeat("x", 20)))
 	}
@@ -83,7 +83,7 @@ func TestListenerRandomStacks(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				return testkit.InOnePiece
 			}
-			return revRandom(rand.New(rand.NewPCG(rng.Uint64(), 0)))
+			return randomPieces(rand.New(rand.NewPCG(rng.Uint64(), 0)))
 		}
 		inner.Pieces.Store(pieces())
 		tcp, err := net.Dial("tcp", inner.Addr().String())
@@ -117,7 +117,7 @@ func TestListenerRandomStacks(t *testing.T) {
 		for i := range payload {
 			payload[i] = byte(rng.Uint32())
 		}
-		payload[0] = 0 // no HTTP, and no TLS
+		payload[0] = 0 // neither HTTP nor TLS
 		kind, ordinary := []string{"plain", "tcp", "tcps", "TLS inside"}[rng.IntN(4)], 0
 		var said strings.Builder
 		if kind != "plain" {
@@ -127,7 +127,7 @@ func TestListenerRandomStacks(t *testing.T) {
 				fmt.Fprintf(&said, "POST /%d HTTP/1.1\r\nHost: h\r\nX-Fill: %s\r\nContent-Length: %d\r\n\r\n%s",
 					i, strings.Repeat("x", rng.IntN(2)*rng.IntN(10_000)), body, strings.Repeat("b", body))
 			}
-			// What a client claims is believed where the peer is the proxy.
+			// The client's field is trusted if the peer is the proxy.
 			claim := "203.0.113.66"
 			if header == nil {
 				remote = claim + ":0"
@@ -142,7 +142,7 @@ func TestListenerRandomStacks(t *testing.T) {
 		stack += fmt.Sprintf(" %s behind %d requests, %d bytes", kind, ordinary, len(payload))
 		sent := make(chan error, 1)
 		if kind == "TLS inside" {
-			answers := &revAnswers{Conn: &testkit.Glue{Conn: conn, Held: []byte(said.String())}, c: c, ordinary: ordinary}
+			answers := &answerReader{Conn: &testkit.Glue{Conn: conn, Held: []byte(said.String())}, c: c, ordinary: ordinary}
 			over := tls.Client(answers, client)
 			require.NoError(t, over.Handshake(), stack)
 			c = &testkit.Client{Conn: over, R: bufio.NewReader(over)}
@@ -150,7 +150,7 @@ func TestListenerRandomStacks(t *testing.T) {
 		} else {
 			go func() { _, err := io.WriteString(conn, said.String()+string(payload)); sent <- err }()
 			if kind != "plain" {
-				require.NoError(t, revUpTo101(c, ordinary), stack)
+				require.NoError(t, readUpTo101(c, ordinary), stack)
 			}
 		}
 

@@ -18,17 +18,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndHiding hides what a ResponseWriter can do beyond the interface, as many a
-// middleware does.
+// hndHiding hides the methods of a ResponseWriter that are not in the
+// interface, as some middlewares do.
 type hndHiding struct{ http.ResponseWriter }
 
-// hndWrapping does so too, but lets itself be unwrapped.
-type hndWrapping struct{ hndHiding }
+// wrappingWriter hides them too, but has Unwrap.
+type wrappingWriter struct{ hndHiding }
 
-func (w hndWrapping) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w wrappingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// hndLines are the lines of a head in order, which must have a Date of now.
-func hndLines(t testing.TB, raw string) []string {
+// headLines returns the lines of a head in order. The head must have a Date of
+// now.
+func headLines(t testing.TB, raw string) []string {
 	t.Helper()
 	head, _, _ := strings.Cut(raw, "\r\n\r\n")
 	lines := strings.Split(head, "\r\n")
@@ -40,8 +41,8 @@ func hndLines(t testing.TB, raw string) []string {
 	return slices.Delete(lines, i, i+1)
 }
 
-// Every refusal, field by field. Behind each of them another request is glued,
-// which nobody may answer.
+// Every refusal is compared field by field. Another request is glued to each of
+// them and must not be answered.
 func TestMountRefusals(t *testing.T) {
 	mount := func(l *preflight.PreflightListener) http.Handler { return l }
 	closed := new(preflight.PreflightListener)
@@ -55,7 +56,7 @@ func TestMountRefusals(t *testing.T) {
 		h       http.Handler
 		request string
 		status  string
-		fields  []string // beyond those that every refusal has
+		fields  []string // in addition to those of every refusal
 		text    string   // in the body
 	}{
 		{"ordinary", "no-upgrade", mount(&preflight.PreflightListener{}), testkit.Get, "426 Upgrade Required", []string{upgrade, "Upgrade: tcp, tcps, websocket"}, "has no Upgrade field; if the client sent one, a proxy on the way removed it"},
@@ -96,17 +97,18 @@ func TestMountRefusals(t *testing.T) {
 				"X-Content-Type-Options: nosniff",
 			}, tt.fields...)
 			if i := slices.Index(want, upgrade+"!"); i >= 0 {
-				want[i] = "Connection: close, Upgrade" // it has been written by us, not by net/http
+				want[i] = "Connection: close, Upgrade" // the answer was written by this package, not by net/http
 			} else {
 				want = append(want, "Connection: close")
 			}
 			slices.Sort(want)
-			require.Equal(t, append([]string{version + " " + tt.status}, want...), hndLines(t, a.Raw))
+			require.Equal(t, append([]string{version + " " + tt.status}, want...), headLines(t, a.Raw))
 		})
 	}
 }
 
-// A mounted listener says the same as one that accepts by itself.
+// A mounted listener gives the same answers as one that accepts connections
+// itself.
 func TestMountRefusesLikeAccept(t *testing.T) {
 	l, n := testkit.Listen(t, &preflight.PreflightListener{}), testkit.ListenTCP(t)
 	testkit.AcceptAll(t, l)
@@ -126,7 +128,7 @@ func TestMountRefusesLikeAccept(t *testing.T) {
 	}
 }
 
-// Middlewares that can be unwrapped are no obstacle.
+// A middleware with Unwrap does not prevent the upgrade.
 func TestMountBehindMiddleware(t *testing.T) {
 	for _, handler := range []bool{false, true} {
 		l := new(preflight.PreflightListener)
@@ -136,7 +138,7 @@ func TestMountBehindMiddleware(t *testing.T) {
 		accepted := testkit.AcceptAll(t, l)
 		n := testkit.ListenTCP(t)
 		testkit.ServeHTTP(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			l.ServeHTTP(hndWrapping{hndHiding{hndWrapping{hndHiding{w}}}}, r)
+			l.ServeHTTP(wrappingWriter{hndHiding{wrappingWriter{hndHiding{w}}}}, r)
 		}))
 		c, _ := testkit.Upgraded(t, n, testkit.Request())
 		testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
@@ -147,29 +149,30 @@ func TestMountBehindMiddleware(t *testing.T) {
 	}
 }
 
-// A listener that cannot be served says so to the one who can mend it.
+// A misconfigured listener names the wrong setting to its operator, and not to
+// its clients.
 func TestMountMisconfigured(t *testing.T) {
 	l := &preflight.PreflightListener{MaxHeaderBytes: -1}
 	n := testkit.ListenTCP(t)
 	testkit.ServeHTTP(t, n, l)
 	a := testkit.Refused(t, n, testkit.Request())
 	require.Equal(t, http.StatusInternalServerError, a.StatusCode)
-	require.NotContains(t, a.Text, "MaxHeaderBytes", "which is nobody else's business")
+	require.NotContains(t, a.Text, "MaxHeaderBytes", "the client must not learn the setting")
 	_, err := l.Accept()
 	require.ErrorContains(t, err, "PreflightListener.MaxHeaderBytes is negative")
 }
 
-// A listener can have both: connections of its own, and those of a server.
+// A listener can have both: its own connections and those of a server.
 func TestMountBesideAListener(t *testing.T) {
 	inner := testkit.ListenTCP(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: inner})
 	require.Equal(t, inner.Addr(), l.Addr())
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, l)
+	serveMounted(t, n, l)
 	for range 3 {
 		for _, at := range []net.Listener{l, n} {
-			c, _ := testkit.Upgraded(t, at, hndUpgrade)
+			c, _ := testkit.Upgraded(t, at, upgradeRequest)
 			testkit.Talk(t, c, testkit.NextTunnel(t, accepted))
 		}
 	}
@@ -177,10 +180,10 @@ func TestMountBesideAListener(t *testing.T) {
 	plain.Send(t, "hello\n")
 	testkit.Skip(t, testkit.NextTunnel(t, accepted), "hello\n")
 
-	tunnel, _ := testkit.Upgraded(t, n, hndUpgrade)
+	tunnel, _ := testkit.Upgraded(t, n, upgradeRequest)
 	conn := testkit.NextTunnel(t, accepted)
 	require.NoError(t, l.Close())
-	require.Equal(t, http.StatusServiceUnavailable, testkit.Refused(t, n, hndUpgrade).StatusCode)
+	require.Equal(t, http.StatusServiceUnavailable, testkit.Refused(t, n, upgradeRequest).StatusCode)
 	testkit.Talk(t, tunnel, conn)
 	c := testkit.DialClient(t, n)
 	c.Send(t, testkit.Get)
@@ -189,9 +192,9 @@ func TestMountBesideAListener(t *testing.T) {
 	require.Error(t, err)
 }
 
-// The bound of a head is the listener's, not only the server's, whose own may
-// be much larger. net/http may be late with it, but not by more than 8 KiB: 4
-// that it allows for itself, and 4 of its buffer.
+// The limit of a head is that of the listener, even if that of the server is
+// much larger. net/http may exceed it by at most 8 KiB: 4 KiB that it adds to
+// its limit, and 4 KiB of its buffer.
 func TestMountMaxHeaderBytes(t *testing.T) {
 	for _, mounted := range []bool{false, true} {
 		for _, later := range []bool{false, true} {

@@ -20,8 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndMounted is an existing server that serves hndReport, and l at /client/.
-func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
+// serveMounted is an existing server that serves ReportHandler, and l at
+// /client/.
+func serveMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/client/", l)
@@ -29,23 +30,23 @@ func hndMounted(t testing.TB, n net.Listener, l http.Handler) *http.Server {
 	return testkit.ServeHTTP(t, n, mux)
 }
 
-// hndUpgrade is an upgrade request for the place where l is mounted.
-var hndUpgrade = strings.Replace(testkit.Request(), "/t", "/client/t", 1)
+// upgradeRequest is an upgrade request for the path where l is mounted.
+var upgradeRequest = strings.Replace(testkit.Request(), "/t", "/client/t", 1)
 
-// A listener mounted on an existing server: that one's other handlers notice
-// nothing, and the tunnels come out of Accept.
+// A listener is mounted on an existing server. The other handlers work as
+// before, and the tunnels come from Accept.
 func TestMount(t *testing.T) {
 	l := new(preflight.PreflightListener)
 	defer l.Close()
 	require.Equal(t, "preflight", l.Addr().String())
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, http.MaxBytesHandler(l, 1)) // which puts a Body of its own into the request
+	serveMounted(t, n, http.MaxBytesHandler(l, 1)) // it puts its own Body into the request
 	for range 2 {
 		c := testkit.DialClient(t, n)
 		c.Send(t, testkit.Get)
 		c.Got(t)
-		c.Send(t, hndUpgrade)
+		c.Send(t, upgradeRequest)
 		a := c.Answer("GET")
 		require.Equal(t, http.StatusSwitchingProtocols, a.StatusCode)
 		require.Equal(t, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}, a.Header)
@@ -66,16 +67,16 @@ func TestMount(t *testing.T) {
 	testkit.Talk(t, &testkit.Client{Conn: c, R: bufio.NewReader(c)}, testkit.NextTunnel(t, accepted))
 }
 
-// What the server had buffered behind the head is the tunnel's, wherever the
-// client's segments end.
-func TestMountKeepsWhatFollowsTheHead(t *testing.T) {
+// Bytes that the server had buffered after the head belong to the tunnel, for
+// every split into segments.
+func TestMountKeepsBytesAfterTheHead(t *testing.T) {
 	const data = "GET /no HTTP/1.1\r\n\r\n"
 	for _, before := range []string{"", testkit.Get} {
 		synctest.Test(t, func(t *testing.T) {
 			n, l := testkit.NewNetwork(), new(preflight.PreflightListener)
 			accepted := testkit.AcceptAll(t, l)
-			hndMounted(t, n, l)
-			stream := before + hndUpgrade + data
+			serveMounted(t, n, l)
+			stream := before + upgradeRequest + data
 			for split := range len(stream) + 4 {
 				c := n.Dial(t)
 				go func() {
@@ -100,8 +101,8 @@ func TestMountKeepsWhatFollowsTheHead(t *testing.T) {
 	}
 }
 
-// The connection is the server's own, of which nothing is between us and the
-// kernel, or TLS; io.Copy begins with what was buffered.
+// The connection is the server's own, with no wrapper around the TCP or TLS
+// connection. io.Copy begins with the buffered bytes.
 func TestMountConnection(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, secure := range []bool{false, true} {
@@ -112,16 +113,16 @@ func TestMountConnection(t *testing.T) {
 				n := testkit.ListenTCP(t)
 				var c *testkit.Client
 				if secure {
-					hndMounted(t, tls.NewListener(n, serverTLS), l)
+					serveMounted(t, tls.NewListener(n, serverTLS), l)
 					c = testkit.Secure(t, testkit.DialClient(t, n), clientTLS)
 				} else {
-					hndMounted(t, n, l)
+					serveMounted(t, n, l)
 					c = testkit.DialClient(t, n)
 				}
 				data := strings.Repeat("0123456789", much/10+1)[:much]
 				sent := make(chan error, 1)
 				go func() {
-					_, err := io.WriteString(c, hndUpgrade+data)
+					_, err := io.WriteString(c, upgradeRequest+data)
 					c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 					sent <- err
 				}()
@@ -154,26 +155,27 @@ func TestMountConnection(t *testing.T) {
 	}
 }
 
-// A client that ends its direction right behind its head is served as it is by
-// Accept. To net/http, which may have noticed, it looks like one that has gone.
+// A client that half-closes right after its head is served as it is by Accept.
+// net/http may have noticed the half-close and takes it for the end of the
+// client.
 func TestMountHalfClosed(t *testing.T) {
-	vetted := make(chan error, 9)
+	authorized := make(chan error, 9)
 	l := &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
-		vetted <- r.Context().Err()
+		authorized <- r.Context().Err()
 		return nil, nil
 	}}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	serveMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		l.ServeHTTP(w, r)
 	}))
 	c := testkit.DialClient(t, n)
-	c.Send(t, hndUpgrade)
+	c.Send(t, upgradeRequest)
 	require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
 	require.Equal(t, 101, c.Answer("GET").StatusCode)
 	conn := testkit.NextTunnel(t, accepted)
-	require.NoError(t, <-vetted)
+	require.NoError(t, <-authorized)
 	require.NoError(t, conn.Request().Context().Err())
 	got, err := io.ReadAll(conn)
 	require.NoError(t, err)
@@ -181,14 +183,14 @@ func TestMountHalfClosed(t *testing.T) {
 	testkit.Carry(t, "an answer", conn, c.R)
 }
 
-// TLS inside the tunnel works also where the request has come by ServeHTTP.
+// TLS inside the tunnel also works if the request came through ServeHTTP.
 func TestMountTLSInTheTunnel(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	l := &preflight.PreflightListener{TLSConfig: serverTLS}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
-	hndMounted(t, n, l)
-	raw, a := testkit.Upgraded(t, n, strings.Replace(hndUpgrade, "Upgrade: tcp", "Upgrade: tcp\r\nPreflight-Tunnel: tls", 1))
+	serveMounted(t, n, l)
+	raw, a := testkit.Upgraded(t, n, strings.Replace(upgradeRequest, "Upgrade: tcp", "Upgrade: tcp\r\nPreflight-Tunnel: tls", 1))
 	require.Equal(t, "tls", a.Header.Get("Preflight-Tunnel"))
 	require.Empty(t, accepted)
 	c := testkit.Secure(t, raw, clientTLS)
@@ -199,11 +201,12 @@ func TestMountTLSInTheTunnel(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
-type hndKey struct{}
+type contextKey struct{}
 
-// What a middleware has found out about a client reaches Authorize and the
-// application. The Context ends with the handshake for the one, and never for
-// the other: not with ServeHTTP, not with the server.
+// A value that a middleware puts into the Context reaches Authorize and the
+// application. The Context that Authorize sees ends with the handshake. The
+// Context of the application never ends, neither with ServeHTTP nor with the
+// server.
 func TestMountContext(t *testing.T) {
 	for _, authorize := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Authorize %t", authorize), func(t *testing.T) {
@@ -218,19 +221,19 @@ func TestMountContext(t *testing.T) {
 						if !ok || !deadline.Equal(start.Add(5*time.Second)) || during.Err() != nil {
 							return nil, testkit.ErrOther
 						}
-						return http.Header{"X-User": {during.Value(hndKey{}).(string)}}, nil
+						return http.Header{"X-User": {during.Value(contextKey{}).(string)}}, nil
 					}
 				}
 				accepted := testkit.AcceptAll(t, l)
 				returned := make(chan struct{})
-				server := hndMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				server := serveMounted(t, n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer close(returned)
-					ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hndKey{}, "ann"))
+					ctx, cancel := context.WithCancel(context.WithValue(r.Context(), contextKey{}, "ann"))
 					defer cancel()
 					l.ServeHTTP(w, r.WithContext(ctx))
 				}))
 				c := n.Dial(t)
-				a := <-c.Ask(hndUpgrade)
+				a := <-c.Ask(upgradeRequest)
 				require.Equal(t, 101, a.StatusCode)
 				if authorize {
 					require.Equal(t, "ann", a.Header.Get("X-User"))
@@ -241,7 +244,7 @@ func TestMountContext(t *testing.T) {
 				time.Sleep(time.Hour)
 				ctx := conn.Request().Context()
 				require.NoError(t, ctx.Err())
-				require.Equal(t, "ann", ctx.Value(hndKey{}))
+				require.Equal(t, "ann", ctx.Value(contextKey{}))
 				require.Equal(t, server, ctx.Value(http.ServerContextKey))
 				_, bounded := ctx.Deadline()
 				require.False(t, bounded)
@@ -254,8 +257,8 @@ func TestMountContext(t *testing.T) {
 	}
 }
 
-// HTTP/2 has no upgrade. The one who reads the answer learns what to do; where
-// there is a Handler the request is its. HTTP/1.1 works beside it.
+// HTTP/2 has no upgrade. The answer tells the reader what to do. If there is a
+// Handler, it gets the request. HTTP/1.1 works on the same server.
 func TestMountHTTP2(t *testing.T) {
 	for _, handler := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Handler %t", handler), func(t *testing.T) {

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hndFull is a mounted listener whose places are all taken by finished tunnels
-// that nobody has accepted.
-func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightListener {
+// fullListener is a mounted listener whose places are all taken by finished tunnels
+// that have not been accepted.
+func fullListener(t testing.TB, n *testkit.Network, most int) *preflight.PreflightListener {
 	t.Helper()
 	l := &preflight.PreflightListener{MaxPending: most}
 	t.Cleanup(func() { l.Close() })
@@ -26,8 +26,8 @@ func hndFull(t testing.TB, n *testkit.Network, most int) *preflight.PreflightLis
 	return l
 }
 
-// hndAccept takes one tunnel.
-func hndAccept(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
+// acceptOne accepts one tunnel.
+func acceptOne(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
 	t.Helper()
 	c, err := l.Accept()
 	require.NoError(t, err)
@@ -35,8 +35,8 @@ func hndAccept(t testing.TB, l *preflight.PreflightListener) *preflight.Conn {
 	return c.(*preflight.Conn)
 }
 
-// Who finds no place waits for one as long as a handshake may take, and is told
-// to come again then.
+// A request without a free place waits as long as a handshake may take. Then it
+// is told to try again later.
 func TestMountWaitsForAPlace(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -45,8 +45,8 @@ func TestMountWaitsForAPlace(t *testing.T) {
 		text  string // in the body
 		after time.Duration
 	}{
-		{"in vain", func(*testing.T, *preflight.PreflightListener) {}, 503, "too many handshakes", 10 * time.Second},
-		{"until Accept makes room", func(t *testing.T, l *preflight.PreflightListener) { hndAccept(t, l) }, 101, "", 4 * time.Second},
+		{"no place becomes free", func(*testing.T, *preflight.PreflightListener) {}, 503, "too many handshakes", 10 * time.Second},
+		{"until Accept makes room", func(t *testing.T, l *preflight.PreflightListener) { acceptOne(t, l) }, 101, "", 4 * time.Second},
 		{"until Close", func(t *testing.T, l *preflight.PreflightListener) { require.NoError(t, l.Close()) }, 503, "shutting down", 4 * time.Second},
 		{"until Shutdown", func(t *testing.T, l *preflight.PreflightListener) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -57,8 +57,8 @@ func TestMountWaitsForAPlace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := testkit.NewNetwork()
-				l := hndFull(t, n, 1)
-				time.Sleep(time.Hour) // which costs the finished one nothing
+				l := fullListener(t, n, 1)
+				time.Sleep(time.Hour) // this costs the finished tunnel nothing
 				start := time.Now()
 				clients := []*testkit.Client{n.Dial(t), n.Dial(t), n.Dial(t)}
 				if tt.want == 101 {
@@ -80,7 +80,7 @@ func TestMountWaitsForAPlace(t *testing.T) {
 					require.Equal(t, tt.want, a.StatusCode)
 					require.Equal(t, tt.after, time.Since(start))
 					if tt.want == 101 {
-						conn := hndAccept(t, l)
+						conn := acceptOne(t, l)
 						testkit.Skip(t, conn, testkit.Get)
 						testkit.Talk(t, clients[i], conn)
 					} else {
@@ -99,14 +99,14 @@ func TestMountWaitsForAPlace(t *testing.T) {
 	}
 }
 
-// Several places that are made free at once are given to as many, also where
-// that happens just when they come.
-func TestMountGivesEveryPlaceAway(t *testing.T) {
+// If several places become free at once, the same number of requests get one,
+// also if the requests arrive at the same moment.
+func TestMountUsesEveryPlace(t *testing.T) {
 	for range 30 {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			n := testkit.NewNetwork()
-			l := hndFull(t, n, most)
+			l := fullListener(t, n, most)
 			answers := make(chan testkit.Answer, 2*most)
 			for range most {
 				for range 2 {
@@ -128,12 +128,12 @@ func TestMountGivesEveryPlaceAway(t *testing.T) {
 	}
 }
 
-// Those who have been turned away have left no trace: the places are as many
-// as before.
-func TestMountForgetsWhoHasWaited(t *testing.T) {
+// A request that was refused takes no place: there are as many places as
+// before.
+func TestMountForgetsRefusedRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
-		l := hndFull(t, n, 2)
+		l := fullListener(t, n, 2)
 		for range 3 {
 			a := n.Dial(t).Ask(testkit.Request())
 			b := n.Dial(t).Ask(testkit.Request())
@@ -141,7 +141,7 @@ func TestMountForgetsWhoHasWaited(t *testing.T) {
 			require.Equal(t, 503, (<-b).StatusCode)
 		}
 		for range 2 {
-			hndAccept(t, l)
+			acceptOne(t, l)
 		}
 		for range 2 {
 			require.Equal(t, 101, (<-n.Dial(t).Ask(testkit.Request())).StatusCode)
@@ -150,17 +150,18 @@ func TestMountForgetsWhoHasWaited(t *testing.T) {
 		require.Equal(t, 503, (<-n.Dial(t).Ask(testkit.Request())).StatusCode)
 		require.Equal(t, 10*time.Second, time.Since(start))
 		for range 2 {
-			hndAccept(t, l)
+			acceptOne(t, l)
 		}
 	})
 }
 
-// However many wait, by ServeHTTP and in the backlog of the listener's own,
-// each place that is made free is given to one of them: nobody sleeps on.
+// However many clients wait, through ServeHTTP and in the backlog of the
+// listener's own port, each free place is given to one of them. No client waits
+// while a place is free.
 func TestMountManyWait(t *testing.T) {
 	for _, most := range []int{1, 2, 5} {
 		for _, both := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d places, a listener of its own %t", most, both), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d places, with a wrapped listener %t", most, both), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					const many = 60
 					n, own := testkit.NewNetwork(), testkit.NewNetwork()
@@ -186,7 +187,7 @@ func TestMountManyWait(t *testing.T) {
 					start := time.Now()
 					conns := map[*testkit.NetworkConn]*preflight.Conn{}
 					for range many {
-						conn := hndAccept(t, l)
+						conn := acceptOne(t, l)
 						conns[conn.NetConn().(*testkit.NetworkConn)] = conn
 					}
 					require.Zero(t, time.Since(start))
@@ -200,14 +201,14 @@ func TestMountManyWait(t *testing.T) {
 	}
 }
 
-// Some of those who wait give up in the very moment in which places are made
-// free, others do not: no place may be lost on the ones who go.
+// Some of the waiting requests give up at the moment when places become free.
+// No place may be lost with a request that gives up.
 func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			const each = 10
 			n := testkit.NewNetwork()
-			l := hndFull(t, n, 3)
+			l := fullListener(t, n, 3)
 			var early, late []<-chan testkit.Answer
 			for range each {
 				early = append(early, n.Dial(t).Ask(testkit.Request()))
@@ -216,7 +217,7 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 			for range each {
 				late = append(late, n.Dial(t).Ask(testkit.Request()))
 			}
-			time.Sleep(5 * time.Second) // now the early ones have waited for long enough
+			time.Sleep(5 * time.Second) // now the early requests have reached their timeout
 			accepted := testkit.AcceptAll(t, l)
 			synctest.Wait()
 			served := 3
@@ -225,7 +226,7 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 				switch a.StatusCode {
 				case 101:
 					served++
-				case 0: // it got its place with no time left to answer
+				case 0: // it got its place when no time was left to answer
 					require.ErrorIs(t, a.Err, io.ErrUnexpectedEOF)
 				default:
 					require.Equal(t, 503, a.StatusCode)
@@ -241,8 +242,8 @@ func TestMountManyWaitAndSomeGiveUp(t *testing.T) {
 	}
 }
 
-// A request by ServeHTTP is a new client like any other: one that keeps the
-// listener waiting for bytes goes in its favour.
+// A request through ServeHTTP is a new client like any other. A client that
+// keeps the listener waiting for bytes is evicted for it.
 func TestMountMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, own := testkit.NewNetwork(), testkit.NewNetwork()
@@ -260,7 +261,7 @@ func TestMountMakesRoom(t *testing.T) {
 	})
 }
 
-// On a connection of Handler's own an upgrade request waits in the same way.
+// An upgrade request on a connection of Handler waits in the same way.
 func TestHandlerWaitsForAPlace(t *testing.T) {
 	for _, room := range []bool{false, true} {
 		t.Run(fmt.Sprintf("room %t", room), func(t *testing.T) {
@@ -275,10 +276,10 @@ func TestHandlerWaitsForAPlace(t *testing.T) {
 				answer := c.Ask(testkit.Request())
 				if room {
 					time.Sleep(time.Second)
-					hndAccept(t, l)
+					acceptOne(t, l)
 					require.Equal(t, 101, (<-answer).StatusCode)
 					require.Equal(t, time.Second, time.Since(start))
-					testkit.Talk(t, c, hndAccept(t, l))
+					testkit.Talk(t, c, acceptOne(t, l))
 					return
 				}
 				a := <-answer

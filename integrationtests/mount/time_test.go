@@ -12,8 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The deadline is of the whole: Authorize, and the client that does not read its
-// answer. The deadlines of the server end with the hijack.
+// One deadline applies to the whole handshake, including Authorize and a client
+// that does not read its answer. The deadlines of the server end with the
+// hijack.
 func TestMountTimes(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 3 * time.Second} {
 		want := timeout
@@ -26,7 +27,7 @@ func TestMountTimes(t *testing.T) {
 				l := &preflight.PreflightListener{HandshakeTimeout: timeout, Authorize: func(r *http.Request) (http.Header, error) {
 					if r.URL.Path == "/blocked" {
 						<-r.Context().Done()
-						time.Sleep(time.Nanosecond) // what it answers then is too late
+						time.Sleep(time.Nanosecond) // a result after that is too late
 					}
 					return nil, nil
 				}}
@@ -60,7 +61,8 @@ func TestMountTimes(t *testing.T) {
 	}
 }
 
-// Authorize is told when the listener is closed, and its connection ends at once.
+// When the listener is closed, the context of Authorize ends and the connection
+// is closed at once.
 func TestMountAuthorizeEndsWithClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, entered := testkit.NewNetwork(), make(chan struct{})
@@ -82,7 +84,7 @@ func TestMountAuthorizeEndsWithClose(t *testing.T) {
 	})
 }
 
-// The time that a request has waited for a place is a part of its handshake.
+// The time that a request waits for a place is part of its handshake.
 func TestMountTimesIncludeWaiting(t *testing.T) {
 	for _, kind := range []string{"deaf", "blocked"} {
 		t.Run(kind, func(t *testing.T) {
@@ -109,7 +111,7 @@ func TestMountTimesIncludeWaiting(t *testing.T) {
 					c.Send(t, testkit.Request())
 				}
 				time.Sleep(4 * time.Second)
-				hndAccept(t, l)
+				acceptOne(t, l)
 				time.Sleep(want - 4*time.Second - 1)
 				require.False(t, c.Server.Closed.Load())
 				time.Sleep(time.Nanosecond)
@@ -121,13 +123,13 @@ func TestMountTimesIncludeWaiting(t *testing.T) {
 	}
 }
 
-// A request that comes with a deadline of its own, by a middleware, has no longer
-// than that: for Authorize, which sees it, and for a place.
+// If a middleware gives the request an earlier deadline, that one applies: to
+// Authorize, which sees it, and to the wait for a place.
 func TestMountTimesOfTheRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		own, ours, want time.Duration
-		taken           bool // every place is
+		taken           bool // all places are taken
 		status          int
 	}{
 		{name: "it is earlier", own: 2 * time.Second, ours: time.Minute, want: 2 * time.Second, status: 403},

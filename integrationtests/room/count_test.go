@@ -13,9 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdOutcomes are the ends of a handshake: at every stage a client may leave,
-// every kind may be delivered, and Authorize may do what it likes.
-func shdOutcomes() []testkit.Stage {
+// handshakeOutcomes are the ways in which a handshake can end. A client may leave at
+// every step, every kind may be delivered, and Authorize may fail in several
+// ways.
+func handshakeOutcomes() []testkit.Stage {
 	outcomes := append([]testkit.Stage(nil), testkit.Stages...)
 	for _, k := range testkit.Kinds {
 		outcomes = append(outcomes, testkit.Stage{Name: "delivered: " + k.Name, Is: testkit.StageFinished, Mounted: k.Mounted, Bring: func(t testing.TB, s *testkit.Scene, c *testkit.Client) {
@@ -47,12 +48,12 @@ func shdOutcomes() []testkit.Stage {
 	)
 }
 
-// However a handshake ends, it frees its place, and frees it once: ten times
-// later there is room for two, and not for three.
+// However a handshake ends, it frees its place exactly once: after ten of them
+// there is room for two more, and not for three.
 func TestListenerFreesEveryPlaceOnce(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, tt := range shdOutcomes() {
-		for _, leaves := range []bool{true, false} { // the client, or its time is over
+	for _, tt := range handshakeOutcomes() {
+		for _, leaves := range []bool{true, false} { // the client leaves, or its time expires
 			name := tt.Name
 			if leaves {
 				name += ", and it leaves"
@@ -60,13 +61,13 @@ func TestListenerFreesEveryPlaceOnce(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					testkit.CaptureLog(t)
-					var vetting atomic.Int64
+					var authorizing atomic.Int64
 					s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 						l.MaxPending = 2
 						l.Authorize = func(r *http.Request) (http.Header, error) {
-							vetting.Add(1)
-							defer vetting.Add(-1)
-							return shdDo(r)
+							authorizing.Add(1)
+							defer authorizing.Add(-1)
+							return authorizeByField(r)
 						}
 					})
 					accepted := testkit.AcceptAll(t, s)
@@ -86,22 +87,22 @@ func TestListenerFreesEveryPlaceOnce(t *testing.T) {
 						}
 					}
 
-					require.Zero(t, vetting.Load())
+					require.Zero(t, authorizing.Load())
 					for i, now := range []int64{1, 2, 2} {
 						s.Direct.Dial(t).Ask(testkit.Request("Wait: yes"))
 						synctest.Wait()
-						require.Equal(t, now, vetting.Load(), "client %d", i)
+						require.Equal(t, now, authorizing.Load(), "client %d", i)
 					}
 					time.Sleep(11 * time.Second)
 					synctest.Wait()
-					require.EqualValues(t, 1, vetting.Load(), "the third has its turn")
+					require.EqualValues(t, 1, authorizing.Load(), "the third is served")
 				})
 			})
 		}
 	}
 }
 
-func shdDo(r *http.Request) (http.Header, error) {
+func authorizeByField(r *http.Request) (http.Header, error) {
 	switch r.Header.Get("Do") {
 	case "refuse":
 		return nil, testkit.ErrOther

@@ -14,18 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdLast is the server's end of a connection. Once it is armed, a new client
-// arrives between the moment when the next bytes have come and the moment when
-// they are seen.
-type shdLast struct {
+// lastBytesConn is the server's end of a connection. When it is armed, a new client
+// arrives after the next bytes have come and before the listener sees them.
+type lastBytesConn struct {
 	*testkit.NetworkConn
 	armed   *atomic.Bool
 	arrive  func()
-	evicted chan struct{} // by the first deadline in the past
+	evicted chan struct{} // closed by the first deadline in the past
 	once    *sync.Once
 }
 
-func (c shdLast) Read(b []byte) (int, error) {
+func (c lastBytesConn) Read(b []byte) (int, error) {
 	n, err := c.NetworkConn.Read(b)
 	if n > 0 && c.armed.CompareAndSwap(true, false) {
 		c.arrive()
@@ -34,34 +33,35 @@ func (c shdLast) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c shdLast) SetReadDeadline(t time.Time) error {
+func (c lastBytesConn) SetReadDeadline(t time.Time) error {
 	if t.Before(time.Now()) && !t.IsZero() {
 		c.once.Do(func() { close(c.evicted) })
 	}
 	return c.NetworkConn.SetReadDeadline(t)
 }
 
-// shdRacing connects a client whose eviction meets its next bytes. The new client
-// for which it has to go comes out of next.
-func shdRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server shdLast, next chan *testkit.Client) {
+// dialRacing connects a client that is evicted at the moment when its next bytes
+// arrive. The new client that causes the eviction is sent to next.
+func dialRacing(s *testkit.Scene, t *testing.T) (ours net.Conn, server lastBytesConn, next chan *testkit.Client) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	next = make(chan *testkit.Client, 1)
-	server = shdLast{
+	server = lastBytesConn{
 		&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() { next <- s.Direct.Dial(t) }, make(chan struct{}), new(sync.Once),
 	}
 	s.Direct.Backlog <- server
 	return ours, server, next
 }
 
-// A client that has to go in the very moment in which its last bytes are here
-// is not lost: it is what it has turned out to be, and no mark is left on it.
-func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
+// A client is evicted at the moment when its last bytes have arrived. It is not
+// lost: the listener handles it by its kind, and no deadline of the eviction
+// remains.
+func TestListenerEvictionAtTheLastBytes(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range []struct {
 		name   string
 		secure bool
-		sent   string // before
+		sent   string // sent before
 		last   string
 		status int // 0: plain
 	}{
@@ -79,7 +79,7 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
 				accepted := testkit.AcceptAll(t, s)
-				ours, server, next := shdRacing(s, t)
+				ours, server, next := dialRacing(s, t)
 				defer ours.Close()
 				old := testkit.Raw(ours, server.NetworkConn)
 				up := old
@@ -118,15 +118,15 @@ func TestListenerEvictionMeetsTheLastBytes(t *testing.T) {
 	}
 }
 
-// shdCleared is the server's end of a connection that calls a function when its
+// clearHookConn is the server's end of a connection. It calls a function when its
 // deadlines are cleared, at the end of the handshake.
-type shdCleared struct {
+type clearHookConn struct {
 	*testkit.NetworkConn
 	armed *atomic.Bool
 	then  func()
 }
 
-func (c shdCleared) SetDeadline(t time.Time) error {
+func (c clearHookConn) SetDeadline(t time.Time) error {
 	err := c.NetworkConn.SetDeadline(t)
 	if t.IsZero() && c.armed.CompareAndSwap(true, false) {
 		c.then()
@@ -134,8 +134,8 @@ func (c shdCleared) SetDeadline(t time.Time) error {
 	return err
 }
 
-// A new client that comes when the handshake inside a tunnel has just ended
-// leaves that tunnel alone: there is nothing more that it waits for.
+// A new client arrives when the handshake inside a tunnel has just ended. That
+// tunnel is not evicted, because it waits for no more bytes.
 func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -143,9 +143,9 @@ func TestListenerEvictionLeavesAFinishedTunnelAlone(t *testing.T) {
 		accepted := testkit.AcceptAll(t, s)
 		ours, theirs := net.Pipe()
 		defer ours.Close()
-		server := shdCleared{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
+		server := clearHookConn{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), func() {
 			s.Direct.Dial(t)
-			for range 10_000 { // until it looks for a place
+			for range 10_000 { // time for the new client to look for a place
 				runtime.Gosched()
 			}
 		}}

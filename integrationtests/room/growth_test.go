@@ -15,15 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A grwConn knows how much room the listener had for what it has not received.
-type grwConn struct {
+// A growthConn records how much buffer the listener had for bytes that have not
+// arrived.
+type growthConn struct {
 	net.Conn
 	mu       sync.Mutex
 	received int
-	worst    int // most room for unreceived bytes beyond 4 KiB in all, and beyond what has come
+	worst    int // the largest buffer for missing bytes, beyond 4 KiB and beyond the bytes that have arrived
 }
 
-func (c *grwConn) Read(b []byte) (int, error) {
+func (c *growthConn) Read(b []byte) (int, error) {
 	c.mu.Lock()
 	if c.received+len(b) > 4<<10 {
 		c.worst = max(c.worst, len(b)-c.received)
@@ -36,24 +37,24 @@ func (c *grwConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-type grwListener struct {
+type growthListener struct {
 	net.Listener
-	conns chan *grwConn
+	conns chan *growthConn
 }
 
-func (l grwListener) Accept() (net.Conn, error) {
+func (l growthListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	g := &grwConn{Conn: c}
+	g := &growthConn{Conn: c}
 	l.conns <- g
 	return g, nil
 }
 
-// However large MaxHeaderBytes is, a client that stalls holds memory for what it
-// has sent: 4 KiB, or twice of that.
-func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
+// However large MaxHeaderBytes is, a stalled client costs 4 KiB, or at most
+// twice the bytes that it has sent.
+func TestListenerMemoryGrowsWithReceivedBytes(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
 	const limit = 1 << 20
 	long := strings.Repeat("x", 100<<10)
@@ -65,7 +66,7 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 		"a plain line":   long + "\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := grwListener{testkit.ListenTCP(t), make(chan *grwConn, 1)}
+			g := growthListener{testkit.ListenTCP(t), make(chan *growthConn, 1)}
 			l := testkit.Listen(t, &preflight.PreflightListener{
 				Listener: g, MaxHeaderBytes: limit, TLSConfig: server, TrustedProxies: testkit.Prefixes("127.0.0.0/8"), HandshakeTimeout: time.Hour,
 			})
@@ -77,7 +78,7 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 				require.NoError(t, err)
 				sent += n
 			}
-			c.CloseWrite() // which fails if the listener has refused it by now
+			c.CloseWrite() // this fails if the listener has already refused it
 			io.Copy(io.Discard, c)
 			conn.mu.Lock()
 			defer conn.mu.Unlock()
@@ -87,8 +88,8 @@ func TestListenerMemoryGrowsWithWhatHasCome(t *testing.T) {
 	}
 }
 
-// A limit so large that a sum with it could overflow is an error that says what
-// is possible, before anything is accepted or dialed.
+// If a limit is so large that adding to it could overflow, the error names the
+// largest possible value, before anything is accepted or dialed.
 func TestLimitsHaveABound(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	for name, l := range map[string]*preflight.PreflightListener{

@@ -14,15 +14,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A momConn is the server's end of a connection on which something happens in the
-// moment in which a Read has come to its result, and has not returned it yet.
-type momConn struct {
+// A momentConn is the server's end of a connection. It calls a function after a
+// Read has its result and before it returns.
+type momentConn struct {
 	*testkit.NetworkConn
 	armed  *atomic.Bool
-	moment func() error // its error, if there is one, is that of the Read
+	moment func() error // if it returns an error, Read returns that error
 }
 
-func (c momConn) Read(b []byte) (int, error) {
+func (c momentConn) Read(b []byte) (int, error) {
 	n, err := c.NetworkConn.Read(b)
 	if c.armed.CompareAndSwap(true, false) {
 		if instead := c.moment(); instead != nil {
@@ -32,26 +32,26 @@ func (c momConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func momDial(t *testing.T, n *testkit.Network, moment func() error) *testkit.Client {
+func dialMoment(t *testing.T, n *testkit.Network, moment func() error) *testkit.Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	server := momConn{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), moment}
+	server := momentConn{&testkit.NetworkConn{Conn: theirs}, new(atomic.Bool), moment}
 	server.armed.Store(true)
 	n.Backlog <- server
 	return testkit.Raw(ours, server.NetworkConn)
 }
 
-// PlainAfter is over with a client's first word, and then the deadline is that of
-// the handshake. Setting it undoes neither the end of the listener nor an eviction
-// that has come in the meantime.
-func TestFirstWordUndoesNothing(t *testing.T) {
+// PlainAfter ends with the first byte of a client. Then the deadline is that of
+// the handshake. Setting it must not undo the end of the listener, nor an
+// eviction that came in the meantime.
+func TestFirstByteUndoesNothing(t *testing.T) {
 	t.Run("Close", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := testkit.NewNetwork()
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Minute, HandshakeTimeout: time.Hour})
 			testkit.AcceptAll(t, l)
-			c := momDial(t, n, l.Close)
+			c := dialMoment(t, n, l.Close)
 			c.Send(t, "GET")
 			start := time.Now()
 			c.Ended(t)
@@ -64,9 +64,9 @@ func TestFirstWordUndoesNothing(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, PlainAfter: time.Minute, HandshakeTimeout: time.Hour, MaxPending: 1})
 			accepted := testkit.AcceptAll(t, l)
 			next := make(chan *testkit.Client, 1)
-			c := momDial(t, n, func() error {
+			c := dialMoment(t, n, func() error {
 				next <- n.Dial(t)
-				time.Sleep(time.Millisecond) // in which it is evicted
+				time.Sleep(time.Millisecond) // the eviction happens in this time
 				return nil
 			})
 			time.Sleep(2 * time.Second)
@@ -79,16 +79,16 @@ func TestFirstWordUndoesNothing(t *testing.T) {
 	})
 }
 
-// A silent client that has to make room is handed on because its time is over, and
-// not when its connection has failed by itself in that moment.
-func TestEvictionOfAClientThatHasGone(t *testing.T) {
+// A silent client is delivered as plain to make room only if its time has
+// expired, not if its connection failed at the same moment.
+func TestEvictionOfAClientThatLeft(t *testing.T) {
 	for _, gone := range []error{syscall.ECONNRESET, io.ErrUnexpectedEOF, testkit.ErrOther} {
 		synctest.Test(t, func(t *testing.T) {
 			n := testkit.NewNetwork()
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, HandshakeTimeout: time.Hour, MaxPending: 1})
 			accepted := testkit.AcceptAll(t, l)
 			evicted := make(chan struct{})
-			c := momDial(t, n, func() error {
+			c := dialMoment(t, n, func() error {
 				<-evicted
 				return gone
 			})
@@ -103,8 +103,8 @@ func TestEvictionOfAClientThatHasGone(t *testing.T) {
 	}
 }
 
-// A transport without deadlines can only be closed to make room. If its bytes come
-// in that moment, it is no tunnel nevertheless: it is being closed.
+// A transport without deadlines can only be closed to make room. Bytes that
+// arrive at that moment open no tunnel, because the connection is being closed.
 func TestEvictionWithoutDeadlinesIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -115,7 +115,7 @@ func TestEvictionWithoutDeadlinesIsNotTakenBack(t *testing.T) {
 		next := make(chan *testkit.Client, 1)
 		server := &testkit.SpyConn{Conn: theirs, NoDeadlines: true, OnRead: func() {
 			next <- n.Dial(t)
-			time.Sleep(time.Millisecond) // in which it is evicted
+			time.Sleep(time.Millisecond) // the eviction happens in this time
 		}}
 		n.Backlog <- server
 		time.Sleep(2 * time.Second)

@@ -15,25 +15,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lisBlocked is an Authorize that takes as long as the field Block says.
-func lisBlocked(r *http.Request) (http.Header, error) {
+// blockedAuthorize is an Authorize that takes as long as the field Block says.
+func blockedAuthorize(r *http.Request) (http.Header, error) {
 	d, _ := time.ParseDuration(r.Header.Get("Block"))
 	time.Sleep(d)
 	return nil, nil
 }
 
-// At the cap a new client takes the place of the oldest that keeps us waiting,
-// once that one has had its second, and never before.
+// At MaxPending, a new client takes the place of the oldest client that keeps
+// the listener waiting, after that client has had one second, and never
+// earlier.
 func TestListenerMakesRoom(t *testing.T) {
 	for _, tt := range []struct {
 		name, sent string
 		refuse     bool
-		handedOn   bool
+		delivered  bool
 	}{
 		{"silent", "", false, true},
 		{"silent where plain is refused", "", true, false},
 		{"in the first line", "GET /t", false, false},
-		{"in the first line of no HTTP", "EHLO", false, false},
+		{"in the first line, not HTTP", "EHLO", false, false},
 		{"in the head", "GET /t HTTP/1.1\r\nHost: h", false, false},
 		{"in the head where plain is refused", "GET /t HTTP/1.1\r\nHost: h", true, false},
 	} {
@@ -51,12 +52,12 @@ func TestListenerMakesRoom(t *testing.T) {
 				synctest.Wait()
 				require.Empty(t, accepted)
 				require.Empty(t, firstAnswer)
-				require.False(t, old.Server.Closed.Load(), "it has not had its second")
+				require.False(t, old.Server.Closed.Load(), "its second is not over")
 				require.EqualValues(t, 2, n.Calls.Load(), "the second waits in the backlog")
 
 				time.Sleep(time.Nanosecond)
 				synctest.Wait()
-				if tt.handedOn {
+				if tt.delivered {
 					require.Len(t, accepted, 3)
 					conn := <-accepted
 					require.Nil(t, conn.Request())
@@ -75,7 +76,7 @@ func TestListenerMakesRoom(t *testing.T) {
 	}
 }
 
-// One new client is one place: the others of the old ones go on.
+// One new client evicts one old client. The other old clients continue.
 func TestListenerMakesRoomForOne(t *testing.T) {
 	for _, tt := range []struct{ sent, then string }{
 		{"GET /t HTTP/1.1\r\n", testkit.Request()[len("GET /t HTTP/1.1\r\n"):]},
@@ -87,9 +88,9 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 					n := testkit.NewNetwork()
 					l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 4, HandshakeTimeout: time.Hour})
 					accepted := testkit.AcceptAll(t, l)
-					// Handshakes that are over and done with make no room.
+					// Handshakes that have ended make no room.
 					for range 5 {
-						lisLeave(t, n, accepted)
+						connectAndLeave(t, n, accepted)
 					}
 					old := make([]*testkit.Client, 4)
 					for i := range old {
@@ -101,11 +102,11 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 						n.Dial(t).Send(t, "GET /stalled HTTP/1.1\r\n")
 						time.Sleep(time.Minute)
 					}
-					handedOn := 0
+					delivered := 0
 					if tt.sent == "" {
-						handedOn = news
+						delivered = news
 					}
-					require.Len(t, accepted, handedOn)
+					require.Len(t, accepted, delivered)
 					for _, c := range old[:news] {
 						if tt.sent == "" {
 							conn := <-accepted
@@ -126,10 +127,11 @@ func TestListenerMakesRoomForOne(t *testing.T) {
 	}
 }
 
-// While nobody calls Accept, a client that was handed on to make room has made
-// none yet, and the next one must not be sacrificed for the same client: a
-// proxy's connection, taken for plain, would bring its HTTP to the application.
-func TestListenerMakesRoomForOneThatNobodyAccepts(t *testing.T) {
+// A client that was delivered to make room holds its place until Accept returns
+// it. Until then no second client may be evicted for the same new client: a
+// connection of a proxy, taken for plain, would carry its HTTP to the
+// application.
+func TestListenerMakesRoomOnlyOnceUntilAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3, HandshakeTimeout: time.Hour})
@@ -158,8 +160,8 @@ func TestListenerMakesRoomForOneThatNobodyAccepts(t *testing.T) {
 	})
 }
 
-// lisLeave is a client that comes and goes.
-func lisLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn) {
+// connectAndLeave is a client that connects and leaves.
+func connectAndLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn) {
 	t.Helper()
 	c := n.Dial(t)
 	require.Equal(t, 101, (<-c.Ask(testkit.Request())).StatusCode)
@@ -167,8 +169,8 @@ func lisLeave(t testing.TB, n *testkit.Network, accepted <-chan *preflight.Conn)
 	c.Ended(t)
 }
 
-// Without a new client, nobody has to go.
-func TestListenerMakesNoRoomForNobody(t *testing.T) {
+// Without a new client, no client is evicted.
+func TestListenerMakesNoRoomWithoutANewClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 3})
@@ -192,8 +194,8 @@ func TestListenerMakesNoRoomForNobody(t *testing.T) {
 	})
 }
 
-// The oldest goes, not the one that was quiet the longest, and each has its
-// own second.
+// The oldest client is evicted, not the one that was silent the longest. Each
+// has its own second.
 func TestListenerMakesRoomInOrderOfAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -207,7 +209,7 @@ func TestListenerMakesRoomInOrderOfAge(t *testing.T) {
 			clients = append(clients, c)
 			time.Sleep(400 * time.Millisecond)
 		}
-		clients[0].Send(t, " HTTP/1.1\r\n") // which makes it no younger
+		clients[0].Send(t, " HTTP/1.1\r\n") // this does not make it younger
 		for i, at := range []time.Duration{1200, 1400, 1800, 2200, 2400} {
 			c := n.Dial(t)
 			c.Send(t, "GET /t")
@@ -222,12 +224,13 @@ func TestListenerMakesRoomInOrderOfAge(t *testing.T) {
 	})
 }
 
-// Authorize, and the answer of a client that reads, are our work: nobody goes
-// for the time they take.
-func TestListenerMakesNoRoomAtOurOwnExpense(t *testing.T) {
+// While Authorize runs, and while the answer is written to a client that reads
+// it, the client does not keep the listener waiting. It is not evicted for that
+// time.
+func TestListenerMakesNoRoomDuringItsOwnWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
-		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, Authorize: lisBlocked})
+		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: 2, Authorize: blockedAuthorize})
 		accepted := testkit.AcceptAll(t, l)
 		start := time.Now()
 		a, b := n.Dial(t), n.Dial(t)
@@ -244,12 +247,12 @@ func TestListenerMakesNoRoomAtOurOwnExpense(t *testing.T) {
 		require.Equal(t, 101, (<-aAnswer).StatusCode)
 		testkit.Talk(t, a, <-accepted)
 		require.Equal(t, 101, (<-answer).StatusCode)
-		require.Equal(t, 5*time.Second, time.Since(start), "the place is free at once")
+		require.Equal(t, 5*time.Second, time.Since(start), "its place is free at once")
 		testkit.Talk(t, waiting, <-accepted)
 		require.Equal(t, 101, (<-bAnswer).StatusCode)
 		testkit.Talk(t, b, <-accepted)
 
-		// The oldest is our work, the next is not.
+		// The oldest waits for the server, the next one does not.
 		a, b = n.Dial(t), n.Dial(t)
 		aAnswer = a.Ask(testkit.Request("Block: 5s"))
 		b.Send(t, "GET")
@@ -263,15 +266,15 @@ func TestListenerMakesNoRoomAtOurOwnExpense(t *testing.T) {
 	})
 }
 
-// What is finished waits for Accept as long as it takes: it is counted, never
-// evicted, and its handshake's clock has stopped.
+// A finished connection waits for Accept without a limit. It is counted, is
+// never evicted, and its handshake's timeout has stopped.
 func TestListenerFinishedConnectionsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 3
 		n := testkit.NewNetwork()
 		l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: most})
 		testkit.CloseOnce(t, n, l)
-		before := n.Calls.Load() - 1 // one call waits already
+		before := n.Calls.Load() - 1 // one call of Accept already waits
 
 		clients := make([]*testkit.Client, most+2)
 		answers := make([]<-chan testkit.Answer, len(clients))
@@ -299,10 +302,10 @@ func TestListenerFinishedConnectionsWait(t *testing.T) {
 			conns[conn.NetConn().(*testkit.NetworkConn)] = conn
 			synctest.Wait()
 			if next := i + most; next < len(clients) {
-				require.Equal(t, 101, (<-answers[next]).StatusCode, "Accept makes room for one")
+				require.Equal(t, 101, (<-answers[next]).StatusCode, "Accept frees one place")
 			}
 			for _, later := range answers[min(i+most+1, len(clients)):] {
-				require.Empty(t, later, "and for no more")
+				require.Empty(t, later, "and no more")
 			}
 		}
 		for _, c := range clients {
@@ -312,7 +315,7 @@ func TestListenerFinishedConnectionsWait(t *testing.T) {
 	})
 }
 
-// Without a number of its own, a listener has 4096 handshakes under way.
+// By default a listener has up to 4096 pending handshakes.
 func TestListenerDefaultMaxPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -335,7 +338,8 @@ func TestListenerDefaultMaxPending(t *testing.T) {
 	})
 }
 
-// A refusal holds its place until the client has read it, for a second at most.
+// A refusal holds its place until the client has read it, for one second at
+// most.
 func TestListenerRefusalsArePending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -349,7 +353,7 @@ func TestListenerRefusalsArePending(t *testing.T) {
 		answer := c.Ask(testkit.Request())
 		time.Sleep(time.Second - 1)
 		require.Empty(t, answer)
-		require.False(t, refused.Server.Closed.Load(), "it is not evicted: we wait for nothing that it sends")
+		require.False(t, refused.Server.Closed.Load(), "it is not evicted: the listener does not wait for its bytes")
 		require.Equal(t, 101, (<-answer).StatusCode)
 		require.Equal(t, time.Second, time.Since(start))
 		testkit.Talk(t, c, <-accepted)
@@ -357,7 +361,7 @@ func TestListenerRefusalsArePending(t *testing.T) {
 	})
 }
 
-// However a handshake ends, its place is free once, not twice and not never.
+// However a handshake ends, its place becomes free exactly once.
 func TestListenerCountsEveryHandshakeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		testkit.CaptureLog(t)
@@ -390,7 +394,7 @@ func TestListenerCountsEveryHandshakeOnce(t *testing.T) {
 					io.WriteString(c, sent)
 					io.Copy(io.Discard, c.R)
 				}()
-				time.Sleep(100 * time.Millisecond) // so that some have to make room
+				time.Sleep(100 * time.Millisecond) // so that some have to be evicted
 			}
 		}
 		time.Sleep(time.Hour)

@@ -17,20 +17,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revConn is the server's end of a connection, which takes its time: to close,
-// and to hand out what its second Read has already read, as a busy scheduler may.
-type revConn struct {
+// slowConn is the server's end of a connection that is slow: its Close takes
+// time, and so does its second Read after it has its bytes, as with a busy
+// scheduler.
+type slowConn struct {
 	*testkit.NetworkConn
 	close, second time.Duration
 	reads         *atomic.Int32
 }
 
-func (c revConn) Close() error {
+func (c slowConn) Close() error {
 	time.Sleep(c.close)
 	return c.NetworkConn.Close()
 }
 
-func (c revConn) Read(b []byte) (int, error) {
+func (c slowConn) Read(b []byte) (int, error) {
 	n, err := c.NetworkConn.Read(b)
 	if err == nil && c.reads.Add(1) == 2 {
 		time.Sleep(c.second)
@@ -38,24 +39,25 @@ func (c revConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// revDial puts a revConn into the backlog of n.
-func revDial(t testing.TB, n *testkit.Network, closes, second time.Duration) *testkit.Client {
+// dialSlow puts a slowConn into the backlog of n.
+func dialSlow(t testing.TB, n *testkit.Network, closes, second time.Duration) *testkit.Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	c := &testkit.Client{Conn: ours, R: bufio.NewReader(ours), Server: &testkit.NetworkConn{Conn: theirs}}
-	n.Backlog <- revConn{c.Server, closes, second, new(atomic.Int32)}
+	n.Backlog <- slowConn{c.Server, closes, second, new(atomic.Int32)}
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	return c
 }
 
-// revHalves is the end of a client whose first message comes in two parts.
-type revHalves struct {
+// halvesConn is the client's end of a connection. Its first message is sent in
+// two parts.
+type halvesConn struct {
 	net.Conn
-	rest chan struct{} // closed when the second may come
+	rest chan struct{} // closed when the second part may be sent
 	once sync.Once
 }
 
-func (c *revHalves) Write(b []byte) (n int, err error) {
+func (c *halvesConn) Write(b []byte) (n int, err error) {
 	c.once.Do(func() {
 		n, _ = c.Conn.Write(b[:10])
 		<-c.rest
@@ -64,13 +66,14 @@ func (c *revHalves) Write(b []byte) (n int, err error) {
 	return n + m, err
 }
 
-// Two clients that wait for room while two others may go: both get it, although
-// the first place takes its time to become free, and is the only one that does.
+// Two clients wait for room, and two others may be evicted. Both get a place,
+// although the first place becomes free only after some time, and no other
+// does.
 func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		mounts int  // of the two, those that come by ServeHTTP; the acceptor can wait for one alone
-		silent bool // the old ones are, and are handed on
+		mounts int  // how many of the two come through ServeHTTP; the acceptor can wait for only one
+		silent bool // the old clients are silent, and are delivered as plain
 	}{
 		{name: "the acceptor and ServeHTTP", mounts: 1},
 		{name: "ServeHTTP twice", mounts: 2},
@@ -94,11 +97,11 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 					},
 				})
 				accepted := testkit.AcceptAll(t, l)
-				testkit.RevMount(t, mounted, l)
+				testkit.Mount(t, mounted, l)
 				start := time.Now()
 				var old []*testkit.Client
 				for range 2 {
-					c := revDial(t, direct, busy, 0)
+					c := dialSlow(t, direct, busy, 0)
 					if !tt.silent {
 						c.Send(t, "GET / HTTP/1.1\r\n")
 					}
@@ -115,7 +118,7 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 				}
 				time.Sleep(time.Second + 2*busy)
 				synctest.Wait()
-				require.EqualValues(t, 2, asked.Load(), "one for each of the old ones, which go one after the other")
+				require.EqualValues(t, 2, asked.Load(), "one for each old client; they are evicted one after the other")
 				require.Equal(t, time.Second+2*busy, time.Since(start))
 				if tt.silent {
 					require.Len(t, accepted, 2)
@@ -135,9 +138,10 @@ func TestListenerMakesRoomForEachThatWaits(t *testing.T) {
 	}
 }
 
-// A client that was to go, and whose bytes have come after all, goes on. Where
-// that takes time it makes no room, and the next one has to go in its place.
-func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
+// A client was to be evicted, but its bytes have arrived, so its handshake
+// continues. If that takes time, its place does not become free, and the next
+// client is evicted instead.
+func TestListenerMakesRoomBesideOneThatContinues(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	const takes = 10 * time.Minute
 	slowly := server.Clone()
@@ -148,7 +152,7 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, sent, last string
-		config           *tls.Config // the client's bytes are its TLS handshake then
+		config           *tls.Config // if set, the client's bytes are those of its TLS handshake
 	}{
 		{name: "into Authorize", sent: "GET ", last: testkit.Request("Block: " + takes.String())[4:]},
 		{name: "behind a PROXY header, into Authorize", sent: "PROXY ", last: "TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + testkit.Request("Block: "+takes.String())},
@@ -158,13 +162,13 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := testkit.NewNetwork()
 				l := testkit.Listen(t, &preflight.PreflightListener{
-					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: lisBlocked,
+					Listener: n, MaxPending: 2, HandshakeTimeout: time.Hour, Authorize: blockedAuthorize,
 					TLSConfig: tt.config, TrustedProxies: testkit.Prefixes("192.0.2.1/32"),
 				})
 				accepted := testkit.AcceptAll(t, l)
 				start := time.Now()
-				old := revDial(t, n, 0, time.Second)
-				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				old := dialSlow(t, n, 0, time.Second)
+				halves := &halvesConn{Conn: old.Conn, rest: make(chan struct{})}
 				secure := tls.Client(halves, client)
 				shaken := make(chan error, 1)
 				if tt.config != nil {
@@ -182,16 +186,16 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 				} else {
 					oldAnswer = old.Ask(tt.last)
 				}
-				synctest.Wait() // now it has read all of it, and does not know yet
+				synctest.Wait() // now it has read all bytes, and has not sorted them yet
 				next := n.Dial(t)
 				answer := next.Ask(testkit.Request())
 				stuck.Ended(t)
 				require.Equal(t, 101, (<-answer).StatusCode)
-				require.Equal(t, 3*time.Second, time.Since(start), "as soon as the old one goes on")
+				require.Equal(t, 3*time.Second, time.Since(start), "as soon as the old one continues")
 				testkit.Talk(t, next, <-accepted)
 				require.Empty(t, oldAnswer)
 
-				// Nor is it in the way of the next.
+				// The next new client is not delayed either.
 				stuck = n.Dial(t)
 				stuck.Send(t, "GET / HTTP/1.1\r\n")
 				time.Sleep(time.Second)
@@ -208,7 +212,7 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 				require.Equal(t, 101, (<-oldAnswer).StatusCode)
 				require.Equal(t, 3*time.Second+takes, time.Since(start))
 				conn := <-accepted
-				time.Sleep(2 * time.Hour) // no deadline is left over
+				time.Sleep(2 * time.Hour) // no deadline remains
 				testkit.Talk(t, old, conn)
 				go io.Copy(io.Discard, old) // the end of TLS is a message too
 				require.NoError(t, conn.Close())
@@ -217,7 +221,8 @@ func TestListenerMakesRoomBesideOneThatGoesOn(t *testing.T) {
 	}
 }
 
-// Nobody goes for the time that GetCertificate takes, and it saves nobody else.
+// No client is evicted for the time that GetCertificate takes, and that time
+// does not protect other clients.
 func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	for _, callback := range []string{"GetCertificate", "GetConfigForClient"} {
@@ -258,7 +263,7 @@ func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
 					go func() { shaken <- tc.Handshake() }()
 					synctest.Wait()
 					stuck := make([]*testkit.Client, 3)
-					for i := range 2 { // of those that stall beside it, the second came later
+					for i := range 2 { // two more clients stall; the second one came later
 						stuck[i] = n.Dial(t)
 						stuck[i].Send(t, "GET / HTTP/1.1\r\n")
 						synctest.Wait()
@@ -268,7 +273,7 @@ func TestListenerMakesNoRoomInACallbackOfTLS(t *testing.T) {
 						require.Equal(t, 101, (<-next.Ask(testkit.Request())).StatusCode)
 						require.Equal(t, time.Second, time.Since(start))
 						stuck[i].Ended(t)
-						require.False(t, stuck[i+1] != nil && stuck[i+1].Server.Closed.Load(), "one for one")
+						require.False(t, stuck[i+1] != nil && stuck[i+1].Server.Closed.Load(), "one new client evicts one old client")
 						testkit.Talk(t, next, <-accepted)
 						stuck[2] = n.Dial(t)
 						stuck[2].Send(t, "GET / HTTP/1.1\r\n")

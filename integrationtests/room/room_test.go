@@ -16,13 +16,13 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Under a LimitListener the application takes no more than it has room for.
-// Tunnels that are finished wait for that, are counted, and make room for
-// nobody: whatever crowd arrives, none of them is closed, and none gets another
-// answer.
+// With a LimitListener the application accepts only as many connections as it
+// has room for. Finished tunnels wait for that. They are counted and are not
+// evicted. However many clients arrive, none of them is closed, and none gets
+// another answer.
 func TestListenerUnderLimitListener(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, mounted := range []bool{false, true} { // the crowd
+	for _, mounted := range []bool{false, true} { // the number of clients
 		synctest.Test(t, func(t *testing.T) {
 			const most, crowd = 4, 30
 			s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = most })
@@ -58,7 +58,7 @@ func TestListenerUnderLimitListener(t *testing.T) {
 				}()
 			}
 			for range finished {
-				require.ErrorIs(t, <-read, os.ErrDeadlineExceeded, "neither an answer nor an end")
+				require.ErrorIs(t, <-read, os.ErrDeadlineExceeded, "no answer and no end")
 			}
 			require.Len(t, accepted, 2)
 			if !mounted {
@@ -88,8 +88,9 @@ func TestListenerUnderLimitListener(t *testing.T) {
 	}
 }
 
-// At whatever stage a client is for whose bytes we wait, TLS included, after its
-// second it makes room for a new one. Where the work is ours, or done, it does not.
+// A client that keeps the listener waiting for bytes is evicted for a new
+// client after one second. This holds at every step, including TLS. If the
+// listener works or has finished, the client is not evicted.
 func TestListenerMakesRoomAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, stage := range testkit.Stages {
@@ -104,9 +105,9 @@ func TestListenerMakesRoomAtEveryStage(t *testing.T) {
 				c := s.Direct.Dial(t)
 				answer := c.Ask(testkit.Request())
 				time.Sleep(time.Second/2 - 1)
-				require.False(t, old.Server.Closed.Load(), "it has not had its second")
+				require.False(t, old.Server.Closed.Load(), "its second is not over")
 				if stage.Is == testkit.StageServed {
-					require.Len(t, answer, 1, "it holds no place")
+					require.Len(t, answer, 1, "it does not count as pending")
 				} else {
 					require.Empty(t, answer)
 				}
@@ -120,7 +121,7 @@ func TestListenerMakesRoomAtEveryStage(t *testing.T) {
 				case testkit.StageBusy:
 					require.Empty(t, answer)
 					require.False(t, old.Server.Closed.Load())
-					time.Sleep(10 * time.Second) // with which its time is over
+					time.Sleep(10 * time.Second) // its time ends with this
 				case testkit.StageSilent, testkit.StageFinished:
 					conn, err := s.Accept()
 					require.NoError(t, err)
@@ -145,8 +146,9 @@ func TestListenerMakesRoomAtEveryStage(t *testing.T) {
 	}
 }
 
-// A refusal is our work from its first moment, also where the head has no end: its
-// client has its second, however long it had kept us waiting before.
+// A refusal counts as work of the listener from its start, also if the head
+// never ends. Its client has one second, however long it kept the listener
+// waiting before.
 func TestListenerMakesNoRoomInARefusal(t *testing.T) {
 	for _, sent := range []string{"GET / HTTP/1.1\r\n\x00", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("GET / HTTP/1.1\r\n", 10)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -169,8 +171,9 @@ func TestListenerMakesNoRoomInARefusal(t *testing.T) {
 	}
 }
 
-// A client that is handed on behind its TLS handshake talks TLS with the application.
-func TestListenerMakesRoomByHandingOnTLS(t *testing.T) {
+// A client that is delivered after its TLS handshake speaks TLS with the
+// application.
+func TestListenerMakesRoomByDeliveringTLS(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
@@ -190,9 +193,9 @@ func TestListenerMakesRoomByHandingOnTLS(t *testing.T) {
 	})
 }
 
-// shdBlocked is an Authorize that takes as long as the field Block says, or until
-// the end of the handshake.
-func shdBlocked(r *http.Request) (http.Header, error) {
+// blockedUntilTheEnd is an Authorize that takes as long as the field Block says, or
+// until the handshake ends.
+func blockedUntilTheEnd(r *http.Request) (http.Header, error) {
 	d, _ := time.ParseDuration(r.Header.Get("Block"))
 	select {
 	case <-time.After(d):
@@ -201,14 +204,15 @@ func shdBlocked(r *http.Request) (http.Header, error) {
 	return nil, r.Context().Err()
 }
 
-// Whatever stages they are in, the oldest goes first. One that waits inside its
-// tunnel is as old as that wait: before it, the work was ours.
+// The oldest client is evicted first, at any mix of steps. For a client inside
+// its tunnel, its age begins when the listener began to wait for it, because
+// the listener worked before that.
 func TestListenerMakesRoomInOrderOfAgeAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 			l.MaxPending, l.HandshakeTimeout = 5, time.Hour
-			l.Authorize = shdBlocked
+			l.Authorize = blockedUntilTheEnd
 		})
 		s.Start(t)
 		start := time.Now()
@@ -241,13 +245,13 @@ func TestListenerMakesRoomInOrderOfAgeAtEveryStage(t *testing.T) {
 	})
 }
 
-// A client that begins to keep us waiting when another already waits for its
-// place has a second from then on.
+// A client begins to keep the listener waiting while a new client already waits
+// for a place. From then on it has one second.
 func TestListenerMakesRoomWhenAWaitBegins(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, mounted := range []bool{false, true} { // the one that waits
+	for _, mounted := range []bool{false, true} { // how the waiting client comes
 		synctest.Test(t, func(t *testing.T) {
-			s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending, l.Authorize = 1, shdBlocked })
+			s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending, l.Authorize = 1, blockedUntilTheEnd })
 			accepted := testkit.AcceptAll(t, s)
 			start := time.Now()
 			old := s.Direct.Dial(t)

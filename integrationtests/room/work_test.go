@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wrkTLS is a TLS server whose callback takes its time.
-func wrkTLS(server *tls.Config, callback string, takes time.Duration) *tls.Config {
+// slowTLSConfig is a TLS server whose callback takes some time.
+func slowTLSConfig(server *tls.Config, callback string, takes time.Duration) *tls.Config {
 	config := server.Clone()
 	config.Certificates = nil
 	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -38,18 +38,19 @@ func wrkTLS(server *tls.Config, callback string, takes time.Duration) *tls.Confi
 	return config
 }
 
-// A client that finds every place taken, and us at work in each, waits no longer
-// than the work takes and a second: whoever has kept us waiting for a second in
-// all, before the work and after it, makes room. Before, nobody was told that the
-// work had ended, and the client waited for the end of a HandshakeTimeout.
-func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
+// Every place is taken, and the listener is working for each client. A new
+// client then waits for the work and one more second. A client that has kept
+// the listener waiting for one second in all, before and after the work, is
+// evicted. In an earlier version the end of the work was not noticed, so the
+// new client waited for HandshakeTimeout.
+func TestListenerMakesRoomWhenItsWorkEnds(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	const takes = 3 * time.Second
 	for _, callback := range []string{"GetCertificate", "GetConfigForClient", "VerifyConnection"} {
 		for _, tt := range []struct {
 			name   string
-			inside bool // the handshake is that inside a tunnel
-			whole  bool // the client goes through with it, and then is silent
+			inside bool // the handshake is the one inside a tunnel
+			whole  bool // the client completes it, and is silent after it
 			late   time.Duration
 		}{
 			{name: "it stalls in the handshake"},
@@ -58,14 +59,14 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 			{name: "it stalls behind the handshake", whole: true},
 		} {
 			if callback == "VerifyConnection" && !tt.whole {
-				continue // it is the last of a handshake
+				continue // it is the last callback of a handshake
 			}
-			for _, mounted := range []bool{false, true} { // the one that waits
+			for _, mounted := range []bool{false, true} { // how the waiting client comes
 				t.Run(callback+", "+tt.name, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 							l.MaxPending, l.RequireUpgrade, l.AllowPlain = 3, true, false
-							l.TLSConfig = wrkTLS(certs.Server, callback, takes)
+							l.TLSConfig = slowTLSConfig(certs.Server, callback, takes)
 						})
 						accepted := testkit.AcceptAll(t, s)
 						start := time.Now()
@@ -75,7 +76,7 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 							if tt.inside {
 								c.Upgraded(t, testkit.TunnelTLSRequest)
 							}
-							halves := &revHalves{Conn: c.Conn, rest: make(chan struct{})}
+							halves := &halvesConn{Conn: c.Conn, rest: make(chan struct{})}
 							time.AfterFunc(tt.late, func() { close(halves.rest) })
 							if tt.whole {
 								go tls.Client(halves, certs.Client).Handshake()
@@ -92,10 +93,10 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 						synctest.Wait()
 						require.Empty(t, answer)
 						for _, c := range old {
-							require.False(t, c.Server.Closed.Load(), "the work is ours")
+							require.False(t, c.Server.Closed.Load(), "the listener is working")
 						}
 						require.Equal(t, http.StatusSwitchingProtocols, (<-answer).StatusCode)
-						require.Equal(t, takes+time.Second, time.Since(start), "it waited for a second in all")
+						require.Equal(t, takes+time.Second, time.Since(start), "the listener waited for one second in all")
 						synctest.Wait()
 						closed := 0
 						for _, c := range old {
@@ -103,7 +104,7 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 								closed++
 							}
 						}
-						require.Equal(t, 1, closed, "one for one")
+						require.Equal(t, 1, closed, "one new client evicts one old client")
 						testkit.Talk(t, c, <-accepted)
 						s.Close()
 					})
@@ -113,11 +114,11 @@ func TestListenerMakesRoomWhenOurWorkEnds(t *testing.T) {
 	}
 }
 
-// A client that was to go, and whose ClientHello has come after all, goes on to
-// the end, on whatever layer, and nothing of the eviction is left.
+// A client was to be evicted, but its ClientHello has arrived. Its handshake
+// completes, on either layer, and nothing of the eviction remains.
 func TestListenerEvictionIsTakenBack(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	certs.Client.CurvePreferences = []tls.CurveID{tls.X25519} // for a hello that one Read takes
+	certs.Client.CurvePreferences = []tls.CurveID{tls.X25519} // for a hello that fits into one Read
 	for _, tt := range []struct {
 		name   string
 		inside bool
@@ -126,13 +127,13 @@ func TestListenerEvictionIsTakenBack(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) { l.MaxPending = 1 })
 				accepted := testkit.AcceptAll(t, s)
-				ours, server, next := shdRacing(s, t)
+				ours, server, next := dialRacing(s, t)
 				defer ours.Close()
 				old := testkit.Raw(ours, server.NetworkConn)
 				if tt.inside {
 					old.Upgraded(t, testkit.TunnelTLSRequest)
 				}
-				halves := &revHalves{Conn: old.Conn, rest: make(chan struct{})}
+				halves := &halvesConn{Conn: old.Conn, rest: make(chan struct{})}
 				secure := tls.Client(halves, certs.Client)
 				shaken := make(chan error, 1)
 				go func() { shaken <- secure.Handshake() }()

@@ -10,11 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While Shutdown waits, Close cuts nothing off: servers call it when they are told
-// to stop. Handshakes under way come to their answer, requests of Handler to
-// theirs, and Shutdown to its end. It is the last Shutdown that does what Close has
-// left to it.
-func TestListenerCloseBesideShutdown(t *testing.T) {
+// While Shutdown waits, Close does not cut anything off. Servers call Close
+// when they are told to stop. Pending handshakes get their answer, requests of
+// Handler get theirs, and Shutdown completes. The last Shutdown then does the
+// work of Close.
+func TestListenerCloseDuringShutdown(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, closes := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
@@ -51,16 +51,16 @@ func TestListenerCloseBesideShutdown(t *testing.T) {
 	}
 }
 
-// Of two Shutdowns, the one that ends first leaves the rest to the other, whatever
-// Close has said meanwhile.
-func TestListenerCloseBesideTwoShutdowns(t *testing.T) {
+// Of two Shutdowns, the one that ends first leaves the rest to the other, even
+// if Close was called in the meantime.
+func TestListenerCloseDuringTwoShutdowns(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, nil)
 		half := s.Direct.Dial(t)
 		s.Start(t)
 		half.Send(t, testkit.Request()[:30])
-		short, cancel := shdFor(t, time.Second)
+		short, cancel := contextFor(t, time.Second)
 		defer cancel()
 		first, second := s.BeginShutdown(short), s.BeginShutdown(t.Context())
 		require.NoError(t, s.Close())
@@ -74,16 +74,16 @@ func TestListenerCloseBesideTwoShutdowns(t *testing.T) {
 	})
 }
 
-// Where Shutdown gives up, Close has its way.
+// If Shutdown gives up, Close takes effect.
 func TestListenerCloseAfterShutdownGaveUp(t *testing.T) {
 	certs := testkit.NewCerts(t)
-	for _, before := range []bool{false, true} { // Close is called before Shutdown gives up
+	for _, before := range []bool{false, true} { // whether Close is called before Shutdown gives up
 		synctest.Test(t, func(t *testing.T) {
 			s := testkit.NewScene(t, certs, nil)
 			s.Start(t)
 			half := s.Direct.Dial(t)
 			half.Send(t, testkit.Request()[:30])
-			short, cancel := shdFor(t, time.Second)
+			short, cancel := contextFor(t, time.Second)
 			defer cancel()
 			done := s.BeginShutdown(short)
 			if before {

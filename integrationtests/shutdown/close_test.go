@@ -17,9 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Wherever a client is, Close ends its connection, at once, and nothing of it is
-// delivered later. What Accept has returned stays open, of every kind, and what
-// Handler has hijacked. No goroutine is left: it would end the bubble with a panic.
+// Close ends the connection of a client at once, at every step. The connection
+// is not delivered later. Connections that Accept has returned stay open, of
+// every kind, and so do those that Handler has hijacked. No goroutine leaks: it
+// would end the bubble with a panic.
 func TestListenerCloseAtEveryStage(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, stage := range testkit.Stages {
@@ -36,13 +37,13 @@ func TestListenerCloseAtEveryStage(t *testing.T) {
 				start := time.Now()
 				require.NoError(t, s.Close())
 				synctest.Wait()
-				require.Zero(t, time.Since(start), "nothing is waited for")
+				require.Zero(t, time.Since(start), "Close did not wait")
 				require.True(t, c.Server.Closed.Load())
-				shdClosed(t, s, 2)
+				requireClosed(t, s, 2)
 				require.NoError(t, s.Close(), "a second time")
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 
-				time.Sleep(time.Hour) // an old deadline would have passed
+				time.Sleep(time.Hour) // a deadline that remained would have passed
 				for _, p := range delivered {
 					p.Talks(t)
 				}
@@ -52,31 +53,30 @@ func TestListenerCloseAtEveryStage(t *testing.T) {
 	}
 }
 
-// shdFull is the server's end of a connection into which, once it is full,
-// nothing more can be written until it is closed.
-type shdFull struct {
+// fullConn is the server's end of a connection. When it is full, every Write
+// blocks until it is closed.
+type fullConn struct {
 	*testkit.NetworkConn
 	full *atomic.Bool
 	gone chan struct{}
 	once *sync.Once
 }
 
-func (c shdFull) Write(b []byte) (int, error) {
+func (c fullConn) Write(b []byte) (int, error) {
 	if c.full.Load() {
 		<-c.gone
 	}
 	return c.NetworkConn.Write(b)
 }
 
-func (c shdFull) Close() error {
+func (c fullConn) Close() error {
 	c.once.Do(func() { close(c.gone) })
 	return c.NetworkConn.Close()
 }
 
-// Neither Close nor the context of Shutdown waits for a client of Handler over
-// TLS that does not read: the last message of TLS, which tells it of the end, is
-// not worth the five seconds for which crypto/tls tries to send it, one client
-// after the other.
+// A client of Handler over TLS does not read. Neither Close nor the context of
+// Shutdown waits for it. crypto/tls tries for five seconds to send its last
+// message, for one client after the other. That message is not worth the delay.
 func TestListenerEndDoesNotWaitForHandlersTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for name, end := range map[string]func(*preflight.PreflightListener) error{
@@ -84,7 +84,7 @@ func TestListenerEndDoesNotWaitForHandlersTLS(t *testing.T) {
 		"Shutdown": func(l *preflight.PreflightListener) error {
 			ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Millisecond, testkit.ErrOther)
 			defer cancel()
-			// It may have been quick enough.
+			// Shutdown may end before its context.
 			if err := l.Shutdown(ctx); err != testkit.ErrOther {
 				return err
 			}
@@ -98,7 +98,7 @@ func TestListenerEndDoesNotWaitForHandlersTLS(t *testing.T) {
 			for range 3 {
 				ours, theirs := net.Pipe()
 				t.Cleanup(func() { ours.Close() })
-				server := shdFull{&testkit.NetworkConn{Conn: theirs}, full, make(chan struct{}), new(sync.Once)}
+				server := fullConn{&testkit.NetworkConn{Conn: theirs}, full, make(chan struct{}), new(sync.Once)}
 				defer server.Close()
 				n.Backlog <- server
 				c := testkit.Secure(t, &testkit.Client{Conn: ours}, clientTLS)
@@ -117,7 +117,7 @@ func TestListenerEndDoesNotWaitForHandlersTLS(t *testing.T) {
 	}
 }
 
-// After Close, ServeHTTP answers itself: the other server goes on.
+// After Close, ServeHTTP answers by itself. The other server continues.
 func TestListenerCloseLeavesTheServerItIsMountedOn(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, request := range []string{testkit.Request(), testkit.Ordinary} {
@@ -132,7 +132,7 @@ func TestListenerCloseLeavesTheServerItIsMountedOn(t *testing.T) {
 	}
 }
 
-// Close may be called from where the listener itself has called.
+// Close may be called from a function that the listener itself has called.
 func TestListenerCloseFromInside(t *testing.T) {
 	for name, request := range map[string]string{"Authorize": testkit.Request("Close: yes"), "Handler": testkit.Ordinary} {
 		for _, mounted := range []bool{false, true} {
@@ -157,15 +157,15 @@ func TestListenerCloseFromInside(t *testing.T) {
 					synctest.Wait()
 					require.Len(t, closed, 1)
 					require.NoError(t, <-closed)
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 				})
 			})
 		}
 	}
 }
 
-// Whatever is called at once, every connection ends up on one side: delivered
-// and open, or closed. Nothing hangs, nothing is left.
+// Close and Shutdown are called at once, under load. Every connection is either
+// delivered and open, or closed. Nothing blocks, and nothing leaks.
 func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	const most = 60
@@ -179,7 +179,7 @@ func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 				clients = append(clients, c)
 				go func() {
 					io.WriteString(c, requests[i%len(requests)])
-					if i%5 != 0 { // those do not read
+					if i%5 != 0 { // these clients do not read
 						io.Copy(io.Discard, c.R)
 					}
 				}()
@@ -197,7 +197,8 @@ func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 					}
 				})
 			}
-			// Their order is that of the scheduler, and another one each round.
+			// The scheduler decides their order, which differs from round to
+			// round.
 			pause := func(n int) {
 				for range n {
 					runtime.Gosched()
@@ -217,7 +218,7 @@ func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 			for c := range delivered {
 				base := c.(*preflight.Conn).NetConn()
 				require.False(t, open[base], "delivered twice")
-				require.False(t, base.(*testkit.NetworkConn).Closed.Load(), "what was delivered is never closed")
+				require.False(t, base.(*testkit.NetworkConn).Closed.Load(), "a delivered connection is never closed")
 				open[base] = true
 				t.Cleanup(func() { c.Close() })
 			}
@@ -225,12 +226,12 @@ func TestListenerCloseAndShutdownUnderLoad(t *testing.T) {
 				(<-s.Direct.Backlog).(net.Conn).Close() // never accepted
 			}
 			require.NoError(t, s.Server.Close())
-			time.Sleep(time.Second) // for those that are told of the end and do not read
+			time.Sleep(time.Second) // for clients that do not read the end
 			synctest.Wait()
 			for i, c := range clients {
 				require.NotEqual(t, open[c.Server], c.Server.Closed.Load(), "client %d is either delivered or closed", i)
 			}
-			shdClosed(t, s, 2)
+			requireClosed(t, s, 2)
 		})
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdClosed requires that n calls of Accept at once report the end.
-func shdClosed(t testing.TB, l net.Listener, n int) {
+// requireClosed requires that n concurrent calls of Accept return net.ErrClosed.
+func requireClosed(t testing.TB, l net.Listener, n int) {
 	t.Helper()
 	type result struct {
 		c   net.Conn
@@ -36,13 +36,13 @@ func shdClosed(t testing.TB, l net.Listener, n int) {
 	}
 }
 
-// shdDialer dials the network in memory.
-type shdDialer struct {
+// networkDialer dials the in-memory network.
+type networkDialer struct {
 	t testing.TB
 	n *testkit.Network
 }
 
-func (d shdDialer) DialContext(context.Context, string, string) (net.Conn, error) {
+func (d networkDialer) DialContext(context.Context, string, string) (net.Conn, error) {
 	select {
 	case <-d.n.Closed:
 		return nil, errShdRefused
@@ -53,8 +53,8 @@ func (d shdDialer) DialContext(context.Context, string, string) (net.Conn, error
 
 var errShdRefused = errors.New("connection refused")
 
-// shdFor is a context that ends after d.
-func shdFor(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+// contextFor is a context that ends after d.
+func contextFor(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithTimeout(t.Context(), d)
 }

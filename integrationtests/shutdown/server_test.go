@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shdServer is an HTTP server that answers "/held" when release is closed.
-func shdServer(release <-chan struct{}) *http.Server {
+// newHTTPServer is an HTTP server that answers "/held" after release is closed.
+func newHTTPServer(release <-chan struct{}) *http.Server {
 	return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/held" {
 			<-release
@@ -25,17 +25,18 @@ func shdServer(release <-chan struct{}) *http.Server {
 	})}
 }
 
-// shdClient is a client of HTTP in tunnels over n.
-func shdClient(t testing.TB, n *testkit.Network) *http.Client {
+// newHTTPClient is an HTTP client whose connections are tunnels over n.
+func newHTTPClient(t testing.TB, n *testkit.Network) *http.Client {
 	t.Helper()
-	d := &preflight.PreflightDialer{NetDialer: shdDialer{t, n}}
+	d := &preflight.PreflightDialer{NetDialer: networkDialer{t, n}}
 	transport := &http.Transport{DialContext: d.DialContext}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }
 
-// shdGet asks in the background, and returns what became of it.
-func shdGet(client *http.Client, path string) <-chan string {
+// getInBackground sends a request in the background, and returns a channel with its
+// result.
+func getInBackground(client *http.Client, path string) <-chan string {
 	answer := make(chan string, 1)
 	go func() {
 		r, err := client.Get("http://h" + path)
@@ -50,37 +51,37 @@ func shdGet(client *http.Client, path string) <-chan string {
 	return answer
 }
 
-// An HTTP server in tunnels: Shutdown of the listener first refuses new ones and
-// delivers the rest, then that of the server ends the tunnels between two
-// requests, and each returns when its part is done.
+// An HTTP server runs in tunnels. Shutdown of the listener refuses new tunnels
+// and delivers the rest. Then Shutdown of the server closes the tunnels that
+// have no request in progress. Each returns when its part is done.
 func TestListenerShutdownWithHTTPServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, release := testkit.NewNetwork(), make(chan struct{})
 		ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, RequireUpgrade: true})
-		srv, served := shdServer(release), make(chan error, 1)
+		srv, served := newHTTPServer(release), make(chan error, 1)
 		go func() { served <- srv.Serve(ln) }()
-		idle, busy := shdClient(t, n), shdClient(t, n)
+		idle, busy := newHTTPClient(t, n), newHTTPClient(t, n)
 		for range 3 {
-			require.Equal(t, "hello", <-shdGet(idle, "/"))
+			require.Equal(t, "hello", <-getInBackground(idle, "/"))
 		}
-		answer := shdGet(busy, "/held")
+		answer := getInBackground(busy, "/held")
 		silent := n.Dial(t)
 		synctest.Wait()
 
 		lnDone, srvDone := make(chan error, 1), make(chan error, 1)
 		go func() { lnDone <- ln.Shutdown(t.Context()) }()
 		synctest.Wait()
-		require.Equal(t, "hello", <-shdGet(idle, "/"), "a tunnel goes on")
+		require.Equal(t, "hello", <-getInBackground(idle, "/"), "an open tunnel continues")
 		silent.Send(t, testkit.Request())
 		require.Equal(t, http.StatusServiceUnavailable, silent.Refused(t, testkit.Request()).StatusCode)
 		require.ErrorIs(t, <-served, net.ErrClosed)
-		require.Contains(t, <-shdGet(shdClient(t, n), "/"), errShdRefused.Error())
+		require.Contains(t, <-getInBackground(newHTTPClient(t, n), "/"), errShdRefused.Error())
 
 		go func() { srvDone <- srv.Shutdown(t.Context()) }()
 		time.Sleep(time.Minute)
-		require.Empty(t, srvDone, "a request is under way")
+		require.Empty(t, srvDone, "a request is in progress")
 		require.Empty(t, lnDone)
-		require.Contains(t, <-shdGet(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
+		require.Contains(t, <-getInBackground(idle, "/"), errShdRefused.Error(), "its tunnel was ended")
 		close(release)
 		require.Equal(t, "hello", <-answer)
 		require.NoError(t, <-srvDone)
@@ -88,18 +89,18 @@ func TestListenerShutdownWithHTTPServer(t *testing.T) {
 	})
 }
 
-// In whatever order the two are called, also together, both return in the end.
+// Both are called, in either order and at once. Both return in the end.
 func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 	for _, order := range []string{"listener first", "server first", "together"} {
 		t.Run(order, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, release := testkit.NewNetwork(), make(chan struct{})
 				ln := testkit.Listen(t, &preflight.PreflightListener{Listener: n, Handler: http.NotFoundHandler()})
-				srv, served := shdServer(release), make(chan error, 1)
+				srv, served := newHTTPServer(release), make(chan error, 1)
 				go func() { served <- srv.Serve(ln) }()
-				idle := shdClient(t, n)
-				require.Equal(t, "hello", <-shdGet(idle, "/"))
-				answer := shdGet(shdClient(t, n), "/held")
+				idle := newHTTPClient(t, n)
+				require.Equal(t, "hello", <-getInBackground(idle, "/"))
+				answer := getInBackground(newHTTPClient(t, n), "/held")
 				synctest.Wait()
 
 				done := make(chan error, 2)
@@ -120,46 +121,48 @@ func TestListenerShutdownWithHTTPServerInAnyOrder(t *testing.T) {
 				require.Equal(t, "hello", <-answer)
 				require.NoError(t, <-done)
 				require.NoError(t, <-done)
-				shdClosed(t, ln, 1)
+				requireClosed(t, ln, 1)
 			})
 		})
 	}
 }
 
-// shdTap remembers what was read.
-type shdTap struct {
+// tapConn records the bytes that were read.
+type tapConn struct {
 	net.Conn
 	read []byte
 }
 
-func (c *shdTap) Read(b []byte) (int, error) {
+func (c *tapConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.read = append(c.read, b[:n]...)
 	return n, err
 }
 
-// lastRecord is the type of the last record of TLS, without its encryption.
-func (c *shdTap) lastRecord() (kind byte) {
+// lastRecord returns the type of the last TLS record, from its unencrypted
+// header.
+func (c *tapConn) lastRecord() (kind byte) {
 	for b := c.read; len(b) >= 5; b = b[5+int(b[3])<<8+int(b[4]):] {
 		kind = b[0]
 	}
 	return kind
 }
 
-// Over TLS, what Handler answers last and what it has hijacked end with the last
-// message of TLS: without it, a client may take an answer for cut short.
+// Over TLS, the last answer of Handler and the connections that it has hijacked
+// end with the last message of TLS. Without it, a client may treat the answer
+// as truncated.
 func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	const alert = 21
 	config := certs.Client.Clone()
-	config.MaxVersion = tls.VersionTLS12 // which shows what is an alert
+	config.MaxVersion = tls.VersionTLS12 // with this version an alert is visible
 	for _, end := range []string{"Shutdown", "Close"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := testkit.NewScene(t, certs, nil)
 			tunnel := s.Deliver(t, testkit.Kinds[1])
-			dial := func() (*testkit.Client, *shdTap) {
+			dial := func() (*testkit.Client, *tapConn) {
 				c := s.Direct.Dial(t)
-				tap := &shdTap{Conn: c.Conn}
+				tap := &tapConn{Conn: c.Conn}
 				c.Conn = tap
 				return testkit.Secure(t, c, config), tap
 			}
@@ -184,8 +187,8 @@ func TestListenerShutdownEndsTLSInOrder(t *testing.T) {
 	}
 }
 
-// On a server on which the listener is mounted, the server's Shutdown ends the
-// requests and knows nothing of the tunnels, and the listener's waits for them.
+// The listener is mounted on a server. The server's Shutdown ends the requests
+// and ignores the tunnels, and the listener's waits for the tunnels.
 func TestListenerShutdownWhereMounted(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -198,14 +201,14 @@ func TestListenerShutdownWhereMounted(t *testing.T) {
 		require.NoError(t, s.Server.Shutdown(t.Context()))
 		idle.Ended(t)
 		tunnel.Talks(t)
-		require.Empty(t, answer, "it is the listener's by now")
+		require.Empty(t, answer, "it now belongs to the listener")
 
 		start := time.Now()
 		done := s.BeginShutdown(t.Context())
 		require.Equal(t, http.StatusForbidden, (<-answer).StatusCode)
 		vetted.Close()
 		require.Equal(t, 10*time.Second, time.Since(start))
-		shdClosed(t, s, 3)
+		requireClosed(t, s, 3)
 		time.Sleep(time.Hour)
 		require.Empty(t, done)
 		tunnel.Talks(t)
@@ -214,8 +217,8 @@ func TestListenerShutdownWhereMounted(t *testing.T) {
 	})
 }
 
-// The other way round, the server goes on, and what comes for the listener is
-// refused: as long as it drains, and afterwards.
+// The listener is shut down first. The server continues. Requests for the
+// listener are refused, while it drains and afterwards.
 func TestListenerShutdownLeavesTheServerItIsMountedOn(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A preflight that arrives after Shutdown is refused, wherever it comes from,
-// always with the same answer.
+// An upgrade request that arrives after Shutdown is refused with the same
+// answer on every way to the listener.
 func TestListenerShutdownRefusesPreflights(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	head := testkit.Request()
@@ -61,8 +61,8 @@ func TestListenerShutdownRefusesPreflights(t *testing.T) {
 				s := testkit.NewScene(t, certs, func(l *preflight.PreflightListener) {
 					l.Authorize = func(*http.Request) (http.Header, error) { authorized.Add(1); return nil, nil }
 				})
-				// It keeps the drain going, without which Handler's
-				// connections would be closed.
+				// This keeps the drain going. Otherwise the connections of
+				// Handler would be closed.
 				held := s.Deliver(t, testkit.Kinds[1])
 				start := time.Now()
 				c := s.Dial(t, tt.mounted)
@@ -75,10 +75,10 @@ func TestListenerShutdownRefusesPreflights(t *testing.T) {
 				a := up.Refused(t, head)
 				require.Equal(t, testkit.Golden(t, "shutdown/503"), testkit.GoldenAnswer(t, a.Raw))
 				require.Equal(t, "1", a.Header.Get("Retry-After"))
-				shdClosed(t, s, 2)
-				require.EqualValues(t, 1, authorized.Load(), "nobody is asked about it")
+				requireClosed(t, s, 2)
+				require.EqualValues(t, 1, authorized.Load(), "Authorize is not called")
 
-				time.Sleep(time.Until(start.Add(time.Second))) // which is for reading the answer
+				time.Sleep(time.Until(start.Add(time.Second))) // the time for reading the answer
 				synctest.Wait()
 				require.True(t, c.Server.Closed.Load())
 				require.Empty(t, done)
@@ -90,8 +90,8 @@ func TestListenerShutdownRefusesPreflights(t *testing.T) {
 	}
 }
 
-// The dialer tells the refusal from others: it is worth another attempt.
-func TestListenerShutdownIsToldByTheDialer(t *testing.T) {
+// The dialer can tell this refusal from others: another attempt makes sense.
+func TestListenerShutdownIsTemporaryForTheDialer(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := testkit.NewScene(t, certs, nil)
@@ -109,8 +109,8 @@ func TestListenerShutdownIsToldByTheDialer(t *testing.T) {
 	})
 }
 
-// Ordinary requests are served as long as the drain lasts, each as the last of its
-// connection; what Handler has begun it ends.
+// Ordinary requests are served as long as the drain lasts. Each answer ends its
+// connection. Requests that Handler has begun are completed.
 func TestListenerShutdownServesHandler(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, mounted := range []bool{false, true} {
@@ -138,9 +138,9 @@ func TestListenerShutdownServesHandler(t *testing.T) {
 			tunnel.Close()
 			synctest.Wait()
 			if mounted {
-				require.Len(t, done, 1, "the requests of the other server are its own")
+				require.Len(t, done, 1, "Shutdown does not affect the requests of the other server")
 			} else {
-				require.Empty(t, done, "Handler has a request under way")
+				require.Empty(t, done, "Handler has a request in progress")
 			}
 			require.Empty(t, answer)
 			close(s.Release)
@@ -155,8 +155,8 @@ func TestListenerShutdownServesHandler(t *testing.T) {
 	}
 }
 
-// A connection between two requests does not hold Shutdown up, nor does one that
-// Handler has hijacked, which stays.
+// Shutdown does not wait for a connection between two requests, nor for one
+// that Handler has hijacked. The latter stays open.
 func TestListenerShutdownClosesIdleConnectionsOfHandler(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestListenerShutdownClosesIdleConnectionsOfHandler(t *testing.T) {
 		idle := s.Direct.Dial(t).Asked(t, testkit.Ordinary)
 		webSocket, hijacked := s.Hijack(t)
 		done := s.BeginShutdown(t.Context())
-		require.False(t, idle.Server.Closed.Load(), "as long as the drain lasts it may ask")
+		require.False(t, idle.Server.Closed.Load(), "a request is served while the drain lasts")
 		tunnel.Close()
 		require.NoError(t, <-done)
 		idle.Ended(t)
@@ -174,7 +174,7 @@ func TestListenerShutdownClosesIdleConnectionsOfHandler(t *testing.T) {
 	})
 }
 
-// A plain connection that is sorted after Shutdown is closed without a byte.
+// A plain connection that is sorted after Shutdown is closed without an answer.
 func TestListenerShutdownClosesPlainConnections(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, tt := range []struct {
@@ -190,7 +190,7 @@ func TestListenerShutdownClosesPlainConnections(t *testing.T) {
 	} {
 		for _, secure := range []bool{false, true} {
 			if secure && strings.HasPrefix(tt.before, testkit.ThroughProxy) {
-				continue // which stands before TLS
+				continue // it comes before TLS
 			}
 			t.Run(tt.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -205,23 +205,24 @@ func TestListenerShutdownClosesPlainConnections(t *testing.T) {
 					up.Send(t, tt.before)
 					synctest.Wait()
 					done := s.BeginShutdown(t.Context())
-					require.Empty(t, done, "a handshake is under way")
+					require.Empty(t, done, "a handshake is in progress")
 					up.Send(t, tt.after)
 					rest, _ := io.ReadAll(c.R)
 					require.Empty(t, rest)
 					require.Equal(t, tt.ends, time.Since(start))
 					require.NoError(t, <-done)
 					require.True(t, c.Server.Closed.Load())
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 				})
 			})
 		}
 	}
 }
 
-// What was answered 101 before Shutdown is still returned by Accept, and so is
-// what had been sorted, or was being vetted; then Accept reports the end.
-func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
+// A connection that was answered 101 before Shutdown is still returned by
+// Accept, and so is one that had been sorted, or for which Authorize was
+// running. Then Accept returns net.ErrClosed.
+func TestListenerShutdownDeliversAnsweredTunnels(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
 		proceed := make(chan struct{})
@@ -248,10 +249,10 @@ func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
 		require.Equal(t, http.StatusSwitchingProtocols, unread.Answer("GET").StatusCode)
 		clients = append(clients, testkit.Secure(t, inside, certs.Client), unread)
 		close(proceed)
-		require.Equal(t, http.StatusSwitchingProtocols, (<-answer).StatusCode, "it had arrived before")
+		require.Equal(t, http.StatusSwitchingProtocols, (<-answer).StatusCode, "it had arrived before Shutdown")
 		clients = append(clients, vetted)
 
-		time.Sleep(time.Hour) // for which the application does not accept
+		time.Sleep(time.Hour) // the application does not accept it
 		pairs := map[*testkit.NetworkConn]*preflight.Conn{}
 		for range clients {
 			c, err := s.Accept()
@@ -262,7 +263,7 @@ func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
 			}
 			pairs[testkit.BaseConn(conn)] = conn
 		}
-		shdClosed(t, s, 5)
+		requireClosed(t, s, 5)
 		require.Empty(t, done, "they are open")
 		for _, c := range clients {
 			p := testkit.Pair{Client: c, Conn: pairs[c.Server]}
@@ -271,11 +272,12 @@ func TestListenerShutdownDeliversWhatWasAnswered(t *testing.T) {
 			p.Close()
 		}
 		require.NoError(t, <-done)
-		shdClosed(t, s, 5)
+		requireClosed(t, s, 5)
 	})
 }
 
-// Calls of Accept that wait already end too, but not before the last connection.
+// Calls of Accept that already wait return net.ErrClosed too, but not before
+// the last connection.
 func TestListenerShutdownEndsAccept(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -295,7 +297,7 @@ func TestListenerShutdownEndsAccept(t *testing.T) {
 		answer := c.Ask(testkit.Request("Wait: yes")) // it ends with a refusal
 		synctest.Wait()
 		done := s.BeginShutdown(context.Background())
-		require.Empty(t, results, "something may still come")
+		require.Empty(t, results, "a connection may still come")
 		start := time.Now()
 		require.Equal(t, http.StatusForbidden, (<-answer).StatusCode)
 		c.Close()

@@ -16,8 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Shutdown returns when the last connection that Accept has returned is closed by
-// the application, in whatever way that happens, and not before.
+// Shutdown returns when the application has closed the last connection that
+// Accept has returned, and not earlier. The application may close it in any
+// way.
 func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for name, end := range map[string]func(testkit.Pair){
@@ -34,7 +35,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 			calls.Wait()
 		},
 		"closed after the peer": func(p testkit.Pair) {
-			p.Client.Server.Conn.Close() // with which both ends are closed
+			p.Client.Server.Conn.Close() // this closes both ends
 			io.Copy(io.Discard, p.Conn)
 			p.Conn.Close()
 		},
@@ -48,11 +49,11 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := testkit.NewScene(t, certs, nil)
 				pairs := s.DeliverAll(t)
-				// Those that are closed before Shutdown do not count.
+				// Connections that are closed before Shutdown do not count.
 				s.Deliver(t, testkit.Kinds[0]).Close()
 				s.Deliver(t, testkit.Kinds[1]).Close()
 				done := s.BeginShutdown(t.Context())
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 				for _, p := range pairs {
 					time.Sleep(time.Hour)
 					p.Talks(t)
@@ -68,7 +69,7 @@ func TestListenerShutdownWaitsForDeliveredConnections(t *testing.T) {
 	}
 }
 
-// What a connection loses without Close does not count as its end.
+// A connection that fails without Close still counts as open.
 func TestListenerShutdownWaitsForClose(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -88,9 +89,9 @@ func TestListenerShutdownWaitsForClose(t *testing.T) {
 	})
 }
 
-// When its context ends first, Shutdown says why, and everything is as it was:
-// what is open stays open and is refused or served as before, and both Shutdown
-// and Close can still end the rest.
+// If its context ends first, Shutdown returns the cause, and everything stays
+// as it was: open connections stay open, and new ones are refused or served as
+// before. Shutdown and Close can still end the rest.
 func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, again := range []string{"Shutdown", "Close"} {
@@ -101,7 +102,7 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 				silent, ordinary := s.Direct.Dial(t), s.Direct.Dial(t).Asked(t, testkit.Ordinary)
 				finished := s.Direct.Dial(t).Upgraded(t, testkit.Request())
 				start := time.Now()
-				for _, end := range []time.Duration{time.Second, 0} { // the second has ended before
+				for _, end := range []time.Duration{time.Second, 0} { // the context of the second has ended before
 					ctx, cancel := context.WithTimeoutCause(t.Context(), end, testkit.ErrOther)
 					require.Equal(t, testkit.ErrOther, s.Shutdown(ctx))
 					require.Equal(t, time.Second, time.Since(start))
@@ -123,12 +124,12 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 					require.Empty(t, done)
 					late.Close()
 					require.NoError(t, <-done)
-					shdClosed(t, s, 1)
+					requireClosed(t, s, 1)
 					return
 				}
 				require.NoError(t, s.Close())
 				silent.Ended(t)
-				shdClosed(t, s, 1)
+				requireClosed(t, s, 1)
 				late.Talks(t)
 				p.Close()
 				late.Close()
@@ -137,8 +138,8 @@ func TestListenerShutdownEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Also a request to Handler that does not end is no reason to stay beyond the
-// end of the context.
+// A request to Handler that does not end does not delay Shutdown beyond the end
+// of its context.
 func TestListenerShutdownEndsWithItsContextInHandler(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -161,7 +162,7 @@ func TestListenerShutdownEndsWithItsContextInHandler(t *testing.T) {
 	})
 }
 
-// Nothing has to be there to be ended.
+// Shutdown works if there is nothing to end.
 func TestListenerShutdownOfNothing(t *testing.T) {
 	for name, l := range map[string]*preflight.PreflightListener{
 		"zero":                {},
@@ -173,13 +174,13 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if n, ok := l.Listener.(*testkit.Network); ok {
-				n.Dial(t) // which nobody takes
+				n.Dial(t) // it is not accepted
 			}
 			for range 2 {
 				require.NoError(t, l.Shutdown(context.Background()))
 			}
 			if l.HandshakeTimeout == 0 && l.Protocols == nil {
-				shdClosed(t, l, 2)
+				requireClosed(t, l, 2)
 			} else {
 				_, err := l.Accept()
 				require.ErrorContains(t, err, "preflight: ", "the error of the configuration stays")
@@ -194,18 +195,20 @@ func TestListenerShutdownOfNothing(t *testing.T) {
 	}
 }
 
-// What is done is done, even if the context has ended too.
-func TestListenerShutdownOfNothingInNoTime(t *testing.T) {
+// If there is nothing to wait for, Shutdown returns nil, even if the context
+// has ended too.
+func TestListenerShutdownOfNothingAfterTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 50 { // the end of the context would win every second time
+	for range 50 { // a select would choose the end of the context every second time
 		require.NoError(t, new(preflight.PreflightListener).Shutdown(ctx))
 		require.NoError(t, (&preflight.PreflightListener{Handler: http.NotFoundHandler()}).Shutdown(ctx))
 	}
 }
 
-// Shutdown after Close waits for what Accept has returned, and does not mind
-// that the wrapped listener is closed: it is how servers end, which call Close.
+// Shutdown after Close waits for the connections that Accept has returned. It
+// returns no error if the wrapped listener is already closed, because servers
+// that stop call Close first.
 func TestListenerShutdownAfterClose(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		l := &preflight.PreflightListener{Listener: testkit.ListenTCP(t), Handler: http.NotFoundHandler(), RequireUpgrade: true}
@@ -219,7 +222,7 @@ func TestListenerShutdownAfterClose(t *testing.T) {
 				conn2.Close() // it has not begun
 			}
 		}
-		require.NoError(t, shdIgnoreClosed(l.Close()))
+		require.NoError(t, ignoreClosed(l.Close()))
 		if !before {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
@@ -233,35 +236,35 @@ func TestListenerShutdownAfterClose(t *testing.T) {
 		case err := <-done:
 			require.NoError(t, err)
 		case <-time.After(testkit.Patience):
-			require.FailNow(t, "Shutdown does not return")
+			require.FailNow(t, "Shutdown must return")
 		}
 	}
 }
 
-// shdIgnoreClosed is nil where a listener was closed before.
-func shdIgnoreClosed(err error) error {
+// ignoreClosed returns nil if the listener was already closed.
+func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
 }
 
-// The error with which the wrapped listener is closed is not lost.
+// An error from Close of the wrapped listener is returned.
 func TestListenerShutdownReportsTheWrappedListener(t *testing.T) {
-	l := &preflight.PreflightListener{Listener: shdBroken{testkit.NewNetwork()}}
+	l := &preflight.PreflightListener{Listener: brokenListener{testkit.NewNetwork()}}
 	require.Equal(t, testkit.ErrOther, l.Shutdown(context.Background()))
 	require.Equal(t, testkit.ErrOther, l.Close())
-	shdClosed(t, l, 1)
+	requireClosed(t, l, 1)
 }
 
-type shdBroken struct{ *testkit.Network }
+type brokenListener struct{ *testkit.Network }
 
-func (n shdBroken) Close() error {
+func (n brokenListener) Close() error {
 	n.Network.Close()
 	return testkit.ErrOther
 }
 
-// Several calls of Shutdown return together, each with its own context.
+// Several calls of Shutdown complete together, each with its own context.
 func TestListenerShutdownConcurrently(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -291,7 +294,7 @@ func TestListenerShutdownConcurrently(t *testing.T) {
 	})
 }
 
-// From the moment of Shutdown the kernel refuses new clients.
+// From the call of Shutdown on, the kernel refuses new clients.
 func TestListenerShutdownRefusesDials(t *testing.T) {
 	inner := testkit.ListenTCP(t)
 	l := &preflight.PreflightListener{Listener: inner}
@@ -308,9 +311,9 @@ func TestListenerShutdownRefusesDials(t *testing.T) {
 	require.NoError(t, l.Shutdown(context.Background()))
 }
 
-// A client that waits for a place when Shutdown is called gets none, on the port
-// or in ServeHTTP, and the one that has the place is served.
-func TestListenerShutdownMeetsAClientThatWaits(t *testing.T) {
+// A client that waits for a place when Shutdown is called gets none, on the
+// port and in ServeHTTP. The client that has the place is served.
+func TestListenerShutdownWhileAClientWaits(t *testing.T) {
 	certs := testkit.NewCerts(t)
 	for _, mounted := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -325,7 +328,7 @@ func TestListenerShutdownMeetsAClientThatWaits(t *testing.T) {
 			require.NoError(t, err)
 			p := testkit.Pair{Client: finished, Conn: c.(*preflight.Conn)}
 			p.Talks(t)
-			shdClosed(t, s, 2)
+			requireClosed(t, s, 2)
 			if mounted {
 				require.Equal(t, http.StatusServiceUnavailable, (<-answer).StatusCode)
 			} else {

@@ -5,4 +5,4 @@ import (
 	"log"
 )
 
-var scrNoLog = log.New(io.Discard, "", 0)
+var noLog = log.New(io.Discard, "", 0)

@@ -19,9 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// scrRefusals are the answers that people meet, with what the text of the error
-// has to tell them: the cause, and the setting.
-var scrRefusals = []struct {
+// refusals are the answers that users meet, and the words that the error
+// must contain: the cause, and the setting.
+var refusals = []struct {
 	answer    string
 	code      int
 	temporary bool
@@ -57,10 +57,10 @@ var scrRefusals = []struct {
 	{"999 Whatever", 999, false, []string{"999 Whatever"}},
 }
 
-// TestStatusError: each of them is the same error by a pipe and by TCP, arrives in
-// one piece or byte by byte, and tells of itself what programs ask for.
+// TestStatusError: each answer gives the same error over a pipe and over TCP,
+// in one piece and byte by byte. Its methods return what programs need.
 func TestStatusError(t *testing.T) {
-	for _, test := range scrRefusals {
+	for _, test := range refusals {
 		for _, tcp := range []bool{false, true} {
 			for _, drip := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/tcp=%v/drip=%v", test.answer, tcp, drip), func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestStatusError(t *testing.T) {
 						require.ErrorContains(t, err, s)
 					}
 					if strings.Contains(err.Error(), "again later") {
-						require.True(t, test.temporary, "nothing else advises another try")
+						require.True(t, test.temporary, "only a temporary error advises another try")
 					}
 				})
 			}
@@ -92,23 +92,23 @@ func TestStatusError(t *testing.T) {
 	}
 }
 
-// TestStatusErrorWrapped: who has a StatusError through others, as grpc wraps
-// it, finds it; and what it tells is true of a literal of the caller's too.
+// TestStatusErrorWrapped: errors.As finds a StatusError that is wrapped, as by
+// gRPC. The methods also work on a literal.
 func TestStatusErrorWrapped(t *testing.T) {
 	e := testkit.StatusError(t, fmt.Errorf("transport: %w", &net.OpError{Op: "dial", Err: &preflight.StatusError{StatusCode: 503}}))
 	require.True(t, e.Temporary())
 	require.Equal(t, "503", e.ErrorType())
 	require.Equal(t, "preflight: 503 Service Unavailable", e.Error())
 	require.Equal(t, "preflight: 599", (&preflight.StatusError{StatusCode: 599}).Error())
-	_, ok := e.RetryAfter() // of a nil Header
+	_, ok := e.RetryAfter() // with a nil Header
 	require.False(t, ok)
 	require.False(t, (&preflight.StatusError{}).Temporary())
 	require.False(t, (&preflight.StatusError{StatusCode: 500}).Temporary())
 	require.True(t, (&preflight.StatusError{StatusCode: 500, ForwardProxy: true}).Temporary(), "tinyproxy cannot reach the host")
 }
 
-// TestStatusErrorOfTLSPort: plain HTTP to a TLS port is the mistake of a
-// configuration, which servers tell in the body of a 400, or by an alert.
+// TestStatusErrorOfTLSPort: plain HTTP was sent to a TLS port because of a
+// wrong setting. Servers report this in the body of a 400, or with a TLS alert.
 func TestStatusErrorOfTLSPort(t *testing.T) {
 	for name, body := range map[string]string{
 		"nginx":  "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
@@ -129,7 +129,7 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 	})
 	t.Run("net/http", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(http.NotFoundHandler())
-		s.Config.ErrorLog = scrNoLog
+		s.Config.ErrorLog = noLog
 		s.StartTLS()
 		defer s.Close()
 		_, err := new(preflight.PreflightDialer).Dial("tcp", s.Listener.Addr().String())
@@ -142,7 +142,7 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 		require.ErrorContains(t, err, "speaks TLS")
 		require.ErrorContains(t, err, "TLSConfig")
 	})
-	t.Run("crypto/tls, which closes without a word", func(t *testing.T) {
+	t.Run("crypto/tls, which closes without an answer", func(t *testing.T) {
 		ln := tls.NewListener(testkit.ListenTCP(t), testkit.NewIdentity(t).Config)
 		testkit.ServeEcho(t, ln)
 		_, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
@@ -150,9 +150,9 @@ func TestStatusErrorOfTLSPort(t *testing.T) {
 	})
 }
 
-// TestStatusErrorOfOurOwnFault: what is wrong with the server does not heal by
-// itself, and the error says where to look.
-func TestStatusErrorOfOurOwnFault(t *testing.T) {
+// TestStatusErrorOfAServerFault: a fault of the server is not temporary. The
+// error says where to look.
+func TestStatusErrorOfAServerFault(t *testing.T) {
 	testkit.CaptureLog(t)
 	hidden := &preflight.PreflightListener{}
 	panics := &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { panic("s3cr3t") }}
@@ -178,8 +178,8 @@ func TestStatusErrorOfOurOwnFault(t *testing.T) {
 	}
 }
 
-// TestStatusErrorOfPlainPort is the reverse, with servers that answer and one that
-// speaks first.
+// TestStatusErrorOfPlainPort is the opposite case, with servers that answer and
+// one that speaks first.
 func TestStatusErrorOfPlainPort(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
@@ -203,7 +203,7 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 			require.NotEmpty(t, plain.RecordHeader)
 			var op *net.OpError
 			require.ErrorAs(t, err, &op)
-			require.False(t, op.Temporary(), "another try is no remedy")
+			require.False(t, op.Temporary(), "another attempt does not help")
 			testkit.RequireNoSecret(t, err)
 		})
 	}
@@ -215,8 +215,8 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 	})
 }
 
-// TestStatusErrorRedirect: it is not followed, and of its target, where a
-// session or a signature may stand, the text shows the host.
+// TestStatusErrorRedirect: a redirect is not followed. Its target may contain a
+// session or a signature, so the error shows only the host.
 func TestStatusErrorRedirect(t *testing.T) {
 	for location, shown := range map[string]string{
 		"https://login.example/s3cr3t?s3cr3t#s3cr3t":  ", https://login.example",
@@ -242,14 +242,14 @@ func TestStatusErrorRedirect(t *testing.T) {
 				io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: "+location+"\r\nContent-Length: 0\r\n\r\n")
 			})
 			first, _, _ := strings.Cut(location, "\r\n")
-			require.Equal(t, first, testkit.StatusError(t, err).Header.Get("Location"), "which programs may want")
+			require.Equal(t, first, testkit.StatusError(t, err).Header.Get("Location"), "programs may need the full target")
 			require.True(t, strings.HasSuffix(err.Error(), "not followed; dial what Location names"+shown), err.Error())
 		})
 	}
 }
 
 func TestStatusErrorRetryAfter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // in which it is 2000-01-01, midnight UTC
+	synctest.Test(t, func(t *testing.T) { // in the bubble it is 2000-01-01, midnight UTC
 		const no = -1
 		for value, want := range map[string]time.Duration{
 			"0":                                0,
@@ -263,7 +263,7 @@ func TestStatusErrorRetryAfter(t *testing.T) {
 			"Friday, 31-Dec-99 23:59:59 GMT":   0,
 			"Fri Dec 31 23:59:59 1999":         0,
 			"Sat, 01 Jan 2000 00:00:00 GMT":    0,
-			// More than a Duration holds, 292 years.
+			// These are more than a Duration can hold, which is 292 years.
 			"9223372036":                    9223372036 * time.Second,
 			"9223372037":                    math.MaxInt64,
 			"9223372036854775807":           math.MaxInt64,
@@ -295,7 +295,8 @@ func TestStatusErrorRetryAfter(t *testing.T) {
 	})
 }
 
-// TestStatusErrorRetryAfterSent is what remains of it when it has come by wire.
+// TestStatusErrorRetryAfterSent checks the field after it was sent over the
+// wire.
 func TestStatusErrorRetryAfterSent(t *testing.T) {
 	for fields, want := range map[string]time.Duration{
 		"retry-after:7\r\n":                    7 * time.Second,
@@ -313,8 +314,9 @@ func TestStatusErrorRetryAfterSent(t *testing.T) {
 	}
 }
 
-// TestStatusErrorBodyOverTLS: a proxy that keeps the connection open after half of
-// a body costs a second, or what is left of the handshake's time, and not the dial.
+// TestStatusErrorBodyOverTLS: a proxy sends half of a body and keeps the
+// connection open. The dialer waits one second, or less if the time of the
+// handshake ends before, and then returns the refusal.
 func TestStatusErrorBodyOverTLS(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	for name, sent := range map[string]string{
@@ -339,7 +341,7 @@ func TestStatusErrorBodyOverTLS(t *testing.T) {
 						require.Equal(t, "no you", string(testkit.StatusError(t, err).Body))
 						want := time.Second
 						if timeout > 0 {
-							want = timeout // the sooner of the two
+							want = timeout // the earlier of the two
 						}
 						require.Equal(t, want, time.Since(begun))
 						require.NotZero(t, peer.Spy.Closes.Load())

@@ -9,9 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A copy in the kernel tells how much it was when it ends, which it does when the
-// connection is closed under it: that is counted then, in both directions.
-func TestTelemetryCountsWhatEndsAfterClose(t *testing.T) {
+// A copy in the kernel reports its bytes only when it ends. It ends when the
+// connection is closed during the copy. The bytes are counted then, in both
+// directions.
+func TestTelemetryCountsCopiesThatEndAfterClose(t *testing.T) {
 	e := testkit.NewRecorder()
 	l := testkit.Listen(t, &preflight.PreflightListener{Telemetry: e.Watch()})
 	accepted := testkit.AcceptAll(t, l)

@@ -14,8 +14,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// eyeFaults is telemetry that panics in one of its calls, always.
-func eyeFaults(in string) *testkit.Recorder {
+// faultyTelemetry returns telemetry that always panics in one of its calls.
+func faultyTelemetry(in string) *testkit.Recorder {
 	e := testkit.NewRecorder()
 	e.Fault = func(call string) {
 		if call == in {
@@ -25,36 +25,37 @@ func eyeFaults(in string) *testkit.Recorder {
 	return e
 }
 
-// eyeServerCalls are the calls of the application's telemetry on the listener's
-// side, eyeClientCalls those on the dialer's.
+// serverCalls are the calls into the application's telemetry on the
+// listener's side, clientCalls those on the dialer's side.
 var (
-	eyeServerCalls = []string{
+	serverCalls = []string{
 		"Tracer", "Meter", "Start", "Extract", "AddEvent", "SetAttributes", "End",
 		"preflight.server.handshake.pending", "preflight.server.handshake.duration",
 		"preflight.server.connection.active", "preflight.server.connection.duration", "preflight.server.connection.io",
 		"preflight.server.evictions",
 	}
-	eyeClientCalls = []string{
+	clientCalls = []string{
 		"Tracer", "Meter", "Start", "Inject", "AddEvent", "SetAttributes", "End",
 		"preflight.client.handshake.pending", "preflight.client.handshake.duration",
 		"preflight.client.connection.active", "preflight.client.connection.duration", "preflight.client.connection.io",
 	}
 )
 
-// Whatever of telemetry panics, on whatever goroutine: the process goes on, every
-// client gets what it gets without telemetry, and every place is free again.
+// A call into telemetry may panic on any goroutine. The process continues,
+// every client gets the same result as without telemetry, and every place
+// becomes free again.
 func TestTelemetryPanicsOnTheListenersSide(t *testing.T) {
-	for _, in := range eyeServerCalls {
+	for _, in := range serverCalls {
 		t.Run(in, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { eyeServe(t, in) })
+			synctest.Test(t, func(t *testing.T) { serveFaulty(t, in) })
 		})
 	}
 }
 
-func eyeServe(t *testing.T, in string) {
+func serveFaulty(t *testing.T, in string) {
 	printed, n := testkit.CaptureLog(t), testkit.NewNetwork()
 	l := testkit.Listen(t, &preflight.PreflightListener{
-		Listener: n, MaxPending: 1, Telemetry: eyeFaults(in).Watch(), Handler: http.NotFoundHandler(),
+		Listener: n, MaxPending: 1, Telemetry: faultyTelemetry(in).Watch(), Handler: http.NotFoundHandler(),
 		Authorize: func(r *http.Request) (http.Header, error) {
 			switch r.URL.Path {
 			case "/panic":
@@ -85,13 +86,13 @@ func eyeServe(t *testing.T, in string) {
 		require.Equal(t, 404, ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n"))
 		n.Dial(t).Close() // a probe
 		slow := n.Dial(t)
-		slow.Send(t, "GET /") // and is evicted after a second
+		slow.Send(t, "GET /") // it is evicted after a second
 		tunnel()
 		slow.Ended(t)
 	}
 	require.NoError(t, l.Shutdown(t.Context()), "everything is counted once")
 	require.Contains(t, printed.String(), "panic in what Telemetry calls: a fault of "+in)
-	require.Contains(t, printed.String(), "callbacks_panic_test.go", "the stack leads to the culprit")
+	require.Contains(t, printed.String(), "callbacks_panic_test.go", "the stack names the function that panicked")
 }
 
 func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
@@ -102,9 +103,9 @@ func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
 		return nil, nil
 	}})
 	testkit.ServeEcho(t, l)
-	for _, in := range eyeClientCalls {
+	for _, in := range clientCalls {
 		t.Run(in, func(t *testing.T) {
-			printed, e := testkit.CaptureLog(t), eyeFaults(in)
+			printed, e := testkit.CaptureLog(t), faultyTelemetry(in)
 			d := preflight.PreflightDialer{Telemetry: e.Watch()}
 			for range 3 {
 				c, err := d.Dial("tcp", l.Addr().String())
@@ -121,24 +122,24 @@ func TestTelemetryPanicsOnTheDialersSide(t *testing.T) {
 	}
 }
 
-// eyeNothing is a tracer and a propagator that return nothing.
-type eyeNothing struct{ testkit.EyeTracer }
+// nilTracer is a tracer and a propagator that return nil.
+type nilTracer struct{ testkit.RecordingTracer }
 
-func (eyeNothing) Start(context.Context, string, ...trace.SpanStartOption) (context.Context, trace.Span) {
+func (nilTracer) Start(context.Context, string, ...trace.SpanStartOption) (context.Context, trace.Span) {
 	return nil, nil
 }
 
-type eyeNoTracers struct{ testkit.EyeTracers }
+type nilTracers struct{ testkit.RecordingTracers }
 
-func (p eyeNoTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
-	return eyeNothing{testkit.EyeTracer{Recorder: p.Recorder}}
+func (p nilTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
+	return nilTracer{testkit.RecordingTracer{Recorder: p.Recorder}}
 }
 
-// What a tracer returns is not trusted.
+// Values that a tracer returns are not trusted.
 func TestTelemetryReturnsNothing(t *testing.T) {
 	e := testkit.NewRecorder()
 	telemetry := e.Watch()
-	telemetry.TracerProvider = eyeNoTracers{testkit.EyeTracers{Recorder: e}}
+	telemetry.TracerProvider = nilTracers{testkit.RecordingTracers{Recorder: e}}
 	l := testkit.Listen(t, &preflight.PreflightListener{Telemetry: telemetry})
 	testkit.ServeEcho(t, l)
 	d := preflight.PreflightDialer{Telemetry: telemetry}

@@ -14,68 +14,68 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// revFault is a transport of somebody else's that panics in one of its methods.
-type revFault struct {
+// panicTransport is a transport of the application that panics in one of its methods.
+type panicTransport struct {
 	net.Conn
 	in string
 }
 
-func (c revFault) Read(b []byte) (int, error) {
+func (c panicTransport) Read(b []byte) (int, error) {
 	if c.in == "Read" {
 		panic("boom")
 	}
 	return c.Conn.Read(b)
 }
 
-func (c revFault) Write(b []byte) (int, error) {
+func (c panicTransport) Write(b []byte) (int, error) {
 	if c.in == "Write" {
 		panic("boom")
 	}
 	return c.Conn.Write(b)
 }
 
-func (c revFault) SetDeadline(t time.Time) error {
+func (c panicTransport) SetDeadline(t time.Time) error {
 	if c.in == "SetDeadline" {
 		panic("boom")
 	}
 	return c.Conn.SetDeadline(t)
 }
 
-// revFaults is a listener whose connections panic as long as there is a method in
-// which to.
-type revFaults struct {
+// panicListener is a listener. Its connections panic in the method that it receives
+// from in, if there is one.
+type panicListener struct {
 	net.Listener
 	in chan string
 }
 
-func (l *revFaults) Accept() (net.Conn, error) {
+func (l *panicListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case in := <-l.in:
-		return revFault{c, in}, nil
+		return panicTransport{c, in}, nil
 	default:
 		return c, nil
 	}
 }
 
-// A panic while one client shakes hands ends that client's connection, and costs
-// nobody else anything: neither the process nor the place.
+// A panic during the handshake of one client ends that client's connection. The
+// process continues, other clients are served, and the place becomes free.
 func TestListenerPanicEndsOneConnection(t *testing.T) {
 	serverTLS, clientTLS := testkit.NamedTLSConfigs(t)
 	for _, tt := range []struct {
 		name   string
 		in     string // a method of the transport, or a callback of TLS
-		below  bool   // TLS is underneath; else it is the listener's
-		mount  bool   // the request comes by ServeHTTP
-		first  string // what the client sends in the clear
-		secure bool   // and that it speaks TLS then
+		below  bool   // TLS is below the listener; otherwise the listener has TLSConfig
+		mount  bool   // the request comes through ServeHTTP
+		first  string // the bytes that the client sends in the clear
+		secure bool   // the client then speaks TLS
 	}{
 		{name: "TLSConfig, GetCertificate", in: "GetCertificate", secure: true},
 		{name: "TLSConfig, GetConfigForClient", in: "GetConfigForClient", secure: true},
-		{name: "TLSConfig behind bytes that are yet to come", in: "GetCertificate", secure: true, first: "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"},
+		{name: "TLSConfig behind a PROXY header", in: "GetCertificate", secure: true, first: "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"},
 		{name: "in the tunnel, GetCertificate", in: "GetCertificate", secure: true, first: testkit.RequestTLS},
 		{name: "in the tunnel, GetConfigForClient", in: "GetConfigForClient", secure: true, first: testkit.RequestTLS},
 		{name: "in the tunnel, by ServeHTTP", in: "GetCertificate", secure: true, first: testkit.RequestTLS, mount: true},
@@ -110,8 +110,8 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 				fault("GetConfigForClient")
 				return nil, nil
 			}
-			faults := &revFaults{testkit.ListenTCP(t), make(chan string, 1)}
-			// One place, which no timeout frees as long as the test has patience.
+			faults := &panicListener{testkit.ListenTCP(t), make(chan string, 1)}
+			// There is one place. During the test, no timeout frees it.
 			l := &preflight.PreflightListener{
 				Listener: faults, MaxPending: 1, HandshakeTimeout: time.Hour, TrustedProxies: testkit.Prefixes("127.0.0.0/8"),
 			}
@@ -146,8 +146,8 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 				}
 				testkit.ReadToEnd(t, c.R)
 
-				// The next one has to have the place, and what was printed
-				// before it was free is there.
+				// The next client must get the place. The panic is logged
+				// before the place becomes free.
 				good := &testkit.Client{Conn: testkit.DialTCP(t, addr)}
 				good.R = bufio.NewReader(good.Conn)
 				if tt.below {
@@ -161,7 +161,7 @@ func TestListenerPanicEndsOneConnection(t *testing.T) {
 				if strings.HasPrefix(tt.in, "Get") {
 					where = "TestListenerPanicEndsOneConnection"
 				}
-				require.Contains(t, printed.String()[before:], where, "the stack leads to the culprit")
+				require.Contains(t, printed.String()[before:], where, "the stack names the function that panicked")
 			}
 			require.Empty(t, accepted)
 			require.Equal(t, 3, strings.Count(printed.String(), "boom\ngoroutine"), "each once")

@@ -16,9 +16,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faultyConn is a transport that panics in one of the methods that are called to
-// end a connection, at the earliest opportunity and after it has done its work,
-// if it is to do any.
+// faultyConn is a transport that panics once in one of the methods that end a
+// connection. Close panics after it has closed the transport. SetDeadline and
+// SetReadDeadline panic when they get a deadline in the past, and do not set
+// it.
 type faultyConn struct {
 	*testkit.NetworkConn
 	in   string
@@ -39,7 +40,7 @@ func (c faultyConn) Close() error {
 
 func (c faultyConn) SetDeadline(t time.Time) error {
 	switch {
-	case c.in == "Close": // which ends a transport without deadlines
+	case c.in == "Close": // this ends a transport without deadlines
 		return testkit.ErrNoDeadlines
 	case !t.IsZero() && t.Before(time.Now()):
 		c.fault("SetDeadline")
@@ -65,8 +66,8 @@ func newFaulty(t testing.TB, in string) (peer *testkit.Client, c faultyConn) {
 	return testkit.Raw(ours, c.NetworkConn), c
 }
 
-// The end of a context, and of HandshakeTimeout, interrupt a transport on a
-// goroutine whose panics nobody can recover.
+// The end of a context, and HandshakeTimeout, interrupt a transport on a
+// goroutine of the library. The caller cannot recover a panic there.
 func TestTransportPanicsWhenItIsInterrupted(t *testing.T) {
 	for _, tt := range []struct {
 		in, by string
@@ -96,8 +97,8 @@ func TestTransportPanicsWhenItIsInterrupted(t *testing.T) {
 	}
 }
 
-// Close interrupts every handshake, and a new client the oldest one, with the lock
-// of the listener held.
+// Close interrupts every handshake, and a new client interrupts the oldest one.
+// Both hold the lock of the listener.
 func TestTransportPanicsInTheListener(t *testing.T) {
 	for _, in := range []string{"SetDeadline", "SetReadDeadline", "Close"} {
 		for _, how := range []string{"Close of the listener", "eviction", "the end of the client"} {
@@ -135,7 +136,7 @@ func TestTransportPanicsInTheListener(t *testing.T) {
 						for range 3 { // every place is free
 							next := n.Dial(t).Upgraded(t, testkit.Request())
 							testkit.Talk(t, next, <-accepted)
-							synctest.Wait() // it has left
+							synctest.Wait() // the client has left
 						}
 					}
 				})
@@ -157,8 +158,8 @@ func (l *faultyListener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// The wrapped listener is called on a goroutine of ours. Its panic is an error of
-// Accept, and the next call goes on.
+// The wrapped listener is called on a goroutine of the library. A panic there
+// becomes an error of Accept, and the next call works.
 func TestListenerPanicInAccept(t *testing.T) {
 	printed := testkit.CaptureLog(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: &faultyListener{Listener: testkit.ListenTCP(t)}})

@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A client that ends its connection before it has said anything is a probe, and no
-// failed handshake: it has no span. The same holds inside a layer of TLS before the
-// ClientHello is whole, wherever that layer is, and behind a PROXY header, which
-// is the proxy's word.
+// A client that ends its connection before its first byte is a probe and not a
+// failed handshake. It has no span. Inside a TLS layer the same holds until the
+// ClientHello is complete, for every place of that layer. Bytes of a PROXY
+// header are the proxy's and do not count.
 func TestProbe(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))
@@ -27,7 +27,7 @@ func TestProbe(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		set   func(*preflight.PreflightListener)
-		below bool // TLS is underneath
+		below bool // TLS is below the listener
 		sent  []string
 	}{
 		{name: "RequireUpgrade", set: func(l *preflight.PreflightListener) { l.RequireUpgrade = true }, sent: []string{""}},
@@ -94,8 +94,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// probeRecords is a ClientHello cut into two records, of which only the first is
-// sent.
+// probeRecords splits a ClientHello into two records, and returns only the
+// first.
 func probeRecords(hello string) string {
 	const most = 100
 	first := []byte(hello[:5+most])
@@ -103,9 +103,9 @@ func probeRecords(hello string) string {
 	return string(first)
 }
 
-// Where plain connections are welcome, a client that says nothing and ends its
-// direction may wait for what the server says. It is handed on, and counts as
-// plain. A reset is an end for both directions.
+// If plain connections are accepted, a silent client that half-closes may wait
+// for the server's first bytes. It is delivered, and counts as plain. A reset
+// ends both directions.
 func TestProbeThatMayListen(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	for name, secure := range map[string]*tls.Config{"TCP": nil, "TLS": client} {
@@ -140,7 +140,8 @@ func TestProbeThatMayListen(t *testing.T) {
 	}
 }
 
-// Whoever has begun to speak is no probe: that end is a failure to look into.
+// A client that has begun to speak is not a probe. Its end is a failure to
+// investigate.
 func TestNoProbe(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	hello := testkit.ClientHello(t, client)
@@ -174,7 +175,7 @@ func TestNoProbe(t *testing.T) {
 			_, err := io.WriteString(c, sent)
 			require.NoError(t, err)
 			if sent == testkit.TunnelTLSRequest || bytes.HasPrefix([]byte(sent), hello) {
-				_, err = c.Read(make([]byte, 1)) // so that it has heard the whole of it
+				_, err = c.Read(make([]byte, 1)) // so that the listener has received all of it
 				require.NoError(t, err)
 			}
 			testkit.ProbeEnds["reset"](c)

@@ -17,15 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndFragments is a TLS client's connection that spreads the ClientHello over
-// records, as crypto/tls never does (RFC 8446 §5.1).
-type kndFragments struct {
+// fragmentingConn is a TLS client's connection that spreads the ClientHello over
+// several records, which crypto/tls never does (RFC 8446 §5.1).
+type fragmentingConn struct {
 	net.Conn
-	cut   func(rest int) int // how much of the rest is in the next record
+	cut   func(rest int) int // how many of the remaining bytes are in the next record
 	began bool
 }
 
-func (c *kndFragments) Write(b []byte) (int, error) {
+func (c *fragmentingConn) Write(b []byte) (int, error) {
 	if c.began {
 		return c.Conn.Write(b)
 	}
@@ -41,7 +41,8 @@ func (c *kndFragments) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// A ClientHello may be spread over records, and they over segments.
+// A ClientHello may be spread over several records, and the records over
+// several segments.
 func TestClientHelloInFragments(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	size := len(testkit.ClientHello(t, client)) - 5
@@ -69,7 +70,7 @@ func TestClientHelloInFragments(t *testing.T) {
 		} {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				inner.Pieces.Store(pieces)
-				tc := tls.Client(&kndFragments{Conn: testkit.DialTCP(t, inner.Addr()), cut: cut}, client)
+				tc := tls.Client(&fragmentingConn{Conn: testkit.DialTCP(t, inner.Addr()), cut: cut}, client)
 				require.NoError(t, tc.Handshake())
 				c := &testkit.Client{Conn: tc, R: bufio.NewReader(tc)}
 				c.Send(t, testkit.Request()+testkit.Payload)
@@ -82,8 +83,9 @@ func TestClientHelloInFragments(t *testing.T) {
 	}
 }
 
-// A hello may be longer than our buffers, and than MaxHeaderBytes, which is for
-// heads. crypto/tls itself spreads the longest over two records.
+// A ClientHello may be longer than the buffers, and longer than MaxHeaderBytes,
+// which applies to heads only. crypto/tls itself spreads the longest one over
+// two records.
 func TestClientHelloLengths(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	header := testkit.ProxyHeader(t, 2, testkit.Source)
@@ -121,9 +123,9 @@ func TestClientHelloLengths(t *testing.T) {
 	}
 }
 
-// kndAlmostTLS are beginnings that contradict a record with a ClientHello at
-// their last byte, and what may follow.
-var kndAlmostTLS = []struct{ name, decided, then string }{
+// almostTLS are bytes that begin like a record with a ClientHello. The last
+// byte of decided contradicts it. The bytes of then follow.
+var almostTLS = []struct{ name, decided, then string }{
 	{"another type", "\x15", "\x03\x01\x00\x02\x02\x28"},
 	{"SSLv2", "\x80", "\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10"},
 	{"another major version", "\x16\x02", "\x01\x00\x05\x01"},
@@ -131,16 +133,16 @@ var kndAlmostTLS = []struct{ name, decided, then string }{
 	{"text", "\x16\x03G", "ET / HTTP/1.1\r\n\r\n"},
 	{"an endless record", "\x16\x03\x01\x41", "\x00\x01"},
 	{"a record a byte too long", "\x16\x03\x01\x40\x01", "\x01\x00\x40\x00"},
-	{"a record of nothing", "\x16\x03\x01\x00\x00", "\x01"},
+	{"an empty record", "\x16\x03\x01\x00\x00", "\x01"},
 	{"another message", "\x16\x03\x01\x00\x05\x02", "\x00\x00\x01\x00"},
 	{"another message behind a long record", "\x16\x03\x03\x40\x00\x00", "hello"},
 }
 
-// What begins like TLS and is not is somebody's protocol: handed on byte for
-// byte, as soon as it is known.
+// Bytes that begin like TLS and are not belong to another protocol. Every byte
+// is delivered, as soon as the contradiction is known.
 func TestAlmostTLS(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
-	for _, tt := range kndAlmostTLS {
+	for _, tt := range almostTLS {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
@@ -154,7 +156,7 @@ func TestAlmostTLS(t *testing.T) {
 					c.Send(t, tt.decided[i:i+1])
 				}
 				conn := <-accepted
-				require.Zero(t, time.Since(start), "nothing is waited for")
+				require.Zero(t, time.Since(start), "the listener does not wait")
 				require.Same(t, c.Server, conn.NetConn())
 				testkit.Skip(t, conn, tt.decided)
 				testkit.Carry(t, tt.then, c, conn)
@@ -180,8 +182,9 @@ func TestAlmostTLS(t *testing.T) {
 	}
 }
 
-// A client that ends or stalls before it is known to speak TLS is plain; one that
-// has begun a hello is a TLS client, and is let go.
+// A client that ends or stalls before it is known to speak TLS is plain. A
+// client that has begun a ClientHello is a TLS client, and its connection is
+// closed.
 func TestClientHelloTruncated(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))

@@ -14,18 +14,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A refusal over TLS has the second that every refusal has, also for the message
-// with which the layer ends: crypto/tls would give that five.
+// A refusal over TLS has one second, like every refusal. This includes the last
+// message of TLS, for which crypto/tls would take five seconds.
 func TestRefusalOverTLSIsBounded(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	const ordinary = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 	for _, tt := range []struct {
 		name   string
-		below  bool   // TLS is underneath
-		mount  bool   // the request comes by ServeHTTP
-		sent   string // which is refused
-		reads  bool   // the client reads the answer; in no case does it read the end
-		drains bool   // it sends more, which is dropped
+		below  bool   // TLS is below the listener
+		mount  bool   // the request comes through ServeHTTP
+		sent   string // the request, which is refused
+		reads  bool   // the client reads the answer; it never reads the end
+		drains bool   // the client sends more, which is discarded
 	}{
 		{name: "426, read", sent: ordinary, reads: true},
 		{name: "426, not read", sent: ordinary},
@@ -69,7 +69,7 @@ func TestRefusalOverTLSIsBounded(t *testing.T) {
 					require.Contains(t, status, "HTTP/1.1 4")
 				}
 				if tt.drains {
-					go io.WriteString(tc, "a body that nobody reads")
+					go io.WriteString(tc, "a body that is not read")
 				}
 				time.Sleep(time.Second - 1)
 				synctest.Wait()

@@ -20,7 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A new certificate is there for the next client, in TLS and in a tunnel of TLS.
+// A new certificate is used for the next client, with TLS on the port and with
+// TLS inside the tunnel.
 func TestTLSConfigReload(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: &tls.Config{
@@ -38,13 +39,13 @@ func TestTLSConfigReload(t *testing.T) {
 		testkit.Talk(t, c, testkit.NextConn(t, accepted))
 		require.Equal(t, name, c.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName)
 
-		inner, conn := kndTunnelOfTLS(t, testkit.DialTCP(t, l.Addr()), client, accepted)
+		inner, conn := openTunnelTLS(t, testkit.DialTCP(t, l.Addr()), client, accepted)
 		testkit.Talk(t, inner, conn)
 		require.Equal(t, name, inner.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName)
 	}
 }
 
-// A callback of TLSConfig learns whose hello it is.
+// A callback of TLSConfig can see the address of the client.
 func TestTLSConfigKnowsTheClient(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	asked := make(chan string, 1)
@@ -64,7 +65,7 @@ func TestTLSConfigKnowsTheClient(t *testing.T) {
 	require.Equal(t, "203.0.113.9:0", testkit.NextConn(t, accepted).RemoteAddr().String())
 }
 
-// GetConfigForClient alone is a configuration, too.
+// A TLSConfig that has only GetConfigForClient is valid too.
 func TestTLSConfigForClient(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: &tls.Config{
@@ -77,7 +78,7 @@ func TestTLSConfigForClient(t *testing.T) {
 	testkit.Talk(t, c, testkit.NextConn(t, accepted))
 }
 
-// What a callback of TLSConfig waits for ends with the handshake.
+// The Context of a callback of TLSConfig ends with the handshake.
 func TestTLSConfigCallbacksAreBounded(t *testing.T) {
 	_, client := testkit.PipeTLS(t)
 	for _, tt := range []struct {
@@ -119,7 +120,7 @@ func TestTLSConfigCallbacksAreBounded(t *testing.T) {
 				if tt.close {
 					require.NoError(t, l.Close())
 				}
-				require.Equal(t, 3*time.Second, <-called, "the Context knows the deadline")
+				require.Equal(t, 3*time.Second, <-called, "the Context has the deadline")
 				require.Equal(t, tt.ends, <-called)
 				require.Error(t, <-shaken)
 				require.Equal(t, tt.ends, time.Since(start))
@@ -131,7 +132,8 @@ func TestTLSConfigCallbacksAreBounded(t *testing.T) {
 	}
 }
 
-// A protocol that client and server have agreed on is what they speak.
+// If client and server agree on a protocol by ALPN, the client speaks that
+// protocol.
 func TestTLSConfigALPN(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	server.NextProtos = []string{"h2", "http/1.1", "amps"}
@@ -175,7 +177,7 @@ func TestTLSConfigALPN(t *testing.T) {
 	}
 }
 
-// A handshake that fails is the failure of one connection.
+// A TLS handshake that fails affects only its own connection.
 func TestTLSHandshakeFailures(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	server.NextProtos = []string{"http/1.1"}
@@ -187,7 +189,7 @@ func TestTLSHandshakeFailures(t *testing.T) {
 			config := client.Clone()
 			change(config)
 			tc := tls.Client(c, config)
-			if tc.Handshake() == nil { // TLS 1.3 learns of the other's refusal later
+			if tc.Handshake() == nil { // in TLS 1.3 one side learns later that the other refuses
 				tc.Read(make([]byte, 1))
 			}
 		}
@@ -203,7 +205,7 @@ func TestTLSHandshakeFailures(t *testing.T) {
 		"the client means another name": with(func(c *tls.Config) { c.ServerName = "other.example" }),
 		"no common protocol":            with(func(c *tls.Config) { c.NextProtos = []string{"h2"} }),
 		"no common version":             with(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }),
-		"a hello of nothing":            say("\x16\x03\x01\x00\x04\x01\x00\x00\x00"),
+		"an empty hello":                say("\x16\x03\x01\x00\x04\x01\x00\x00\x00"),
 		"a hello of garbage":            say("\x16\x03\x01\x00\x09\x01\x00\x00\x05garba"),
 		"a hello that is far too long":  say("\x16\x03\x01\x00\x04\x01\xff\xff\xff"),
 		"a hello of an unknown version": say("\x16\x03\x00" + hello[3:]),
@@ -218,7 +220,7 @@ func TestTLSHandshakeFailures(t *testing.T) {
 			good := testkit.ClientOver(t, testkit.DialTCP(t, l.Addr()), nil, client)
 			bad := testkit.DialTCP(t, l.Addr())
 			fail(bad)
-			require.NotContains(t, testkit.ReadToEnd(t, bad), "HTTP", "what it says before is TLS")
+			require.NotContains(t, testkit.ReadToEnd(t, bad), "HTTP", "the server only sends TLS before that")
 			require.Empty(t, accepted)
 
 			good.Send(t, testkit.Request())
@@ -228,7 +230,8 @@ func TestTLSHandshakeFailures(t *testing.T) {
 	}
 }
 
-// TLSConfig is the application's, which may share it: no field of it changes.
+// TLSConfig belongs to the application, which may share it. None of its fields
+// is changed.
 func TestTLSConfigIsNotModified(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	before := server.Clone()
@@ -237,19 +240,19 @@ func TestTLSConfigIsNotModified(t *testing.T) {
 	c := testkit.ClientOver(t, testkit.DialTCP(t, l.Addr()), nil, client)
 	c.Send(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	require.Equal(t, 200, c.Answer("GET").StatusCode)
-	inner, conn := kndTunnelOfTLS(t, c.Conn, client, accepted)
+	inner, conn := openTunnelTLS(t, c.Conn, client, accepted)
 	testkit.Talk(t, inner, conn)
 
 	old, now := reflect.ValueOf(before).Elem(), reflect.ValueOf(server).Elem()
 	for i := range old.NumField() {
-		// crypto/tls itself fills SessionTicketKey.
+		// crypto/tls itself sets SessionTicketKey.
 		if field := old.Type().Field(i); field.IsExported() && field.Name != "SessionTicketKey" {
 			require.Equal(t, fmt.Sprintf("%#v", old.Field(i)), fmt.Sprintf("%#v", now.Field(i)), field.Name)
 		}
 	}
 }
 
-// With client certificates, Authorize knows who asks.
+// With client certificates, Authorize knows the client.
 func TestTLSConfigClientCertificates(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	cert, pool := testkit.Certificate(t, "client 17")
@@ -296,12 +299,12 @@ func TestTLSConfigClientCertificates(t *testing.T) {
 			testkit.Talk(t, c, conn)
 		})
 	}
-	// Without TLS there is nobody to be known.
+	// Without TLS there is no certificate.
 	a := testkit.Refused(t, l, testkit.Request())
 	require.Equal(t, http.StatusUnauthorized, a.StatusCode)
 }
 
-// The end of one direction goes through TLS, and leaves the other.
+// A half-close goes through TLS and leaves the other direction open.
 func TestTLSConfigCloseWrite(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
@@ -312,5 +315,5 @@ func TestTLSConfigCloseWrite(t *testing.T) {
 	conn := testkit.NextConn(t, accepted)
 	require.NoError(t, conn.CloseWrite())
 	c.Ended(t)
-	testkit.Carry(t, strings.Repeat("goes on", 1000), c, conn)
+	testkit.Carry(t, strings.Repeat("continues", 1000), c, conn)
 }

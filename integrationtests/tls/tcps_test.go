@@ -15,18 +15,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ampsRequest is what the AMPS clients for Python, C++ and Java send, byte for
-// byte, here with a field of the user's.
+// ampsRequest is the request of the AMPS clients for Python, C++ and Java, byte
+// for byte, with one field of the user.
 func ampsRequest(token string) string {
 	return "GET /client/amps/json HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: " + token + "\r\nX-User: me\r\n\r\n"
 }
 
-// ampsLogon begins the application's bytes: a length, and JSON.
+// ampsLogon begins the bytes of the application: a length, and JSON.
 const ampsLogon = "\x00\x00\x00\x13" + `{"c":"logon","a":1}`
 
-// tcps is another name for tcp: the 101 repeats the token that was chosen, and the
-// tunnel carries the bytes as they are, whether the hop had TLS or not, and
-// whether the listener has a TLSConfig or not.
+// tcps is another name for tcp. The 101 repeats the token that was chosen. The
+// tunnel carries the bytes unchanged, with and without TLS on the hop, and with
+// and without TLSConfig.
 func TestTCPS(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	for _, tlsConfig := range []*tls.Config{nil, server} {
@@ -73,8 +73,8 @@ func TestTCPS(t *testing.T) {
 	}
 }
 
-// The same on a server of package net/http, and by Server.
-func TestTCPSElsewhere(t *testing.T) {
+// The same holds on a server of net/http, and for Server.
+func TestTCPSOnServeHTTPAndServer(t *testing.T) {
 	l := &preflight.PreflightListener{}
 	accepted := testkit.AcceptAll(t, l)
 	n := testkit.ListenTCP(t)
@@ -101,9 +101,9 @@ func TestTCPSElsewhere(t *testing.T) {
 	}
 }
 
-// Which of the tokens that a request lists is chosen is the listener's
-// preference; what the listener does not serve is refused, and the answer names
-// what it does.
+// If a request lists several tokens, the order of Protocols decides. If none is
+// served, the request is refused, and the answer lists the tokens that are
+// served.
 func TestTCPSIsChosen(t *testing.T) {
 	for _, tt := range []struct {
 		protocols []string
@@ -139,8 +139,9 @@ func TestTCPSIsChosen(t *testing.T) {
 	}
 }
 
-// A listener that cannot do what Preflight-Tunnel asks for says so, and so does
-// one that does not understand it; no tunnel of another kind comes instead.
+// A listener that cannot provide what Preflight-Tunnel asks for refuses the
+// request, and so does one that does not know its value. It never opens a
+// tunnel of another kind.
 func TestTunnelTLSIsRefused(t *testing.T) {
 	server, _ := testkit.NamedTLSConfigs(t)
 	for _, tt := range []struct {
@@ -156,9 +157,10 @@ func TestTunnelTLSIsRefused(t *testing.T) {
 		{server, []string{"Preflight-Tunnel: tls, tls"}, 400, "Preflight-Tunnel"},
 		{server, []string{"Preflight-Tunnel: tls", "Preflight-Tunnel: tls"}, 400, "Preflight-Tunnel"},
 		{nil, []string{"preflight-tunnel: off"}, 400, "Preflight-Tunnel"},
-		// What else is wrong with the request is said as it is without the field.
+		// Other faults of the request are reported as they are without the
+		// field.
 		{nil, []string{"Preflight-Tunnel: tls", "Content-Length: 1"}, 400, "body"},
-		{server, []string{"Preflight-Tunnel: tls", "Expect: x"}, 417, ""}, // net/http answers some of them,
+		{server, []string{"Preflight-Tunnel: tls", "Expect: x"}, 417, ""}, // net/http answers some of them
 	} {
 		for _, authorize := range []bool{false, true} {
 			l := &preflight.PreflightListener{TLSConfig: tt.config, Handler: testkit.ReportHandler}
@@ -193,7 +195,7 @@ func TestTunnelTLSIsRefused(t *testing.T) {
 		require.Equal(t, 426, testkit.StatusError(t, err).StatusCode)
 		require.Equal(t, 426, c.Answer("GET").StatusCode)
 	})
-	t.Run("of no request of ours", func(t *testing.T) {
+	t.Run("a request that is not for a tunnel", func(t *testing.T) {
 		l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 		testkit.AcceptAll(t, l)
 		for _, way := range testkit.Ways(t, l) {
@@ -204,8 +206,9 @@ func TestTunnelTLSIsRefused(t *testing.T) {
 	})
 }
 
-// An application that copies fields of the request into its answer cannot agree
-// to anything: the fields by which the two ends negotiate are not its to set.
+// An application may copy fields of the request into its answer. It must not be
+// able to negotiate that way, so it may not set the fields by which the two
+// ends negotiate.
 func TestAuthorizeDoesNotNegotiate(t *testing.T) {
 	printed := testkit.CaptureLog(t)
 	for _, name := range []string{"Preflight-Tunnel", "preflight-framing", "PREFLIGHT-X", "Preflight-", "Sec-WebSocket-Protocol", "sec-websocket-accept"} {
@@ -233,7 +236,7 @@ func TestAuthorizeDoesNotNegotiate(t *testing.T) {
 	}
 	require.Contains(t, printed.String(), "header field Preflight-Tunnel")
 	require.NotContains(t, printed.String(), "s3cr3t")
-	// Names that only resemble them are the application's.
+	// Other fields with similar names belong to the application.
 	l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
 		return http.Header{"Preflight": {"1"}, "X-Preflight-Tunnel": {"2"}, "Sec-Websocke": {"3"}}, nil
 	}})
@@ -242,7 +245,8 @@ func TestAuthorizeDoesNotNegotiate(t *testing.T) {
 	require.Equal(t, "2", a.Header.Get("X-Preflight-Tunnel"))
 }
 
-// The dialer's and Client's side of the same, before anything is dialed or sent.
+// The same on the side of the dialer and of Client, before anything is dialed
+// or sent.
 func TestDialerFieldsOfTheExchange(t *testing.T) {
 	own := func(name string) http.Header { return http.Header{name: {"s3cr3t"}} }
 	fresh := func(name string) func(context.Context, *preflight.StatusError) (http.Header, error) {
@@ -273,7 +277,7 @@ func TestDialerFieldsOfTheExchange(t *testing.T) {
 	}
 }
 
-// WebSocket is no token of a tunnel of raw bytes, in whatever spelling.
+// WebSocket is not a token for a tunnel of raw bytes, in any spelling.
 func TestWebSocketIsNoProtocol(t *testing.T) {
 	for _, token := range []string{"websocket", "WebSocket", "websocket/13"} {
 		d := preflight.PreflightDialer{NetDialer: testkit.DialNever(t), Protocol: token}

@@ -18,7 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TLS underneath shakes hands before Accept returns, for every kind.
+// If TLS is below the listener, its handshake is complete before Accept
+// returns, for every kind of connection.
 func TestListenerOverTLS(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{Listener: tls.NewListener(testkit.ListenTCP(t), serverTLS)})
@@ -33,7 +34,7 @@ func TestListenerOverTLS(t *testing.T) {
 	testkit.Talk(t, tunnel, conn)
 	require.NoError(t, conn.CloseWrite())
 	tunnel.Ended(t)
-	testkit.Carry(t, "the other direction goes on", tunnel, conn)
+	testkit.Carry(t, "the other direction stays open", tunnel, conn)
 
 	plain := dial()
 	plain.Send(t, "EHLO x\r\n")
@@ -54,7 +55,7 @@ func TestListenerOverTLS(t *testing.T) {
 	conn = testkit.NextConn(t, accepted)
 	testkit.Talk(t, &testkit.Client{Conn: dialed, R: bufio.NewReader(dialed)}, conn)
 
-	// Who does not speak TLS is not there.
+	// A client that does not speak TLS is not delivered.
 	c := testkit.DialClient(t, l)
 	c.Send(t, testkit.Request())
 	answer, _ := io.ReadAll(c.R) // an alert, and perhaps a reset
@@ -62,19 +63,19 @@ func TestListenerOverTLS(t *testing.T) {
 	require.Empty(t, accepted)
 }
 
-// A client that stalls in its TLS handshake delays nobody, is not handed on, and
-// does not stay.
+// A client that stalls in its TLS handshake does not delay others, is not
+// delivered, and is closed in the end.
 func TestListenerOverTLSStalledClients(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	for _, tt := range []struct {
 		name       string
 		plainAfter time.Duration
-		crowd      bool // of new clients after two seconds
-		close      bool // after two seconds
+		crowd      bool // new clients come after two seconds
+		close      bool // the listener is closed after two seconds
 		ends       time.Duration
 	}{
 		{name: "until the handshake times out", ends: 10 * time.Second},
-		{name: "PlainAfter is not for TLS", plainAfter: time.Second, ends: 10 * time.Second},
+		{name: "PlainAfter does not apply to TLS", plainAfter: time.Second, ends: 10 * time.Second},
 		{name: "until it has to make room", crowd: true, ends: 2 * time.Second},
 		{name: "until Close", close: true, ends: 2 * time.Second},
 	} {
@@ -92,7 +93,7 @@ func TestListenerOverTLSStalledClients(t *testing.T) {
 				require.Equal(t, 101, (<-good.Ask(testkit.Request())).StatusCode)
 				conn := <-accepted
 				testkit.Talk(t, good, conn)
-				require.Zero(t, time.Since(start), "nobody is delayed")
+				require.Zero(t, time.Since(start), "no other client is delayed")
 
 				time.Sleep(2 * time.Second)
 				if tt.close {
@@ -115,7 +116,8 @@ func TestListenerOverTLSStalledClients(t *testing.T) {
 }
 
 // PlainAfter counts from the end of the TLS handshake, which has the whole
-// deadline; a deadline of PlainAfter in the middle of it would break it for good.
+// deadline. An earlier deadline during the TLS handshake would break the TLS
+// connection permanently.
 func TestListenerOverTLSPlainAfter(t *testing.T) {
 	serverTLS, clientTLS := testkit.TLSConfigs(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -145,16 +147,16 @@ func TestListenerOverTLSPlainAfter(t *testing.T) {
 	})
 }
 
-// lisShaking is a connection whose handshake is the test's.
-type lisShaking struct {
+// handshakeConn is a connection whose handshake is a function of the test.
+type handshakeConn struct {
 	net.Conn
 	shake func(context.Context) error
 }
 
-func (c lisShaking) HandshakeContext(ctx context.Context) error { return c.shake(ctx) }
+func (c handshakeConn) HandshakeContext(ctx context.Context) error { return c.shake(ctx) }
 
 // Any layer with HandshakeContext is treated like TLS: its Context ends with
-// Close, its error ends the connection.
+// Close, and its error ends the connection.
 func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -163,7 +165,7 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 		shake := func(f func(context.Context) error) *testkit.Client {
 			ours, theirs := net.Pipe()
 			t.Cleanup(func() { ours.Close() })
-			n.Backlog <- lisShaking{theirs, f}
+			n.Backlog <- handshakeConn{theirs, f}
 			return &testkit.Client{Conn: ours, R: bufio.NewReader(ours)}
 		}
 		failing := shake(func(context.Context) error { return testkit.ErrOther })
@@ -177,7 +179,7 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 		conn := <-accepted
 		order <- "delivered"
 		require.Equal(t, "handshake", <-order)
-		require.IsType(t, lisShaking{}, conn.NetConn())
+		require.IsType(t, handshakeConn{}, conn.NetConn())
 		testkit.Talk(t, good, conn)
 
 		blocked := shake(func(ctx context.Context) error {
@@ -191,8 +193,8 @@ func TestListenerHandshakesTheLayerBelow(t *testing.T) {
 	})
 }
 
-// Authorize may decide by the certificate of a client, although the TLS layer is
-// not this listener's.
+// Authorize may decide by the client's certificate, also if the TLS layer is
+// below this listener.
 func TestListenerAuthorizeSeesTLS(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{
@@ -211,8 +213,9 @@ func TestListenerAuthorizeSeesTLS(t *testing.T) {
 	require.NotNil(t, testkit.NextConn(t, accepted).Request().TLS)
 }
 
-// A protocol that was agreed on in the layer below is what the client speaks,
-// whoever is trusted: what looks like HTTP, or like a PROXY header, is its own.
+// If the layer below has agreed on a protocol by ALPN, the client speaks that
+// protocol, for any TrustedProxies. Bytes that look like HTTP or like a PROXY
+// header are data.
 func TestListenerOverTLSALPN(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	server.NextProtos = []string{"amps", "http/1.1"}
@@ -221,9 +224,9 @@ func TestListenerOverTLSALPN(t *testing.T) {
 		name    string
 		trusted []netip.Prefix
 	}{
-		{"nobody is trusted", nil},
+		{"no trusted proxies", nil},
 		{"the peer is trusted", testkit.Prefixes("127.0.0.1/32")},
-		{"another is trusted", testkit.Prefixes("192.0.2.7/32")},
+		{"another address is trusted", testkit.Prefixes("192.0.2.7/32")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{Listener: tls.NewListener(testkit.ListenTCP(t), server), TrustedProxies: tt.trusted})

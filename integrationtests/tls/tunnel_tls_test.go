@@ -22,8 +22,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kndTunnelOfTLS asks for a tunnel of TLS on c, and goes through both ends of it.
-func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*testkit.Client, *preflight.Conn) {
+// openTunnelTLS asks for TLS inside the tunnel on c, and performs the
+// handshake on both ends.
+func openTunnelTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-chan *preflight.Conn) (*testkit.Client, *preflight.Conn) {
 	t.Helper()
 	outer := &testkit.Client{Conn: c, R: bufio.NewReader(c)}
 	tunnel := &testkit.Tunnelled{Glue: &testkit.Glue{Conn: c, Held: []byte(testkit.RequestTLS)}, Client: outer}
@@ -33,8 +34,8 @@ func kndTunnelOfTLS(t testing.TB, c net.Conn, client *tls.Config, accepted <-cha
 	return &testkit.Client{Conn: tc, R: bufio.NewReader(tc)}, testkit.NextConn(t, accepted)
 }
 
-// Both ends speak TLS through the proxies: the application's layer is that TLS,
-// and the request is what came outside of it.
+// Both ends speak TLS through the proxies. The application's layer is that TLS.
+// The request tells about the connection outside it.
 func TestListenerTunnelTLS(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	for _, below := range []string{"nothing", "TLSConfig", "tls.NewListener", "tls.NewListener and TLSConfig"} {
@@ -56,7 +57,7 @@ func TestListenerTunnelTLS(t *testing.T) {
 				if strings.HasSuffix(below, "TLSConfig") {
 					c = tls.Client(c, client)
 				}
-				inner, conn := kndTunnelOfTLS(t, c, client, accepted)
+				inner, conn := openTunnelTLS(t, c, client, accepted)
 				require.True(t, conn.NetConn().(*tls.Conn).ConnectionState().HandshakeComplete)
 				require.Equal(t, "/t", conn.Request().URL.Path)
 				require.Equal(t, "tcp", conn.Response().Header.Get("Upgrade"))
@@ -65,12 +66,12 @@ func TestListenerTunnelTLS(t *testing.T) {
 				if authorize {
 					require.Same(t, <-seen, conn.Request())
 				}
-				require.Equal(t, below != "nothing", conn.Request().TLS != nil, "the request did not come by the TLS in its tunnel")
+				require.Equal(t, below != "nothing", conn.Request().TLS != nil, "the request did not come over the TLS inside the tunnel")
 				testkit.Talk(t, inner, conn)
 
 				require.NoError(t, conn.CloseWrite())
 				inner.Ended(t)
-				testkit.Carry(t, strings.Repeat("goes on", 1000), inner, conn)
+				testkit.Carry(t, strings.Repeat("continues", 1000), inner, conn)
 				require.NoError(t, inner.Conn.(*tls.Conn).CloseWrite())
 				_, err := conn.Read(make([]byte, 1))
 				require.Equal(t, io.EOF, err)
@@ -79,8 +80,8 @@ func TestListenerTunnelTLS(t *testing.T) {
 	}
 }
 
-// A tunnel of TLS may begin behind an ordinary request, and on a server of
-// package net/http, which has then read the beginning of the handshake.
+// TLS inside the tunnel may begin after an ordinary request, and on a server of
+// net/http, which has then read the first bytes of the handshake.
 func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server, Handler: testkit.ServedHandler})
@@ -93,7 +94,7 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 			}
 			c.Send(t, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n")
 			require.Equal(t, 200, c.Answer("GET").StatusCode)
-			inner, conn := kndTunnelOfTLS(t, c.Conn, client, accepted)
+			inner, conn := openTunnelTLS(t, c.Conn, client, accepted)
 			require.Equal(t, overTLS, conn.Request().TLS != nil)
 			require.Equal(t, c.LocalAddr().String(), conn.RemoteAddr().String())
 			testkit.Talk(t, inner, conn)
@@ -104,14 +105,15 @@ func TestListenerTunnelTLSFromNetHTTP(t *testing.T) {
 		accepted := testkit.AcceptAll(t, l)
 		s := httptest.NewServer(l)
 		defer s.Close()
-		inner, conn := kndTunnelOfTLS(t, testkit.DialTCP(t, s.Listener.Addr()), client, accepted)
+		inner, conn := openTunnelTLS(t, testkit.DialTCP(t, s.Listener.Addr()), client, accepted)
 		require.Nil(t, conn.Request().TLS)
 		testkit.Talk(t, inner, conn)
 	})
 }
 
-// Who asks for TLS in the tunnel, and then speaks something else, is not there.
-func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
+// A client that asks for TLS inside the tunnel and then speaks another protocol
+// is not delivered.
+func TestListenerTunnelWithoutTheAskedTLS(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	hello := string(testkit.ClientHello(t, client))
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server, HandshakeTimeout: time.Hour})
@@ -123,7 +125,7 @@ func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
 		"binary":          "\x00\x01\x02\x03\x04\x05",
 		"almost TLS":      "\x16\x03\x01\x00\x05\x02hello",
 		"half a hello":    hello[:len(hello)/2],
-		"no more":         hello,
+		"only a hello":    hello,
 		"a PROXY header":  string(testkit.ProxyHeader(t, 1, testkit.Source)) + hello,
 		"another upgrade": testkit.RequestTLS + hello,
 	} {
@@ -147,8 +149,8 @@ func TestListenerTunnelTLSIsNotSpoken(t *testing.T) {
 	}
 }
 
-// A handshake in the tunnel is part of the whole, and in a crowd it has a second
-// of its own, however long the request has taken.
+// The handshake inside the tunnel is part of the whole handshake. If all places
+// are taken, it has a separate second. The time of the request does not count.
 func TestListenerTunnelTLSStalled(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	hello := string(testkit.ClientHello(t, client))
@@ -159,8 +161,8 @@ func TestListenerTunnelTLSStalled(t *testing.T) {
 			ends  time.Duration
 		}{
 			{"until the handshake times out", 0, 10 * time.Second},
-			{"for a second of its own", 5100 * time.Millisecond, 6 * time.Second},
-			{"for longer, as nobody came", 7 * time.Second, 7 * time.Second},
+			{"for one second of its own", 5100 * time.Millisecond, 6 * time.Second},
+			{"for longer, without a new client", 7 * time.Second, 7 * time.Second},
 		} {
 			t.Run(fmt.Sprintf("%s after %d bytes", tt.name, len(said)), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -195,13 +197,14 @@ func TestListenerTunnelTLSStalled(t *testing.T) {
 	}
 }
 
-// kndFreed is a transport that tells when the bounds of its handshake are lifted.
-type kndFreed struct {
+// deadlineHookConn is a transport that calls freed when the deadlines of its handshake
+// are cleared.
+type deadlineHookConn struct {
 	*testkit.NetworkConn
 	freed func()
 }
 
-func (c kndFreed) SetDeadline(t time.Time) error {
+func (c deadlineHookConn) SetDeadline(t time.Time) error {
 	err := c.NetworkConn.SetDeadline(t)
 	if t.IsZero() {
 		c.freed()
@@ -209,9 +212,9 @@ func (c kndFreed) SetDeadline(t time.Time) error {
 	return err
 }
 
-// An eviction that comes when the handshake in the tunnel has just ended does
-// not reach the connection that is delivered.
-func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
+// An eviction that comes when the handshake inside the tunnel has just ended
+// does not affect the delivered connection.
+func TestListenerTunnelTLSEvictionKeepsDeliveredConnections(t *testing.T) {
 	server, client := testkit.PipeTLS(t)
 	synctest.Test(t, func(t *testing.T) {
 		n := testkit.NewNetwork()
@@ -221,10 +224,10 @@ func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 			ours, theirs := net.Pipe()
 			t.Cleanup(func() { ours.Close() })
 			var once sync.Once
-			n.Backlog <- kndFreed{&testkit.NetworkConn{Conn: theirs}, func() {
+			n.Backlog <- deadlineHookConn{&testkit.NetworkConn{Conn: theirs}, func() {
 				once.Do(func() {
 					n.Dial(t)
-					for range 10_000 { // until it has come as far as this connection
+					for range 10_000 { // time for the new client to reach this connection
 						runtime.Gosched()
 					}
 				})
@@ -240,13 +243,14 @@ func TestListenerTunnelTLSEvictionLeavesWhatWasDelivered(t *testing.T) {
 			require.NoError(t, conn.Close())
 			ours.Close()
 
-			time.Sleep(2 * time.Hour) // the other one is silent, and plain in the end
+			time.Sleep(2 * time.Hour) // the other client is silent, and plain in the end
 			require.NoError(t, (<-accepted).Close())
 		}
 	})
 }
 
-// Both ends are one connection through a proxy that sees neither.
+// The dialer and the listener of this package connect, with TLS inside the
+// tunnel.
 func TestListenerTunnelTLSWithDialer(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	client.ServerName = "example.com"
@@ -263,7 +267,8 @@ func TestListenerTunnelTLSWithDialer(t *testing.T) {
 			defer c.Close()
 			testkit.Talk(t, &testkit.Client{Conn: c, R: bufio.NewReader(c)}, testkit.NextConn(t, accepted))
 		}
-		// Without it, the bytes of the tunnel are the application's, TLS or not.
+		// Without the option, the tunnel carries the bytes of the application,
+		// whether they are TLS or not.
 		c, err := (&preflight.PreflightDialer{Protocol: protocol}).DialContext(context.Background(), "tcp", l.Addr().String())
 		require.NoError(t, err)
 		defer c.Close()
@@ -276,8 +281,8 @@ func TestListenerTunnelTLSWithDialer(t *testing.T) {
 	}
 }
 
-// An end of TLS inside the tunnel that TLS has not announced is a truncation, at
-// either end: a proxy that ends a tunnel looks the same.
+// If a connection ends without the close_notify of TLS, it was truncated. A
+// proxy that ends a tunnel looks the same. Both sides report it.
 func TestTunnelTLSTruncation(t *testing.T) {
 	server, client := testkit.NamedTLSConfigs(t)
 	l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
@@ -325,7 +330,7 @@ func TestTunnelTLSTruncation(t *testing.T) {
 					} else {
 						_, err = reader.WriteTo(&got)
 					}
-					require.Equal(t, testkit.Payload, got.String(), "what came before the end")
+					require.Equal(t, testkit.Payload, got.String(), "the bytes before the end")
 					if end.want == nil {
 						require.NoError(t, err)
 						return
@@ -333,7 +338,7 @@ func TestTunnelTLSTruncation(t *testing.T) {
 					require.ErrorIs(t, err, end.want)
 					require.NotErrorIs(t, err, io.EOF)
 					var passing interface{ Temporary() bool }
-					require.False(t, errors.As(err, &passing) && passing.Temporary(), "another Read is no remedy")
+					require.False(t, errors.As(err, &passing) && passing.Temporary(), "another Read fails too")
 					_, err = reader.Read(make([]byte, 1))
 					require.ErrorIs(t, err, end.want, "once more")
 				})

@@ -16,15 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ctxCause is a cause of somebody else's, which knows a refusal of somebody else's.
-type ctxCause struct{ refused *preflight.StatusError }
+// foreignCause is a cause from another package that wraps the refusal of another
+// dial.
+type foreignCause struct{ refused *preflight.StatusError }
 
-func (*ctxCause) Error() string { return "another dial was refused" }
+func (*foreignCause) Error() string { return "another dial was refused" }
 
-func (e *ctxCause) Unwrap() error { return e.refused }
+func (e *foreignCause) Unwrap() error { return e.refused }
 
-// ctxEnds are the ways in which a context ends, and what it says then.
-var ctxEnds = map[string]struct {
+// contextEnds are the ways in which a context ends, and the resulting errors.
+var contextEnds = map[string]struct {
 	of  error
 	end func(context.Context, error) (context.Context, func())
 }{
@@ -44,14 +45,15 @@ var ctxEnds = map[string]struct {
 	}},
 }
 
-// ctxRequire requires that err is the end of a context, and its cause, and holds no
-// refusal: the one in the cause is none of this handshake.
-func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
+// requireContextError requires that err is the end of a context, and wraps its cause,
+// but contains no StatusError. A refusal in the cause belongs to another
+// handshake.
+func requireContextError(t *testing.T, err, of error, cause *foreignCause) {
 	t.Helper()
 	require.Error(t, err)
 	require.ErrorIs(t, err, of)
 	require.ErrorIs(t, err, cause)
-	var found *ctxCause
+	var found *foreignCause
 	require.ErrorAs(t, err, &found)
 	require.Same(t, cause, found)
 	require.ErrorContains(t, err, of.Error())
@@ -63,21 +65,21 @@ func ctxRequire(t *testing.T, err, of error, cause *ctxCause) {
 	}
 }
 
-// The end of a context is found by errors.Is, whatever its cause, and the cause is
-// too; but a refusal in it is not found, by which a caller would give up, or ask
-// for other credentials.
+// errors.Is finds the end of the context and its cause. errors.As does not find
+// a StatusError in the cause. Otherwise the caller would give up, or ask for
+// other credentials.
 func TestContextEndsWithACause(t *testing.T) {
 	id := testkit.NewIdentity(t)
-	for endName, end := range ctxEnds {
+	for endName, end := range contextEnds {
 		for _, role := range []string{"client", "server"} {
 			t.Run(role+"/"+endName, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					cause := &ctxCause{&preflight.StatusError{StatusCode: 401}}
+					cause := &foreignCause{&preflight.StatusError{StatusCode: 401}}
 					ctx, cancel := end.end(t.Context(), cause)
 					defer cancel()
 					c, _ := testkit.SpyPipe(t)
 					_, err := testkit.UpgradeRoles[role].Play(ctx, c)
-					ctxRequire(t, err, end.of, cause)
+					requireContextError(t, err, end.of, cause)
 				})
 			})
 		}
@@ -96,7 +98,7 @@ func TestContextEndsWithACause(t *testing.T) {
 			t.Run("dialer, "+name+"/"+endName, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					refused := &preflight.StatusError{StatusCode: 401}
-					cause := &ctxCause{refused}
+					cause := &foreignCause{refused}
 					ctx, cancel := end.end(t.Context(), cause)
 					defer cancel()
 					dials := 0
@@ -110,7 +112,7 @@ func TestContextEndsWithACause(t *testing.T) {
 							return peer.DialContext(ctx, network, address)
 						}),
 						GetHeader: func(_ context.Context, refused *preflight.StatusError) (http.Header, error) {
-							require.Nil(t, refused, "nobody has refused")
+							require.Nil(t, refused, "no server has refused")
 							return nil, nil
 						},
 					}
@@ -124,7 +126,7 @@ func TestContextEndsWithACause(t *testing.T) {
 						d.TunnelTLSConfig = new(tls.Config)
 					}
 					_, err := d.DialContext(ctx, "tcp", "edge.example:443")
-					ctxRequire(t, err, end.of, cause)
+					requireContextError(t, err, end.of, cause)
 					require.Equal(t, 1, dials)
 				})
 			})
@@ -132,14 +134,14 @@ func TestContextEndsWithACause(t *testing.T) {
 	}
 }
 
-// A transport may have met a refusal of its own, such as that of another tunnel
-// below it. When the context ends, that is what ends the handshake.
+// A transport may return a refusal of its own, for example that of a tunnel
+// below it. If the context ends, the error is the end of the context.
 func TestContextEndsBesideATransportsRefusal(t *testing.T) {
 	for _, role := range []string{"client", "server"} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			c, _ := testkit.SpyPipe(t)
-			_, err := testkit.UpgradeRoles[role].Play(ctx, ctxRefused{c, cancel})
+			_, err := testkit.UpgradeRoles[role].Play(ctx, refusedConn{c, cancel})
 			require.ErrorIs(t, err, context.Canceled)
 			var refused *preflight.StatusError
 			require.False(t, errors.As(err, &refused), "%v", err)
@@ -147,15 +149,15 @@ func TestContextEndsBesideATransportsRefusal(t *testing.T) {
 	}
 }
 
-// ctxRefused is a transport that ends ctx, and fails with a refusal.
-type ctxRefused struct {
+// refusedConn is a transport that ends ctx, and fails with a refusal.
+type refusedConn struct {
 	net.Conn
 	end func()
 }
 
-func (c ctxRefused) Write(b []byte) (int, error) { return c.Read(nil) }
+func (c refusedConn) Write(b []byte) (int, error) { return c.Read(nil) }
 
-func (c ctxRefused) Read([]byte) (int, error) {
+func (c refusedConn) Read([]byte) (int, error) {
 	c.end()
 	return 0, fmt.Errorf("the tunnel below: %w", &preflight.StatusError{StatusCode: 403})
 }

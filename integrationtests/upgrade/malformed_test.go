@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// badExchange sends what it is given, and returns all that comes back.
-func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
+// sendAndRead sends bytes and returns everything that comes back.
+func sendAndRead(t *testing.T, client *net.TCPConn, sent string) []byte {
 	t.Helper()
 	_, err := io.WriteString(client, sent)
 	require.NoError(t, err)
@@ -26,8 +26,8 @@ func badExchange(t *testing.T, client *net.TCPConn, sent string) []byte {
 	return answer
 }
 
-// badRefusal requires one answer and nothing behind it, and returns its body.
-func badRefusal(t *testing.T, answer []byte, method string, status int) string {
+// requireRefusal requires one answer with no byte after it, and returns its body.
+func requireRefusal(t *testing.T, answer []byte, method string, status int) string {
 	t.Helper()
 	reader := bufio.NewReader(bytes.NewReader(answer))
 	r, err := http.ReadResponse(reader, &http.Request{Method: method})
@@ -43,7 +43,7 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 	if method == http.MethodHead {
 		require.Positive(t, r.ContentLength)
 	} else {
-		// Not only where Content-Length says that the body ends.
+		// The answer must have a Content-Length, and it must be right.
 		require.EqualValues(t, len(body), r.ContentLength)
 	}
 	require.Equal(t, status == http.StatusUpgradeRequired, r.Header.Get("Upgrade") == "tcp, tcps, websocket", "426 names the protocols: RFC 9110 §15.5.22")
@@ -54,9 +54,9 @@ func badRefusal(t *testing.T, answer []byte, method string, status int) string {
 	return string(body)
 }
 
-// badOnlyGood requires that the next connection that Accept returns is that of
-// a good client which comes now, and that there is no other.
-func badOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *preflight.Conn) {
+// requireOnlyGood requires that the next connection that Accept returns is that of
+// a good client that connects now, and that there is no other.
+func requireOnlyGood(t *testing.T, l *preflight.PreflightListener, accepted <-chan *preflight.Conn) {
 	t.Helper()
 	good := testkit.DialTCP(t, l.Addr())
 	_, err := io.WriteString(good, "GET /good HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
@@ -79,8 +79,9 @@ func TestMalformedHeads(t *testing.T) {
 			accepted := testkit.GoldenAccept(t, l)
 			client := testkit.DialTCP(t, l.Addr())
 			if test.Status == testkit.BadLate {
-				// What did not look like HTTP when the buffer was full does
-				// so later: the application has a piece of a line, and an error.
+				// These bytes did not look like HTTP when the buffer was full,
+				// but they do later. The application gets a part of a line, and
+				// an error.
 				io.WriteString(client, test.Head+testkit.Smuggled)
 				c := testkit.GoldenNext(t, accepted)
 				require.Nil(t, c.Request())
@@ -89,11 +90,11 @@ func TestMalformedHeads(t *testing.T) {
 				require.NotContains(t, string(got), "HTTP/1.")
 				require.NotContains(t, string(got), "\n")
 				require.True(t, strings.HasPrefix(test.Head, string(got)))
-				badOnlyGood(t, l, accepted)
+				requireOnlyGood(t, l, accepted)
 				return
 			}
 			if test.Status == testkit.BadPlain {
-				// No HTTP, so every byte is the application's.
+				// This is not HTTP, so the application gets every byte.
 				_, err := io.WriteString(client, test.Head+testkit.Smuggled)
 				require.NoError(t, err)
 				require.NoError(t, client.CloseWrite())
@@ -107,20 +108,21 @@ func TestMalformedHeads(t *testing.T) {
 				answer, err := io.ReadAll(client)
 				require.NoError(t, err)
 				require.Empty(t, answer, "a plain connection is answered by the application alone")
-				badOnlyGood(t, l, accepted)
+				requireOnlyGood(t, l, accepted)
 				return
 			}
 			method, _, _ := strings.Cut(test.Head, " ")
-			body := badRefusal(t, badExchange(t, client, test.Head+testkit.Smuggled), method, test.Status)
+			body := requireRefusal(t, sendAndRead(t, client, test.Head+testkit.Smuggled), method, test.Status)
 			require.Contains(t, body, test.Text)
 			require.NoError(t, client.Close())
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
 
-// TestMalformedHeadsRefusePlain: where no plain connection is let in, what is
-// no HTTP is closed without a word, and no byte of it reaches the application.
+// TestMalformedHeadsRefusePlain: if plain connections are refused, bytes that
+// are not HTTP close the connection without an answer, and none of them reaches
+// the application.
 func TestMalformedHeadsRefusePlain(t *testing.T) {
 	for _, test := range testkit.MalformedHeads {
 		if test.Status > 0 {
@@ -131,16 +133,17 @@ func TestMalformedHeadsRefusePlain(t *testing.T) {
 			l := testkit.Listen(t, &preflight.PreflightListener{RequireUpgrade: true})
 			accepted := testkit.GoldenAccept(t, l)
 			client := testkit.DialTCP(t, l.Addr())
-			// Bytes that nobody has read may turn the end into a reset.
+			// Unread bytes may turn the end into a reset.
 			io.WriteString(client, test.Head+testkit.Smuggled)
 			answer, _ := io.ReadAll(client)
 			require.Empty(t, answer)
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
 
-// TestMalformedHeadsByteByByte: a rule is enforced however its breach arrives.
+// TestMalformedHeadsByteByByte: a rule applies however the head is cut into
+// pieces.
 func TestMalformedHeadsByteByByte(t *testing.T) {
 	for _, test := range testkit.MalformedHeads {
 		if test.Status <= 0 || len(test.Head) > 1<<10 || testkit.Doubtful(test.Head) {
@@ -155,18 +158,18 @@ func TestMalformedHeadsByteByByte(t *testing.T) {
 			method, _, _ := strings.Cut(test.Head, " ")
 			answer, err := io.ReadAll(client)
 			require.NoError(t, err)
-			require.Contains(t, badRefusal(t, answer, method, test.Status), test.Text)
+			require.Contains(t, requireRefusal(t, answer, method, test.Status), test.Text)
 			require.NoError(t, client.Close())
-			badOnlyGood(t, l, accepted)
+			requireOnlyGood(t, l, accepted)
 		})
 	}
 }
 
-// TestEndInsideTheHead: a client that ends its direction sends no more of a
-// head, and may still be told so.
+// TestEndInsideTheHead: a client that half-closes inside its head cannot
+// complete it, but can still read a refusal.
 func TestEndInsideTheHead(t *testing.T) {
 	const head = "GET /t HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-	first := strings.Index(head, "HTTP/1.") + len("HTTP/1.") // from here on it is HTTP
+	first := strings.Index(head, "HTTP/1.") + len("HTTP/1.") // from this byte on it is HTTP
 	for i := range len(head) {
 		l := testkit.Listen(t, &preflight.PreflightListener{})
 		accepted := testkit.GoldenAccept(t, l)
@@ -184,14 +187,15 @@ func TestEndInsideTheHead(t *testing.T) {
 		} else {
 			answer, err := io.ReadAll(client)
 			require.NoError(t, err)
-			require.Contains(t, badRefusal(t, answer, http.MethodGet, 400), "the request ends inside its head: RFC 9112 §8")
+			require.Contains(t, requireRefusal(t, answer, http.MethodGet, 400), "the request ends inside its head: RFC 9112 §8")
 		}
 		require.NoError(t, client.Close())
-		badOnlyGood(t, l, accepted)
+		requireOnlyGood(t, l, accepted)
 	}
 }
 
-// TestHeadOfExactlyTheLimit: the limit is what is allowed, whatever follows.
+// TestHeadOfExactlyTheLimit: a head of exactly MaxHeaderBytes is allowed. The
+// bytes that follow do not matter.
 func TestHeadOfExactlyTheLimit(t *testing.T) {
 	for _, limit := range []int{len(testkit.UpgradeWith("X: \r\n")), 511, 512, 513, 4095, 4096, 4097, 16 << 10, 20000} {
 		head := testkit.UpgradeWith("X: " + strings.Repeat("y", limit-len(testkit.UpgradeWith("X: \r\n"))) + "\r\n")
@@ -205,10 +209,10 @@ func TestHeadOfExactlyTheLimit(t *testing.T) {
 		require.Equal(t, testkit.GoldenPayload, testkit.GoldenRead(t, c, len(testkit.GoldenPayload)))
 
 		client = testkit.DialTCP(t, l.Addr())
-		answer := badExchange(t, client, strings.Replace(head, "X: ", "X:  ", 1)+testkit.GoldenPayload)
-		require.Contains(t, badRefusal(t, answer, http.MethodGet, 431), "too large")
+		answer := sendAndRead(t, client, strings.Replace(head, "X: ", "X:  ", 1)+testkit.GoldenPayload)
+		require.Contains(t, requireRefusal(t, answer, http.MethodGet, 431), "too large")
 		require.NoError(t, client.Close())
-		badOnlyGood(t, l, accepted)
+		requireOnlyGood(t, l, accepted)
 	}
 }
 
@@ -217,7 +221,7 @@ func TestMalformedAnswers(t *testing.T) {
 		t.Run(test.Name, func(t *testing.T) {
 			t.Parallel()
 			ln := testkit.ListenTCP(t)
-			// What the server reads behind the request: nothing, whatever it answers.
+			// After the request the server reads nothing.
 			behind := make(chan string, 1)
 			go func() {
 				defer close(behind)
@@ -231,7 +235,7 @@ func TestMalformedAnswers(t *testing.T) {
 				if _, err := http.ReadRequest(r); err != nil {
 					return
 				}
-				// The client may close before it has read all.
+				// The client may close before it has read all bytes.
 				io.WriteString(c, test.Answer)
 				c.(*net.TCPConn).CloseWrite()
 				rest, _ := io.ReadAll(r)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRefusal: a final answer other than 101 is data, and its text says what
-// happened and what is the likely cause.
+// TestRefusal: a final answer other than 101 is a StatusError. Its text says
+// what happened, and the likely cause.
 func TestRefusal(t *testing.T) {
 	type want struct {
 		code   int
@@ -29,7 +29,7 @@ func TestRefusal(t *testing.T) {
 	for answer, want := range map[string]want{
 		"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-A: 1\r\nx-a: 2\r\n\r\nnot youHTTP/1.1 200 OK\r\n\r\n": {
 			403, "403 Forbidden", "not you", http.Header{"X-A": {"1", "2"}, "Content-Length": {"7"}}, "credentials"},
-		// Without a reason phrase, with and without the space before it.
+		// These have no reason phrase, with and without the space before it.
 		"HTTP/1.1 407\r\nProxy-Authenticate: Basic\r\n\r\n":                                             {407, "407 Proxy Authentication Required", "", http.Header{"Proxy-Authenticate": {"Basic"}}, "proxy wants credentials"},
 		"HTTP/1.1 502 \r\nContent-Length: 0\r\n\r\n":                                                    {502, "502 Bad Gateway", "", nil, "unavailable"},
 		"HTTP/1.1 599\r\n\r\n":                                                                          {599, "599", "", nil, "unavailable"},
@@ -46,10 +46,11 @@ func TestRefusal(t *testing.T) {
 		"HTTP/1.1 418 I'm a teapot\r\n\r\n":                                                             {418, "418 I'm a teapot", "", nil, "refused"},
 		"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n": {500, "500 Oops", "abcdefg", nil, "unavailable"},
 		"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc":                                       {204, "204 No Content", "", nil, "removes Upgrade"},
-		// A body that ends too early, and framing that makes no sense: the refusal stands.
+		// A body that ends too early, or invalid framing, still gives the
+		// StatusError.
 		"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\npart":     {503, "503 Busy", "part", nil, "unavailable"},
 		"HTTP/1.1 503 Busy\r\nContent-Length: minus\r\n\r\nwhat?": {503, "503 Busy", "", nil, "unavailable"},
-		// Interim answers go before.
+		// Interim answers come first.
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 403 No\r\n\r\n": {403, "403 No", "", nil, "credentials"},
 	} {
 		t.Run(want.status, func(t *testing.T) {
@@ -71,8 +72,8 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestRefusalBodyIsBounded: the explanation is worth 4 KiB and a second, not
-// the memory nor the time that the peer would like to take.
+// TestRefusalBodyIsBounded: reading the body of a refusal is limited to 4 KiB
+// and one second. The peer cannot use more memory or time.
 func TestRefusalBodyIsBounded(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 1<<10)
 	for name, answer := range map[string]string{
@@ -137,8 +138,9 @@ func TestRefusalBodyIsBounded(t *testing.T) {
 	})
 }
 
-// TestAnswerThatIsNoSwitch: a 101 counts only if it is the one asked for. Some
-// proxies let others through, and what follows is then no tunnel.
+// TestAnswerThatIsNoSwitch: a 101 counts only if it names the requested
+// protocol. Some proxies forward others, and then the bytes that follow are not
+// a tunnel.
 func TestAnswerThatIsNoSwitch(t *testing.T) {
 	for answer, cause := range map[string]string{
 		"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n":           "another protocol",
@@ -159,7 +161,8 @@ func TestAnswerThatIsNoSwitch(t *testing.T) {
 	}
 }
 
-// TestAnswersThatSwitch: what proxies do to a 101 without changing its meaning.
+// TestAnswersThatSwitch: changes that proxies make to a 101 without changing
+// its meaning.
 func TestAnswersThatSwitch(t *testing.T) {
 	early := "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
 	for name, answer := range map[string]string{
@@ -190,7 +193,8 @@ func TestAnswersThatSwitch(t *testing.T) {
 	}
 }
 
-// TestTooManyInterimAnswers: they may come unasked, but not without end.
+// TestTooManyInterimAnswers: interim answers may come at any time, but their
+// number is limited.
 func TestTooManyInterimAnswers(t *testing.T) {
 	_, err := testkit.UpgradeAnswered(t, strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 9)+testkit.UpgradeAnswer, false)
 	require.ErrorContains(t, err, "more than 8 interim")
@@ -199,7 +203,8 @@ func TestTooManyInterimAnswers(t *testing.T) {
 	require.Equal(t, "preflight", op.Op)
 }
 
-// TestEndlessAnswer: a peer whose head does not end costs 64 KiB and no more.
+// TestEndlessAnswer: for a head without an end, Client reads 64 KiB and no
+// more.
 func TestEndlessAnswer(t *testing.T) {
 	const limit = 64 << 10
 	for name, endless := range map[string]struct{ first, again string }{
@@ -227,8 +232,8 @@ func TestEndlessAnswer(t *testing.T) {
 	}
 }
 
-// TestAnswerEndsEarly: an EOF within the answer, which is how many proxies say
-// that nobody is behind them, is never a success.
+// TestAnswerEndsEarly: an EOF inside the answer is never a success. Many
+// proxies close in this way when they have no server behind them.
 func TestAnswerEndsEarly(t *testing.T) {
 	for _, before := range []string{"", "HTTP/1.1 103 Early Hints\r\n\r\n"} {
 		for i := range len(testkit.UpgradeAnswer) {
@@ -261,9 +266,9 @@ func TestAnswerIsReset(t *testing.T) {
 	}
 }
 
-// TestAnswerIsNotHTTP: the first byte that cannot be HTTP is the end, with a
-// piece of what came. The peer keeps the connection open, as a server that
-// waits for its own protocol would.
+// TestAnswerIsNotHTTP: the handshake fails at the first byte that cannot be
+// HTTP, and the error shows the first bytes. The peer keeps the connection
+// open, like a server that waits for its own protocol.
 func TestAnswerIsNotHTTP(t *testing.T) {
 	for answer, snippet := range map[string]string{
 		"SSH-2.0-OpenSSH_9.9\r\n":        `it begins with "SSH-2.0-OpenSSH_9.9\r\n": an SSH server listens there`,
@@ -278,7 +283,7 @@ func TestAnswerIsNotHTTP(t *testing.T) {
 		require.ErrorContains(t, err, "not HTTP")
 		require.ErrorContains(t, err, snippet)
 	}
-	t.Run("echo", func(t *testing.T) { // the snippet must not reach our own secrets
+	t.Run("echo", func(t *testing.T) { // the snippet must not repeat our own secrets
 		client, server := testkit.TCPPair(t)
 		go io.Copy(server, server)
 		req := testkit.UpgradeRequestOf()
@@ -289,7 +294,7 @@ func TestAnswerIsNotHTTP(t *testing.T) {
 	})
 }
 
-// TestAnswerIsMalformed: a status line or a field that has no meaning.
+// TestAnswerIsMalformed: an invalid status line or field.
 func TestAnswerIsMalformed(t *testing.T) {
 	for _, answer := range []string{
 		"HTTP/1.1 1O1 S\r\n\r\n", "HTTP/1.1 42\r\n\r\n", "HTTP/1.1 0101 S\r\n\r\n", "HTTP/1.1  101 S\r\n\r\n", "HTTP/1.1\r\n\r\n",
@@ -301,19 +306,21 @@ func TestAnswerIsMalformed(t *testing.T) {
 	}
 }
 
-// TestEarlyRefusal: a proxy that refuses a head it has not read to its end, and
-// hangs up, has said why; that beats the broken pipe.
+// TestEarlyRefusal: a proxy refuses a head before it has read all of it, and
+// closes. Its answer explains more than the broken pipe, so the answer is
+// returned.
 func TestEarlyRefusal(t *testing.T) {
 	const answer = "HTTP/1.1 431 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlong"
 	req := testkit.UpgradeRequestOf()
-	// More than the buffers of both sockets, so that Write meets the reset.
+	// This is more than the buffers of both sockets, so that Write fails with
+	// the reset.
 	req.Header = http.Header{"X-Long": {strings.Repeat("s3cr3t", 4<<20)}}
 	t.Run("answered and reset", func(t *testing.T) {
 		client, server := testkit.TCPPair(t)
 		go func() {
 			io.ReadFull(server, make([]byte, 16<<10))
 			io.WriteString(server, answer)
-			server.Close() // a reset, because there is more to read
+			server.Close() // this causes a reset, because there are unread bytes
 		}()
 		_, err := preflight.Client(t.Context(), client, req)
 		require.Equal(t, 431, testkit.StatusError(t, err).StatusCode)
@@ -333,7 +340,8 @@ func TestEarlyRefusal(t *testing.T) {
 	})
 }
 
-// TestEarlyRefusalIsWaitedForBriefly: what broke the connection may still come.
+// TestEarlyRefusalIsWaitedForBriefly: after a failed write the answer may still
+// arrive.
 func TestEarlyRefusalIsWaitedForBriefly(t *testing.T) {
 	for _, noDeadlines := range []bool{false, true} {
 		for _, test := range []struct {
@@ -365,8 +373,8 @@ func TestEarlyRefusalIsWaitedForBriefly(t *testing.T) {
 	}
 }
 
-// TestServerRefusal: the refusal that was sent is the error, and the client can
-// read it to its end although it sends more than was read.
+// TestServerRefusal: the error is the refusal that was sent. The client can
+// read it completely, although it sends more than the server has read.
 func TestServerRefusal(t *testing.T) {
 	for request, want := range map[string]int{
 		"GET / HTTP/1.1\r\nHost: h\r\n\r\n":                                                                     426,
@@ -403,7 +411,7 @@ func TestServerRefusal(t *testing.T) {
 	}
 }
 
-// What is kept of a refusal is all that is waited for.
+// Client reads only as much of a refusal as it keeps.
 func TestRefusalBodyIsNotReadToItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()

@@ -17,13 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// upgradeStalls are the points at which a peer may stop to take part.
+// upgradeStalls are the steps at which a peer may stall.
 var upgradeStalls = []struct {
 	name  string
 	role  string
-	stage string // in the error
+	stage string // the step that the error names
 	sends string
-	reads int // bytes, before it sends
+	reads int // how many bytes it reads before it sends; a negative number: after it sends
 }{
 	{"reads nothing", "client", "write the upgrade request", "", 0},
 	{"reads half", "client", "write the upgrade request", "", len(testkit.UpgradeRequest) / 2},
@@ -45,17 +45,17 @@ func upgradeStall(peer net.Conn, sends string, reads int) {
 	io.ReadFull(peer, make([]byte, max(-reads, 0)))
 }
 
-// TestUpgradeStalls: whatever the peer fails to do, the handshake ends at the
-// end of the context or at the timeout, with the reason, and leaves no
-// goroutine. A transport without deadlines is closed to that end, any other is
-// left to the caller.
+// TestUpgradeStalls: the peer stalls at any step. The handshake ends at the end
+// of the context or at the timeout. Its error has the reason, and no goroutine
+// remains. A transport without deadlines is closed for that. Any other is left
+// open for the caller.
 func TestUpgradeStalls(t *testing.T) {
 	for _, stall := range upgradeStalls {
 		for endName, end := range testkit.ContextEnds {
 			for _, noDeadlines := range []bool{false, true} {
 				byTimeout := endName == "timeout"
 				if stall.role == "server" && byTimeout && !noDeadlines && stall.stage == "read the upgrade request" {
-					continue // see TestServerTimeout: that is no error, or a 408
+					continue // see TestServerTimeout: this is no error, or a 408
 				}
 				name := fmt.Sprintf("%s/%s/%s/noDeadlines=%v", stall.role, stall.name, endName, noDeadlines)
 				t.Run(name, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestUpgradeStalls(t *testing.T) {
 						require.Equal(t, "preflight", op.Op)
 						require.Equal(t, byTimeout || strings.HasPrefix(endName, "deadline of"), op.Timeout())
 						if noDeadlines {
-							synctest.Wait() // the interruption runs beside the handshake
+							synctest.Wait() // the interruption runs concurrently with the handshake
 							require.NotZero(t, spy.Closes.Load())
 						} else {
 							require.Zero(t, spy.Closes.Load())
@@ -88,8 +88,8 @@ func TestUpgradeStalls(t *testing.T) {
 	}
 }
 
-// TestServerTimeout: a client that has said nothing, or no whole word of HTTP,
-// by the end of the time is plain; one that stalls in its head is told so.
+// TestServerTimeout: a client that has sent nothing, or no complete word of
+// HTTP, is plain at the timeout. A client that stalls in its head gets a 408.
 func TestServerTimeout(t *testing.T) {
 	for _, sent := range []string{"", "GET", "GET /x"} {
 		t.Run("plain "+sent, func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestServerTimeout(t *testing.T) {
 				synctest.Wait()
 
 				go func() {
-					<-time.After(time.Hour) // no deadline is left
+					<-time.After(time.Hour) // no deadline remains
 					io.WriteString(client, " and late")
 					client.Close()
 				}()
@@ -134,7 +134,7 @@ func TestServerTimeout(t *testing.T) {
 			require.Contains(t, <-answer, "HTTP/1.1 408 Request Timeout\r\n")
 		})
 	})
-	t.Run("408 that nobody reads", func(t *testing.T) {
+	t.Run("408 that is not read", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			client, server := testkit.SpyPipe(t)
 			go io.WriteString(client, "GET / HTTP/1.1\r\nHost: h\r\n")
@@ -146,7 +146,7 @@ func TestServerTimeout(t *testing.T) {
 	})
 }
 
-// TestUpgradeContextHasEnded: nothing is sent any more.
+// TestUpgradeContextHasEnded: if the context has ended, nothing is sent.
 func TestUpgradeContextHasEnded(t *testing.T) {
 	for _, name := range []string{"client", "server"} {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -161,9 +161,9 @@ func TestUpgradeContextHasEnded(t *testing.T) {
 	}
 }
 
-// TestUpgradeContextEndsWithTheHandshake: ctx ends at the very moment in which
-// the last byte of the handshake passes. The interruption is on its way then,
-// and would hit the connection after it has been returned (golang/go#16523).
+// TestUpgradeContextEndsWithTheHandshake: ctx ends exactly when the last byte
+// of the handshake passes. The interruption has then started, and would hit the
+// connection after it has been returned (golang/go#16523).
 func TestUpgradeContextEndsWithTheHandshake(t *testing.T) {
 	for _, at := range []string{"read", "write"} {
 		for _, name := range []string{"client", "server", "plain"} {
@@ -195,8 +195,8 @@ func TestUpgradeContextEndsWithTheHandshake(t *testing.T) {
 	}
 }
 
-// TestUpgradeContextEndsAfterwards: once there is a connection, the context is
-// nothing to it, nor is the timeout of the handshake.
+// TestUpgradeContextEndsAfterwards: after the handshake, neither the context
+// nor the timeout affects the connection.
 func TestUpgradeContextEndsAfterwards(t *testing.T) {
 	for _, name := range []string{"client", "server", "plain"} {
 		role := testkit.UpgradeRoles[name]
@@ -211,7 +211,7 @@ func TestUpgradeContextEndsAfterwards(t *testing.T) {
 						io.WriteString(peer, role.Receives+"\x00banner")
 						close(sent)
 					}()
-					go func() { // reads what the role sends and "ping", then answers
+					go func() { // reads the bytes of the role and "ping", then answers
 						io.ReadFull(peer, make([]byte, len(role.Sends)+len("ping")))
 						<-sent
 						io.WriteString(peer, "pong")
@@ -237,8 +237,8 @@ func TestUpgradeContextEndsAfterwards(t *testing.T) {
 	}
 }
 
-// TestUpgradeContextEndsAtAnyTime races the end of the context against the
-// handshake: the outcome is its cause, or a connection that is not touched.
+// TestUpgradeContextEndsAtAnyTime: the context ends while the handshake runs.
+// The result is the cause of the context, or a connection that is not affected.
 func TestUpgradeContextEndsAtAnyTime(t *testing.T) {
 	for _, name := range []string{"client", "server", "plain"} {
 		role := testkit.UpgradeRoles[name]
@@ -276,8 +276,9 @@ func TestUpgradeContextEndsAtAnyTime(t *testing.T) {
 	}
 }
 
-// TestUpgradeContextEndsInRefusal: a refusal is worth more than the news that
-// the context ended while its body was on the way, and does not wait for it.
+// TestUpgradeContextEndsInRefusal: the context ends while the body of a refusal
+// arrives. The error is the refusal, because it says more, and Client does not
+// wait for the rest of the body.
 func TestUpgradeContextEndsInRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -300,8 +301,9 @@ type panicConn struct{ net.Conn }
 
 func (panicConn) Read([]byte) (int, error) { panic("a fault of the transport") }
 
-// A transport may panic and its caller recover, as net/http does. What bounded
-// the handshake goes on and must not meet another one.
+// A transport may panic and its caller may recover, as net/http does. The watch
+// on the context of that handshake still runs, and must not interrupt another
+// handshake.
 func TestUpgradeTransportPanics(t *testing.T) {
 	req, err := http.NewRequest("GET", "http://h/", nil)
 	require.NoError(t, err)
@@ -311,7 +313,8 @@ func TestUpgradeTransportPanics(t *testing.T) {
 		go io.Copy(io.Discard, theirs)
 		require.Panics(t, func() { preflight.Client(ctx, panicConn{ours}, req) })
 
-		// If the exchange was pooled, this one has it now.
+		// If the memory of the handshake was pooled, this handshake uses it
+		// now.
 		next, peer := net.Pipe()
 		go func() {
 			peer.Read(make([]byte, 1<<10))

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// upgradePieces is a connection whose bytes are read in pieces of the given
-// sizes, as the segments of a network might make them.
+// upgradePieces is a connection whose bytes are read in pieces of given sizes,
+// like the segments of a network.
 type upgradePieces struct {
 	net.Conn
 	sizes []int
@@ -33,9 +33,9 @@ func (c *upgradePieces) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// upgradeCuts are the ways in which a stream of n bytes, of which head are the
-// handshake, is cut into pieces here: whole, in two at every point of the head
-// and just behind it, and into single bytes until well behind it.
+// upgradeCuts returns the ways to cut a stream of n bytes that begins with a
+// head of the given length: whole, in two parts at every byte of the head and
+// just after it, and into single bytes until well after it.
 func upgradeCuts(head, n int) [][]int {
 	cuts := [][]int{{n}}
 	for i := 1; i < min(head+3, n); i++ {
@@ -48,10 +48,10 @@ func upgradeCuts(head, n int) [][]int {
 	return append(cuts, single)
 }
 
-// TestUpgradeKeepsEveryByte cuts the stream that either side receives, payload
-// glued to the head, at every point. Not one byte may be lost, doubled or out
-// of order in either direction. Both sides of most peers fail here: they drop
-// what came in the same read as the head.
+// TestUpgradeKeepsEveryByte: payload is glued to the head. The stream that each
+// side receives is cut at every byte. No byte may be lost, repeated or
+// reordered, in either direction. Many implementations fail this test on both
+// sides, because they drop bytes that came in the same Read as the head.
 func TestUpgradeKeepsEveryByte(t *testing.T) {
 	binary := make([]byte, 64<<10)
 	for i := range binary {
@@ -98,7 +98,7 @@ func TestUpgradeKeepsEveryByte(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%s/pipe", roleName, payloadName), func(t *testing.T) {
 				for _, sizes := range upgradeCuts(len(role.Receives), len(stream)) {
 					c, peer := net.Pipe()
-					go func() { // each piece is one Write, which is what a Read of a pipe gets
+					go func() { // each piece is one Write, so a Read of a pipe gets exactly one piece
 						rest := stream
 						for _, n := range sizes {
 							io.WriteString(peer, rest[:n])
@@ -123,8 +123,8 @@ func TestUpgradeKeepsEveryByte(t *testing.T) {
 	}
 }
 
-// TestUpgradePlainEOF: a client that connects and ends its direction before it
-// has said anything, or in the middle of what may be a request line, is plain.
+// TestUpgradePlainEOF: a client that half-closes before its first byte, or
+// inside bytes that may be a request line, is plain.
 func TestUpgradePlainEOF(t *testing.T) {
 	for _, sent := range []string{"", "G", "GET ", "GET /index", "GET / HTT", "hello"} {
 		t.Run(sent, func(t *testing.T) {
@@ -148,10 +148,10 @@ func TestUpgradePlainEOF(t *testing.T) {
 	}
 }
 
-// TestUpgradePeerHasGone: what a peer said before it closed its end is
-// delivered, also by a transport such as net.Pipe, all of whose methods fail
-// from that moment on.
-func TestUpgradePeerHasGone(t *testing.T) {
+// TestUpgradePeerClosed: bytes that a peer sent before it closed are
+// delivered, also on a transport such as net.Pipe, where every method fails
+// after the close.
+func TestUpgradePeerClosed(t *testing.T) {
 	for _, name := range []string{"client", "plain"} {
 		role := testkit.UpgradeRoles[name]
 		t.Run(name, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestUpgradePeerHasGone(t *testing.T) {
 }
 
 // TestUpgradeReadsAndWrites: a head of up to 512 bytes that arrives at once
-// costs one Read, one of up to 4 KiB two, and what either side says one Write.
+// needs one Read, one of up to 4 KiB two. Each side needs one Write.
 func TestUpgradeReadsAndWrites(t *testing.T) {
 	const filler = "X-Filler: \r\n"
 	for _, test := range []struct{ head, reads int }{
@@ -187,7 +187,8 @@ func TestUpgradeReadsAndWrites(t *testing.T) {
 					head = strings.TrimSuffix(head, "\r\n") + field + "\r\n"
 					require.Len(t, head, test.head)
 				}
-				// A network and not a pipe, so that the head can wait whole.
+				// A network instead of a pipe, so that the whole head can
+				// arrive before it is read.
 				c, peer := testkit.TCPPair(t)
 				_, err := io.WriteString(peer, head)
 				require.NoError(t, err)
@@ -206,7 +207,7 @@ func TestUpgradeReadsAndWrites(t *testing.T) {
 	}
 }
 
-// TestClientRequest: what Client sends of a request.
+// TestClientRequest: the bytes that Client sends for a request.
 func TestClientRequest(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -233,7 +234,7 @@ func TestClientRequest(t *testing.T) {
 				n, _ := io.ReadFull(server, b)
 				token := b[bytes.LastIndex(b[:n], []byte("Upgrade: ")):]
 				token, _, _ = bytes.Cut(token, []byte("\r\n"))
-				// The case of what comes back does not matter: RFC 9110 §7.8.
+				// The case of the answer does not matter: RFC 9110 §7.8.
 				fmt.Fprintf(server, "HTTP/1.1 101 \r\n%s\r\nConnection: keep-alive, UPGRADE\r\n\r\n", bytes.ToUpper(token))
 				sent <- string(b[:n])
 			}()
@@ -248,8 +249,9 @@ func TestClientRequest(t *testing.T) {
 	}
 }
 
-// TestClientRefusesRequest: what cannot be an upgrade request is an error
-// before anything is written, which names the cause and no value of a field.
+// TestClientRefusesRequest: a request that cannot be an upgrade request is an
+// error before anything is written. The error names the cause, and never the
+// value of a field.
 func TestClientRefusesRequest(t *testing.T) {
 	with := func(change func(*http.Request)) *http.Request {
 		r := testkit.UpgradeRequestOf()
@@ -310,8 +312,8 @@ func TestClientRefusesRequest(t *testing.T) {
 	}
 }
 
-// TestAcceptWaitsForNoSilentClient: a client that has connected and says
-// nothing delays neither Accept nor the question where a connection is from.
+// TestAcceptWaitsForNoSilentClient: a silent client delays neither Accept nor
+// RemoteAddr.
 func TestAcceptWaitsForNoSilentClient(t *testing.T) {
 	ln := testkit.Listen(t, &preflight.PreflightListener{})
 	for range 3 {

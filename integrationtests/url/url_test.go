@@ -13,13 +13,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var byWebSocket = []preflight.Carrier{preflight.CarrierWebSocket}
+
 func TestParseURL(t *testing.T) {
 	for raw, want := range map[string]preflight.Target{
 		"tcp://host:9007": {Address: "host:9007", Path: "/"},
 		"tcp://host:9007/user/can/put/path/here/amps/json?http_preflight=true": {
 			Address: "host:9007", Path: "/user/can/put/path/here/amps/json", Preflight: true,
 		},
-		// This is how the examples of AMPS write it.
+		// The examples of AMPS use this form.
 		"tcps://localhost:443/amps/json?&http_preflight=true": {Address: "localhost:443", Path: "/amps/json", TLS: true, Preflight: true},
 		"tcps://localhost:443/amps/json?&&http_preflight=1&":  {Address: "localhost:443", Path: "/amps/json", TLS: true, Preflight: true},
 		"tcp://host:1?http_preflight=1":                       {Address: "host:1", Path: "/", Preflight: true},
@@ -27,7 +29,8 @@ func TestParseURL(t *testing.T) {
 		"tcp://host:1/?http_preflight=0":                      {Address: "host:1", Path: "/"},
 		"tcp://host:1/?http%5Fpreflight=tr%75e":               {Address: "host:1", Path: "/", Preflight: true},
 		"tcp://host:65535/a%2Fb/%c3%a9/;p=1,2/..//x":          {Address: "host:65535", Path: "/a%2Fb/%c3%a9/;p=1,2/..//x"},
-		// A path stays as it is where a byte of it has to be encoded: %2F is no "/".
+		// The path is not decoded: %2F is not a "/". Bytes that need it are
+		// encoded.
 		"tcp://host:1/a%2Fb c/%41é":                   {Address: "host:1", Path: "/a%2Fb%20c/%41%C3%A9"},
 		`tcp://host:1/a%2Fb|"<c>`:                     {Address: "host:1", Path: "/a%2Fb%7C%22%3Cc%3E"},
 		"tcp://host:1/a b/é":                          {Address: "host:1", Path: "/a%20b/%C3%A9"},
@@ -51,11 +54,11 @@ func TestParseURL(t *testing.T) {
 		"tcp://host:1/?tcp_connecttimeout=2147483647": {Address: "host:1", Path: "/", ConnectTimeout: (1<<31 - 1) * time.Millisecond},
 		"tcps://host:1/?sni=a.example":                {Address: "host:1", Path: "/", TLS: true, ServerName: "a.example"},
 		"tcps://host:1/?sni=B%C3%BCcher.example":      {Address: "host:1", Path: "/", TLS: true, ServerName: "xn--bcher-kva.example"},
-		// What is the application's is kept, and not judged.
+		// Options of the application are kept and not checked.
 		"tcp://host:1/?pretty=true":                          {Address: "host:1", Path: "/", Options: map[string]string{"pretty": "true"}},
 		"tcp://host:1/?pretty=T&compression=zlib":            {Address: "host:1", Path: "/", Options: map[string]string{"pretty": "T", "compression": "zlib"}},
 		"tcp://host:1/?tcp_idlereadtimeout=250&compression=": {Address: "host:1", Path: "/", Options: map[string]string{"tcp_idlereadtimeout": "250", "compression": ""}},
-		// A name is the one that DNS knows.
+		// Host names are converted to the form of DNS.
 		"tcp://bücher.example:1/":                                {Address: "xn--bcher-kva.example:1", Path: "/"},
 		"tcp://B%C3%9CCHER。example:1/":                           {Address: "xn--bcher-kva.example:1", Path: "/"},
 		"tcp://host:1/?bind=192.0.2.1":                           {Address: "host:1", Path: "/", Bind: netip.MustParseAddrPort("192.0.2.1:0")},
@@ -66,6 +69,16 @@ func TestParseURL(t *testing.T) {
 		"tcp://host:1/?bind=[2001:db8::1]:4000":                  {Address: "host:1", Path: "/", Bind: netip.MustParseAddrPort("[2001:db8::1]:4000")},
 		"tcp://host:1/?ip_protocol_prefer=ipv4":                  {Address: "host:1", Path: "/", Prefer: "ipv4"},
 		"tcp://host:1/?ip_protocol_prefer=ipv6&http_preflight=0": {Address: "host:1", Path: "/", Prefer: "ipv6"},
+		// A WebSocket is always a tunnel, and has a default port.
+		"ws://host/a%2Fb":        {Address: "host:80", Path: "/a%2Fb", Preflight: true, Carriers: byWebSocket},
+		"WS://host:/":            {Address: "host:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"ws://user:pw@host:9007": {Address: "host:9007", Path: "/", Preflight: true, Carriers: byWebSocket, User: url.UserPassword("user", "pw")},
+		"ws://[2001:db8::1]/":    {Address: "[2001:db8::1]:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"ws://[fe80::1%25eth0]/": {Address: "[fe80::1%eth0]:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"wss://bücher.example":   {Address: "xn--bcher-kva.example:443", Path: "/", TLS: true, Preflight: true, Carriers: byWebSocket},
+		"wss://host:1/?sni=a&http_preflight=1&tcp_nodelay=0": {
+			Address: "host:1", Path: "/", TLS: true, Preflight: true, Carriers: byWebSocket, ServerName: "a", NoDelay: new(false),
+		},
 	} {
 		t.Run(raw, func(t *testing.T) {
 			got, err := preflight.ParseURL(raw)
@@ -93,8 +106,8 @@ func TestParseURLRefuses(t *testing.T) {
 		" tcp://host:1/":         noScheme,
 		"1tcp://host:1/":         noScheme,
 		"http:host:1/":           noScheme,
-		// An unknown scheme or option is named.
-		"http://host:1/":                            `unknown scheme "http"; tcp and tcps are known`,
+		// The error names an unknown scheme or option.
+		"http://host:1/":                            `unknown scheme "http"; tcp, tcps, ws and wss are known`,
 		"ssl://host:1/":                             `unknown scheme "ssl"`,
 		"tcpss://host:1/":                           `unknown scheme "tcpss"`,
 		"tcp://host:1/?foo=1":                       `unknown option "foo"; known are http_preflight,`,
@@ -103,6 +116,18 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcp://host:1/?Bind=::1":                    `unknown option "Bind"`,
 		"tcp://host:1/?a=1&http_preflight=true&b=2": `unknown option "a"`,
 		"tcp://host:1/?\x7f=1":                      "invalid control character",
+
+		"ws://":                         "no host",
+		"ws:///p":                       "no host",
+		"wss://:443/":                   "no host",
+		"ws:host/":                      "no scheme",
+		"ws://host:x/":                  "invalid port",
+		"ws://a_b|c/":                   "invalid character",
+		"ws://host/?http_preflight=0":   "option http_preflight is off although the scheme is ws or wss",
+		"wss://host/?http_preflight=no": "want true, false, 1 or 0",
+		"ws://host/?sni=a.example":      `option sni="a.example": the scheme ws is without TLS; use wss`,
+		"ws://me/s3cr3t@host/":          "an @ in the path of a URL without a user",
+		"wsss://host/":                  `unknown scheme "wsss"`,
 
 		"tcp:":              "no host",
 		"tcp://":            "no host",
@@ -117,7 +142,8 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcp://host:http/":  "invalid port",
 		"tcp://host:-1/":    "invalid port",
 		"tcp://host:65536/": `the port is not a number from 0 to 65535`,
-		// Not left to the dialer, which says "too many colons".
+		// The dialer does not get these: its error would only be "too many
+		// colons".
 		"tcp://::1:1/":            "",
 		"tcp://host:1:1/":         "",
 		"tcp://[::1:1/":           "missing ']' in host",
@@ -153,7 +179,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcps://host:1/?sni=a&sni=b":                            "option sni is given twice",
 		"tcp://host:1/?pretty=1&pretty=1":                       "option pretty is given twice",
 		"tcp://host:1/?Pretty=1":                                `unknown option "Pretty"`,
-		"tcp://host:1/?unix_nodelay=1":                          `unknown option "unix_nodelay"`, // of their scheme unix
+		"tcp://host:1/?unix_nodelay=1":                          `unknown option "unix_nodelay"`, // these belong to their scheme unix
 		"tcp://host:1/?tcp_linger=":                             `option tcp_linger="": want a number`,
 		"tcp://host:1/?bind=":                                   `option bind="": want an IP address`,
 		"tcp://host:1/?bind=localhost":                          `option bind="localhost": want an IP address`,
@@ -172,7 +198,8 @@ func TestParseURLRefuses(t *testing.T) {
 			require.Nil(t, got)
 			require.ErrorContains(t, err, text)
 			require.True(t, strings.HasPrefix(err.Error(), "preflight: parse URL: "), err.Error())
-			// What is left of an error whose quotation was cut off is a whole phrase.
+			// If the quoted text was cut off, a whole phrase must remain of the
+			// error.
 			require.Equal(t, strings.Count(err.Error(), "("), strings.Count(err.Error(), ")"), err.Error())
 		})
 	}
@@ -182,11 +209,13 @@ func TestTargetString(t *testing.T) {
 	for raw, want := range map[string]string{
 		"tcp://host:1": "tcp://host:1/",
 		"TCPS://host:1/a%2Fb/%C3%A9?tcp_linger=1&http_preflight=1": "tcps://host:1/a%2Fb/%C3%A9?http_preflight=true",
-		"tcp://[::1]:1/":              "tcp://[::1]:1/",
-		"tcp://[fe80::1%25eth0]:1/":   "tcp://[fe80::1%25eth0]:1/",
-		"tcp://user@host:1/":          "tcp://user@host:1/",
-		"tcp://user:hunter2@host:1/p": "tcp://user:xxxxx@host:1/p",
-		"tcp://:hunter2@host:1//p":    "tcp://:xxxxx@host:1//p",
+		"ws://me:pw@host/p?http_preflight=1":                       "ws://me:xxxxx@host:80/p",
+		"wss://[::1]":                                              "wss://[::1]:443/",
+		"tcp://[::1]:1/":                                           "tcp://[::1]:1/",
+		"tcp://[fe80::1%25eth0]:1/":                                "tcp://[fe80::1%25eth0]:1/",
+		"tcp://user@host:1/":                                       "tcp://user@host:1/",
+		"tcp://user:hunter2@host:1/p":                              "tcp://user:xxxxx@host:1/p",
+		"tcp://:hunter2@host:1//p":                                 "tcp://:xxxxx@host:1//p",
 	} {
 		t.Run(raw, func(t *testing.T) {
 			target, err := preflight.ParseURL(raw)
@@ -228,7 +257,8 @@ func TestPasswordStaysSecret(t *testing.T) {
 	}
 }
 
-// TestPasswordStaysSecretInTarget in all that fmt, and so log and slog, make of it.
+// TestPasswordStaysSecretInTarget: no format of fmt, and so none of log and
+// slog, shows the password of a Target.
 func TestPasswordStaysSecretInTarget(t *testing.T) {
 	target, err := preflight.ParseURL("tcps://user:hunter2@host:1/path?http_preflight=true")
 	require.NoError(t, err)
@@ -239,8 +269,8 @@ func TestPasswordStaysSecretInTarget(t *testing.T) {
 	}
 }
 
-// TestPasswordThatIsNotEncoded: everything behind the "?" is an option then,
-// and the rest of the password is the name of an unknown one.
+// TestPasswordThatIsNotEncoded: everything after the "?" is then parsed as an
+// option. The rest of the password is the name of an unknown option.
 func TestPasswordThatIsNotEncoded(t *testing.T) {
 	_, err := preflight.ParseURL("tcp://user:12?hunter2@host:1/path?http_preflight=true")
 	require.Error(t, err)

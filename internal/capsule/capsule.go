@@ -34,8 +34,8 @@ const (
 	ControlLen = 8
 
 	// MaxUnknown is the longest value of a capsule of an unknown type. Such a
-	// capsule is skipped. The limit keeps one capsule from hiding the end of
-	// the stream for good.
+	// capsule is skipped. Without a limit, one capsule could hide the end of
+	// the stream for ever.
 	MaxUnknown = 65536
 )
 
@@ -69,7 +69,7 @@ func ParseHeader(b []byte) (h Header, n int, err error) {
 	if n == 0 {
 		return Header{}, 0, nil
 	}
-	// The forms of 2, 4 and 8 bytes begin where that of half the length ends.
+	// The forms of 2, 4 and 8 bytes begin at the limit of the shorter form.
 	if n > 1 && t>>(4*n-2) == 0 {
 		return Header{}, 0, errTypeForm
 	}

@@ -22,7 +22,7 @@ func TestInt(t *testing.T) {
 	for _, c := range []struct {
 		wire string
 		v    uint64
-		own  bool // the form is the shortest
+		own  bool // the encoding is the shortest one
 	}{
 		{"c2197c5eff14e88c", 151288809941952652, true},
 		{"9d7f3e7d", 494878333, true},
@@ -41,7 +41,7 @@ func TestInt(t *testing.T) {
 		{"c000000000000000", 0, false},
 	} {
 		wire := unhex(t, c.wire)
-		for _, behind := range []int{0, 1, 20} { // short and long inputs take different ways
+		for _, behind := range []int{0, 1, 20} { // short and long inputs take different code paths
 			v, n := parseInt(append(wire[:len(wire):len(wire)], make([]byte, behind)...))
 			assert.Equal(t, c.v, v, c.wire)
 			assert.Equal(t, len(wire), n, c.wire)
@@ -58,7 +58,7 @@ func TestInt(t *testing.T) {
 	assert.Panics(t, func() { appendInt(nil, 1<<62) })
 }
 
-// What goes onto the wire, byte by byte.
+// TestAppend compares the encoding, byte by byte.
 func TestAppend(t *testing.T) {
 	assert.Equal(t, unhex(t, "ad70f100 05"), AppendHeader(nil, Header{Data, 5}))
 	assert.Equal(t, unhex(t, "ad70f100 4200"), AppendHeader(nil, Header{Data, 512}))
@@ -90,7 +90,7 @@ func TestParseHeader(t *testing.T) {
 		{"ad70f100 ffffffffffffffff", Header{Data, 1<<62 - 1}, nil},
 		{"00 00", Header{0, 0}, nil},
 		{"c000000040000000 07", Header{1 << 30, 7}, nil},
-		// A type may not, known or not.
+		// A type may not, whether it is known or not.
 		{"c00000002d70f100 05", Header{}, errTypeForm},
 		{"4000 00", Header{}, errTypeForm},
 		{"403f 00", Header{}, errTypeForm},

@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// The faults of a stream. Each is a violation of the protocol, after which
-// nothing more can be decoded.
+// The faults of a stream. Each is a protocol error. After it, nothing more can
+// be decoded.
 var (
 	errFirst       = errors.New("the stream does not begin with a capsule of ours: the peer does not frame, or not as we do")
 	errTypeForm    = errors.New("the type of a capsule is not in its shortest form")
@@ -15,38 +15,39 @@ var (
 	errBehindFinal = errors.New("application data behind FINAL_DATA")
 )
 
-// prefix is how the type of each known capsule begins. A stream must begin with
-// it, so that the first byte of a peer that does not frame is noticed at once.
+// prefix is the beginning of the type of each known capsule. A stream must
+// begin with it. So the first byte of a peer that does not frame is noticed at
+// once.
 const prefix = "\xad\x70\xf1"
 
-// Event is what [Decoder.Next] has come upon.
+// Event is what [Decoder.Next] has found.
 type Event uint8
 
 const (
 	None       Event = iota
-	PingPassed       // a whole PING; [Decoder.Value] is its value
-	PongPassed       // a whole PONG; [Decoder.Value] is its value
+	PingPassed       // a complete PING; [Decoder.Value] is its value
+	PongPassed       // a complete PONG; [Decoder.Value] is its value
 )
 
-// Decoder takes one direction of a framed tunnel apart. The zero value stands
-// at the beginning of the stream.
+// Decoder decodes one direction of a framed tunnel. The zero value stands at
+// the beginning of the stream.
 //
 // The caller asks [Decoder.Data] how many application bytes come next. It moves
-// them to where it wants them and reports them with [Decoder.Take]. Everything
+// them to their destination and reports them with [Decoder.Take]. Everything
 // else goes through [Decoder.Next]. So application bytes are never copied here,
-// and an application may be given the bytes of a capsule that is not complete.
+// and an application can get the bytes of a capsule that is not complete.
 type Decoder struct {
-	left  uint64 // bytes of the current value that have not come
+	left  uint64 // bytes of the current value that are still to come
 	value uint64 // of the last PING or PONG
-	kind  Type   // of the current capsule; anything while left is 0
-	began bool   // a capsule has come
-	final bool   // FINAL_DATA has come, at least its header
+	kind  Type   // of the current capsule; undefined while left is 0
+	began bool   // at least one capsule has begun
+	final bool   // the header of FINAL_DATA has been read
 	have  uint8  // bytes in buf
 	buf   [MaxHeader]byte
 }
 
-// Data returns how many application bytes come next without a header among
-// them. It is 0 where [Decoder.Next] must see the next byte.
+// Data returns how many application bytes come next, without a header among
+// them. It is 0 if [Decoder.Next] must see the next byte.
 func (d *Decoder) Data() uint64 {
 	if d.kind == Data || d.kind == FinalData {
 		return d.left
@@ -58,17 +59,17 @@ func (d *Decoder) Data() uint64 {
 // stream. n is at most [Decoder.Data].
 func (d *Decoder) Take(n int) { d.left -= uint64(n) }
 
-// Ended reports whether FINAL_DATA and all its bytes have come. Only PING, PONG
-// and capsules of unknown types may follow.
+// Ended reports whether FINAL_DATA and all its bytes have been read. Only PING,
+// PONG and capsules of unknown types may follow.
 func (d *Decoder) Ended() bool { return d.final && d.Data() == 0 }
 
-// Value is the value of the PING or PONG that Next has reported.
+// Value returns the value of the PING or PONG that Next has reported.
 func (d *Decoder) Value() uint64 { return d.value }
 
-// Next takes bytes that are not the application's from the beginning of b and
-// returns their number. It stops behind each header, and behind each PING and
-// PONG. It must not be called while [Decoder.Data] is not 0. After an error
-// the Decoder must not be used.
+// Next consumes bytes that are not application data from the beginning of b and
+// returns their number. It stops after each header, and after each PING and
+// PONG. It must not be called while [Decoder.Data] is not 0. After an error the
+// Decoder must not be used.
 func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 	if d.left == 0 {
 		n, err = d.header(b)
@@ -93,28 +94,23 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 	return n, PongPassed, nil
 }
 
-// header takes the bytes of a header.
+// header consumes the bytes of a header.
 func (d *Decoder) header(b []byte) (n int, err error) {
-	if d.have == 0 {
-		// The usual case: a header that is whole is not copied.
-		if n, err = d.parse(b); n > 0 || err != nil {
-			return n, err
-		}
-	}
-	// A header has at most len(d.buf) bytes, so that there is always room.
 	had := int(d.have)
-	taken := copy(d.buf[had:], b)
-	n, err = d.parse(d.buf[:had+taken])
-	if n > 0 || err != nil {
+	if had > 0 {
+		b = d.buf[:had+copy(d.buf[had:], b)]
+	}
+	if n, err = d.parse(b); n > 0 || err != nil {
 		d.have = 0
 		return n - had, err
 	}
-	d.have += uint8(taken)
-	return taken, nil
+	// The header is incomplete, so there is room for it in d.buf.
+	d.have = uint8(copy(d.buf[:], b))
+	return len(b) - had, nil
 }
 
-// parse parses the header at the beginning of b, if b has all of it, and begins
-// the capsule.
+// parse parses the header at the beginning of b, if b contains all of it, and
+// begins the capsule.
 func (d *Decoder) parse(b []byte) (n int, err error) {
 	if n := min(len(b), len(prefix)); !d.began && string(b[:n]) != prefix[:n] {
 		return 0, errFirst

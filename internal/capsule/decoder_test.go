@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// decode runs the stream through a Decoder in the given pieces, as a reader would
-// use it, and returns what came of it. Adjoining application bytes are one item.
+// decode passes the stream through a Decoder in the given pieces, as a reader
+// would use it, and returns the result. Adjacent application bytes are one
+// item.
 func decode(pieces ...[]byte) (items []string, ended bool, err error) {
 	var d Decoder
 	var data []byte
@@ -128,8 +129,8 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
-// An error is reported with the byte that makes it certain: nothing waits for the
-// bytes of a value that is refused.
+// An error is reported at the first byte that makes it certain. The Decoder
+// does not wait for the bytes of a value that it refuses.
 func TestDecoderErrsEarly(t *testing.T) {
 	for _, wire := range []string{"47", "ad70f10440", "ad70f104ff"} {
 		_, _, err := decode(unhex(t, wire))
@@ -141,7 +142,7 @@ func TestDecoderErrsEarly(t *testing.T) {
 	}
 }
 
-// Nothing is allocated, however long the stream.
+// Decoding never allocates, however long the stream is.
 func TestDecoderAllocations(t *testing.T) {
 	wire := AppendControl(nil, Ping, 7)
 	wire = append(AppendHeader(wire, Header{Data, 3}), "abc"...)
@@ -163,8 +164,9 @@ func TestDecoderAllocations(t *testing.T) {
 	}))
 }
 
-// reference is the protocol once more, in the simplest way: a whole stream in
-// memory. It returns the data, the controls and whether the stream was refused.
+// reference decodes the same protocol in the simplest way, with the whole
+// stream in memory. It returns the data, the controls and whether the stream
+// was refused.
 func reference(b []byte) (data []byte, controls []string, ended, refused bool) {
 	integer := func() (v uint64, n int, ok bool) {
 		if len(b) == 0 || len(b) < 1<<(b[0]>>6) {
@@ -224,7 +226,8 @@ func reference(b []byte) (data []byte, controls []string, ended, refused bool) {
 	}
 }
 
-// Whatever comes, and however it is cut, the Decoder finds what the reference does.
+// For every input and every split into pieces, the Decoder returns the same as
+// the reference.
 func FuzzDecoder(f *testing.F) {
 	stream := AppendControl(nil, Ping, 1)
 	stream = append(AppendHeader(stream, Header{Data, 5}), "hello"...)

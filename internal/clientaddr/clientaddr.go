@@ -18,17 +18,17 @@ import (
 // DefaultField is the header field that is read if none is configured.
 const DefaultField = "X-Forwarded-For"
 
-// Proxies are the trusted proxies, and the header field in which they report the
-// client's address. Every other field can be forged by the client, because many
-// proxies forward fields that they do not maintain. The zero value trusts nobody.
-// Proxies is safe for concurrent use.
+// Proxies are the trusted proxies, and the header field in which they report
+// the client's address. Every other field can be forged by the client, because
+// many proxies forward fields that they do not maintain. The zero value trusts
+// no proxy. Proxies is safe for concurrent use.
 type Proxies struct {
 	prefixes []netip.Prefix // masked; IPv4 is not mapped into IPv6
 	field    string
 }
 
 // New checks and normalises the prefixes of the proxies and the name of their
-// field. No prefixes mean that nobody is trusted. An empty field means
+// field. Without prefixes no proxy is trusted. An empty field means
 // [DefaultField]. The errors begin with TrustedProxies or ClientAddrHeader, the
 // names of the two settings.
 func New(prefixes []netip.Prefix, field string) (Proxies, error) {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// addrTCP is the peer at an address as net.Conn.RemoteAddr tells it.
+// addrTCP is the peer at an address, as net.Conn.RemoteAddr returns it.
 func addrTCP(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 
 // addrOther is an address of a type that the package does not know.
@@ -77,13 +77,13 @@ func TestNewRefuses(t *testing.T) {
 		field    string
 		text     string
 	}{
-		"zero prefix":      {append(slices.Clone(good), netip.Prefix{}), "", "TrustedProxies[1] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
-		"too many bits":    {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "TrustedProxies[0] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
-		"no field name":    {good, "X Forwarded", `ClientAddrHeader: "X Forwarded" is not a field name`},
-		"colon":            {good, "Forwarded:", `ClientAddrHeader: "Forwarded:" is not a field name`},
-		"field of nobody":  {nil, "Forwarded", "ClientAddrHeader has no effect without TrustedProxies"},
-		"empty, not nil":   {[]netip.Prefix{}, "X-Forwarded-For", "ClientAddrHeader has no effect without TrustedProxies"},
-		"both, name first": {nil, "é", `ClientAddrHeader: "é" is not a field name`},
+		"zero prefix":           {append(slices.Clone(good), netip.Prefix{}), "", "TrustedProxies[1] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
+		"too many bits":         {[]netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33)}, "", "TrustedProxies[0] is an invalid netip.Prefix (zero, or with a length out of range); make one with netip.MustParsePrefix(\"10.0.0.0/8\")"},
+		"no field name":         {good, "X Forwarded", `ClientAddrHeader: "X Forwarded" is not a field name`},
+		"colon":                 {good, "Forwarded:", `ClientAddrHeader: "Forwarded:" is not a field name`},
+		"field without proxies": {nil, "Forwarded", "ClientAddrHeader has no effect without TrustedProxies"},
+		"empty, not nil":        {[]netip.Prefix{}, "X-Forwarded-For", "ClientAddrHeader has no effect without TrustedProxies"},
+		"both, name first":      {nil, "é", `ClientAddrHeader: "é" is not a field name`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := New(c.prefixes, c.field)
@@ -136,13 +136,13 @@ func TestTrusts(t *testing.T) {
 		"nobody: TCP":              {Proxies{}, addrPeer, false},
 		"nobody: Unix":             {Proxies{}, addrLocal, false},
 		"nobody: other":            {Proxies{}, addrOther("10.0.0.1:80"), false},
-		"nobody: no address":       {Proxies{}, nil, false},
+		"no proxies: no address":   {Proxies{}, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, c.p.trusts(c.addr)) })
 	}
 }
 
-// addrConn is a connection of which only the local address matters.
+// addrConn is a connection with only a local address.
 type addrConn struct {
 	net.Conn
 	local net.Addr
@@ -222,7 +222,7 @@ func TestClient(t *testing.T) {
 		"two lines":          {lines: []string{"198.51.100.1, 203.0.113.9", "10.0.0.2"}, want: "203.0.113.9:0"},
 		"three lines":        {lines: []string{"203.0.113.9", "10.0.0.3", "10.0.0.2"}, want: "203.0.113.9:0"},
 
-		// What stands beyond the first stranger is the client's to write.
+		// The client can write everything beyond the first untrusted address.
 		"spoofed":                        {lines: []string{"198.51.100.1, 203.0.113.9"}, want: "203.0.113.9:0"},
 		"spoofed as trusted":             {lines: []string{"10.0.0.9, 203.0.113.9, 10.0.0.2"}, want: "203.0.113.9:0"},
 		"spoofed as unknown":             {lines: []string{"unknown, 203.0.113.9, 10.0.0.2"}, want: "203.0.113.9:0"},
@@ -323,14 +323,14 @@ func TestClient(t *testing.T) {
 		})
 	}
 
-	t.Run("nobody is trusted", func(t *testing.T) {
+	t.Run("no proxy is trusted", func(t *testing.T) {
 		p, err := New(nil, "")
 		require.NoError(t, err)
 		got, err := p.Client(addrLocal, []string{"203.0.113.9"})
 		require.NoError(t, err)
 		require.True(t, got == net.Addr(addrLocal))
 	})
-	t.Run("nil is nobody", func(t *testing.T) {
+	t.Run("nil trusts no proxy", func(t *testing.T) {
 		p := addrProxies(t, "")
 		got, err := p.Client(nil, []string{"203.0.113.9"})
 		require.NoError(t, err)
@@ -390,7 +390,7 @@ func TestClientRefuses(t *testing.T) {
 			"for=203.0.113.9":         address,
 			`"203.0.113.9"`:           address,
 			"unix:":                   port,
-			// A trusted hop does not hide the one to its left.
+			// A trusted hop does not hide a bad one to its left.
 			"198.51.100.1, bad, 10.0.0.2": address,
 		},
 		"forwarded": {
@@ -441,10 +441,11 @@ func TestClientRefuses(t *testing.T) {
 			`for=198.51.100.1;x=", for="[2001:db8::1]";proto=http`: trailing,
 			`for=198.51.100.1;x="\, for="[2001:db8::1]"`:           trailing,
 			`for=198.51.100.1;x=", for=203.0.113.9;host=""`:        trailing,
-			// ... and a Host of the client's choice goes on from there.
+			// ... and continues with a Host of the client's choice.
 			`x="1, for=203.0.113.9;host=",for=198.51.100.1;y="`:   noEnd,
 			`x="1, for=203.0.113.9;host=",for=198.51.100.1;y=\""`: noValue,
-			// The syntax is that of the whole line, not of what is reached.
+			// The syntax of the whole line is checked, not only of the part
+			// that is used.
 			`"<script>", for=203.0.113.9`:  noToken,
 			`for=1;for=2, for=203.0.113.9`: twice,
 		},
@@ -519,13 +520,14 @@ func FuzzClient(f *testing.F) {
 		if p.trusts(got) || name == "X-Real-IP" {
 			return
 		}
-		// The client cannot be another by anything it sends ahead.
+		// The client cannot pretend to be another one with anything that it
+		// sends first.
 		ahead, err := p.Client(addrPeer, []string{junk, line})
 		require.NoError(t, err)
 		require.Equal(t, got, ahead)
 		ahead, err = p.Client(addrPeer, []string{junk + ", " + line})
 		if name == "Forwarded" && err != nil {
-			return // that quote or pair of junk's does not end before line
+			return // a quote or an escape that junk opens does not end before line
 		}
 		require.NoError(t, err)
 		require.Equal(t, got, ahead)

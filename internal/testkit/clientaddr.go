@@ -9,7 +9,8 @@ const (
 	XFF      = "X-Forwarded-For: "
 )
 
-// TrustedPrefixes are the proxies of the chain tests: the peer, and three sources.
+// TrustedPrefixes are the trusted proxies of the chain tests: the peer, and
+// three sources.
 var TrustedPrefixes = Prefixes("127.0.0.1/32", "10.0.0.0/8", "2001:db8:a::/48")
 
 var (

@@ -4,8 +4,8 @@ import (
 	"testing"
 )
 
-// A Stage is a place at which a client can be, and stay, before Accept has
-// returned its connection.
+// A Stage is a step of the handshake at which a client can stay before Accept
+// has returned its connection.
 type Stage struct {
 	Name    string
 	Is      stageKind
@@ -13,29 +13,29 @@ type Stage struct {
 	Bring   func(testing.TB, *Scene, *Client)
 }
 
-// stageKind says what is to happen next at a stage.
+// stageKind tells what must happen next at a stage.
 type stageKind int
 
 const (
-	StageWaits    stageKind = iota // we wait for bytes of the client
-	StageSilent                    // likewise, and it may be plain
-	StageBusy                      // the work is ours
-	StageRefused                   // it is refused, and has a second to read that
-	StageFinished                  // it waits for Accept
+	StageWaits    stageKind = iota // the listener waits for bytes of the client
+	StageSilent                    // likewise, and the client may be plain
+	StageBusy                      // the listener is working
+	StageRefused                   // the client is refused, and has one second to read that
+	StageFinished                  // the connection waits for Accept
 	StageServed                    // Handler serves it
 )
 
-// SendStep is a stage in which a client has sent s, and reads nothing.
+// SendStep returns a step in which a client sends s and reads nothing.
 func SendStep(s string) func(testing.TB, *Scene, *Client) {
 	return func(t testing.TB, _ *Scene, c *Client) { c.Send(t, s) }
 }
 
-// AskStep is a stage in which a client has sent s and reads.
+// AskStep returns a step in which a client sends s and reads the answer.
 func AskStep(s string) func(testing.TB, *Scene, *Client) {
 	return func(_ testing.TB, _ *Scene, c *Client) { c.Ask(s) }
 }
 
-// OverTLS is bring over TLS.
+// OverTLS returns the step bring over TLS.
 func OverTLS(bring func(testing.TB, *Scene, *Client)) func(testing.TB, *Scene, *Client) {
 	return func(t testing.TB, s *Scene, c *Client) { bring(t, s, Secure(t, c, s.ClientTLS)) }
 }

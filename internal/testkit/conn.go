@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// SpyConn counts what is done to a connection, and steps in where a test asks
-// for it. It hides every method that net.Conn does not have.
+// SpyConn counts the operations on a connection, and calls functions of the
+// test. It hides every method that is not in net.Conn.
 type SpyConn struct {
 	net.Conn
-	Reads, Writes, Closes atomic.Int32 // reads are those that returned data
+	Reads, Writes, Closes atomic.Int32 // Reads that returned data
 	Received              atomic.Int64 // bytes
-	Deadlines             atomic.Int32 // that were set, of any kind
-	OnRead, OnWrite       func()       // what was read or written is reported after it
-	NoDeadlines           bool         // as a channel of an SSH connection
+	Deadlines             atomic.Int32 // deadlines that were set, of any kind
+	OnRead, OnWrite       func()       // called after a Read or a Write has its result and before it returns
+	NoDeadlines           bool         // like a channel of an SSH connection
 }
 
 var ErrNoDeadlines = errors.New("this transport has no deadlines")
@@ -67,7 +67,7 @@ func (c *SpyConn) setDeadline(set func(time.Time) error, t time.Time) error {
 	return set(t)
 }
 
-// SpyPipe is a net.Pipe that ends with the test.
+// SpyPipe returns a net.Pipe that is closed at the end of the test.
 func SpyPipe(t testing.TB) (client, server net.Conn) {
 	client, server = net.Pipe()
 	t.Cleanup(func() { client.Close(); server.Close() })

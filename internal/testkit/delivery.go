@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// WaitForPeer answers each byte with the next, until its connection ends.
+// WaitForPeer answers each byte with the next higher byte, until its connection
+// ends.
 func WaitForPeer(c net.Conn) {
 	b := make([]byte, 1)
 	for {
@@ -24,7 +25,7 @@ func WaitForPeer(c net.Conn) {
 	}
 }
 
-// Alive requires that a lisPeer is at the other end.
+// Alive requires that WaitForPeer runs at the other end.
 func Alive(t testing.TB, c net.Conn) {
 	t.Helper()
 	b := []byte{'a'}
@@ -35,8 +36,8 @@ func Alive(t testing.TB, c net.Conn) {
 	require.Equal(t, "b", string(b))
 }
 
-// NoDeadlines is a transport that has no deadlines, such as a channel of an
-// SSH connection. It can only be closed.
+// NoDeadlines is a transport without deadlines, like a channel of an SSH
+// connection. It can only be closed.
 type NoDeadlines struct{ *NetworkConn }
 
 func (NoDeadlines) SetDeadline(time.Time) error { return errors.ErrUnsupported }

@@ -19,7 +19,7 @@ func (f DialFunc) DialContext(ctx context.Context, network, address string) (net
 	return f(ctx, network, address)
 }
 
-// DialNever fails the test if something is dialed.
+// DialNever fails the test if it is called.
 func DialNever(t testing.TB) preflight.ContextDialer {
 	return DialFunc(func(_ context.Context, network, address string) (net.Conn, error) {
 		t.Errorf("dialed %s %s", network, address)
@@ -27,12 +27,12 @@ func DialNever(t testing.TB) preflight.ContextDialer {
 	})
 }
 
-// DialPeer is a NetDialer whose connections have peer, which runs in a goroutine,
-// at their other end. The last of them is spy.
+// DialPeer is a NetDialer. At the other end of each of its connections, Peer
+// runs in a goroutine. Spy is the last connection.
 type DialPeer struct {
 	T                testing.TB
 	Peer             func(net.Conn)
-	Tcp              bool // rather than a pipe
+	Tcp              bool // uses TCP instead of a pipe
 	NoDeadlines      bool
 	Network, Address string
 	Spy              *SpyConn

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Below is the first layer below c that is a T.
+// Below returns the first layer below c that is a T.
 func Below[T net.Conn](t testing.TB, c net.Conn) T {
 	t.Helper()
 	for {

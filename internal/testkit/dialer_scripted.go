@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// DialScripted dials a proxy that reads the request and then follows script. The
-// dial must fail; whatever the reason, the dialer closes what it has opened, once,
-// sends nothing behind the request, and repeats no secret of it.
+// DialScripted dials a proxy that reads the request and then runs script. The
+// dial must fail. It also requires that the dialer closes its connection once,
+// sends nothing after the request, and repeats no secret of it.
 func DialScripted(t testing.TB, tcp bool, script func(net.Conn)) (*SpyConn, error) {
 	t.Helper()
 	type end struct {
@@ -24,7 +24,7 @@ func DialScripted(t testing.TB, tcp bool, script func(net.Conn)) (*SpyConn, erro
 	peer := &DialPeer{T: t, Tcp: tcp, Peer: func(c net.Conn) {
 		ReadRequest(c)
 		script(c)
-		n, err := io.Copy(io.Discard, c) // until the dialer closes, if the script has not
+		n, err := io.Copy(io.Discard, c) // wait until the dialer closes, if the script has not closed
 		ended <- end{n, err}
 	}}
 	d := preflight.PreflightDialer{Carriers: UpgradeAlone, NetDialer: peer, Path: "/amps?token=s3cr3t-query", Header: SecretFields}
@@ -43,7 +43,7 @@ func DialScripted(t testing.TB, tcp bool, script func(net.Conn)) (*SpyConn, erro
 	return peer.Spy, err
 }
 
-// WriteScript writes s, byte by byte if it is to drip.
+// WriteScript writes s, byte by byte if drip is set.
 func WriteScript(c io.Writer, s string, drip bool) {
 	if !drip {
 		io.WriteString(c, s)

@@ -7,16 +7,16 @@ import (
 	"net/url"
 )
 
-// Via makes the function Proxy of a URL.
+// Via returns a function for Proxy that always returns the URL raw.
 func Via(raw string) func(*http.Request) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	return func(*http.Request) (*url.URL, error) { return u, err }
 }
 
-// Silent reads a head and says no more.
+// Silent reads a head and sends nothing.
 func Silent(c net.Conn) { ReadRequest(c) }
 
-// Say reads a head and answers.
+// Say reads a head, answers, and then calls then.
 func Say(answer string, then func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		ReadRequest(c)
@@ -25,5 +25,5 @@ func Say(answer string, then func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// AnswerTLS agrees to TLS inside the tunnel.
+// AnswerTLS is a 101 that agrees to TLS inside the tunnel.
 const AnswerTLS = "HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Tunnel: tls\r\n\r\n"

@@ -14,17 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tlsIdentity is a server that clients can know.
+// tlsIdentity is a server and its certificate.
 type tlsIdentity struct {
 	Config *tls.Config
 	roots  *x509.CertPool
 }
 
-// Client is a new configuration that trusts the server.
+// Client returns a new configuration that trusts the server.
 func (s tlsIdentity) Client() *tls.Config { return &tls.Config{RootCAs: s.roots} }
 
-// NewIdentity makes the identity of edge.example and of the loopback addresses. It
-// is valid in the year 2000 too, in which the clock of synctest begins.
+// NewIdentity makes a certificate for edge.example and the loopback addresses.
+// It is also valid in the year 2000, where the clock of synctest begins.
 func NewIdentity(t testing.TB) tlsIdentity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -14,14 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// GoldenPayload is what a tunnel carries first. A byte of it that is dropped,
-// added or taken for HTTP shows.
+// GoldenPayload holds the first bytes of a tunnel. The test notices if one of
+// them is dropped, added or parsed as HTTP.
 const GoldenPayload = "\r\n\r\nGET /payload HTTP/1.1\r\n\n\x00\x16\xff no HTTP\r\n"
 
 //go:embed testdata
 var transcripts embed.FS
 
-// Transcripts are the names of the transcripts in a folder of testdata.
+// Transcripts returns the names of the transcripts in a folder of testdata.
 func Transcripts(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	files, err := transcripts.ReadDir("testdata/" + dir)
@@ -33,7 +33,7 @@ func Transcripts(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// Golden is the transcript testdata/name.http.
+// Golden returns the transcript testdata/name.http.
 func Golden(t testing.TB, name string) string {
 	t.Helper()
 	b, err := transcripts.ReadFile("testdata/" + name + ".http")
@@ -41,7 +41,7 @@ func Golden(t testing.TB, name string) string {
 	return string(b)
 }
 
-// GoldenPieces are the ways in which a transcript is delivered.
+// GoldenPieces are the ways to cut a transcript into pieces.
 var GoldenPieces = map[string]func(w io.Writer, s string) error{
 	"whole": func(w io.Writer, s string) error {
 		_, err := io.WriteString(w, s)
@@ -66,8 +66,8 @@ func GoldenRead(t testing.TB, r io.Reader, n int) string {
 	return string(b)
 }
 
-// GoldenAccept starts to accept from l. What Accept returned, until its error,
-// is read from the channel.
+// GoldenAccept starts to accept from l. The channel gets the connections until
+// Accept returns an error.
 func GoldenAccept(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	accepted := make(chan *preflight.Conn, 16)
 	go func() {
@@ -89,7 +89,7 @@ func GoldenAccept(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	return accepted
 }
 
-// GoldenNext is the next connection that Accept returned.
+// GoldenNext returns the next accepted connection.
 func GoldenNext(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 	t.Helper()
 	select {
@@ -106,7 +106,8 @@ func GoldenNext(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 
 var GoldenDate = regexp.MustCompile(`\r\nDate: ([^\r]*)\r\n`)
 
-// GoldenAnswer replaces the Date of an answer, which must be one, by a fixed one.
+// GoldenAnswer requires a valid Date in the answer and replaces it by a fixed
+// one.
 func GoldenAnswer(t testing.TB, answer string) string {
 	t.Helper()
 	m := GoldenDate.FindStringSubmatch(answer)

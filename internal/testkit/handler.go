@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ServeHTTP serves h on n with net/http, as an existing server does. Nothing is
-// answered without h, and its timeouts are not those of a tunnel.
+// ServeHTTP serves h on n with net/http, like an existing server. Without h, no
+// request is answered. The timeouts of the server do not apply to tunnels.
 func ServeHTTP(t testing.TB, n net.Listener, h http.Handler) *http.Server {
 	t.Helper()
 	s := &http.Server{
@@ -31,8 +31,8 @@ func ServeHTTP(t testing.TB, n net.Listener, h http.Handler) *http.Server {
 	return s
 }
 
-// ReportHandler answers with what it has seen of a request, and with as many bytes
-// more as the query says.
+// ReportHandler answers with the facts of a request, and with as many more
+// bytes as the query asks for.
 var ReportHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	var more int
@@ -40,13 +40,13 @@ var ReportHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request
 	fmt.Fprintf(w, "%s %s %s %d %v%s", r.Method, r.URL.Path, r.Proto, len(body), err, strings.Repeat("x", more))
 })
 
-// Get is a request that hndReport answers with hndGot.
+// Get is a request that ReportHandler answers with Got.
 const (
 	Get = "GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 	Got = "GET /health HTTP/1.1 0 <nil>"
 )
 
-// Got requires that hndGet is answered.
+// Got requires that the answer to Get arrives.
 func (c *Client) Got(t testing.TB) {
 	t.Helper()
 	a := c.Answer("GET")
@@ -55,14 +55,14 @@ func (c *Client) Got(t testing.TB) {
 	require.Equal(t, Got, a.Text)
 }
 
-// A handlerWay is a way in which a request can come to a listener.
+// A handlerWay is a way by which a request can come to a listener.
 type handlerWay struct {
 	Name string
-	Dial func(t testing.TB) *Client // ready to send it
+	Dial func(t testing.TB) *Client // ready to send the request
 }
 
-// Ways are all of them, the connections that l accepts first. The Handler of l
-// must answer hndGet as hndReport does.
+// Ways returns all of them. The first ones dial l directly. The Handler of l
+// must answer Get like ReportHandler.
 func Ways(t testing.TB, l *preflight.PreflightListener) []handlerWay {
 	foreign := ListenTCP(t)
 	ServeHTTP(t, foreign, l)
@@ -80,7 +80,8 @@ func Ways(t testing.TB, l *preflight.PreflightListener) []handlerWay {
 	return ways
 }
 
-// NextTunnel is the next accepted connection, whose reads end too.
+// NextTunnel returns the next accepted connection. A Read from it ends after
+// some time.
 func NextTunnel(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 	t.Helper()
 	c := NextConn(t, accepted)

@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// BrokenRequests are requests that name our protocol and may not be upgraded.
+// BrokenRequests are requests that name our protocol but cannot be upgraded.
 var BrokenRequests = []struct {
 	Name, Request string
 	Want          int

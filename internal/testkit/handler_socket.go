@@ -9,12 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// WebSocketRequest is a request for a protocol that is Handler's.
+// WebSocketRequest is a request for a protocol of Handler.
 const WebSocketRequest = "GET /socket HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
-// WebSocketHandlers are the ways in which handlers take a connection over, and echo.
+// WebSocketHandlers take over a connection in different ways, and echo.
 var WebSocketHandlers = map[string]http.HandlerFunc{
-	"WriteHeader, then Hijack": func(w http.ResponseWriter, r *http.Request) { // as coder/websocket
+	"WriteHeader, then Hijack": func(w http.ResponseWriter, r *http.Request) { // like coder/websocket
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.WriteHeader(http.StatusSwitchingProtocols)
@@ -25,7 +25,7 @@ var WebSocketHandlers = map[string]http.HandlerFunc{
 		defer c.Close()
 		io.Copy(c, rw)
 	},
-	"Hijack, then write": func(w http.ResponseWriter, r *http.Request) { // as gorilla/websocket
+	"Hijack, then write": func(w http.ResponseWriter, r *http.Request) { // like gorilla/websocket
 		c, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			panic(err)
@@ -47,7 +47,7 @@ var WebSocketHandlers = map[string]http.HandlerFunc{
 	},
 }
 
-// Head reads a head as it is: net/http hides some of Connection.
+// Head returns the bytes of a head: net/http hides a part of Connection.
 func (c *Client) Head(t testing.TB) (head string) {
 	t.Helper()
 	for !strings.HasSuffix(head, "\r\n\r\n") {
@@ -58,7 +58,7 @@ func (c *Client) Head(t testing.TB) (head string) {
 	return head
 }
 
-// ConnectionFields are the values of the Connection fields of a head.
+// ConnectionFields returns the values of the Connection fields of a head.
 func ConnectionFields(head string) (values []string) {
 	for line := range strings.SplitSeq(head, "\r\n") {
 		if value, ok := strings.CutPrefix(line, "Connection: "); ok {

@@ -1,3 +1,4 @@
+// Package testkit has the helpers that the integration tests share.
 package testkit
 
 import (
@@ -11,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience ends a test that would otherwise hang. No test expects it to pass.
+// Patience ends a test that would otherwise block. No test waits for it to
+// expire.
 const Patience = 30 * time.Second
 
 // ListenTCP listens on a free port of the loopback interface.
@@ -23,7 +25,7 @@ func ListenTCP(t testing.TB) net.Listener {
 	return ln
 }
 
-// TCPPair is a TCP connection of which both ends are here.
+// TCPPair returns both ends of a TCP connection.
 func TCPPair(t testing.TB) (client, server net.Conn) {
 	t.Helper()
 	ln := ListenTCP(t)
@@ -38,8 +40,8 @@ func TCPPair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// Listen completes l, which may have a Listener or get one on loopback, and
-// closes it at the end of the test.
+// Listen fills in l and closes it at the end of the test. Without a Listener it
+// gets one on the loopback interface.
 func Listen(t testing.TB, l *preflight.PreflightListener) *preflight.PreflightListener {
 	t.Helper()
 	if l.Listener == nil {
@@ -49,7 +51,7 @@ func Listen(t testing.TB, l *preflight.PreflightListener) *preflight.PreflightLi
 	return l
 }
 
-// ServeEcho accepts from l until it is closed and echoes every connection.
+// ServeEcho accepts from l until l is closed, and echoes every connection.
 func ServeEcho(t testing.TB, l net.Listener) {
 	t.Helper()
 	done := make(chan struct{})
@@ -69,7 +71,7 @@ func ServeEcho(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { l.Close(); <-done })
 }
 
-// DialTCP dials a's address, with a deadline that ends a hanging test.
+// DialTCP dials the address a, with a deadline that ends a blocked test.
 func DialTCP(t testing.TB, a net.Addr) *net.TCPConn {
 	t.Helper()
 	c, err := net.Dial("tcp", a.String())
@@ -79,7 +81,7 @@ func DialTCP(t testing.TB, a net.Addr) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// StatusError is the StatusError in err, which there must be.
+// StatusError returns the StatusError in err, and requires that there is one.
 func StatusError(t testing.TB, err error) *preflight.StatusError {
 	t.Helper()
 	var e *preflight.StatusError

@@ -23,8 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Certificate is a certificate for example.com that signs itself, and a pool
-// that trusts it: a server's or a client's.
+// Certificate returns a self-signed certificate for example.com, of a server or
+// of a client, and a pool that trusts it.
 func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -33,7 +33,7 @@ func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: name},
 		DNSNames:              []string{"example.com"},
-		NotBefore:             time.Unix(0, 0), // the clock of a synctest bubble stands in the year 2000
+		NotBefore:             time.Unix(0, 0), // the clock of a synctest bubble begins in the year 2000
 		NotAfter:              time.Now().AddDate(100, 0, 0),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
@@ -47,7 +47,8 @@ func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-// NamedTLSConfigs is the configuration of a TLS server, and of a client that trusts it.
+// NamedTLSConfigs returns the configuration of a TLS server, and that of a
+// client that trusts it.
 func NamedTLSConfigs(t testing.TB) (server, client *tls.Config) {
 	t.Helper()
 	cert, pool := Certificate(t, "server")
@@ -57,21 +58,21 @@ func NamedTLSConfigs(t testing.TB) (server, client *tls.Config) {
 	return server, client
 }
 
-// Source and kndSource6 are clients of whom only PROXY headers tell.
+// Source and Source6 are clients that appear only in PROXY headers.
 var (
 	Source      = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 56324}
 	Source6     = &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 56325}
 	destination = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 443}
 )
 
-// HeaderCase is the beginning of a connection.
+// HeaderCase is a possible beginning of a connection.
 type HeaderCase struct {
 	Name   string
 	Bytes  []byte
-	Source string // of the client; "" is the peer itself
+	Source string // the address of the client; "" is the peer itself
 }
 
-// FormatProxyHeader is h on the wire.
+// FormatProxyHeader returns the bytes of h.
 func FormatProxyHeader(t testing.TB, h *proxyproto.Header, tlvs ...proxyproto.TLV) []byte {
 	t.Helper()
 	require.NoError(t, h.SetTLVs(tlvs))
@@ -80,13 +81,13 @@ func FormatProxyHeader(t testing.TB, h *proxyproto.Header, tlvs ...proxyproto.TL
 	return b
 }
 
-// ProxyHeader is a PROXY header that names source.
+// ProxyHeader returns a PROXY header that names source.
 func ProxyHeader(t testing.TB, version byte, source *net.TCPAddr, tlvs ...proxyproto.TLV) []byte {
 	t.Helper()
 	return FormatProxyHeader(t, proxyproto.HeaderProxyFromAddrs(version, source, destination), tlvs...)
 }
 
-// HeaderCases are the ways in which a connection may begin.
+// HeaderCases returns the possible beginnings of a connection.
 func HeaderCases(t testing.TB) []HeaderCase {
 	t.Helper()
 	local := *proxyproto.HeaderProxyFromAddrs(2, Source, destination)
@@ -106,18 +107,18 @@ func HeaderCases(t testing.TB) []HeaderCase {
 	}
 }
 
-// Pieces says how many bytes may come at once where seen have come already;
-// 0 is any number.
+// Pieces returns how many bytes a Read may return after seen bytes. 0 means any
+// number.
 type Pieces func(seen int) int
 
-// InOnePiece delivers what has come.
+// InOnePiece delivers all bytes that have arrived.
 func InOnePiece(int) int { return 0 }
 
 // ByteByByte delivers one byte at a time.
 func ByteByByte(int) int { return 1 }
 
-// InnerListener is a TCP listener whose connections are read in pieces, as if what
-// clients send had arrived in such segments.
+// InnerListener is a TCP listener whose connections are read in pieces, as if
+// the bytes had arrived in such segments.
 type InnerListener struct {
 	net.Listener
 	Pieces atomic.Value
@@ -134,7 +135,8 @@ func (l *InnerListener) Accept() (net.Conn, error) {
 	return conn, nil
 }
 
-// innerConn is a connection of kndInner. It keeps what was read.
+// innerConn is a connection of an InnerListener. It keeps the bytes that were
+// read.
 type innerConn struct {
 	net.Conn
 	pieces Pieces
@@ -164,9 +166,10 @@ func (c *innerConn) Taken() []byte {
 	return bytes.Clone(c.stream)
 }
 
-// Glue is a client's connection that sends together what it can. What is held
-// goes with the next write, and with it goes the second write if that is one of
-// TLS: the end of the handshake waits for the data behind it.
+// Glue is a client's connection that sends as many bytes together as possible.
+// The bytes in Held are sent with the next Write. If Tls is set, the second
+// Write is held until the third one: the end of the TLS handshake waits for the
+// data after it.
 type Glue struct {
 	net.Conn
 	Held   []byte
@@ -206,8 +209,8 @@ func (c *Speech) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Tunnelled is the client's end of a tunnel whose upgrade request goes with
-// the first write, and whose answer is read before the first byte.
+// Tunnelled is the client's end of a tunnel. Its upgrade request is sent with
+// the first Write, and its answer is read before the first byte.
 type Tunnelled struct {
 	*Glue
 	Client *Client
@@ -220,7 +223,8 @@ func (c *Tunnelled) Read(b []byte) (int, error) {
 	return c.Client.R.Read(b)
 }
 
-// ClientOver is a TLS client over a connection; what it holds goes with the hello.
+// ClientOver returns a TLS client over a connection. The bytes of held are sent
+// with the ClientHello.
 func ClientOver(t testing.TB, c net.Conn, held []byte, config *tls.Config) *Client {
 	t.Helper()
 	tc := tls.Client(&Glue{Conn: c, Held: held, Tls: true}, config)
@@ -228,7 +232,7 @@ func ClientOver(t testing.TB, c net.Conn, held []byte, config *tls.Config) *Clie
 	return &Client{Conn: tc, R: bufio.NewReader(tc)}
 }
 
-// ServedHandler is the handler of ordinary requests, and shows what it was told.
+// ServedHandler handles ordinary requests, and answers with what it was told.
 var ServedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Remote", r.RemoteAddr)
 	w.Header().Set("Path", r.URL.Path)
@@ -238,7 +242,7 @@ var ServedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request
 	io.Copy(w, r.Body)
 })
 
-// ListenInner is l over a kndInner.
+// ListenInner starts l over an InnerListener.
 func ListenInner(t testing.TB, l *preflight.PreflightListener) (*InnerListener, <-chan *preflight.Conn) {
 	t.Helper()
 	inner := &InnerListener{Listener: ListenTCP(t)}
@@ -247,7 +251,7 @@ func ListenInner(t testing.TB, l *preflight.PreflightListener) (*InnerListener, 
 	return inner, AcceptAll(t, Listen(t, l))
 }
 
-// ClientHello is what a TLS client says first.
+// ClientHello returns the first bytes of a TLS client.
 func ClientHello(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
 	client, server := TCPPair(t)
@@ -264,9 +268,9 @@ func ClientHello(t testing.TB, config *tls.Config) []byte {
 	return b[:n]
 }
 
-// Payload is what a client says as soon as it can. A byte of it that is
-// dropped, moved or interpreted shows.
+// Payload holds the first bytes of a client. The test notices if one of them is
+// dropped, moved or interpreted.
 const Payload = "\r\n\r\nPROXY TCP4 192.0.2.99 192.0.2.98 1 2\r\n\x16\x03\x01\x00\x05\x01GET /payload HTTP/1.1\r\n\r\n\x00\xff"
 
-// RequestTLS asks for TLS inside the tunnel.
+// RequestTLS is an upgrade request for TLS inside the tunnel.
 var RequestTLS = Request("Preflight-Tunnel: tls")

@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// PipeTLS is kndTLS for connections without a buffer: a server that still
-// writes tickets when its client begins to write would wait for ever.
+// PipeTLS is NamedTLSConfigs for connections without a buffer. On those, a
+// server that still writes session tickets when its client begins to write
+// would block for ever.
 func PipeTLS(t testing.TB) (server, client *tls.Config) {
 	t.Helper()
 	server, client = NamedTLSConfigs(t)

@@ -21,11 +21,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Network is a listener in memory, for time that is virtual. Accept returns what
-// the test has put into its backlog: connections and errors.
+// Network is a listener in memory, for tests with virtual time. Accept returns
+// the connections and errors that the test has put into its backlog.
 type Network struct {
 	Backlog chan any
-	Calls   atomic.Int64 // of Accept
+	Calls   atomic.Int64 // calls of Accept
 	Closed  chan struct{}
 	once    sync.Once
 }
@@ -55,7 +55,7 @@ func (n *Network) Close() error {
 }
 
 // Dial puts a connection into the backlog and returns the client's end. It has
-// no buffer: a write returns when all of it has been read.
+// no buffer: a Write returns when all bytes have been read.
 func (n *Network) Dial(t testing.TB) *Client {
 	t.Helper()
 	ours, theirs := net.Pipe()
@@ -65,11 +65,11 @@ func (n *Network) Dial(t testing.TB) *Client {
 	return c
 }
 
-// NetworkAddr is the address of every end in memory.
+// NetworkAddr is the address of every in-memory connection.
 var NetworkAddr net.Addr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4321}
 
-// NetworkConn is the server's end of a connection in memory. It knows whether it
-// was closed.
+// NetworkConn is the server's end of an in-memory connection. It records
+// whether it was closed.
 type NetworkConn struct {
 	net.Conn
 	Closed atomic.Bool
@@ -96,7 +96,7 @@ func DialClient(t testing.TB, l net.Listener) *Client {
 	return &Client{Conn: c, R: bufio.NewReader(c)}
 }
 
-// Send writes s, and waits until it is sent.
+// Send writes s and waits until all of it is sent.
 func (c *Client) Send(t testing.TB, s string) {
 	t.Helper()
 	_, err := io.WriteString(c, s)
@@ -107,15 +107,15 @@ func (c *Client) Send(t testing.TB, s string) {
 func (c *Client) Ended(t testing.TB) {
 	t.Helper()
 	rest, err := io.ReadAll(c.R)
-	require.NoError(t, err, "the connection must end in order")
+	require.NoError(t, err, "the connection must end without a reset")
 	require.Empty(t, string(rest))
 }
 
-// A Answer is an HTTP answer with its body.
+// An Answer is an HTTP answer with its body.
 type Answer struct {
 	*http.Response
 	Text string
-	Raw  string // of a refusal: all of it, because net/http hides Connection
+	Raw  string // of a refusal: all its bytes, because net/http hides a part of Connection
 	Err  error
 }
 
@@ -123,7 +123,7 @@ type Answer struct {
 func (c *Client) Answer(method string) (a Answer) {
 	a.Response, a.Err = http.ReadResponse(c.R, &http.Request{Method: method})
 	if a.Err != nil {
-		a.Response = &http.Response{} // whose status is none
+		a.Response = &http.Response{} // without a status
 	} else if a.StatusCode != http.StatusSwitchingProtocols {
 		var body []byte
 		body, a.Err = io.ReadAll(a.Body)
@@ -132,8 +132,8 @@ func (c *Client) Answer(method string) (a Answer) {
 	return a
 }
 
-// Ask sends a request and reads the answer in the background: over a
-// connection without a buffer, neither returns before the server is ready.
+// Ask sends a request and reads the answer in the background. On a connection
+// without a buffer, neither completes before the server is ready.
 func (c *Client) Ask(request string) <-chan Answer {
 	answer := make(chan Answer, 1)
 	go func() {
@@ -147,8 +147,8 @@ func (c *Client) Ask(request string) <-chan Answer {
 	return answer
 }
 
-// Refused sends a request over TCP to l, and requires one answer with
-// which the connection ends.
+// Refused sends a request to l over TCP, and requires one answer that ends the
+// connection.
 func Refused(t testing.TB, l net.Listener, request string) Answer {
 	t.Helper()
 	c := DialClient(t, l)
@@ -156,8 +156,8 @@ func Refused(t testing.TB, l net.Listener, request string) Answer {
 	return c.Refused(t, request)
 }
 
-// Refused requires that one answer to request, and not a byte more, comes
-// before the connection ends.
+// Refused requires one answer to request, and no byte after it, before the
+// connection ends.
 func (c *Client) Refused(t testing.TB, request string) Answer {
 	t.Helper()
 	var raw bytes.Buffer
@@ -172,7 +172,7 @@ func (c *Client) Refused(t testing.TB, request string) Answer {
 	return a
 }
 
-// Upgraded is a client of l over TCP that has been answered 101.
+// Upgraded returns a client of l over TCP that has been answered 101.
 func Upgraded(t testing.TB, l net.Listener, request string) (*Client, Answer) {
 	t.Helper()
 	c := DialClient(t, l)
@@ -183,7 +183,7 @@ func Upgraded(t testing.TB, l net.Listener, request string) (*Client, Answer) {
 	return c, a
 }
 
-// Request is an upgrade request with further field lines.
+// Request returns an upgrade request with further field lines.
 func Request(fields ...string) string {
 	head := "GET /t HTTP/1.1\r\nHost: h.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
 	for _, f := range fields {
@@ -192,8 +192,7 @@ func Request(fields ...string) string {
 	return head + "\r\n"
 }
 
-// AcceptAll accepts from l until it is closed. What it has accepted comes out
-// of the channel.
+// AcceptAll accepts from l until l is closed. The channel gets the connections.
 func AcceptAll(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	t.Helper()
 	accepted, done := make(chan *preflight.Conn, 8192), make(chan struct{})
@@ -217,7 +216,7 @@ func AcceptAll(t testing.TB, l net.Listener) <-chan *preflight.Conn {
 	return accepted
 }
 
-// NextConn is the next accepted connection.
+// NextConn returns the next accepted connection.
 func NextConn(t testing.TB, accepted <-chan *preflight.Conn) *preflight.Conn {
 	t.Helper()
 	select {
@@ -237,7 +236,7 @@ func Talk(t testing.TB, client *Client, conn net.Conn) {
 	Carry(t, "an answer", conn, client.R)
 }
 
-// Carry requires that what is written to w comes out of r.
+// Carry requires that the bytes written to w come out of r.
 func Carry(t testing.TB, text string, w io.Writer, r io.Reader) {
 	t.Helper()
 	wrote := make(chan error, 1)
@@ -252,7 +251,8 @@ func Carry(t testing.TB, text string, w io.Writer, r io.Reader) {
 	require.NoError(t, <-wrote)
 }
 
-// TLSConfigs is the configuration of a TLS server, and of a client that trusts it.
+// TLSConfigs returns the configuration of a TLS server, and that of a client
+// that trusts it.
 func TLSConfigs(t testing.TB) (server, client *tls.Config) {
 	t.Helper()
 	s := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
@@ -262,7 +262,7 @@ func TLSConfigs(t testing.TB) (server, client *tls.Config) {
 	return &tls.Config{Certificates: s.TLS.Certificates}, &tls.Config{RootCAs: roots, ServerName: "example.com"}
 }
 
-// CaptureLog catches what the standard logger prints.
+// CaptureLog captures the output of the standard logger.
 func CaptureLog(t testing.TB) *logBuffer {
 	t.Helper()
 	b, before := new(logBuffer), log.Writer()
@@ -288,7 +288,7 @@ func (b *logBuffer) String() string {
 	return b.b.String()
 }
 
-// TemporaryError is an error that net/http takes for a passing one.
+// TemporaryError is an error that net/http treats as temporary.
 type TemporaryError struct{ Err error }
 
 func (e TemporaryError) Error() string { return e.Err.Error() }

@@ -10,7 +10,7 @@ import (
 )
 
 // Main runs the tests of a package. It fails if a goroutine of the library
-// outlives them.
+// remains after them.
 func Main(m *testing.M) {
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
@@ -20,8 +20,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft returns the stacks of the goroutines that run the library. It
-// gives those that are about to end the time to.
+// goroutinesLeft returns the stacks of the goroutines that run code of the
+// library. It first gives those that are about to end some time.
 func goroutinesLeft() string {
 	var left string
 	for range 100 {

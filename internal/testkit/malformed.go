@@ -6,41 +6,43 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// Smuggled is sent behind every malformed head. Whoever interprets it
-// upgrades the connection of somebody else's request.
+// Smuggled is sent after every malformed head. A server that parses it upgrades
+// the connection for a request that a proxy has not seen.
 const Smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nsmuggled payload"
 
 // malformedHead is a head that must not become a tunnel.
 type malformedHead struct {
 	Name string
 	Head string
-	// status of the refusal; badPlain where it is no HTTP at all, or badLate.
+	// Status is the status of the refusal. It is BadPlain if the head is not
+	// HTTP at all, or BadLate.
 	Status int
-	// text that the body of the refusal holds: the rule, and where it was broken.
+	// the text that the body of the refusal contains: the rule, and the byte
+	// where it was broken
 	Text string
 }
 
 const (
 	BadPlain = 0
-	BadLate  = -1 // plain when it is handed on, HTTP later
+	BadLate  = -1 // plain when it is delivered, HTTP later
 )
 
-// UpgradeWith is an upgrade request with more field lines.
+// UpgradeWith returns an upgrade request with more field lines.
 func UpgradeWith(fields string) string {
 	return "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" + fields + "\r\n"
 }
 
-// badLine is an upgrade request with another first line.
+// badLine returns an upgrade request with another first line.
 func badLine(line string) string {
 	return line + "\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 }
 
-// badHost is an upgrade request with another Host, or none.
+// badHost returns an upgrade request with another Host, or none.
 func badHost(field string) string {
 	return "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" + field + "\r\n"
 }
 
-// badLists is an upgrade request with other lists.
+// badLists returns an upgrade request with other lists.
 func badLists(connection, upgrade string) string {
 	return "GET / HTTP/1.1\r\nHost: h\r\nConnection: " + connection + "\r\nUpgrade: " + upgrade + "\r\n\r\n"
 }
@@ -228,7 +230,8 @@ var MalformedHeads = []malformedHead{
 	{"raw UTF-8 in the target", badLine("GET /é HTTP/1.1"), 400, "a byte that must be percent-encoded: RFC 9112 §3.2 (byte 5 of the head)"},
 	{"byte 0xff in the target", badLine("GET /\xff HTTP/1.1"), 400, "a byte that must be percent-encoded"},
 	{"NUL in the target", badLine("GET /\x00 HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},
-	// nginx with $uri or a capture in proxy_pass makes these of %0D, %01 and %09.
+	// nginx with $uri or a capture in proxy_pass makes these targets from %0D,
+	// %01 and %09.
 	{"bare CR in the target", badLine("GET /\r HTTP/1.1"), 400, "a bare CR: RFC 9112 §2.2 (byte 5 of the head)"},
 	{"control in the target", badLine("GET /\x01 HTTP/1.1"), 400, "a control character: RFC 9110 §5.5 (byte 5 of the head)"},
 	{"tab in the target", badLine("GET /\t HTTP/1.1"), 400, "a byte that must be percent-encoded: RFC 9112 §3.2 (byte 5 of the head)"},
@@ -237,7 +240,7 @@ var MalformedHeads = []malformedHead{
 
 	// What stands between: RFC 9112 §3.
 	{"two spaces before the target", badLine("GET  / HTTP/1.1"), BadPlain, ""},
-	// HAProxy makes it of a path that a rule of its own has removed.
+	// HAProxy makes this line if one of its rules has removed the path.
 	{"nothing for a target", badLine("GET  HTTP/1.1"), 400, "the request line is not `method SP target SP version`"},
 	{"two spaces before the version", badLine("GET /  HTTP/1.1"), 400, "the version is not HTTP/1.x"},
 	{"space in the target", badLine("GET /a b HTTP/1.1"), 400, "the version is not HTTP/1.x"},
@@ -265,7 +268,7 @@ var MalformedHeads = []malformedHead{
 	{"Connection with a parameter", badLists("Upgrade;x=y", "tcp"), 400, "Connection is not a list of tokens"},
 	{"Connection quoted", badLists(`"Upgrade"`, "tcp"), 400, "Connection is not a list of tokens"},
 
-	// In order, but no upgrade: RFC 9110 §7.8, §15.5.22.
+	// These are valid, but no upgrade: RFC 9110 §7.8, §15.5.22.
 	{"Upgrade without Connection", "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: tcp\r\n\r\n", 426, "Upgrade without `Connection: Upgrade`: RFC 9110 §7.8"},
 	{"Connection of others", badLists("close, keep-alive", "tcp"), 426, "Upgrade without `Connection: Upgrade`"},
 	{"Connection of a longer token", badLists("upgrades", "tcp"), 426, "Upgrade without `Connection: Upgrade`"},
@@ -292,9 +295,9 @@ var MalformedHeads = []malformedHead{
 	{"method too long", badLine(strings.Repeat("y", 16<<10) + " / HTTP/1.1"), BadLate, ""},
 }
 
-// Doubtful reports whether a connection may be handed on before its first
-// line shows that it is HTTP. What becomes of it then depends on how it
-// arrives; FuzzServer knows how that was.
+// Doubtful reports whether a connection may be delivered before its first line
+// shows that it is HTTP. Then the result depends on the pieces in which the
+// bytes arrive. Only FuzzServer knows them.
 func Doubtful(head string) bool {
 	var s wire.Sniffer
 	for i := range len(head) {
@@ -305,11 +308,11 @@ func Doubtful(head string) bool {
 	return false
 }
 
-// malformedAnswer is an answer that must not become a tunnel.
+// malformedAnswer is an answer that must not open a tunnel.
 type malformedAnswer struct {
 	Name   string
 	Answer string
-	// status of the StatusError; 0 where it is no answer at all.
+	// the status of the StatusError; 0 if it is not an answer at all
 	Status int
 	Text   string
 }

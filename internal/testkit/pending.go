@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// CloseOnce starts the acceptor of l, whose Accept nobody calls afterwards.
+// CloseOnce starts the acceptor of l. No call of Accept remains afterwards.
 func CloseOnce(t testing.TB, n *Network, l *preflight.PreflightListener) {
 	t.Helper()
 	c := n.Dial(t)

@@ -15,7 +15,7 @@ const (
 	ResetsAsOf = "server.handshake.duration error.type=connection_reset,preflight.kind=failed"
 )
 
-// ProbeEnds are the ways in which a client ends its connection.
+// ProbeEnds are the ways in which a client can end its connection.
 var ProbeEnds = map[string]func(*net.TCPConn){
 	"close": func(c *net.TCPConn) { c.Close() },
 	"reset": func(c *net.TCPConn) {
@@ -25,8 +25,8 @@ var ProbeEnds = map[string]func(*net.TCPConn){
 	"half-close": func(c *net.TCPConn) { c.CloseWrite() },
 }
 
-// ProbeEventually waits until all handshakes have ended, and requires so many of
-// one kind.
+// ProbeEventually waits until all handshakes have ended, and requires that n of
+// them are of one kind.
 func ProbeEventually(t *testing.T, e *Recorder, of string, n int64) {
 	t.Helper()
 	for end := time.Now().Add(Patience); e.Sum(of) < n || e.Sum(UnderWay) > 0; {

@@ -5,7 +5,7 @@ import (
 	"net"
 )
 
-// Raw is a client of which both ends are known.
+// Raw returns a client for two given ends of a connection.
 func Raw(ours net.Conn, server *NetworkConn) *Client {
 	c := &Client{Conn: ours, R: bufio.NewReader(ours)}
 	c.Server = server

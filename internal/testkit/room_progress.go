@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// RevMount serves l, mounted on a server of package net/http, from n.
-func RevMount(t testing.TB, n *Network, l http.Handler) {
+// Mount serves l, mounted on a server of net/http, on n.
+func Mount(t testing.TB, n *Network, l http.Handler) {
 	t.Helper()
 	s, done := &http.Server{Handler: l}, make(chan struct{})
 	go func() {

@@ -9,7 +9,7 @@ import (
 )
 
 // ReadToEnd requires that the server closes the connection, with or without a
-// reset, and returns what it said before.
+// reset, and returns the bytes before that.
 func ReadToEnd(t testing.TB, r io.Reader) string {
 	t.Helper()
 	b, err := io.ReadAll(r)

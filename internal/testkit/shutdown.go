@@ -14,32 +14,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Scene is a listener in memory that serves every kind of connection: on
-// the one it wraps, and mounted on another HTTP server.
+// Scene is an in-memory listener that serves every kind of connection: on its
+// wrapped listener, and mounted on another HTTP server.
 type Scene struct {
 	*preflight.PreflightListener
 	Direct, Mounted *Network
-	Server          *http.Server // on which it is mounted
+	Server          *http.Server // the server on which it is mounted
 	ClientTLS       *tls.Config
-	Hijacked        chan net.Conn // by Handler
-	Release         chan struct{} // ends what Handler does for /held
+	Hijacked        chan net.Conn // the connections that Handler has hijacked
+	Release         chan struct{} // closed to end the requests to /held
 }
 
 const (
 	Ordinary = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 	Held     = "GET /held HTTP/1.1\r\nHost: h\r\n\r\n"
 	Hijack   = "GET /hijack HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-	// malformedStage lacks Host. It is ours to refuse because it carries Upgrade.
+	// malformedStage lacks Host. The listener refuses it itself because it
+	// carries Upgrade.
 	malformedStage = "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	ThroughProxy   = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
-	// SceneHello begins a ClientHello.
+	// SceneHello is the beginning of a ClientHello.
 	SceneHello = "\x16\x03\x01\x02\x00\x01\x00"
 )
 
 // TunnelTLSRequest is an upgrade request for a tunnel with TLS inside.
 var TunnelTLSRequest = RequestTLS
 
-// sceneCerts are made before the bubble begins, which has no network.
+// sceneCerts are made before the bubble begins, because there is no network
+// inside it.
 type sceneCerts struct{ Server, Client *tls.Config }
 
 func NewCerts(t testing.TB) sceneCerts {
@@ -48,8 +50,8 @@ func NewCerts(t testing.TB) sceneCerts {
 	return sceneCerts{server, client}
 }
 
-// NewScene makes a scene in the bubble of t. change, which may be nil, changes
-// the listener before its first call.
+// NewScene makes a scene in the bubble of t. change may be nil. It changes the
+// listener before its first call.
 func NewScene(t testing.TB, certs sceneCerts, change func(*preflight.PreflightListener)) *Scene {
 	t.Helper()
 	s := &Scene{
@@ -78,7 +80,7 @@ func NewScene(t testing.TB, certs sceneCerts, change func(*preflight.PreflightLi
 	return s
 }
 
-// SceneAuthorize waits for the end of the handshake if the request says so.
+// SceneAuthorize waits for the end of the handshake if the request asks for it.
 func SceneAuthorize(r *http.Request) (http.Header, error) {
 	if r.Header.Get("Wait") == "" {
 		return nil, nil
@@ -109,8 +111,8 @@ func (s *Scene) handle(w http.ResponseWriter, r *http.Request) {
 type sceneKind struct {
 	Name    string
 	Mounted bool
-	// talk gets the connection through its handshake, and returns the
-	// application's end of it.
+	// Talk completes the handshake of the connection, and returns the client's
+	// end of the application's stream.
 	Talk func(testing.TB, *Scene, *Client) *Client
 }
 
@@ -140,7 +142,7 @@ var Kinds = []sceneKind{
 	}},
 }
 
-// Upgraded sends an upgrade request, which must be answered 101.
+// Upgraded sends an upgrade request, and requires a 101.
 func (c *Client) Upgraded(t testing.TB, request string) *Client {
 	t.Helper()
 	a := <-c.Ask(request)
@@ -149,7 +151,7 @@ func (c *Client) Upgraded(t testing.TB, request string) *Client {
 	return c
 }
 
-// Asked sends an ordinary request, which must be served.
+// Asked sends an ordinary request, and requires that it is served.
 func (c *Client) Asked(t testing.TB, request string) *Client {
 	t.Helper()
 	a := <-c.Ask(request)
@@ -159,8 +161,8 @@ func (c *Client) Asked(t testing.TB, request string) *Client {
 	return c
 }
 
-// Dial connects in memory: to the server on which the listener is mounted, or to
-// the listener.
+// Dial makes an in-memory connection, to the server that mounts the listener or
+// to the listener itself.
 func (s *Scene) Dial(t testing.TB, mounted bool) *Client {
 	t.Helper()
 	if mounted {
@@ -169,11 +171,11 @@ func (s *Scene) Dial(t testing.TB, mounted bool) *Client {
 	return s.Direct.Dial(t)
 }
 
-// Start calls Accept for the first time, which starts the acceptor, and leaves
-// nothing behind.
+// Start calls Accept for the first time, which starts the acceptor. Nothing
+// remains of the call.
 func (s *Scene) Start(t testing.TB) { CloseOnce(t, s.Direct, s.PreflightListener) }
 
-// A Pair is both ends of a connection that Accept has returned.
+// A Pair holds both ends of a connection that Accept has returned.
 type Pair struct {
 	Client *Client
 	Conn   *preflight.Conn
@@ -204,7 +206,8 @@ func (p Pair) Talks(t testing.TB) {
 	Talk(t, p.Client, p.Conn)
 }
 
-// Close closes both ends. A TLS layer sends a last message, which somebody must read.
+// Close closes both ends. A TLS layer sends a last message, which the other end
+// must read.
 func (p Pair) Close() {
 	drained := make(chan struct{})
 	go func() {
@@ -213,7 +216,7 @@ func (p Pair) Close() {
 	}()
 	p.Conn.Close()
 	<-drained
-	p.Client.Server.Conn.Close() // under a TLS layer, which the client may not close
+	p.Client.Server.Conn.Close() // closes the connection below a TLS layer that the client does not close
 	p.Client.Close()
 }
 
@@ -227,7 +230,7 @@ func (s *Scene) DeliverAll(t testing.TB) []Pair {
 	return pairs
 }
 
-// Hijack makes a connection that Handler has taken for itself.
+// Hijack makes a connection that Handler has hijacked.
 func (s *Scene) Hijack(t testing.TB) (*Client, net.Conn) {
 	t.Helper()
 	c := s.Direct.Dial(t)
@@ -237,7 +240,7 @@ func (s *Scene) Hijack(t testing.TB) (*Client, net.Conn) {
 	return c, conn
 }
 
-// Mute is the end of a client of whose writes only the first arrive.
+// Mute is a client's end of a connection. Only its first Writes arrive.
 type Mute struct {
 	net.Conn
 	Left int
@@ -250,18 +253,18 @@ func (c *Mute) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// HalfTLS gets c into the middle of a TLS handshake: the server has sent its
-// part, and waits for the client's last.
+// HalfTLS brings c to the middle of a TLS handshake: the server has sent its
+// part, and waits for the client's last message.
 func (s *Scene) HalfTLS(t testing.TB, c *Client) {
 	t.Helper()
 	require.NoError(t, tls.Client(&Mute{c.Conn, 1}, s.ClientTLS).Handshake())
 }
 
-// DiscardInput reads in the background what the server sends.
+// DiscardInput reads in the background and discards the bytes from the server.
 func DiscardInput(c *Client) { go io.Copy(io.Discard, c.R) }
 
-// BeginShutdown calls Shutdown in the background, and returns when that waits or has
-// returned.
+// BeginShutdown calls Shutdown in the background. It returns when Shutdown
+// waits or has returned.
 func (s *Scene) BeginShutdown(ctx context.Context) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- s.Shutdown(ctx) }()
@@ -269,7 +272,7 @@ func (s *Scene) BeginShutdown(ctx context.Context) <-chan error {
 	return done
 }
 
-// BaseConn is the connection in memory at the bottom of c.
+// BaseConn returns the in-memory connection at the bottom of c.
 func BaseConn(c net.Conn) *NetworkConn {
 	for {
 		if base, ok := c.(*NetworkConn); ok {

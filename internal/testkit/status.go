@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// RequireUnavailable requires the error of an end without an answer, which may be
-// worth another try.
+// RequireUnavailable requires the error of a connection that ended without an
+// answer. It must be temporary.
 func RequireUnavailable(t testing.TB, err error) {
 	t.Helper()
 	require.NotErrorAs(t, err, new(*preflight.StatusError))

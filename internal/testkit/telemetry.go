@@ -13,11 +13,12 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// An Recorder notes what one side reports: the sums of its metrics and the spans it
-// starts. fault, which may be nil, is called with the name of each call before it.
+// A Recorder records what one side reports: the sums of its metrics, and the
+// spans that it starts. Fault may be nil. It is called with the name of each
+// call, before that call.
 type Recorder struct {
 	mu    sync.Mutex
-	Sums  map[string]int64 // by name and attributes; of a histogram the count
+	Sums  map[string]int64 // by name and attributes; for a histogram the count
 	spans []string
 	Fault func(call string)
 }
@@ -26,12 +27,13 @@ func NewRecorder() *Recorder { return &Recorder{Sums: make(map[string]int64)} }
 
 func (e *Recorder) Watch() *preflight.Telemetry {
 	return &preflight.Telemetry{
-		TracerProvider: EyeTracers{Recorder: e}, MeterProvider: eyeMeters{eye: e},
-		Propagator: eyePropagator{propagation.TraceContext{}, e},
+		TracerProvider: RecordingTracers{Recorder: e}, MeterProvider: recordingMeters{recorder: e},
+		Propagator: recordingPropagator{propagation.TraceContext{}, e},
 	}
 }
 
-// Sum is a metric as it stands, by its name without the prefix, and attributes.
+// Sum returns the current value of a metric. of is its name without the prefix,
+// and its attributes.
 func (e *Recorder) Sum(of string) int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -61,112 +63,113 @@ func (e *Recorder) add(name string, set attribute.Set, n int64) {
 	e.Sums[name] += n
 }
 
-type eyeMeters struct {
+type recordingMeters struct {
 	metricnoop.MeterProvider
-	eye *Recorder
+	recorder *Recorder
 }
 
-func (p eyeMeters) Meter(string, ...metric.MeterOption) metric.Meter {
-	p.eye.calls("Meter")
-	return eyeMeter{eye: p.eye}
+func (p recordingMeters) Meter(string, ...metric.MeterOption) metric.Meter {
+	p.recorder.calls("Meter")
+	return recordingMeter{recorder: p.recorder}
 }
 
-type eyeMeter struct {
+type recordingMeter struct {
 	metricnoop.Meter
-	eye *Recorder
+	recorder *Recorder
 }
 
-func (m eyeMeter) Float64Histogram(name string, _ ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
-	return eyeHistogram{name: name, eye: m.eye}, nil
+func (m recordingMeter) Float64Histogram(name string, _ ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
+	return recordingHistogram{name: name, recorder: m.recorder}, nil
 }
 
-func (m eyeMeter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
-	return eyeCounter{name: name, eye: m.eye}, nil
+func (m recordingMeter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
+	return recordingCounter{name: name, recorder: m.recorder}, nil
 }
 
-func (m eyeMeter) Int64UpDownCounter(name string, _ ...metric.Int64UpDownCounterOption) (metric.Int64UpDownCounter, error) {
-	return eyeUpDown{name: name, eye: m.eye}, nil
+func (m recordingMeter) Int64UpDownCounter(name string, _ ...metric.Int64UpDownCounterOption) (metric.Int64UpDownCounter, error) {
+	return recordingUpDown{name: name, recorder: m.recorder}, nil
 }
 
-type eyeHistogram struct {
+type recordingHistogram struct {
 	metricnoop.Float64Histogram
-	name string
-	eye  *Recorder
+	name     string
+	recorder *Recorder
 }
 
-func (h eyeHistogram) Record(_ context.Context, _ float64, options ...metric.RecordOption) {
-	h.eye.add(h.name, metric.NewRecordConfig(options).Attributes(), 1)
+func (h recordingHistogram) Record(_ context.Context, _ float64, options ...metric.RecordOption) {
+	h.recorder.add(h.name, metric.NewRecordConfig(options).Attributes(), 1)
 }
 
-type eyeCounter struct {
+type recordingCounter struct {
 	metricnoop.Int64Counter
-	name string
-	eye  *Recorder
+	name     string
+	recorder *Recorder
 }
 
-func (c eyeCounter) Add(_ context.Context, n int64, options ...metric.AddOption) {
-	c.eye.add(c.name, metric.NewAddConfig(options).Attributes(), n)
+func (c recordingCounter) Add(_ context.Context, n int64, options ...metric.AddOption) {
+	c.recorder.add(c.name, metric.NewAddConfig(options).Attributes(), n)
 }
 
-type eyeUpDown struct {
+type recordingUpDown struct {
 	metricnoop.Int64UpDownCounter
-	name string
-	eye  *Recorder
+	name     string
+	recorder *Recorder
 }
 
-func (c eyeUpDown) Add(_ context.Context, n int64, options ...metric.AddOption) {
-	c.eye.add(c.name, metric.NewAddConfig(options).Attributes(), n)
+func (c recordingUpDown) Add(_ context.Context, n int64, options ...metric.AddOption) {
+	c.recorder.add(c.name, metric.NewAddConfig(options).Attributes(), n)
 }
 
-type EyeTracers struct {
+type RecordingTracers struct {
 	tracenoop.TracerProvider
 	Recorder *Recorder
 }
 
-func (p EyeTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
+func (p RecordingTracers) Tracer(string, ...trace.TracerOption) trace.Tracer {
 	p.Recorder.calls("Tracer")
-	return EyeTracer{Recorder: p.Recorder}
+	return RecordingTracer{Recorder: p.Recorder}
 }
 
-type EyeTracer struct {
+type RecordingTracer struct {
 	tracenoop.Tracer
 	Recorder *Recorder
 }
 
-func (t EyeTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
+func (t RecordingTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
 	t.Recorder.calls("Start")
 	t.Recorder.mu.Lock()
 	t.Recorder.spans = append(t.Recorder.spans, name)
 	t.Recorder.mu.Unlock()
 	ctx, span := t.Tracer.Start(ctx, name, options...)
-	return ctx, eyeSpan{span, t.Recorder}
+	return ctx, recordingSpan{span, t.Recorder}
 }
 
-// An eyeSpan records, so that all of its methods are called.
-type eyeSpan struct {
+// A recordingSpan reports that it is recording, so that all of its methods are
+// called.
+type recordingSpan struct {
 	trace.Span
-	eye *Recorder
+	recorder *Recorder
 }
 
-func (s eyeSpan) IsRecording() bool { return true }
+func (s recordingSpan) IsRecording() bool { return true }
 
-func (s eyeSpan) End(...trace.SpanEndOption) { s.eye.calls("End") }
+func (s recordingSpan) End(...trace.SpanEndOption) { s.recorder.calls("End") }
 
-func (s eyeSpan) AddEvent(string, ...trace.EventOption) { s.eye.calls("AddEvent") }
+func (s recordingSpan) AddEvent(string, ...trace.EventOption) { s.recorder.calls("AddEvent") }
 
-func (s eyeSpan) SetAttributes(...attribute.KeyValue) { s.eye.calls("SetAttributes") }
+func (s recordingSpan) SetAttributes(...attribute.KeyValue) { s.recorder.calls("SetAttributes") }
 
-type eyePropagator struct {
+type recordingPropagator struct {
 	propagation.TextMapPropagator
-	eye *Recorder
+	recorder *Recorder
 }
 
-func (p eyePropagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
-	p.eye.calls("Inject")
+func (p recordingPropagator) Inject(ctx context.Context, c propagation.TextMapCarrier) {
+	p.recorder.calls("Inject")
 	p.TextMapPropagator.Inject(ctx, c)
 }
 
-func (p eyePropagator) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
-	p.eye.calls("Extract")
+func (p recordingPropagator) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
+	p.recorder.calls("Extract")
 	return p.TextMapPropagator.Extract(ctx, c)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Secure is a client of TLS over c.
+// Secure returns a TLS client over c.
 func Secure(t testing.TB, c *Client, config *tls.Config) *Client {
 	t.Helper()
 	tc := tls.Client(c.Conn, config)

@@ -9,7 +9,7 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// The exchange as it is on the wire for upgradeReq.
+// The bytes of the exchange for UpgradeRequestOf.
 const (
 	UpgradeRequest = "GET /amps/json?a=b%20c HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Carriers: upgrade\r\n\r\n"
 	UpgradeAnswer  = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n"
@@ -22,9 +22,9 @@ func UpgradeRequestOf() *http.Request {
 	}
 }
 
-// An upgradeRole is one side of an upgrade, seen by its peer.
+// An upgradeRole is one side of an upgrade, as its peer sees it.
 type upgradeRole struct {
-	Receives string // from the peer, before the payload
+	Receives string // the bytes from the peer before the payload
 	Sends    string
 	Play     func(context.Context, net.Conn) (*preflight.Conn, error)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the requests of these tests carry and no error may repeat.
+// These secrets are in the requests of the tests. No error may repeat them.
 var SecretFields = http.Header{
 	"Authorization": {"Bearer s3cr3t-authorization"},
 	"Cookie":        {"sid=s3cr3t-cookie"},
@@ -31,7 +31,7 @@ func RequireNoSecret(t testing.TB, err error) {
 	}
 }
 
-// ReadRequest reads a request head and returns it.
+// ReadRequest reads the head of a request and returns it.
 func ReadRequest(c net.Conn) string {
 	var head []byte
 	b := make([]byte, 1)
@@ -44,8 +44,8 @@ func ReadRequest(c net.Conn) string {
 	return string(head)
 }
 
-// UpgradeAnswered is what Client makes of an answer, after which the peer
-// closes the connection or keeps it open.
+// UpgradeAnswered returns the result of Client for an answer. The peer then
+// closes the connection, or keeps it open.
 func UpgradeAnswered(t testing.TB, answer string, keepOpen bool) (*preflight.Conn, error) {
 	t.Helper()
 	client, server := SpyPipe(t)
@@ -66,7 +66,7 @@ func UpgradeAnswered(t testing.TB, answer string, keepOpen bool) (*preflight.Con
 	return conn, err
 }
 
-// BrokenWrite is a connection whose direction to the peer is broken.
+// BrokenWrite is a connection whose Write fails.
 type BrokenWrite struct{ *SpyConn }
 
 func (c BrokenWrite) Write([]byte) (int, error) { return 0, syscall.EPIPE }

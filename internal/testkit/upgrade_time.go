@@ -9,12 +9,12 @@ import (
 
 var ErrCause = errors.New("the reason why the context ended")
 
-// ContextEnds are the ways in which a handshake that makes no progress ends.
+// ContextEnds are the ways in which a handshake without progress ends.
 var ContextEnds = map[string]struct {
 	Ctx   func(context.Context) (context.Context, context.CancelFunc)
 	After time.Duration
 	Want  error
-	Of    error // the context, whatever its cause; nil: it has not ended
+	Of    error // the error of the context itself, not its cause; nil: the context has not ended
 }{
 	"timeout": {context.WithCancel, 10 * time.Second, os.ErrDeadlineExceeded, nil},
 	"deadline of ctx": {func(ctx context.Context) (context.Context, context.CancelFunc) {

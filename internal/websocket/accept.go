@@ -13,14 +13,15 @@ const KeyLen = 24
 // guid is what RFC 6455 §1.3 appends to the key.
 const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-// NewKey returns a fresh Sec-WebSocket-Key.
+// NewKey returns a new random Sec-WebSocket-Key.
 func NewKey() string {
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// ValidKey reports whether key is 16 bytes in base64, as RFC 6455 §4.2.1 asks.
+// ValidKey reports whether key is 16 bytes in base64, as RFC 6455 §4.2.1
+// requires.
 func ValidKey(key string) bool {
 	if len(key) != KeyLen {
 		return false
@@ -34,7 +35,7 @@ func ValidKey(key string) bool {
 func Accept(key string) string {
 	var sum [sha1.Size]byte
 	// The hash proves that the server speaks WebSocket. It protects nothing, so
-	// it is computed where FIPS 140 forbids SHA-1, too.
+	// SHA-1 is used here even where FIPS 140 forbids it.
 	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + guid)) })
 	return base64.StdEncoding.EncodeToString(sum[:])
 }

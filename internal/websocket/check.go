@@ -16,15 +16,15 @@ const (
 	CodeNone = 1005
 )
 
-// Error is a violation of the protocol by the peer.
+// Error is a protocol error of the peer.
 type Error struct {
-	Code uint16 // what a Close frame should tell the peer
+	Code uint16 // the code for the Close frame
 	text string
 }
 
 func (e *Error) Error() string { return e.text }
 
-// The faults of a stream, in the order in which they are looked for.
+// The faults of a stream, in the order in which they are checked.
 var (
 	errRSV          = &Error{CodeProtocol, "a reserved bit is set in a WebSocket frame, and no extension was negotiated"}
 	errOpcode       = &Error{CodeProtocol, "a WebSocket frame with a reserved opcode"}
@@ -42,8 +42,9 @@ var (
 	errCloseReason  = &Error{CodeProtocol, "the reason in a WebSocket Close frame is not UTF-8"}
 )
 
-// Check reports how h breaks the protocol, if it does. fromClient says who has
-// sent the frame. inMessage says whether it stands inside a fragmented message.
+// Check returns the rule that h breaks, or nil. fromClient tells that the
+// client has sent the frame. inMessage tells that the frame is inside a
+// fragmented message.
 func (h Header) Check(fromClient, inMessage bool) error {
 	if err := h.checkFlags(fromClient, inMessage); err != nil {
 		return err
@@ -59,7 +60,7 @@ func (h Header) Check(fromClient, inMessage bool) error {
 	return nil
 }
 
-// checkFlags checks what the first two bytes of the header say.
+// checkFlags checks the first two bytes of the header.
 func (h Header) checkFlags(fromClient, inMessage bool) error {
 	if h.Opcode == Binary && h.Fin && h.RSV == 0 && h.Masked == fromClient && !inMessage {
 		return nil // the usual frame
@@ -94,8 +95,7 @@ func (h Header) checkFlags(fromClient, inMessage bool) error {
 	return nil
 }
 
-// AppendClose appends the payload of a Close frame to b. For [CodeNone] there
-// is none.
+// AppendClose appends the payload of a Close frame to b. [CodeNone] has none.
 func AppendClose(b []byte, code uint16) []byte {
 	if code == CodeNone {
 		return b
@@ -122,7 +122,7 @@ func ParseClose(payload []byte) (code uint16, err error) {
 	return code, nil
 }
 
-// maySend reports whether a Close frame may have this code: one that is
+// maySend reports whether a Close frame may have this code: a code that is
 // registered for use on the wire, or one from the ranges for libraries (3000)
 // and applications (4000). See RFC 6455 §7.4 and IANA's registry, which has
 // added 1012 to 1014.

@@ -1,38 +1,38 @@
 package websocket
 
-// Event is what [Decoder.Next] has come upon.
+// Event is what [Decoder.Next] has found.
 type Event uint8
 
 const (
 	None        Event = iota
-	PingPassed        // a whole Ping; [Decoder.Control] is its payload
-	ClosePassed       // a whole Close; [Decoder.Code] is its code
+	PingPassed        // a complete Ping; [Decoder.Control] is its payload
+	ClosePassed       // a complete Close; [Decoder.Code] is its code
 )
 
-// Decoder takes the frames of one direction apart. The payloads of its binary
-// messages are one stream: how it is cut into messages and frames means nothing,
-// because gateways cut it anew.
+// Decoder decodes the frames of one direction. The payloads of its binary
+// messages are one stream. The boundaries of messages and frames mean nothing,
+// because gateways may change them.
 //
 // The caller asks [Decoder.Data] how many bytes of payload come next. It takes
-// them with [Decoder.Unmask], or with [Decoder.Skip] where they are not masked or
-// not wanted. Everything else goes through [Decoder.Next].
+// them with [Decoder.Unmask], or with [Decoder.Skip] if they are not masked or
+// not needed. Everything else goes through [Decoder.Next].
 type Decoder struct {
-	left       uint64 // bytes of the current payload that have not come
-	key        Key    // for the next byte of the payload
+	left       uint64 // bytes of the current payload that are still to come
+	key        Key    // the key for the next byte of the payload
 	fromClient bool
-	inMessage  bool   // the last data frame was not the last of its message
+	inMessage  bool   // the message of the last data frame is not complete
 	opcode     Opcode // of the current frame
 	code       uint16
-	have       uint8 // bytes in header
+	have       uint8 // the number of bytes in header
 	header     [MaxHeader]byte
-	control    []byte // the payload of a control frame; allocated for the first that has one
+	control    []byte // the payload of a control frame; allocated when the first one has a payload
 }
 
-// NewDecoder returns a Decoder for what a client sends, or a server.
+// NewDecoder returns a Decoder for the bytes of a client, or of a server.
 func NewDecoder(fromClient bool) Decoder { return Decoder{fromClient: fromClient, opcode: Binary} }
 
-// Data returns how many bytes of a binary message come next without a header
-// among them. It is 0 where [Decoder.Next] must see the next byte.
+// Data returns how many bytes of a binary message come next, without a header
+// among them. It is 0 if [Decoder.Next] must see the next byte.
 func (d *Decoder) Data() uint64 {
 	if d.opcode.isControl() {
 		return 0
@@ -40,9 +40,9 @@ func (d *Decoder) Data() uint64 {
 	return d.left
 }
 
-// Unmask takes the next len(src) bytes of payload and writes them to dst without
-// their mask. There is at least one, and at most [Decoder.Data]. dst may be src, or
-// overlap it from below: see [MaskMove].
+// Unmask consumes the next len(src) bytes of payload and writes them to dst
+// without their mask. len(src) is at least 1 and at most [Decoder.Data]. dst
+// may be src, or overlap it from below: see [MaskMove].
 func (d *Decoder) Unmask(dst, src []byte) {
 	d.left -= uint64(len(src))
 	if &dst[0] == &src[0] {
@@ -52,10 +52,11 @@ func (d *Decoder) Unmask(dst, src []byte) {
 	}
 }
 
-// Peek unmasks the next len(src) bytes of payload into dst without taking them.
+// Peek writes the next len(src) bytes of payload to dst without their mask, and
+// does not consume them.
 func (d *Decoder) Peek(dst, src []byte) { Mask(dst, src, d.key) }
 
-// Skip passes over the next n bytes of payload.
+// Skip consumes the next n bytes of payload.
 func (d *Decoder) Skip(n int) {
 	d.left -= uint64(n)
 	d.key = d.key.At(n)
@@ -68,10 +69,10 @@ func (d *Decoder) Control() []byte { return d.control }
 // Code returns the code of the Close that Next has reported.
 func (d *Decoder) Code() uint16 { return d.code }
 
-// Next takes bytes that are not of binary messages from the beginning of b and
-// returns their number. It stops behind each header and behind each control
-// frame. It must not be called while [Decoder.Data] is not 0. After an error, and
-// after [ClosePassed], the Decoder must not be used.
+// Next consumes bytes that are not in binary messages from the beginning of b
+// and returns their number. It stops after each header and after each control
+// frame. It must not be called while [Decoder.Data] is not 0. After an error,
+// and after [ClosePassed], the Decoder must not be used.
 func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 	if d.left == 0 {
 		if n, err = d.parse(b); err != nil {
@@ -87,27 +88,28 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 	return n, event, err
 }
 
-// parse takes the bytes of a header. It is whole when have is 0 again.
+// parse consumes the bytes of a header. The header is complete when have is 0
+// again.
 func (d *Decoder) parse(b []byte) (n int, err error) {
-	if d.have == 0 {
-		// The usual case: a header that is whole is not copied.
-		if h, n := ParseHeader(b); n > 0 {
-			return n, d.begin(h)
-		}
-	}
-	// A header has at most len(d.header) bytes, so that there is always room.
 	had := int(d.have)
-	taken := copy(d.header[had:], b)
-	seen := d.header[:had+taken]
-	if h, n := ParseHeader(seen); n > 0 {
+	if had > 0 {
+		b = d.header[:had+copy(d.header[had:], b)]
+	}
+	if h, n := ParseHeader(b); n > 0 {
 		d.have = 0
 		return n - had, d.begin(h)
 	}
-	d.have = uint8(len(seen))
-	if len(seen) >= 2 {
-		err = parseFlags(seen).checkFlags(d.fromClient, d.inMessage)
+	// The header is incomplete, so there is room for it in d.header.
+	d.have = uint8(copy(d.header[:], b))
+	return len(b) - had, d.checkBegun()
+}
+
+// checkBegun checks an incomplete header as far as it goes.
+func (d *Decoder) checkBegun() error {
+	if d.have < 2 {
+		return nil
 	}
-	return taken, err
+	return parseFlags(d.header[:]).checkFlags(d.fromClient, d.inMessage)
 }
 
 func (d *Decoder) begin(h Header) error {
@@ -122,7 +124,7 @@ func (d *Decoder) begin(h Header) error {
 	return nil
 }
 
-// gather takes bytes of the payload of a control frame.
+// gather consumes bytes of the payload of a control frame.
 func (d *Decoder) gather(b []byte) int {
 	if d.control == nil {
 		d.control = make([]byte, 0, MaxControl)
@@ -135,8 +137,8 @@ func (d *Decoder) gather(b []byte) int {
 	return len(taken)
 }
 
-// passed reports the control frame that is now whole. A Pong says nothing: none
-// was asked for.
+// passed reports the control frame that is now complete. A Pong is ignored,
+// because no Ping was sent.
 func (d *Decoder) passed() (Event, error) {
 	switch d.opcode {
 	case Ping:

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// decode runs the stream through a Decoder in the given pieces, as a reader would
-// use it. Adjoining data is one item.
+// decode passes the stream through a Decoder in the given pieces, as a reader
+// would use it. Adjacent data is one item.
 func decode(fromClient bool, pieces ...[]byte) (items []string, err error) {
 	d := NewDecoder(fromClient)
 	var data []byte
@@ -62,7 +62,7 @@ func decode(fromClient bool, pieces ...[]byte) (items []string, err error) {
 	return items, nil
 }
 
-// masked makes of the frames of a server those of a client.
+// masked converts the frames of a server to those of a client.
 func masked(t *testing.T, wire []byte) []byte {
 	t.Helper()
 	var out []byte
@@ -76,7 +76,7 @@ func masked(t *testing.T, wire []byte) []byte {
 		h.Masked, h.Key = true, 0x11223344
 		b := AppendHeader(nil, h)
 		if form != 0 && len(b) != n+4 {
-			// A length in a form that is not the shortest stays as it is.
+			// A length that is not in its shortest form stays as it is.
 			b = []byte{b[0], 0x80 | form}
 			if form == length16 {
 				b = append(b, byte(h.Length>>8), byte(h.Length))
@@ -97,16 +97,17 @@ func masked(t *testing.T, wire []byte) []byte {
 	return out
 }
 
-// The cases of Autobahn's test suite that a tunnel allows, by their numbers there,
-// with messages of bytes instead of text. Cases of compression (12, 13) fall under
-// 3: no extension is negotiated, so every reserved bit is refused. Those of the
-// contents of text (6) fall under 1.1: text is refused.
+// These are the cases of Autobahn's test suite that apply to a tunnel, with
+// their numbers, and with bytes instead of text. The cases of compression (12,
+// 13) are covered by 3: no extension is negotiated, so every reserved bit is
+// refused. Those of the contents of text (6) are covered by 1.1: text is
+// refused.
 func TestAutobahn(t *testing.T) {
 	repeat := strings.Repeat
 	big := func(n int) string { return fmt.Sprintf("827f%016x", n) + repeat("fe", n) }
 	quoted := func(n int) string { return fmt.Sprintf("%q", bytes.Repeat([]byte{0xfe}, n)) }
 	for _, c := range []struct {
-		name, wire string // of a server; the client's are the same, masked
+		name, wire string // the frames of a server; the client's are the same, masked
 		want       string
 		err        *Error
 	}{
@@ -235,7 +236,7 @@ func TestAutobahn(t *testing.T) {
 	}
 }
 
-// Who must mask does, and who must not does not.
+// The client must mask, and the server must not.
 func TestMaskingByRole(t *testing.T) {
 	_, err := decode(true, unhex(t, "8201"))
 	assert.Equal(t, errUnmasked, err)
@@ -247,7 +248,8 @@ func TestMaskingByRole(t *testing.T) {
 	assert.Equal(t, errMasked, err)
 }
 
-// What the first two bytes of a header betray is reported before the rest comes.
+// A fault in the first two bytes of a header is reported before the rest
+// arrives.
 func TestDecoderErrsEarly(t *testing.T) {
 	for wire, want := range map[string]*Error{
 		"c27f": errRSV, "837f": errOpcode, "82ff": errMasked, "897f": errControlLong, "817e": errText, "807e": errContinuation,
@@ -265,7 +267,7 @@ func TestErrorCodes(t *testing.T) {
 	}
 }
 
-// Nothing is allocated but, once, the room for the payloads of control frames.
+// Decoding allocates only once, for the payloads of control frames.
 func TestDecoderAllocations(t *testing.T) {
 	wire := masked(t, unhex(t, "890470696e67 020141 0005 4142434445 8a00 8000 827e0100"+strings.Repeat("41", 256)))
 	d := NewDecoder(true)
@@ -287,7 +289,7 @@ func TestDecoderAllocations(t *testing.T) {
 	}))
 }
 
-// Whatever comes, the way it is cut changes nothing.
+// For every input, the pieces do not change the result.
 func FuzzDecoder(f *testing.F) {
 	f.Add([]byte("\x82\x05hello\x89\x01a\x88\x02\x03\xe8"), false, uint64(1))
 	f.Add([]byte("\x02\x81\x01\x02\x03\x04\x40\x80\x80\x01\x02\x03\x04"), true, uint64(2))
@@ -307,7 +309,7 @@ func FuzzDecoder(f *testing.F) {
 	})
 }
 
-// What is encoded is decoded to the same.
+// Decoding an encoded message returns the same message.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte("hello"), uint32(7), true, uint8(2))
 	f.Fuzz(func(t *testing.T, payload []byte, key uint32, fromClient bool, fragments uint8) {

@@ -1,10 +1,11 @@
-// Package websocket encodes and decodes what a tunnel uses of the WebSocket
-// protocol (RFC 6455): binary messages without extensions, and control frames.
+// Package websocket encodes and decodes the part of the WebSocket protocol (RFC
+// 6455) that a tunnel uses: binary messages without extensions, and control
+// frames.
 //
 // The package works on bytes alone: it reads no connection, keeps no buffer for
-// data and allocates nothing. [Decoder] takes a stream in pieces of any size.
-// It is strict. A peer that breaks a rule gets an [*Error], which holds the code
-// that a Close frame should tell it.
+// data and does not allocate for it. [Decoder] takes a stream in pieces of any
+// size. It is strict. If a peer breaks a rule, the result is an [*Error], which
+// holds the code for the Close frame.
 package websocket
 
 import (
@@ -12,7 +13,7 @@ import (
 	"math"
 )
 
-// Opcode says what a frame is (RFC 6455 §5.2).
+// Opcode is the type of a frame (RFC 6455 §5.2).
 type Opcode uint8
 
 const (
@@ -24,10 +25,10 @@ const (
 	Pong         Opcode = 0xa
 )
 
-// isControl reports whether o is that of a control frame, known or not.
+// isControl reports whether o is the opcode of a control frame, known or not.
 func (o Opcode) isControl() bool { return o&0x8 != 0 }
 
-// isReserved reports whether no frame may have o.
+// isReserved reports whether o is reserved, so that no frame may have it.
 func (o Opcode) isReserved() bool { return o&^0x8 > 2 }
 
 const (
@@ -52,12 +53,12 @@ const (
 type Header struct {
 	Opcode Opcode
 	Fin    bool   // the last frame of a message
-	RSV    uint8  // the three reserved bits, as they stand in the first byte
-	Masked bool   // by Key
-	Key    Key    // of the mask; zero unless Masked
+	RSV    uint8  // the three reserved bits, at their place in the first byte
+	Masked bool   // the payload is masked by Key
+	Key    Key    // the mask; zero unless Masked
 	Length uint64 // of the payload
 
-	form uint8 // which of the three forms Length has: 0, length16 or length64
+	form uint8 // the form of Length: 0, length16 or length64
 }
 
 // AppendHeader appends h to b, with Length in its shortest form.
@@ -87,7 +88,8 @@ func AppendHeader(b []byte, h Header) []byte {
 }
 
 // ParseHeader parses the header at the beginning of b and returns its length,
-// which is 0 if b ends inside the header. It checks nothing: see [Header.Check].
+// which is 0 if b ends inside the header. It checks no rule: see
+// [Header.Check].
 func ParseHeader(b []byte) (h Header, n int) {
 	if len(b) < 2 {
 		return Header{}, 0
@@ -118,8 +120,8 @@ func ParseHeader(b []byte) (h Header, n int) {
 	return h, n
 }
 
-// parseFlags parses the two bytes with which each header begins. Length is 0
-// where it follows in a longer form.
+// parseFlags parses the first two bytes of a header. Length is 0 if it follows
+// in a longer form.
 func parseFlags(b []byte) Header {
 	h := Header{
 		Opcode: Opcode(b[0] & opcodeBit),

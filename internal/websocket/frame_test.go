@@ -19,7 +19,7 @@ func unhex(t testing.TB, s string) []byte {
 
 // The examples of RFC 6455 §5.7, and the limits of each form of the length.
 func TestHeader(t *testing.T) {
-	const key = 0x3d21fa37 // as it stands on the wire: 37 fa 21 3d
+	const key = 0x3d21fa37 // the key as it stands on the wire: 37 fa 21 3d
 	for _, c := range []struct {
 		wire string
 		want Header
@@ -76,8 +76,8 @@ func TestClose(t *testing.T) {
 	assert.Equal(t, []byte{0x03, 0xe8}, AppendClose(nil, CodeNormal))
 	for code := range 1 << 16 {
 		got, err := ParseClose([]byte{byte(code >> 8), byte(code)})
-		// RFC 6455 §7.4 with IANA's registry: 1004 is reserved, 1005, 1006 and
-		// 1015 stand for what was not sent, 1016-2999 are not assigned.
+		// RFC 6455 §7.4 and IANA's registry: 1004 is reserved, 1005, 1006 and
+		// 1015 are never sent, 1016 to 2999 are not assigned.
 		may := code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006 || code >= 3000 && code <= 4999
 		if may {
 			require.NoError(t, err, code)

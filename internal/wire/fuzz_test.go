@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// addTranscripts adds the golden transcripts of the package above as seeds.
+// addTranscripts adds the golden transcripts as seeds.
 func addTranscripts(f *testing.F, dir string) {
 	files, err := filepath.Glob(filepath.Join("..", "testkit", "testdata", dir, "*.http"))
 	require.NoError(f, err)
@@ -28,23 +28,24 @@ func addTranscripts(f *testing.F, dir string) {
 	}
 }
 
-// framing are the fields that net/http judges, rewrites or removes because
-// they frame a body. No upgrade request has one.
+// framing are the fields that net/http checks, rewrites or removes because they
+// frame a body. No upgrade request has one.
 var framing = []string{"Content-Length", "Transfer-Encoding", "Trailer"}
 
-// fieldsOf are the fields of a head as net/http keeps them, and the number of lines.
+// fieldsOf returns the fields of a head as net/http keeps them, and the number
+// of lines.
 func fieldsOf(head []byte) (h http.Header, lines int) {
 	h = make(http.Header)
 	for name, value := range wire.Header(head) {
-		// A line break of a folded value is a space to net/http.
+		// For net/http, a line break in a folded value is a space.
 		h.Add(string(name), strings.Join(strings.Fields(string(value)), " "))
 		lines++
 	}
 	return h, lines
 }
 
-// sameFields requires what both parsers read of the fields to be the same,
-// except for the ones named.
+// sameFields requires that both parsers read the same fields, except for the
+// named ones.
 func sameFields(t *testing.T, ours, theirs http.Header, except ...string) {
 	t.Helper()
 	for _, h := range []http.Header{ours, theirs} {
@@ -63,13 +64,13 @@ func sameFields(t *testing.T, ours, theirs http.Header, except ...string) {
 	require.Equal(t, theirs, ours)
 }
 
-// everyLineCounts requires that no line of a head was passed over: what one
-// party skips and another reads is how a field is smuggled.
+// everyLineCounts requires that no line of a head was skipped. A field is
+// smuggled when one party skips a line and another reads it.
 func everyLineCounts(t *testing.T, head []byte, fields int) {
 	t.Helper()
 	want := 0
 	lines := bytes.SplitAfter(head, []byte("\n"))
-	for _, line := range lines[1 : len(lines)-2] { // without the first, the empty one and the end
+	for _, line := range lines[1 : len(lines)-2] { // without the first line, the empty one and the end
 		if line[0] != ' ' && line[0] != '\t' {
 			want++
 		}
@@ -77,21 +78,24 @@ func everyLineCounts(t *testing.T, head []byte, fields int) {
 	require.Equal(t, want, fields)
 }
 
-// These lines are requests, whoever reads them, and never plain.
+// Every parser takes these lines for requests. They are never plain.
 var requestLines = []*regexp.Regexp{
-	// What HAProxy, Varnish and Apache forward, or what it has been before they did.
+	// Lines that HAProxy, Varnish and Apache forward, before or after they
+	// rewrite them.
 	regexp.MustCompile(`^(\r?\n){0,2}[^\x00-\x20\x7f]+ [^\x00-\x20]* (?i:http)/[0-9A-Za-z./]*\r?\n`),
-	// What nginx makes of a request when $uri or a capture stands in proxy_pass, and
-	// a lax lighttpd forwards: anything but LF stands in the target.
+	// Lines that nginx makes from a request when $uri or a capture stands in
+	// proxy_pass, or that a lax lighttpd forwards. The target may contain any
+	// byte except LF.
 	regexp.MustCompile(`^(\r?\n){0,2}[^\x00-\x20\x7f]+ (/|(?i:https?)://)[^\n]* (?i:http|rtsp)/[0-9A-Za-z./]*\r?\n`),
 }
 
-// headers are those of the PROXY protocol, which some proxies send unasked.
+// headers are headers of the PROXY protocol, which some proxies send although
+// it was not asked for.
 var headers = []string{
 	"PROXY UNKNOWN\r\n",
 	"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n",
-	kndHeader2(0),
-	kndHeader2(12) + "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb",
+	proxyHeader2(0),
+	proxyHeader2(12) + "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb",
 }
 
 func FuzzRequest(f *testing.F) {
@@ -119,7 +123,7 @@ func FuzzRequest(f *testing.F) {
 		cut := int(at) % (len(b) + 1)
 		n, broken := wire.RequestEnd(b, 0)
 
-		// However the bytes are cut, the head ends at the same place.
+		// However the bytes are cut, the head ends at the same byte.
 		m, err := wire.RequestEnd(b[:cut], 0)
 		if m == 0 && err == nil {
 			m, err = wire.RequestEnd(b, cut)
@@ -135,7 +139,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		require.Equal(t, verdict, v)
 		theirs, refused := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
-		request := refused == nil && theirs.Method != "PRI" && theirs.RequestURI != "" // only net/http knows a CONNECT to nowhere
+		request := refused == nil && theirs.Method != "PRI" && theirs.RequestURI != "" // only net/http accepts a CONNECT without a host
 		for _, line := range requestLines {
 			request = request || line.Match(b) && !bytes.Contains(b, []byte("PRI * HTTP/2"))
 		}
@@ -152,12 +156,13 @@ func FuzzRequest(f *testing.F) {
 			var behind wire.Sniffer
 			want := verdict
 			if want == wire.More {
-				want = wire.Doubt // which it is from the header on
+				want = wire.Doubt // it is Doubt after the header
 			}
 			require.Equal(t, want, behind.Next(append([]byte(header), b...)), "behind %q", header)
 			require.Equal(t, want == wire.HTTP, want == wire.HTTP && behind.BehindHeader())
 		}
-		// What is handed to net/http as no upgrade is none in its eyes.
+		// A head that is given to net/http as no upgrade is no upgrade for
+		// net/http either.
 		if refused == nil && theirs.ProtoMajor == 1 && theirs.RequestURI != "" {
 			require.True(t, wire.MayUpgrade(b) || theirs.Header["Upgrade"] == nil)
 		}
@@ -177,7 +182,7 @@ func FuzzRequest(f *testing.F) {
 		head := bytes.Clone(b[:n:n])
 		var r wire.Request
 		broken = r.Parse(head)
-		require.Equal(t, b[:n], head, "the head is only read")
+		require.Equal(t, b[:n], head, "the head is not modified")
 		if broken != nil {
 			require.Equal(t, 400, broken.Status)
 			require.Equal(t, wire.CodeHead, broken.Code)
@@ -187,7 +192,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		require.Equal(t, wire.HTTP, verdict)
 
-		// What our parser accepts, net/http reads the same way.
+		// net/http reads the heads that our parser accepts in the same way.
 		ours, lines := fieldsOf(head)
 		everyLineCounts(t, head, lines)
 		framed := false
@@ -202,13 +207,14 @@ func FuzzRequest(f *testing.F) {
 		require.Equal(t, theirs.RequestURI, string(r.Target))
 		require.EqualValues(t, theirs.ProtoMinor, r.Minor)
 		require.Equal(t, len(ours["Upgrade"]) > 0, r.Upgrade)
-		if theirs.Method != http.MethodConnect { // whose target is the host to net/http
+		if theirs.Method != http.MethodConnect { // net/http takes the target for the host
 			require.Equal(t, theirs.Host, string(r.Host))
 			require.True(t, httpguts.ValidHostHeader(theirs.Host))
 		}
 		sameFields(t, ours, theirs.Header.Clone(), append(framing, "Host")...)
 
-		// A request that is upgraded has all that one needs, in net/http's eyes too.
+		// A request that is upgraded has all the fields of an upgrade for
+		// net/http too.
 		var token string
 		for _, v := range theirs.Header["Upgrade"] {
 			for e := range strings.SplitSeq(v, ",") {
@@ -271,7 +277,7 @@ func FuzzResponse(f *testing.F) {
 		}
 		require.Equal(t, n, m)
 
-		// The head ends with the first line that is empty, and not before.
+		// The head ends with the first empty line, and not earlier.
 		end := 0
 		for _, blank := range []string{"\n\n", "\n\r\n"} {
 			if i := bytes.Index(b, []byte(blank)); i >= 0 && (end == 0 || i+len(blank) < end) {
@@ -285,7 +291,7 @@ func FuzzResponse(f *testing.F) {
 
 		head := bytes.Clone(b[:n:n])
 		r, broken := wire.ParseResponse(head)
-		require.Equal(t, b[:n], head, "the head is only read")
+		require.Equal(t, b[:n], head, "the head is not modified")
 		if broken != nil {
 			require.Equal(t, 400, broken.Status)
 			require.Less(t, broken.Offset, n)
@@ -302,15 +308,15 @@ func FuzzResponse(f *testing.F) {
 			require.True(t, httpguts.HeaderValuesContainsToken(ours["Upgrade"], "tcp"))
 		}
 
-		// Answers are read tolerantly, so net/http refuses some. What it
-		// accepts, it reads the same way.
+		// Answers are parsed tolerantly, so net/http refuses some of them. The
+		// answers that it accepts, it reads in the same way.
 		theirs, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), nil)
 		if err == nil {
 			require.Equal(t, theirs.StatusCode, r.Status)
 			require.EqualValues(t, theirs.ProtoMinor, r.Minor)
 			except := framing
 			if httpguts.HeaderValuesContainsToken(ours["Connection"], "close") {
-				except = append([]string{"Connection"}, framing...) // which net/http then removes
+				except = append([]string{"Connection"}, framing...) // net/http then removes it
 			}
 			sameFields(t, ours, theirs.Header.Clone(), except...)
 		}

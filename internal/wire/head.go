@@ -221,8 +221,8 @@ func badName(b []byte, pos, n int) *Error {
 	return bad(n, "a field name is not a token: RFC 9110 §5.1")
 }
 
-// foldedField is field for a field that continues over the lines that begin with white space
-// (obs-fold: RFC 9112 §5.2).
+// foldedField is field for a value that continues on lines that begin with
+// white space (obs-fold: RFC 9112 §5.2).
 func foldedField(b []byte, pos int) (name, value []byte, next int, err *Error) {
 	name, value, next, err = field(b, pos)
 	if err != nil || next == pos || !isBlank(b[next]) {

@@ -71,8 +71,8 @@ func TestHeaderStopsWhenAsked(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-// normalRequest and normalAnswer are what goes over the wire on a usual day,
-// with what a proxy adds.
+// normalRequest and normalAnswer are usual messages, with the fields that a
+// proxy adds.
 const (
 	normalRequest = "GET /client/amps/json HTTP/1.1\r\nHost: edge.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" +
 		"Authorization: Bearer t0ken\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n\r\n"
@@ -145,12 +145,12 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// everySplit calls f with each index at which b can be cut in two.
+// everySplit calls f with each index at which b can be cut into two parts.
 func everySplit(b string, f func(i int)) {
 	for i := range len(b) + 1 {
 		f(i)
 	}
 }
 
-// long is n bytes of a token.
+// long returns n bytes of a token.
 func long(n int) string { return strings.Repeat("a", n) }

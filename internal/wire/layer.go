@@ -120,11 +120,11 @@ func ClientHello(b []byte) (m Match, n int) {
 		switch i {
 		case 0:
 			ok = c == handshake
-		case 1, 2: // 3.1 or 3.3 in TLS 1.0 to 1.3; of the rest crypto/tls refuses what is TLS
+		case 1, 2: // 3.1 or 3.3 in TLS 1.0 to 1.3; crypto/tls refuses other versions of TLS itself
 			ok = c == 3 || i == 2 && c <= 4
 		case 3:
 			ok = c <= maxRecord>>8
-		case 4: // with which the length is known: neither nothing nor too much
+		case 4: // the length is now known: the record must be neither empty nor too long
 			n = header + int(binary.BigEndian.Uint16(b[3:]))
 			ok = n >= need && n <= header+maxRecord
 		case 5:

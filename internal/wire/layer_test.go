@@ -18,37 +18,39 @@ import (
 )
 
 const (
-	kndSignature1 = "PROXY "
-	kndSignature2 = "\r\n\r\n\x00\r\nQUIT\n"
+	signature1 = "PROXY "
+	signature2 = "\r\n\r\n\x00\r\nQUIT\n"
 )
 
-// kndHeader2 is the beginning of a PROXY header of version 2 with so many bytes to come.
-func kndHeader2(length int) string {
-	return kndSignature2 + "\x21\x11" + string(binary.BigEndian.AppendUint16(nil, uint16(length)))
+// proxyHeader2 returns the beginning of a PROXY header of version 2 that has
+// length more bytes.
+func proxyHeader2(length int) string {
+	return signature2 + "\x21\x11" + string(binary.BigEndian.AppendUint16(nil, uint16(length)))
 }
 
-// TestProxyHeader asks at every length of a header, and with data behind it.
+// TestProxyHeader calls ProxyHeader with every prefix of a header, and with
+// data after it.
 func TestProxyHeader(t *testing.T) {
-	endless := kndSignature1 + strings.Repeat("x", 200)
+	endless := signature1 + strings.Repeat("x", 200)
 	for name, test := range map[string]struct {
 		b         string
 		signature string
-		known     int // how much of b tells the length
+		known     int // the number of bytes that show the length
 		n         int
 	}{
-		"v1":                     {"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", kndSignature1, 42, 42},
-		"v1 of no address":       {"PROXY UNKNOWN\r\n", kndSignature1, 15, 15},
-		"v1, bare LF":            {"PROXY TCP4\n", kndSignature1, 11, 11},
-		"v1, nothing in it":      {"PROXY \n", kndSignature1, 7, 7},
-		"v1, CR is no end":       {"PROXY \r\r \r\n", kndSignature1, 11, 11},
-		"v1 as long as it gets":  {endless[:106] + "\n", kndSignature1, 107, 107},
-		"v1, a byte too long":    {endless[:107] + "\n", kndSignature1, 107, -1},
-		"v1 without end":         {endless, kndSignature1, 107, -1},
-		"v2 of nothing":          {kndHeader2(0), kndSignature2, 16, 16},
-		"v2":                     {kndHeader2(12) + "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb", kndSignature2, 16, 28},
-		"v2, both length bytes":  {kndHeader2(0x0102) + strings.Repeat("x", 0x0102), kndSignature2, 16, 16 + 0x0102},
-		"v2 as long as it gets":  {kndHeader2(0xffff), kndSignature2, 16, 16 + 0xffff},
-		"v2, an unknown version": {kndSignature2 + "\xff\xff\x00\x04last", kndSignature2, 16, 20},
+		"v1":                       {"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", signature1, 42, 42},
+		"v1 without an address":    {"PROXY UNKNOWN\r\n", signature1, 15, 15},
+		"v1, bare LF":              {"PROXY TCP4\n", signature1, 11, 11},
+		"v1, empty":                {"PROXY \n", signature1, 7, 7},
+		"v1, CR is no end":         {"PROXY \r\r \r\n", signature1, 11, 11},
+		"v1 of the maximum length": {endless[:106] + "\n", signature1, 107, 107},
+		"v1, a byte too long":      {endless[:107] + "\n", signature1, 107, -1},
+		"v1 without end":           {endless, signature1, 107, -1},
+		"v2, empty":                {proxyHeader2(0), signature2, 16, 16},
+		"v2":                       {proxyHeader2(12) + "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb", signature2, 16, 28},
+		"v2, both length bytes":    {proxyHeader2(0x0102) + strings.Repeat("x", 0x0102), signature2, 16, 16 + 0x0102},
+		"v2 of the maximum length": {proxyHeader2(0xffff), signature2, 16, 16 + 0xffff},
+		"v2, an unknown version":   {signature2 + "\xff\xff\x00\x04last", signature2, 16, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := []byte(test.b + "PROXY \n" + test.b)
@@ -68,8 +70,8 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
-// TestProxyHeaderIsNoRequest asks at every length of a request line whose method
-// is PROXY. No answer may say how long the header is.
+// TestProxyHeaderIsNoRequest calls ProxyHeader with every prefix of a request
+// line whose method is PROXY. No result may contain the length of a header.
 func TestProxyHeaderIsNoRequest(t *testing.T) {
 	for line, known := range map[string]int{
 		"PROXY UNKNOWN HTTP/1.1\r\n":         21,
@@ -85,7 +87,7 @@ func TestProxyHeaderIsNoRequest(t *testing.T) {
 		"PROXY http://" + long(200) + " HTT": 107,
 	} {
 		b := []byte(line + "PROXY UNKNOWN\r\n")
-		for i := len(kndSignature1); i <= len(b); i++ {
+		for i := len(signature1); i <= len(b); i++ {
 			m, n := wire.ProxyHeader(b[:i])
 			want := wire.Yes
 			if i >= known {
@@ -99,7 +101,7 @@ func TestProxyHeaderIsNoRequest(t *testing.T) {
 
 // TestProxyHeaderContradicted replaces each byte of both signatures.
 func TestProxyHeaderContradicted(t *testing.T) {
-	for _, signature := range []string{kndSignature1, kndSignature2} {
+	for _, signature := range []string{signature1, signature2} {
 		for i := range signature {
 			for _, c := range []byte{signature[i] ^ 0x20, signature[i] + 1, 0xff} {
 				b := []byte(signature + "\x21\x11\x00\x00\r\n")
@@ -118,15 +120,15 @@ func TestProxyHeaderContradicted(t *testing.T) {
 	}
 }
 
-// kndHello is a record with a ClientHello of so many bytes.
-func kndHello(length int) []byte {
+// clientHelloRecord returns a record with a ClientHello of length bytes.
+func clientHelloRecord(length int) []byte {
 	b := binary.BigEndian.AppendUint16([]byte{22, 3, 1}, uint16(length))
 	return append(b, 1, 0, 0, 0, 3, 3)
 }
 
 func TestClientHello(t *testing.T) {
 	for _, length := range []int{1, 2, 4, 255, 256, 517, 1 << 14} {
-		b := kndHello(length)
+		b := clientHelloRecord(length)
 		for _, version := range []byte{0, 1, 2, 3, 4} {
 			b[2] = version
 			for i := range len(b) + 1 {
@@ -144,8 +146,8 @@ func TestClientHello(t *testing.T) {
 }
 
 // TestClientHelloContradicted has one contradiction in each record, and the
-// index of the byte with which no ClientHello can be meant any more. A client
-// of another protocol may wait for its answer right behind that byte.
+// index of the byte that excludes a ClientHello. A client of another protocol
+// may wait for an answer right after that byte.
 func TestClientHelloContradicted(t *testing.T) {
 	type contradiction struct {
 		index int
@@ -161,14 +163,14 @@ func TestClientHelloContradicted(t *testing.T) {
 			5: func(b byte) bool { return b == 1 },
 		} {
 			if !good(byte(c)) {
-				b := kndHello(512)
+				b := clientHelloRecord(512)
 				b[i] = byte(c)
 				tests = append(tests, contradiction{i, b})
 			}
 		}
 	}
 	for _, length := range []int{0, 1<<14 + 1, 1<<14 + 255} {
-		tests = append(tests, contradiction{4, kndHello(length)})
+		tests = append(tests, contradiction{4, clientHelloRecord(length)})
 	}
 	for _, test := range tests {
 		for end := range len(test.b) + 1 {
@@ -183,22 +185,22 @@ func TestClientHelloContradicted(t *testing.T) {
 	}
 }
 
-// TestClientHelloOfCryptoTLS asks about what a client really sends.
+// TestClientHelloOfCryptoTLS uses the bytes of a real client.
 func TestClientHelloOfCryptoTLS(t *testing.T) {
 	for _, config := range []*tls.Config{
 		{ServerName: "example.com"},
 		{ServerName: "example.com", MaxVersion: tls.VersionTLS12},
 		{ServerName: "example.com", NextProtos: []string{"h2", strings.Repeat("long", 60)}},
 	} {
-		b := kndRecord(t, config)
+		b := firstRecord(t, config)
 		m, n := wire.ClientHello(b)
 		require.Equal(t, wire.Yes, m)
 		require.Equal(t, len(b), n)
 	}
 }
 
-// kndRecord is what a TLS client says first.
-func kndRecord(t testing.TB, config *tls.Config) []byte {
+// firstRecord returns the first record of a TLS client.
+func firstRecord(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	done := make(chan struct{})
@@ -214,9 +216,9 @@ func kndRecord(t testing.TB, config *tls.Config) []byte {
 	return b[:n]
 }
 
-// FuzzLayers requires of both functions that more bytes never change an answer,
-// but for a header that turns out to be a request line, that a Maybe is one, and
-// that a length is that of the layer alone.
+// FuzzLayers checks both functions. More bytes never change a result, except
+// for a header that turns out to be a request line. A Maybe can still become a
+// Yes. A length covers only the layer.
 func FuzzLayers(f *testing.F) {
 	src := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 56324}
 	src6 := &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 56324}
@@ -232,22 +234,23 @@ func FuzzLayers(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(append(b, "payload"...))
 	}
-	f.Add(kndRecord(f, &tls.Config{ServerName: "h"}))
-	f.Add(kndHello(0))
-	f.Add(kndHello(1<<14 + 1))
-	f.Add([]byte(kndSignature1 + strings.Repeat("x", 107)))
+	f.Add(firstRecord(f, &tls.Config{ServerName: "h"}))
+	f.Add(clientHelloRecord(0))
+	f.Add(clientHelloRecord(1<<14 + 1))
+	f.Add([]byte(signature1 + strings.Repeat("x", 107)))
 	f.Add([]byte("PROXY\r\nPROXY TCP4 \n"))
 	f.Add([]byte("PROXY UNKNOWN HTTP/1.1\r\nHost: h\r\n\r\n"))
 	f.Add([]byte("PROXY / a HTTP/1.1\r\n"))
 	f.Add([]byte("PROXY /" + strings.Repeat("x", 107)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kept := slices.Clone(b)
-		kndLayer(t, b, wire.ProxyHeader, len(kndSignature2), []string{kndSignature1 + "\n", kndHeader2(0)})
-		kndLayer(t, b, wire.ClientHello, 6, []string{string(kndHello(1)), string(kndHello(1 << 14))})
+		checkLayer(t, b, wire.ProxyHeader, len(signature2), []string{signature1 + "\n", proxyHeader2(0)})
+		checkLayer(t, b, wire.ClientHello, 6, []string{string(clientHelloRecord(1)), string(clientHelloRecord(1 << 14))})
 		require.Equal(t, kept, b, "the bytes were modified")
 
-		// What the PROXY protocol's own parser accepts is as long as we say, unless
-		// it is a request. Its buffer is the whole of b, as it gives up where that ends.
+		// The parser of go-proxyproto returns the same length for the headers
+		// that it accepts, unless they are requests. Its buffer is all of b,
+		// because it gives up at the end of the buffer.
 		whole := bytes.NewReader(b)
 		r := bufio.NewReaderSize(whole, len(b)+1)
 		if _, err := proxyproto.Read(r); err == nil {
@@ -263,16 +266,16 @@ func FuzzLayers(f *testing.F) {
 	})
 }
 
-// kndLayer checks one function on every beginning of b. Its answer is due after
-// most bytes at the latest; a Maybe can become one of examples.
-func kndLayer(t *testing.T, b []byte, begins func([]byte) (wire.Match, int), most int, examples []string) {
+// checkLayer checks one function with every prefix of b. Its result is final
+// after at most most bytes. A Maybe can become one of examples.
+func checkLayer(t *testing.T, b []byte, begins func([]byte) (wire.Match, int), most int, examples []string) {
 	t.Helper()
 	last, length := wire.Maybe, 0
 	for i := range min(len(b), 200) + 1 {
 		at := fmt.Sprintf("%q", b[:i])
 		m, n := begins(b[:i])
-		if late := last == wire.Yes && m == wire.No && length == 0 && bytes.HasPrefix(b, []byte(kndSignature1)); late {
-			var s wire.Sniffer // a request line, as shows late
+		if late := last == wire.Yes && m == wire.No && length == 0 && bytes.HasPrefix(b, []byte(signature1)); late {
+			var s wire.Sniffer // the line turns out to be a request
 			require.True(t, s.Next(b[:i]) == wire.HTTP || s.AtLimit() == wire.HTTP, at)
 		} else if last != wire.Maybe {
 			require.Equal(t, last, m, "%s changes the answer", at)
@@ -302,6 +305,6 @@ func kndLayer(t *testing.T, b []byte, begins func([]byte) (wire.Match, int), mos
 	if m == wire.Yes && n > 0 && n <= len(b) {
 		alone, of := begins(b[:n])
 		require.Equal(t, wire.Yes, alone)
-		require.Equal(t, n, of, "what follows a layer has no say in it")
+		require.Equal(t, n, of, "the bytes after a layer do not matter")
 	}
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// upgradeRequest is a request for tcp with more field lines.
+// upgradeRequest returns a request for tcp with more field lines.
 func upgradeRequest(fields string) string {
 	return "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" + fields + "\r\n"
 }
 
-// parseRequest does what a server does with a head that has arrived whole. The
-// head is parsed in a slice of its own, so that reading behind it would panic.
+// parseRequest parses a head that has arrived completely, as a server does. The
+// head is in a slice of its own, so that reading after its end would panic.
 func parseRequest(head string) (wire.Request, *wire.Error) {
 	n, err := wire.RequestEnd([]byte(head), 0)
 	if err != nil {
@@ -63,8 +63,8 @@ func TestRequestEnd(t *testing.T) {
 	}
 }
 
-// TestRequestEndFindsEveryControl has each byte stand at each place among others
-// that differ from a control by little.
+// TestRequestEndFindsEveryControl puts each byte at each place among bytes that
+// differ from a control in one bit.
 func TestRequestEndFindsEveryControl(t *testing.T) {
 	for _, filler := range []byte{' ', '~', 0x80, 0xff} {
 		for offset := range 24 {
@@ -84,8 +84,8 @@ func TestRequestEndFindsEveryControl(t *testing.T) {
 	}
 }
 
-// TestRequestEndOneByteAtATime finds every break of the rules at the same byte,
-// however the head arrives.
+// TestRequestEndOneByteAtATime finds every broken rule at the same byte, for
+// every split of the head.
 func TestRequestEndOneByteAtATime(t *testing.T) {
 	for name, test := range map[string]struct {
 		head   string
@@ -121,7 +121,7 @@ func TestRequestEndOneByteAtATime(t *testing.T) {
 			require.Equal(t, test.offset, whole.Offset)
 			require.Contains(t, whole.Rule, test.rule)
 			for i := range b {
-				// A bare CR is known by the byte behind it.
+				// A bare CR is detected at the byte after it.
 				n, err := wire.RequestEnd(b[:i+1], i)
 				require.Zero(t, n)
 				if err != nil {
@@ -152,7 +152,8 @@ func TestParseRequest(t *testing.T) {
 	require.False(t, r.Upgrade)
 }
 
-// TestParseRequestPointsIntoTheHead because a copy would cost an allocation.
+// TestParseRequestPointsIntoTheHead: the fields point into the head, because a
+// copy would cost an allocation.
 func TestParseRequestPointsIntoTheHead(t *testing.T) {
 	head := []byte(normalRequest)
 	var r wire.Request
@@ -166,14 +167,15 @@ func TestParseRequestPointsIntoTheHead(t *testing.T) {
 func TestHostOfTheTarget(t *testing.T) {
 	for target, host := range map[string]string{
 		"/":                        "field",
-		"//other/":                 "field", // a path of an empty segment, not an authority
+		"//other/":                 "field", // a path with an empty segment, not an authority
 		"http://target":            "target",
 		"http://target/":           "target",
 		"HTTP://target:80/a?b":     "target:80",
 		"https://target?http://x/": "target",
 		"http://[::1]:80/":         "[::1]:80",
 	} {
-		// RFC 9112 §3.2.2: the target wins over the field, wherever that stands.
+		// RFC 9112 §3.2.2: the target takes precedence over the field, at any
+		// position of the field.
 		r, err := parseRequest("GET " + target + " HTTP/1.1\r\nX: y\r\nHost: field\r\n\r\n")
 		require.Nil(t, err, target)
 		require.Equal(t, host, string(r.Host), target)
@@ -184,7 +186,7 @@ func TestHostOfTheTarget(t *testing.T) {
 }
 
 // TestParseRequestRefuses has the rules that need the whole head, with the byte
-// at which each is broken. The server's test of malformed heads has the rest.
+// at which each is broken. The server's test of malformed heads has the others.
 func TestParseRequestRefuses(t *testing.T) {
 	const line = "GET / HTTP/1.1\r\n" // 16 bytes
 	for name, test := range map[string]struct {
@@ -299,8 +301,8 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 	}
 }
 
-// TestProtocolFoldsASCIIOnly because Unicode folding takes the Kelvin sign for
-// a k and the long s for an s: two hops would then read two different tokens.
+// TestProtocolFoldsASCIIOnly: Unicode folding would treat the Kelvin sign as a
+// k and the long s as an s. Then two hops would read different tokens.
 func TestProtocolFoldsASCIIOnly(t *testing.T) {
 	r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: ks\r\n\r\n")
 	require.Nil(t, err)
@@ -343,10 +345,10 @@ func TestProtocolRefuses(t *testing.T) {
 	}
 }
 
-// TestTunnelTLS: the field that asks for TLS inside the tunnel has one value and
-// stands once. Where it is otherwise, only a request that is ours is refused.
+// TestTunnelTLS: the field that asks for TLS inside the tunnel has one value
+// and stands once. If it does not, only a request that is ours is refused.
 func TestTunnelTLS(t *testing.T) {
-	for fields, want := range map[string]string{ // "" is malformed
+	for fields, want := range map[string]string{ // "" means malformed
 		"":                               "raw",
 		"Preflight-Tunnel: tls\r\n":      "tls",
 		"preflight-tunnel:\ttls \r\n":    "tls",
@@ -380,8 +382,8 @@ func TestTunnelTLS(t *testing.T) {
 	}
 }
 
-// TestMayUpgrade: a head that carries Upgrade in anybody's eyes is told from one
-// that does not, however malformed it is.
+// TestMayUpgrade: a head in which any parser may find Upgrade is distinguished
+// from one without it, however malformed it is.
 func TestMayUpgrade(t *testing.T) {
 	const line = "GET / HTTP/1.1\r\nHost: h\r\n"
 	for _, head := range []string{
@@ -415,7 +417,8 @@ func TestMayUpgrade(t *testing.T) {
 	} {
 		require.False(t, wire.MayUpgrade([]byte(head)), "%q", head)
 	}
-	// Many line ends take time in proportion to their number, not to its square.
+	// The time for many line ends is proportional to their number, not to its
+	// square.
 	for _, unit := range []string{"\r", "\n", "\r\n ", "\nupgrade ", "\nupgrade\r"} {
 		require.False(t, wire.MayUpgrade(bytes.Repeat([]byte(unit), 1<<16)), "%q", unit)
 	}

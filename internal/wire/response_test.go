@@ -28,8 +28,8 @@ func TestNotHTTP(t *testing.T) {
 	}
 }
 
-// TestResponseEnd at every split point: an answer may be delivered in any
-// pieces, and what follows its head is the tunnel's.
+// TestResponseEnd splits the answer at every byte. It may arrive in any pieces,
+// and the bytes after its head belong to the tunnel.
 func TestResponseEnd(t *testing.T) {
 	const payload = "\n\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n\x00"
 	for name, head := range map[string]string{
@@ -65,7 +65,7 @@ func TestParseResponse(t *testing.T) {
 		reason        string
 	}{
 		"HTTP/1.1 101 Switching Protocols\r\n\r\n": {101, 1, "Switching Protocols"},
-		"HTTP/1.1 101\r\n\r\n":                     {101, 1, ""}, // nginx, Varnish: no reason, and not the SP before it
+		"HTTP/1.1 101\r\n\r\n":                     {101, 1, ""}, // nginx, Varnish: no reason phrase, and no SP before it
 		"HTTP/1.1 101 \r\n\r\n":                    {101, 1, ""}, // HAProxy, Apache
 		"HTTP/1.1 101 101\r\n\r\n":                 {101, 1, "101"},
 		"HTTP/1.0 101 UPGRADED\n\n":                {101, 0, "UPGRADED"},
@@ -175,9 +175,10 @@ func TestSwitched(t *testing.T) {
 	}
 }
 
-// TestSwitchedTunnelTLS: both ends agree on TLS inside the tunnel, or there is none.
+// TestSwitchedTunnelTLS: both ends agree on TLS inside the tunnel, or the
+// answer is an error.
 func TestSwitchedTunnelTLS(t *testing.T) {
-	for fields, want := range map[string]struct{ raw, tls string }{ // the rule by what was asked for
+	for fields, want := range map[string]struct{ raw, tls string }{ // the broken rule, by whether TLS was asked for
 		"":                                  {"", "does not confirm TLS inside the tunnel"},
 		"Preflight-Tunnel: tls\r\n":         {"announces TLS inside the tunnel", ""},
 		"preflight-tunnel:tls\t\r\n":        {"announces TLS inside the tunnel", ""},
@@ -204,7 +205,7 @@ func TestSwitchedTunnelTLS(t *testing.T) {
 			})
 		}
 	}
-	// What is wrong with the upgrade itself is said first.
+	// An error of the upgrade itself is reported first.
 	r, err := parseResponse("HTTP/1.1 101 x\r\nConnection: Upgrade\r\n\r\n")
 	require.Nil(t, err)
 	require.Contains(t, r.Switched(&wire.Terms{Protocol: "tcp", TunnelTLS: true}, "").Rule, "no Upgrade")

@@ -6,14 +6,14 @@ type Verdict uint8
 const (
 	// More: the bytes so far may still become a request line.
 	More Verdict = iota
-	// HTTP: the bytes begin with a request line, or with a line that a proxy may have
-	// made of one.
+	// HTTP: the bytes begin with a request line, or with a line that a proxy
+	// may have made from one.
 	HTTP
 	// Plain: the bytes cannot become such a line.
 	Plain
-	// Doubt: no HTTP client sends these bytes, but a lax proxy may have made them of a
-	// request. The rest of the line will show it. The caller need not wait for the rest,
-	// but must inspect it when it arrives.
+	// Doubt: no HTTP client sends these bytes, but a lax proxy may have made
+	// them from a request. The rest of the line will show it. The caller need
+	// not wait for the rest, but must inspect it when it arrives.
 	Doubt
 )
 
@@ -33,7 +33,7 @@ const (
 //   - A method may contain the same bytes except DEL. Varnish forwards any method, and so
 //     does Apache with `HttpProtocolOptions Unsafe`.
 //   - If the target is a path or an http URI, the line is HTTP if its last word is HTTP/...
-//     or RTSP/..., whatever stands between them. nginx with $uri or a capture in proxy_pass
+//     or RTSP/..., with any bytes between them. nginx with $uri or a capture in proxy_pass
 //     turns /a%20b into `POST /a b HTTP/1.1`, lighttpd without "header-strict" forwards a
 //     NUL, and HAProxy with `option accept-invalid-http-request` forwards `POST /a RTSP/1.0`.
 //   - With any other target, RTSP/... as the third word is HTTP too: that HAProxy rewrites
@@ -44,40 +44,41 @@ const (
 // Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
 //
 // Two things that begin like a request are plain: the preface of HTTP/2, and RTSP as its
-// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told from plain data: those
-// with any other word for a version, which that option of HAProxy lets through (NATS has
-// commands such as `PUB /a 5`), and those after a line break that nginx has decoded.
+// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told
+// from plain data: those with any other word for a version, which that option of HAProxy
+// lets through (NATS has commands such as `PUB /a 5`), and those after a line break that
+// nginx has decoded.
 type Sniffer struct {
-	seen  int // of the buffer given to Next
+	seen  int // bytes of the buffer given to Next
 	state sniffState
-	rtsp  bool    // the line begins as that of an RTSP client
+	rtsp  bool    // the line begins like that of an RTSP client
 	third bool    // the line is HTTP if its third word is RTSP/…, and plain otherwise
-	n     int     // bytes of the word or of the pattern that this state is in
-	first [8]byte // of the word
+	n     int     // how many bytes of the current word or pattern have been seen
+	first [8]byte // the first bytes of the word
 
-	empty   uint8 // lines before the request line
-	bareLF  bool  // ends one of them
-	odd     bool  // the method is no token
+	empty   uint8 // the number of empty lines before the request line
+	bareLF  bool  // one of them ends with a bare LF
+	odd     bool  // the method is not a token
 	path    bool  // the target is a path or an http URI
-	preface bool  // the line begins as that of HTTP/2
-	header  bool  // the line begins as a PROXY header of version 1
+	preface bool  // the line begins like that of HTTP/2
+	header  bool  // the line begins like a PROXY header of version 1
 	doubt   bool  // see Doubt
-	behind  bool  // a PROXY header
+	behind  bool  // a PROXY header stands before the line
 }
 
 type sniffState uint8
 
 const (
 	inEmptyLines sniffState = iota
-	inEmptyLine             // behind its CR
+	inEmptyLine             // after its CR
 	inMethod
 	inTarget
 	inVersion
 	inDoubt
 	inPreface
-	inHeader    // of the PROXY protocol, version 1
-	inSignature // of version 2, and the 4 bytes behind it
-	inAddresses // of version 2; n is how many bytes are to come
+	inHeader    // a header of the PROXY protocol, version 1
+	inSignature // version 2: the signature, and the 4 bytes after it
+	inAddresses // version 2: the addresses; n is the number of bytes still to come
 )
 
 const (
@@ -200,7 +201,7 @@ func (s *Sniffer) feed(c byte) Verdict {
 		if s.n < len(s.first) {
 			s.first[s.n] = c
 		}
-	case inTarget: // unremarkable has seen what is above SP
+	case inTarget: // unremarkable has seen the bytes above SP
 		s.path = s.isPath()
 		s.rtsp = s.rtsp && s.is("*") || hasPrefixFold(s.first[:min(s.n, len(s.first))], "rtsp")
 		s.preface = s.preface && s.is("*")
@@ -267,7 +268,7 @@ func (s *Sniffer) version(c byte) Verdict {
 		s.enter(inPreface)
 		s.n, s.doubt = len("PRI * HTTP/2"), true
 		return Doubt
-	case '0' <= c && c <= '9': // behind `HTTP/1` there may still come nothing
+	case '0' <= c && c <= '9': // nothing may follow `HTTP/1`
 	case !s.odd && (c == '.' || c <= ' '):
 		return HTTP
 	default:
@@ -277,7 +278,7 @@ func (s *Sniffer) version(c byte) Verdict {
 	return More
 }
 
-// contradiction handles a byte with which the line is no request line any more.
+// contradiction handles a byte that cannot belong to a request line.
 func (s *Sniffer) contradiction(c byte) Verdict {
 	switch {
 	case s.header:
@@ -295,15 +296,16 @@ func (s *Sniffer) contradiction(c byte) Verdict {
 	return s.suspect(nothing, c)
 }
 
-// What doubtful has seen of ` HTTP/1.1` and CR at the end of the line.
+// The states of doubtful: how much it has seen of ` HTTP/1.1` and CR at the end
+// of the line.
 const (
 	nothing = 0
 	space   = 1
-	slash   = space + len(version) // and letters, digits, dots and slashes behind it
+	slash   = space + len(version) // and the letters, digits, dots and slashes after it
 	cr      = slash + 1
 )
 
-// suspect continues with doubtful, which has seen so much.
+// suspect continues with doubtful, from the state seen.
 func (s *Sniffer) suspect(seen int, c byte) Verdict {
 	s.enter(inDoubt)
 	s.n, s.doubt = seen, true

@@ -7,9 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSniffer has what servers of other protocols hear first, with the index of
-// the byte that settles it: not one before, so that nothing is guessed, and not
-// one after, because a client that waits for an answer sends no more.
+// TestSniffer has the first bytes of clients of many protocols, with the index
+// of the byte that decides. An earlier result would be a guess. A later one
+// would be too late, because a client that waits for an answer sends no more
+// bytes.
 func TestSniffer(t *testing.T) {
 	for name, test := range map[string]struct {
 		first   string
@@ -100,7 +101,7 @@ func TestSniffer(t *testing.T) {
 			}
 			require.Equal(t, test.verdict, bytewise.Next(b[:test.index+1]))
 
-			// What follows the byte that settles it has no say.
+			// The bytes after the deciding one do not matter.
 			var upTo wire.Sniffer
 			require.Equal(t, test.verdict, upTo.Next(b[:test.index+1]))
 
@@ -114,17 +115,17 @@ func TestSniffer(t *testing.T) {
 	}
 }
 
-// TestSnifferDoubts has lines that no client of HTTP sends and that a proxy may
-// have made of a request nevertheless, with the index of the byte from which that
-// is so: there, a connection may be handed on. Its last byte decides whether it
-// is watched in vain.
+// TestSnifferDoubts has lines that no HTTP client sends, but that a proxy may
+// have made from a request. It has the index of the byte from which that is the
+// case: from there on, a connection may be delivered. The last byte decides
+// whether the line was a request.
 func TestSnifferDoubts(t *testing.T) {
 	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	for first, test := range map[string]struct {
 		index int
 		end   wire.Verdict
 	}{
-		"POST /a b HTTP/1.1\r\n":       {8, wire.HTTP}, // nginx made it of /a%20b
+		"POST /a b HTTP/1.1\r\n":       {8, wire.HTTP}, // nginx made it from /a%20b
 		"POST /a b HTTP/1.1\n":         {8, wire.HTTP},
 		"POST /a b c HTTP/1.0\r\n":     {8, wire.HTTP},
 		"POST /a b HTTP/0.9\r\n":       {8, wire.HTTP},
@@ -135,14 +136,14 @@ func TestSnifferDoubts(t *testing.T) {
 		"GET /  HTTP/1.1\r\n":          {6, wire.HTTP},
 		"GET / HTTP HTTP/1.1\r\n":      {10, wire.HTTP},
 		"GET / a\tb\xc3 HTTP/1.1\r\n":  {6, wire.HTTP},
-		// So it makes these of /a%09b, /a%01b and /a%0Db.
+		// nginx makes these from /a%09b, /a%01b and /a%0Db.
 		"POST /a\tb HTTP/1.1\r\n":      {7, wire.HTTP},
 		"POST /a\x01b HTTP/1.1\r\n":    {7, wire.HTTP},
 		"POST /a\rb HTTP/1.1\r\n":      {7, wire.HTTP},
 		"POST /a b\x1f\v\r HTTP/1.1\n": {8, wire.HTTP},
-		"GET /\x00 HTTP/1.1\r\n":       {5, wire.HTTP}, // as lighttpd passes it on
+		"GET /\x00 HTTP/1.1\r\n":       {5, wire.HTTP}, // as lighttpd forwards it
 		"GET / \x00 HTTP/1.1\n":        {6, wire.HTTP},
-		// HAProxy makes these of /tunnel, /tunnel?a and /tunnela.
+		// HAProxy makes these from /tunnel, /tunnel?a and /tunnela.
 		"POST  RTSP/1.0\r\n":        {5, wire.HTTP},
 		"POST ?a RTSP/1.0\r\n":      {8, wire.HTTP},
 		"POST a RTSP/1.0\r\n":       {7, wire.HTTP},
@@ -167,7 +168,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"PUB /t x HTTP/1.1\x00\n":   {7, wire.Plain},
 		"PUB /t x HHTTP/1.1\n":      {7, wire.Plain},
 
-		// HAProxy makes this of a path that a rule of its own removes.
+		// HAProxy makes this line if one of its rules removes the path.
 		"POST  HTTP/1.":   {5, wire.HTTP},
 		"POST  http/0.":   {5, wire.HTTP},
 		"G{T  HTTP/1.1\n": {1, wire.HTTP},
@@ -177,7 +178,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"GET   ":          {4, wire.Plain},
 		"GET  \r":         {4, wire.Plain},
 
-		// HAProxy lets these pass with `option accept-invalid-http-request`.
+		// HAProxy forwards these with `option accept-invalid-http-request`.
 		"GET / RTSP/1.0\r\n":            {6, wire.HTTP},
 		"GET / rtsp/\r\n":               {6, wire.HTTP},
 		"GET http://h/ RTSP/1.0\r\n":    {14, wire.HTTP},
@@ -188,7 +189,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"GET / x rtsp://h/\r\n":         {6, wire.Plain},
 		"PUB /t see http://h:1/a.b\r\n": {7, wire.Plain},
 
-		// Varnish lets any method pass, with any target.
+		// Varnish forwards any method, with any target.
 		"G(T / HTTP/1.1\r\n":           {1, wire.HTTP},
 		"G(T x HTTP/1.0\n":             {1, wire.HTTP},
 		"G(T x y":                      {1, wire.Plain},
@@ -212,7 +213,7 @@ func TestSnifferDoubts(t *testing.T) {
 		"{\t":                          {0, wire.Plain},
 		"{  x":                         {0, wire.Plain},
 
-		// A client that begins so speaks HTTP/2.
+		// A client that begins in this way speaks HTTP/2.
 		preface:                           {11, wire.Plain},
 		preface[:23]:                      {11, wire.Doubt},
 		"PRI * HTTP/2\r":                  {11, wire.HTTP},
@@ -241,8 +242,9 @@ func TestSnifferDoubts(t *testing.T) {
 	}
 }
 
-// TestSnifferRemembers: bytes that it has seen are not looked at again, so that
-// a first line which trickles in does not cost the square of its length.
+// TestSnifferRemembers: bytes that were inspected are not inspected again.
+// Otherwise a first line that arrives slowly would take time in proportion to
+// the square of its length.
 func TestSnifferRemembers(t *testing.T) {
 	b := []byte("GET /" + long(100))
 	var s wire.Sniffer
@@ -253,7 +255,7 @@ func TestSnifferRemembers(t *testing.T) {
 
 func TestSnifferAtLimit(t *testing.T) {
 	for first, want := range map[string]wire.Verdict{
-		// The forms that reverse proxies forward: a long path earns a 414.
+		// The forms that reverse proxies forward: a long path gets a 414.
 		"GET /":                      wire.HTTP,
 		"GET /" + long(100):          wire.HTTP,
 		"x /":                        wire.HTTP,
@@ -281,8 +283,8 @@ func TestSnifferAtLimit(t *testing.T) {
 	}
 }
 
-// A proxy may send a PROXY header that nobody has told the listener to expect. A
-// request behind it stays one.
+// A proxy may send a PROXY header that the listener does not expect. A request
+// after it is still a request.
 func TestSnifferBehindHeader(t *testing.T) {
 	addresses := "\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb"
 	for header, doubt := range map[string]int{
@@ -292,11 +294,11 @@ func TestSnifferBehindHeader(t *testing.T) {
 		"PROXY UNKNOWN\n":                                 13,
 		"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n":           14,
 		"PROXY UNKNOWN httpx\r\n":                         18,
-		kndHeader2(0):                                     4,
-		kndHeader2(12) + addresses:                        4,
-		kndHeader2(12+300) + addresses + long(300):        4,
-		kndHeader2(0) + "PROXY UNKNOWN\r\n":               4,
-		"PROXY UNKNOWN\r\n" + kndHeader2(2) + "\r\n":      13,
+		proxyHeader2(0):                                   4,
+		proxyHeader2(12) + addresses:                      4,
+		proxyHeader2(12+300) + addresses + long(300):      4,
+		proxyHeader2(0) + "PROXY UNKNOWN\r\n":             4,
+		"PROXY UNKNOWN\r\n" + proxyHeader2(2) + "\r\n":    13,
 		"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\r\n" + "\r\n\r\n": 11,
 	} {
 		for line, want := range map[string]wire.Verdict{
@@ -327,7 +329,7 @@ func TestSnifferBehindHeader(t *testing.T) {
 			require.Equal(t, want, v, "%q", b)
 		}
 	}
-	// What looks like a header and is none is plain as a whole.
+	// Bytes that look like a header and are none are plain as a whole.
 	for _, first := range []string{
 		"PROXY TCP5 x", "PROXY UNKNOW x", "PROXY  ", "PROXY UNKNOWN " + long(120), "proxy UNKNOWN x",
 		"\r\n\r\n\x00\r\nQUIX", "\r\n\r\n\x01", "\n\r\n\x00", "\r\n\r\n\r\n\x00",
@@ -337,7 +339,7 @@ func TestSnifferBehindHeader(t *testing.T) {
 	}
 }
 
-// TestSnifferEmptyLines: those that end with CRLF may be skipped.
+// TestSnifferEmptyLines: empty lines that end with CRLF may be skipped.
 func TestSnifferEmptyLines(t *testing.T) {
 	for lines, want := range map[string]int{"": 0, "\r\n": 2, "\r\n\r\n": 4, "\n": 0, "\r\n\n": 0, "\n\r\n": 0, "\n\n": 0} {
 		var s wire.Sniffer

@@ -74,10 +74,11 @@ func TestAppendRefusal(t *testing.T) {
 		string(wire.AppendRefusal([]byte("before"), 403, "Forbidden", map[string][]string{"A": {"b"}}, 12)))
 	require.Equal(t, "HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nContent-Length: 0\r\nUpgrade: tcp\r\n\r\n",
 		string(wire.AppendRefusal(nil, 426, "Upgrade Required", map[string][]string{"Upgrade": {"tcp"}}, 0)))
-	// Content-Length there is the length of what was not modified: RFC 9110 §8.6.
+	// For that status, Content-Length is the length of the unmodified response:
+	// RFC 9110 §8.6.
 	require.Equal(t, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n",
 		string(wire.AppendRefusal(nil, 304, "Not Modified", nil, 12)))
-	// The SP stays where there is no phrase: RFC 9112 §4.
+	// The SP stays if there is no reason phrase: RFC 9112 §4.
 	require.Equal(t, "HTTP/1.1 599 \r\nConnection: close\r\nContent-Length: 1\r\n\r\n",
 		string(wire.AppendRefusal(nil, 599, "", nil, 1)))
 }

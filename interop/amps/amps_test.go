@@ -8,76 +8,78 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// count is how many messages go each way.
+// count is the number of messages in each direction.
 const count = 10_000
 
-// The guarded server lets this user in, who must show this token.
+// The guarded server accepts only this user, with this token.
 const (
 	user  = "desk"
 	token = "T0ken"
 )
 
-// A lab is what all clients talk to.
-type lab struct {
-	dir     string // of the certificate and of the messages
-	open    string // the address of a server that lets everybody in
-	guarded string
-	edge    edge // in front of open
-	gate    edge // in front of guarded
-	hasty   edge // in front of open: it ends what is silent for 2 seconds
+// A setup has the servers that all clients use.
+type setup struct {
+	dir     string // has the certificate and the messages
+	open    string // the address of a server that accepts all users
+	guarded string // the address of a server that requires the user and the token
+	edge    edge   // in front of open
+	gate    edge   // in front of guarded
+	hasty   edge   // in front of open; it closes tunnels that are silent for 2 seconds
 	up      batch
 	down    batch
 	large   batch
 }
 
+// TestAMPS runs each client.
 func TestAMPS(t *testing.T) {
-	b := startLab(t)
+	s := startSetup(t)
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
-			for _, r := range b.roads() {
+			for _, r := range s.routes() {
 				if r.preflight || !l.webSocket {
-					t.Run("exchange/"+r.name, func(t *testing.T) { b.exchange(t, l, r) })
+					t.Run("exchange/"+r.name, func(t *testing.T) { s.exchange(t, l, r) })
 				}
 			}
-			for _, r := range []road{b.edge.road(), b.edge.secure()} {
-				t.Run("large/"+r.name, func(t *testing.T) { b.exchangeLarge(t, l, r) })
-				t.Run("sow/"+r.name, func(t *testing.T) { b.sow(t, l, r) })
+			for _, r := range []route{s.edge.route(), s.edge.secure()} {
+				t.Run("large/"+r.name, func(t *testing.T) { s.exchangeLarge(t, l, r) })
+				t.Run("sow/"+r.name, func(t *testing.T) { s.sow(t, l, r) })
 			}
-			for _, r := range []road{b.gate.road(), b.gate.secure()} {
-				t.Run("drops/"+r.name, func(t *testing.T) { b.exchangeWithDrops(t, l, r) })
+			for _, r := range []route{s.gate.route(), s.gate.secure()} {
+				t.Run("drops/"+r.name, func(t *testing.T) { s.exchangeWithDrops(t, l, r) })
 			}
-			t.Run("fields", func(t *testing.T) { b.fields(t, l) })
-			t.Run("untrusted", func(t *testing.T) { b.untrusted(t, l) })
-			t.Run("refused", func(t *testing.T) { b.refused(t, l) })
-			t.Run("refused for ever", func(t *testing.T) { b.refusedForEver(t, l) })
-			t.Run("heartbeat", func(t *testing.T) { b.heartbeat(t, l) })
+			t.Run("fields", func(t *testing.T) { s.fields(t, l) })
+			t.Run("untrusted", func(t *testing.T) { s.untrusted(t, l) })
+			t.Run("refused", func(t *testing.T) { s.refused(t, l) })
+			t.Run("refused for ever", func(t *testing.T) { s.refusedForEver(t, l) })
+			t.Run("heartbeat", func(t *testing.T) { s.heartbeat(t, l) })
 		})
 	}
 }
 
-func startLab(t *testing.T) *lab {
+func startSetup(t *testing.T) *setup {
 	t.Helper()
 	dir := t.TempDir()
-	writeCertificate(t, dir)
+	lab.WriteCertificate(t, dir)
 	server := func(args ...string) []string {
 		return append(args, "-tls-cert", filepath.Join(dir, "cert.pem"), "-tls-key", filepath.Join(dir, "key.pem"))
 	}
-	b := &lab{dir: dir, up: messages(t, dir, 1), down: messages(t, dir, 2), large: largeMessages(t, dir)}
+	s := &setup{dir: dir, up: messages(t, dir, 1), down: messages(t, dir, 2), large: largeMessages(t, dir)}
 	binary := buildServer(t)
-	b.open = startServer(t, binary, server("-sow", "orders:/id")...)
-	b.guarded = startServer(t, binary, server("-user", user, "-token", token)...)
-	b.edge = startNginx(t, dir, b.open)
-	b.gate = startNginx(t, dir, b.guarded)
-	b.hasty = startNginx(t, dir, b.open, "proxy_read_timeout 1h;", "proxy_read_timeout 2s;")
-	b.publishOrders(t)
-	return b
+	s.open = startServer(t, binary, server("-sow", "orders:/id")...)
+	s.guarded = startServer(t, binary, server("-user", user, "-token", token)...)
+	s.edge = startNginx(t, dir, s.open)
+	s.gate = startNginx(t, dir, s.guarded)
+	s.hasty = startNginx(t, dir, s.open, "proxy_read_timeout 1h;", "proxy_read_timeout 2s;")
+	s.publishOrders(t)
+	return s
 }
 
-// A batch is a number of messages, which are also the lines of a file.
+// A batch is a list of messages. The file has one in each line.
 type batch struct {
 	messages []string
 	file     string
@@ -90,7 +92,7 @@ func newBatch(t *testing.T, dir, name string, messages []string) batch {
 	return batch{messages, file}
 }
 
-// messages are numbered, and have a length by chance.
+// messages returns a batch of numbered messages with random lengths.
 func messages(t *testing.T, dir string, seed uint64) batch {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -106,7 +108,7 @@ func messages(t *testing.T, dir string, seed uint64) batch {
 	return newBatch(t, dir, fmt.Sprintf("messages-%d", seed), all)
 }
 
-// largeMessages are longer than any buffer on the way.
+// largeMessages returns a batch of messages that are larger than any buffer on the way.
 func largeMessages(t *testing.T, dir string) batch {
 	t.Helper()
 	var all []string
@@ -116,32 +118,32 @@ func largeMessages(t *testing.T, dir string) batch {
 	return newBatch(t, dir, "messages-large", all)
 }
 
-// A road leads a client to a server.
-type road struct {
+// A route is a way from a client to a server.
+type route struct {
 	name      string
 	address   string
 	tls       bool
 	preflight bool
-	edge      bool // the path begins with what leads through nginx
+	edge      bool // it goes through nginx, with the prefix of the path for that
 }
 
-func (e edge) road() road   { return road{"nginx", e.plain, false, true, true} }
-func (e edge) secure() road { return road{"nginx with TLS", e.tls, true, true, true} }
+func (e edge) route() route  { return route{"nginx", e.plain, false, true, true} }
+func (e edge) secure() route { return route{"nginx with TLS", e.tls, true, true, true} }
 
-// roads are those to the open server.
-func (b *lab) roads() []road {
-	return []road{
-		b.edge.road(),
-		b.edge.secure(),
-		{"straight", b.open, false, true, false},
-		{"straight with TLS", b.open, true, true, false},
-		{"without preflight", b.open, false, false, false},
-		{"without preflight with TLS", b.open, true, false, false},
+// routes returns the routes to the open server.
+func (s *setup) routes() []route {
+	return []route{
+		s.edge.route(),
+		s.edge.secure(),
+		{"straight", s.open, false, true, false},
+		{"straight with TLS", s.open, true, true, false},
+		{"without preflight", s.open, false, false, false},
+		{"without preflight with TLS", s.open, true, false, false},
 	}
 }
 
-// url may name a user, and a password.
-func (r road) url(l language, userinfo string) string {
+// url returns the URL for a client. userinfo may name a user and a password.
+func (r route) url(l language, userinfo string) string {
 	scheme, prefix := "tcp", "/client"
 	if l.webSocket {
 		scheme, prefix = "ws", "/ws"
@@ -169,12 +171,12 @@ func (r road) url(l language, userinfo string) string {
 	return url
 }
 
-// arguments are those of a program that takes the road. Of two with one name the
-// last one counts.
-func (b *lab) arguments(t *testing.T, l language, r road, mode string, more ...string) []string {
+// arguments returns the arguments of a program that uses the route. If a name occurs twice,
+// the last one counts.
+func (s *setup) arguments(t *testing.T, l language, r route, mode string, more ...string) []string {
 	args := []string{"mode=" + mode, "name=" + t.Name(), "url=" + r.url(l, "")}
 	if r.tls {
-		args = append(args, "ca="+filepath.Join(b.dir, "cert.pem"))
+		args = append(args, "ca="+filepath.Join(s.dir, "cert.pem"))
 	}
 	return append(args, more...)
 }

@@ -7,46 +7,47 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// fields shows the token to the guarded server, in each way that there is.
-func (b *lab) fields(t *testing.T, l language) {
-	r := b.gate.road()
+// fields sends the token to the guarded server, in each way that a client has.
+func (s *setup) fields(t *testing.T, l language) {
+	r := s.gate.route()
 	ways := [][]string{{rawField}, pair}
-	if l.webSocket { // it can make Basic credentials alone
+	if l.webSocket { // it can send only Basic credentials
 		ways = [][]string{{"url=" + r.url(l, user+":"+token+"@")}}
 	}
 	for _, way := range ways {
-		c := converse(t, l, b.arguments(t, l, r, "connect", way...)...)
+		c := converse(t, l, s.arguments(t, l, r, "connect", way...)...)
 		c.expect("connected")
 		c.finish()
 	}
 }
 
-// untrusted shows that the clients verify certificates, as they were told to.
-func (b *lab) untrusted(t *testing.T, l language) {
+// untrusted requires that the clients verify certificates.
+func (s *setup) untrusted(t *testing.T, l language) {
 	other := t.TempDir()
-	writeCertificate(t, other)
-	c := converse(t, l, b.arguments(t, l, b.edge.secure(), "connect", "ca="+filepath.Join(other, "cert.pem"))...)
+	lab.WriteCertificate(t, other)
+	c := converse(t, l, s.arguments(t, l, s.edge.secure(), "connect", "ca="+filepath.Join(other, "cert.pem"))...)
 	c.expect("failed")
 	require.Error(t, c.ended())
 }
 
-// refused shows what a client makes of 401 and of 404: it does not tell them apart.
-func (b *lab) refused(t *testing.T, l language) {
+// refused shows the events of a client after 401 and 404, which it does not distinguish.
+func (s *setup) refused(t *testing.T, l language) {
 	for _, refusal := range []struct {
 		status int
-		road   road
+		route  route
 	}{
-		{http.StatusUnauthorized, b.gate.road()},
-		{http.StatusUnauthorized, road{"", b.guarded, false, true, false}},
-		{http.StatusNotFound, road{"", b.edge.plain, false, true, false}}, // of nginx
-		{http.StatusNotFound, road{"", b.open, false, true, true}},        // of the server
+		{http.StatusUnauthorized, s.gate.route()},
+		{http.StatusUnauthorized, route{"", s.guarded, false, true, false}},
+		{http.StatusNotFound, route{"", s.edge.plain, false, true, false}}, // of nginx
+		{http.StatusNotFound, route{"", s.open, false, true, true}},        // of the server
 	} {
-		url := refusal.road.url(l, "")
+		url := refusal.route.url(l, "")
 		require.Equal(t, refusal.status, answer(t, l, url), url)
-		c := converse(t, l, b.arguments(t, l, refusal.road, "connect")...)
+		c := converse(t, l, s.arguments(t, l, refusal.route, "connect")...)
 		for _, want := range l.refused {
 			e := c.next()
 			got := e.Event
@@ -59,7 +60,7 @@ func (b *lab) refused(t *testing.T, l language) {
 	}
 }
 
-// answer is the status that the client's request is answered with.
+// answer returns the status of the answer to the request of a client.
 func answer(t *testing.T, l language, url string) (status int) {
 	t.Helper()
 	_, rest, _ := strings.Cut(url, "://")
@@ -77,28 +78,28 @@ func answer(t *testing.T, l language, url string) (status int) {
 	return res.StatusCode
 }
 
-// refusedForEver shows that a highly available client tries again, and again, and
-// says nothing.
-func (b *lab) refusedForEver(t *testing.T, l language) {
-	r := b.gate.road()
+// refusedForEver shows that a highly available client retries without end, and prints
+// nothing.
+func (s *setup) refusedForEver(t *testing.T, l language) {
+	r := s.gate.route()
 	relay := startRelay(t, r.address)
 	r.address = relay.address
-	c := converse(t, l, b.arguments(t, l, r, "connect", "ha=true")...)
+	c := converse(t, l, s.arguments(t, l, r, "connect", "ha=true")...)
 	for range 3 {
-		await(t, "the client tries again", relay.dialed)
+		await(t, "the client dials again", relay.dialed)
 	}
 	require.Empty(t, c.events)
 }
 
-// heartbeat keeps a tunnel that is silent otherwise. Two tunnels without it end
-// meanwhile, one after the other, because nginx takes them for dead.
-func (b *lab) heartbeat(t *testing.T, l language) {
+// heartbeat shows that heartbeats keep an otherwise silent tunnel open. At the same time,
+// nginx closes two tunnels without heartbeats, one after the other.
+func (s *setup) heartbeat(t *testing.T, l language) {
 	topic := t.Name()
-	peer := joinServer(t, b.open, nil)
-	kept := converse(t, l, b.arguments(t, l, b.hasty.road(), "wait", "from="+topic, "heartbeat=1")...)
+	peer := joinServer(t, s.open, nil)
+	kept := converse(t, l, s.arguments(t, l, s.hasty.route(), "wait", "from="+topic, "heartbeat=1")...)
 	kept.expect("connected", "subscribed")
 	for i := range 2 {
-		silent := converse(t, l, b.arguments(t, l, b.hasty.road(), "wait", "from=nothing", fmt.Sprintf("name=%s/%d", topic, i))...)
+		silent := converse(t, l, s.arguments(t, l, s.hasty.route(), "wait", "from=nothing", fmt.Sprintf("name=%s/%d", topic, i))...)
 		silent.expect("connected", "subscribed", "disconnected")
 		silent.finish()
 	}

@@ -11,21 +11,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The two ways in which a client is told its own header fields.
+// The two ways to give a client header fields of the user.
 var (
 	rawField = "field=Authorization: Bearer " + token
 	pair     = []string{"key=Authorization", "value=Bearer " + token}
 )
 
-// A transfer is what a client and a peer send each other.
+// A transfer is what a client and a peer send to each other.
 type transfer struct {
 	up, down batch
 	peer     *peer
-	// publish sends the messages down while the client sends those up.
+	// publish sends the messages down while the client sends the messages up. Nil means
+	// that the peer publishes all of them.
 	publish func(topic string)
 }
 
-// run returns when all messages have arrived, and nothing else.
+// run requires that all messages arrive, and nothing else.
 func (x transfer) run(t *testing.T, l language, args []string) {
 	t.Helper()
 	up, down := t.Name()+"/up", t.Name()+"/down"
@@ -46,6 +47,7 @@ func (x transfer) run(t *testing.T, l language, args []string) {
 	same(t, x.down.messages, read(t, received))
 }
 
+// read returns the lines of a file.
 func read(t *testing.T, file string) []string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -53,7 +55,7 @@ func read(t *testing.T, file string) []string {
 	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 }
 
-// same compares byte by byte. Of what differs, it shows the first.
+// same requires equal messages. It shows the first difference.
 func same(t *testing.T, want, got []string) {
 	t.Helper()
 	require.Len(t, got, len(want))
@@ -62,22 +64,22 @@ func same(t *testing.T, want, got []string) {
 	}
 }
 
-// exchange sends all messages both ways at once.
-func (b *lab) exchange(t *testing.T, l language, r road) {
-	transfer{up: b.up, down: b.down, peer: joinServer(t, b.open, nil)}.run(t, l, b.arguments(t, l, r, "exchange"))
+// exchange sends all messages in both directions at once.
+func (s *setup) exchange(t *testing.T, l language, r route) {
+	transfer{up: s.up, down: s.down, peer: joinServer(t, s.open, nil)}.run(t, l, s.arguments(t, l, r, "exchange"))
 }
 
-func (b *lab) exchangeLarge(t *testing.T, l language, r road) {
-	transfer{up: b.large, down: b.large, peer: joinServer(t, b.open, nil)}.run(t, l, b.arguments(t, l, r, "exchange", l.large...))
+// exchangeLarge does the same with large messages.
+func (s *setup) exchangeLarge(t *testing.T, l language, r route) {
+	transfer{up: s.large, down: s.large, peer: joinServer(t, s.open, nil)}.run(t, l, s.arguments(t, l, r, "exchange", l.large...))
 }
 
-// exchangeWithDrops cuts the connection of a highly available client twice, and
-// loses nothing: what it publishes is in its store until the server has
-// acknowledged it, and what it receives goes on from a bookmark. It shows its
-// header fields each time.
-func (b *lab) exchangeWithDrops(t *testing.T, l language, r road) {
+// exchangeWithDrops cuts the connection of a highly available client twice. Nothing may be
+// lost: the client keeps what it publishes in a store until the server has acknowledged it,
+// and it resumes what it receives at a bookmark. It must send its header fields each time.
+func (s *setup) exchangeWithDrops(t *testing.T, l language, r route) {
 	size := 0
-	for _, message := range b.up.messages {
+	for _, message := range s.up.messages {
 		size += len(message)
 	}
 	relay := startRelay(t, r.address, size/4, size/2)
@@ -87,23 +89,23 @@ func (b *lab) exchangeWithDrops(t *testing.T, l language, r road) {
 		own = []string{"ha=true", "url=" + r.url(l, user+":"+token+"@")}
 	}
 
-	peer := joinServer(t, b.guarded, http.Header{"Authorization": {"Bearer " + token}})
+	peer := joinServer(t, s.guarded, http.Header{"Authorization": {"Bearer " + token}})
 	third := count / 3
-	transfer{up: b.up, down: b.down, peer: peer, publish: func(topic string) {
-		peer.publish(topic, b.down.messages[:third])
+	transfer{up: s.up, down: s.down, peer: peer, publish: func(topic string) {
+		peer.publish(topic, s.down.messages[:third])
 		await(t, "the first cut", relay.cut)
-		peer.publish(topic, b.down.messages[third:2*third])
+		peer.publish(topic, s.down.messages[third:2*third])
 		await(t, "the second cut", relay.cut)
-		peer.publish(topic, b.down.messages[2*third:])
-	}}.run(t, l, b.arguments(t, l, r, "exchange", own...))
+		peer.publish(topic, s.down.messages[2*third:])
+	}}.run(t, l, s.arguments(t, l, r, "exchange", own...))
 
-	// C++ and Python, cut while they send their store again, at times end the next
-	// connection themselves.
+	// If C++ and Python are cut while they send their store again, they sometimes close the
+	// next connection themselves.
 	requests := relay.requests()
 	require.GreaterOrEqual(t, len(requests), 3)
 	for _, request := range requests {
 		switch {
-		case r.tls: // that it got through shows the token
+		case r.tls: // the relay cannot read it; the server has verified the token
 		case l.webSocket:
 			require.Contains(t, request, "\r\nAuthorization: Basic ")
 		default:
@@ -112,15 +114,17 @@ func (b *lab) exchangeWithDrops(t *testing.T, l language, r road) {
 	}
 }
 
+// orders is the number of orders.
 const orders = 500
 
+// order returns a version of an order.
 func order(id, version int) string {
 	side := []string{"buy", "sell"}[id%2]
 	return fmt.Sprintf(`{"id":%d,"version":%d,"side":"%s","note":"%s"}`, id, version, side, strings.Repeat("é", id))
 }
 
-// publishOrders fills the SOW: each order is published three times.
-func (b *lab) publishOrders(t *testing.T) {
+// publishOrders fills the SOW. It publishes each order three times.
+func (s *setup) publishOrders(t *testing.T) {
 	t.Helper()
 	var all []string
 	for version := range 3 {
@@ -128,13 +132,13 @@ func (b *lab) publishOrders(t *testing.T) {
 			all = append(all, order(id, version))
 		}
 	}
-	joinServer(t, b.open, nil).publish("orders", all)
+	joinServer(t, s.open, nil).publish("orders", all)
 }
 
-// sow queries the last version of the orders that a filter selects.
-func (b *lab) sow(t *testing.T, l language, r road) {
+// sow queries the last versions of the orders that a filter selects.
+func (s *setup) sow(t *testing.T, l language, r route) {
 	received := filepath.Join(t.TempDir(), "received")
-	c := converse(t, l, b.arguments(t, l, r, "sow", "from=orders", "filter=/side = 'buy' AND /version > 1", "receive="+received)...)
+	c := converse(t, l, s.arguments(t, l, r, "sow", "from=orders", "filter=/side = 'buy' AND /version > 1", "receive="+received)...)
 	answer := c.expect("connected", "answered")
 	c.finish()
 	require.Equal(t, event{Event: "answered", GroupBegin: 1, SOW: orders / 2, GroupEnd: 1}, answer)

@@ -14,39 +14,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// A language is one of AMPS's clients, with its program in clients.
+// A language has an AMPS client, and a program in clients that uses it.
 type language struct {
 	name      string
-	command   func(t *testing.T) []string // how the program runs
-	webSocket bool                        // instead of TCP and preflight
-	refused   []string                    // what it shows of an answer that is no 101
-	large     []string                    // what it needs for large messages
+	command   func(t *testing.T) []string // returns the command line of the program
+	webSocket bool                        // it uses WebSocket instead of TCP with preflight
+	refused   []string                    // its events after an answer that is no 101
+	large     []string                    // its arguments for large messages
 }
 
-// installed is where test.sh puts what the programs need.
+// installed is the folder where test.sh installs what the programs need.
 const installed = "../../.build/amps"
 
 var languages = []language{
 	{
 		name: "python",
 		command: func(t *testing.T) []string {
-			return []string{find(t, "AMPS's Python client", installed+"/python/bin/python"), "clients/python/client.py"}
+			return []string{findInstalled(t, "Python", "python/bin/python"), "clients/python/client.py"}
 		},
 		refused: []string{"disconnected", "failed: ConnectionRefusedException: Failed to upgrade connection"},
-		large:   []string{"batch=4194304"}, // else it dies of a frame above 16 KiB
+		large:   []string{"batch=4194304"}, // otherwise it crashes at a frame above 16 KiB
 	},
 	{
 		name: "java",
 		command: func(t *testing.T) []string {
-			jar := find(t, "AMPS's Java client", installed+"/java/amps-client-*.jar")
-			java, javac := find(t, "Java", "java"), find(t, "the compiler of Java", "javac")
+			jar := findInstalled(t, "Java", "java/amps-client-*.jar")
+			java, javac := lab.FindBinary(t, "java"), lab.FindBinary(t, "javac")
 			classes := compile(t, "clients/java/AmpsClient.java", []string{jar}, func(source, out string) []string {
 				return []string{javac, "-d", out, "-cp", jar, source}
 			})
-			// They run for a second or two: what makes them start sooner.
+			// A program runs for a second or two. These options make it start faster.
 			return []string{java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jar + ":" + classes, "AmpsClient"}
 		},
 		refused: []string{"failed: ConnectionRefusedException: Unable to connect to AMPS at 127.0.0.1"},
@@ -54,10 +55,10 @@ var languages = []language{
 	{
 		name: "cpp",
 		command: func(t *testing.T) []string {
-			sources := find(t, "AMPS's C++ client", installed+"/cpp/amps*client-*/src/cpp")
+			sources := findInstalled(t, "C++", "cpp/amps*client-*/src/cpp")
 			library, err := filepath.Glob(sources + "/src/*.c")
 			require.NoError(t, err)
-			gcc := find(t, "the compiler of C++", "gcc")
+			gcc := lab.FindBinary(t, "gcc")
 			return []string{compile(t, "clients/cpp/client.cpp", library, func(source, out string) []string {
 				args := []string{gcc, "-o", out, "-isystem", sources + "/include", "-I", sources + "/src", "-x", "c"}
 				args = append(args, library...)
@@ -65,21 +66,21 @@ var languages = []language{
 			})}
 		},
 		refused: []string{"disconnected", "failed: ConnectionRefusedException: Failed to upgrade connection"},
-		large:   []string{"batch=4194304"}, // as in Python, which builds on it
+		large:   []string{"batch=4194304"}, // as in Python, whose client uses this one
 	},
 	{
 		name: "js",
 		command: func(t *testing.T) []string {
-			find(t, "AMPS's JavaScript client", installed+"/js/node_modules/amps")
-			return []string{find(t, "Node.js", "node"), "clients/js/client.js"}
+			findInstalled(t, "JavaScript", "js/node_modules/amps")
+			return []string{lab.FindBinary(t, "node"), "clients/js/client.js"}
 		},
 		webSocket: true,
 		refused:   []string{"failed: 1006: connection failed"},
 	},
 }
 
-// compile runs a compiler, unless what it makes is there already: its name tells
-// what it is made of.
+// compile runs a compiler and returns its output file. It does nothing if the file exists
+// already. The name of the file has a hash of what the file is made from.
 func compile(t *testing.T, source string, libraries []string, args func(source, out string) []string) (out string) {
 	t.Helper()
 	text, err := os.ReadFile(source)
@@ -112,7 +113,7 @@ func compile(t *testing.T, source string, libraries []string, args func(source, 
 	return out
 }
 
-// A conversation is a run of a program.
+// A conversation is a running program.
 type conversation struct {
 	t      *testing.T
 	events chan event
@@ -132,7 +133,7 @@ type event struct {
 	GroupEnd    int `json:"group_end"`
 }
 
-// converse starts a program, which ends with the test at the latest.
+// converse starts a program. The end of the test ends it.
 func converse(t *testing.T, l language, args ...string) *conversation {
 	t.Helper()
 	command := append(l.command(t), args...)
@@ -142,7 +143,7 @@ func converse(t *testing.T, l language, args ...string) *conversation {
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "NODE_PATH="+installed+"/js/node_modules")
 	for _, arg := range args {
 		if ca, ok := strings.CutPrefix(arg, "ca="); ok {
-			cmd.Env = append(cmd.Env, "NODE_EXTRA_CA_CERTS="+ca) // it is read at the start
+			cmd.Env = append(cmd.Env, "NODE_EXTRA_CA_CERTS="+ca) // Node.js reads it at its start
 		}
 	}
 	out, err := cmd.StdoutPipe()
@@ -179,13 +180,13 @@ func (c *conversation) next() event {
 			require.FailNow(c.t, "the client has ended", "%v", <-c.end)
 		}
 		return e
-	case <-time.After(patience):
-		require.FailNow(c.t, "the client does not go on")
+	case <-time.After(timeout):
+		require.FailNow(c.t, "the client prints nothing")
 		return event{}
 	}
 }
 
-// expect takes events with these names, and returns the last one.
+// expect requires events with these names, and returns the last one.
 func (c *conversation) expect(names ...string) (e event) {
 	c.t.Helper()
 	for _, name := range names {
@@ -195,19 +196,20 @@ func (c *conversation) expect(names ...string) (e event) {
 	return e
 }
 
-// finish expects that the program ends, without another event, and well.
+// finish requires that the program ends without another event, and with success.
 func (c *conversation) finish() {
 	c.t.Helper()
 	require.NoError(c.t, c.ended())
 }
 
+// ended requires that the program ends without another event, and returns its error.
 func (c *conversation) ended() error {
 	c.t.Helper()
 	select {
 	case e, ok := <-c.events:
 		require.False(c.t, ok, "another event: %+v", e)
 		return <-c.end
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		require.FailNow(c.t, "the client does not end")
 		return nil
 	}

@@ -17,15 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A peer is the other end of a conversation: a client of the server that knows
-// as much of AMPS as the tests need, and shares no code with what they look at.
+// A peer is the other end of a conversation. It is a client of the server with the parts of
+// AMPS that the tests need. It shares no code with the server and the clients under test.
 type peer struct {
 	t        *testing.T
 	conn     net.Conn
 	w        *bufio.Writer
 	commands int
 	acks     chan header
-	messages chan []byte // of all its subscriptions
+	messages chan []byte // of all subscriptions
 }
 
 type header struct {
@@ -39,7 +39,7 @@ type header struct {
 	Type    string `json:"mt,omitempty"`
 }
 
-// joinServer connects to the server itself, and logs on.
+// joinServer connects to a server directly, and logs on.
 func joinServer(t *testing.T, address string, fields http.Header) *peer {
 	t.Helper()
 	dialer := preflight.PreflightDialer{Path: "/amps/json", Header: fields}
@@ -48,7 +48,7 @@ func joinServer(t *testing.T, address string, fields http.Header) *peer {
 	p := &peer{
 		t: t, conn: conn, w: bufio.NewWriter(conn),
 		acks:     make(chan header, 1),
-		messages: make(chan []byte, 2*count), // more than any test waits for
+		messages: make(chan []byte, 2*count), // more than any test sends
 	}
 	var reader sync.WaitGroup
 	reader.Go(p.read)
@@ -96,7 +96,7 @@ func (p *peer) write(h header, body string) {
 	p.w.Write(frame) // a bufio.Writer keeps its first error
 }
 
-// command sends a command, and waits until it is done.
+// command sends a command, and waits until the server has processed it.
 func (p *peer) command(h header) {
 	p.t.Helper()
 	p.commands++
@@ -105,20 +105,21 @@ func (p *peer) command(h header) {
 	require.NoError(p.t, p.w.Flush())
 	select {
 	case ack, ok := <-p.acks:
-		require.True(p.t, ok, "the server has gone")
+		require.True(p.t, ok, "the server has closed the connection")
 		require.Equal(p.t, "success", ack.Status, "%+v", ack)
 		require.Equal(p.t, h.ID, ack.ID)
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		require.FailNow(p.t, "no ack", h.Command)
 	}
 }
 
+// subscribe subscribes to a topic.
 func (p *peer) subscribe(topic string) {
 	p.t.Helper()
 	p.command(header{Command: "subscribe", Topic: topic})
 }
 
-// publish returns once the server has handed the messages on.
+// publish publishes messages. It returns when the server has delivered them.
 func (p *peer) publish(topic string, messages []string) {
 	p.t.Helper()
 	for _, message := range messages {
@@ -127,21 +128,21 @@ func (p *peer) publish(topic string, messages []string) {
 	p.command(header{Command: "flush"})
 }
 
-// collect returns the next n messages, and makes sure that no other has been
-// published until now.
+// collect returns the next n messages. It requires that no other message has been published
+// so far.
 func (p *peer) collect(n int) []string {
 	p.t.Helper()
 	var got []string
-	timeout := time.After(patience)
+	deadline := time.After(timeout)
 	for len(got) < n {
 		select {
 		case message := <-p.messages:
 			got = append(got, string(message))
-		case <-timeout:
+		case <-deadline:
 			require.FailNow(p.t, "messages are missing", "%d of %d have come", len(got), n)
 		}
 	}
-	p.command(header{Command: "flush"}) // the answer stands behind all messages
-	require.Empty(p.t, p.messages, "messages too many")
+	p.command(header{Command: "flush"}) // the answer follows all messages
+	require.Empty(p.t, p.messages, "there are too many messages")
 	return got
 }

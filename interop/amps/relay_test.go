@@ -6,30 +6,29 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 )
 
-// A relay is a hop of TCP that cuts connections while they are in use.
+// A relay forwards TCP connections, and cuts them while they are in use.
 type relay struct {
 	address string
-	dialed  chan struct{} // a connection has come
-	cut     chan struct{} // one has been cut
+	dialed  chan struct{} // receives a value for each connection
+	cut     chan struct{} // receives a value for each cut
 
 	mu    sync.Mutex
-	sent  int   // by the client, in all connections
-	cuts  []int // at how much of that the connection is cut
+	sent  int   // bytes that the client has sent, in all connections
+	cuts  []int // the values of sent at which a connection is cut
 	heads []*bytes.Buffer
 	conns []net.Conn
 }
 
-// headSize is more than a preflight request needs.
+// headSize is larger than any preflight request.
 const headSize = 1024
 
-// startRelay relays to a server until the end of the test.
+// startRelay runs a relay in front of a server.
 func startRelay(t *testing.T, to string, cuts ...int) *relay {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l := lab.Listen(t)
 	r := &relay{
 		address: l.Addr().String(),
 		dialed:  make(chan struct{}, 64),
@@ -72,15 +71,15 @@ func (r *relay) add(client, server net.Conn) (head *bytes.Buffer) {
 	r.heads, r.conns = append(r.heads, head), append(r.conns, client, server)
 	select {
 	case r.dialed <- struct{}{}:
-	default: // enough have come
+	default: // no test waits for so many
 	}
 	return head
 }
 
-// upstream takes what the client sends to the server, until it is time to cut:
-// first by a reset, and then by what looks like an orderly end.
+// upstream forwards what the client sends, until it is time to cut. The last cut looks like an
+// orderly end. The cuts before it are resets.
 func (r *relay) upstream(client, server net.Conn, head *bytes.Buffer) {
-	copyAll(client, server, func(data []byte) (goOn bool) {
+	copyAll(client, server, func(data []byte) (more bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		head.Write(data[:min(len(data), headSize-head.Len())])
@@ -93,12 +92,12 @@ func (r *relay) upstream(client, server net.Conn, head *bytes.Buffer) {
 			server.(*net.TCPConn).SetLinger(0)
 		}
 		r.cut <- struct{}{}
-		return false // what has just come is lost
+		return false // data is lost
 	})
 }
 
-// copyAll copies until one side ends, and then ends both.
-func copyAll(from, to net.Conn, look func(data []byte) (goOn bool)) {
+// copyAll copies until one side ends or look returns false. Then it closes both.
+func copyAll(from, to net.Conn, look func(data []byte) (more bool)) {
 	defer from.Close()
 	defer to.Close()
 	for buf := make([]byte, 32<<10); ; {
@@ -112,7 +111,7 @@ func copyAll(from, to net.Conn, look func(data []byte) (goOn bool)) {
 	}
 }
 
-// requests returns the beginnings of what the client has sent.
+// requests returns the beginning of each connection, as the client has sent it.
 func (r *relay) requests() (requests []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

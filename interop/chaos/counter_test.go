@@ -8,14 +8,14 @@ import (
 	"sync/atomic"
 )
 
-// errLeak is a connection that nobody has closed. The descriptors alone would not
-// show it: the garbage collector closes it.
+// errLeak reports a connection that was not closed. Counting descriptors is not enough,
+// because the garbage collector closes such a connection.
 var errLeak = errors.New("a connection was not closed")
 
-// A counter counts the connections of a dialer or a listener.
+// A counter counts the connections of a dialer or of a listener.
 type counter struct{ opened, closed atomic.Int64 }
 
-// open is how many have not been closed.
+// open returns how many connections are not closed.
 func (n *counter) open() int64 { return n.opened.Load() - n.closed.Load() }
 
 func (n *counter) count(c net.Conn) net.Conn {

@@ -2,106 +2,43 @@ package chaos
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"text/template"
 
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// A daemon is a process that accepts connections.
-type daemon struct {
-	address string
-	process *os.Process
-	ended   chan struct{}
-}
-
-// proxies start in a folder of their own, and run until the end of the test.
+// proxies are the proxies in front of the servers. Each has a folder of its own.
 var proxies = []struct {
 	name  string
-	start func(*testing.T) *daemon
+	start func(*testing.T) *lab.Daemon
 }{
-	{"nginx", func(t *testing.T) *daemon {
+	{"nginx", func(t *testing.T) *lab.Daemon {
 		dir := t.TempDir()
-		return launch(t, func(address string) *exec.Cmd {
-			config := render(t, dir, "nginx.conf", map[string]any{"Root": os.Geteuid() == 0, "Listen": address})
-			cmd := exec.Command(findBinary(t, "nginx"), "-p", dir, "-c", config, "-e", "stderr")
-			cmd.Env = []string{"NGINX=3;"} // as it hands its sockets to its successor
+		return lab.StartDaemonOnSockets(t, 1, func(addresses []string) *exec.Cmd {
+			config := lab.Render(t, os.DirFS("testdata"), dir, "nginx.conf", map[string]any{"Root": os.Geteuid() == 0, "Listen": addresses[0]})
+			cmd := exec.Command(lab.FindBinary(t, "nginx"), "-p", dir, "-c", config, "-e", "stderr")
+			cmd.Env = []string{"NGINX=3;"} // nginx itself passes its sockets to a new process in this way
 			return cmd
 		})
 	}},
-	{"haproxy", func(t *testing.T) *daemon {
+	{"haproxy", func(t *testing.T) *lab.Daemon {
 		dir := t.TempDir()
-		return launch(t, func(string) *exec.Cmd {
-			return exec.Command(findBinary(t, "haproxy"), "-db", "-f", render(t, dir, "haproxy.cfg", nil))
+		return lab.StartDaemonOnSockets(t, 1, func([]string) *exec.Cmd {
+			return exec.Command(lab.FindBinary(t, "haproxy"), "-db", "-f", lab.Render(t, os.DirFS("testdata"), dir, "haproxy.cfg", nil))
 		})
 	}},
 }
 
-// findBinary finds a proxy. That it is missing must not pass for a success.
-func findBinary(t *testing.T, name string) string {
+// workers returns the child processes of a daemon.
+func workers(t *testing.T, d *lab.Daemon) (pids []int) {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil { // Debian keeps servers out of the PATH of users
-		path, err = exec.LookPath("/usr/sbin/" + name)
-	}
-	require.NoError(t, err, "apt-get install "+name)
-	return path
-}
-
-// render executes a template of testdata into dir.
-func render(t *testing.T, dir, name string, data any) (file string) {
-	t.Helper()
-	text, err := template.ParseFiles(filepath.Join("testdata", name+".tmpl"))
-	require.NoError(t, err)
-	file = filepath.Join(dir, name)
-	config, err := os.Create(file)
-	require.NoError(t, err)
-	defer config.Close()
-	require.NoError(t, text.Execute(config, data))
-	return file
-}
-
-// launch starts a process on a socket that is bound for it, as descriptor 3: no
-// one else can take the port, and who connects is accepted once it is ready. It
-// is asked to end at the end of the test.
-func launch(t *testing.T, command func(address string) *exec.Cmd) *daemon {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	socket, err := l.(*net.TCPListener).File()
-	require.NoError(t, err)
-	defer socket.Close()
-
-	d := &daemon{address: l.Addr().String(), ended: make(chan struct{})}
-	cmd := command(d.address)
-	cmd.ExtraFiles = []*os.File{socket}
-	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
-	require.NoError(t, cmd.Start())
-	d.process = cmd.Process
-	go func() {
-		defer close(d.ended)
-		cmd.Wait() // it may have been killed
-	}()
-	t.Cleanup(func() {
-		// A kill would leave the workers of a master process behind.
-		d.process.Signal(syscall.SIGTERM)
-		<-d.ended
-	})
-	return d
-}
-
-// workers are the processes of a daemon, but the first.
-func (d *daemon) workers(t *testing.T) (pids []int) {
-	t.Helper()
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.process.Pid))
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.Process.Pid))
 	require.NoError(t, err)
 	for _, child := range strings.Fields(string(children)) {
 		pid, err := strconv.Atoi(child)
@@ -111,14 +48,14 @@ func (d *daemon) workers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// kill ends a daemon as a lack of memory does, its workers after it: it would
-// start new ones.
-func (d *daemon) kill(t *testing.T) {
+// killDaemon kills a daemon, as the kernel does if memory runs out. It kills the workers
+// after the daemon, which would otherwise start new ones.
+func killDaemon(t *testing.T, d *lab.Daemon) {
 	t.Helper()
-	pids := d.workers(t)
-	require.NoError(t, d.process.Kill())
+	pids := workers(t, d)
+	require.NoError(t, d.Process.Kill())
 	killAll(t, pids)
-	<-d.ended
+	<-d.Ended
 }
 
 func killAll(t *testing.T, pids []int) {

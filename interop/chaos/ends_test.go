@@ -12,22 +12,23 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// A server takes part in every tunnel that comes, as its plan says.
+// A server accepts tunnels, and does in each what the plan of the tunnel says.
 type server struct {
 	*preflight.PreflightListener
 	accepted counter
-	held     chan struct{} // gets one for each handshake that is held
-	release  chan struct{} // closed: they are held no longer
+	held     chan struct{} // receives a value for each handshake that is held
+	release  chan struct{} // closed to end all holds
 	sessions sync.WaitGroup
 	mu       sync.Mutex
-	ends     map[uint64]error // of the tunnels, by their id
+	ends     map[uint64]error // how the tunnels ended, by their IDs
 }
 
-// listen makes a server of l, on the loopback interface. It is closed at the end of
-// the test, if it has not been stopped before.
+// listen runs a server with the settings of l on the loopback interface. The end of the
+// test closes it.
 func listen(t *testing.T, l *preflight.PreflightListener) *server {
 	t.Helper()
 	var err error
@@ -36,7 +37,7 @@ func listen(t *testing.T, l *preflight.PreflightListener) *server {
 	s := newServer(l)
 	t.Cleanup(func() {
 		s.Close()
-		s.sessions.Wait() // not for ever: tunnels have deadlines
+		s.sessions.Wait() // the deadlines of the tunnels bound this
 	})
 	return s
 }
@@ -49,7 +50,7 @@ func newServer(l *preflight.PreflightListener) *server {
 		ends:              make(map[uint64]error),
 	}
 	s.Listener = countingListener{l.Listener, &s.accepted}
-	s.RequireUpgrade = true // as it should be behind a proxy: half a line is no client
+	s.RequireUpgrade = true // otherwise half of a request line could become a plain connection
 	s.Authorize = s.authorize
 	s.sessions.Go(s.serve)
 	return s
@@ -93,11 +94,11 @@ func (s *server) serve() {
 	}
 }
 
-// stop requires that every handshake and every tunnel comes to its end, of itself,
-// and returns the ends of the tunnels.
+// stop requires that each handshake and each tunnel ends by itself, and returns how the
+// tunnels ended.
 func (s *server) stop(t *testing.T) map[uint64]error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Timeout)
 	defer cancel()
 	require.NoError(t, s.Shutdown(ctx), "a handshake or a tunnel does not end")
 	s.sessions.Wait()
@@ -106,19 +107,19 @@ func (s *server) stop(t *testing.T) map[uint64]error {
 	return s.ends
 }
 
-// A road leads from a client through a proxy to a server, at these addresses.
-type road struct{ proxy, server string }
+// A route has the addresses of a proxy and of a server behind it.
+type route struct{ proxy, server string }
 
-// An end is how it ended for a client. One that got no tunnel has dialed in vain.
+// An end says how a tunnel ended for a client: the error of the dial, or of the tunnel.
 type end struct {
 	dial, tunnel error
 }
 
 func (e end) err() error { return errors.Join(e.dial, e.tunnel) }
 
-// travel dials, does its part of the plan and closes the tunnel. handshake bounds
-// the dial.
-func (r road) travel(p plan, handshake time.Duration) (e end) {
+// run dials, does the client's part of the plan, and closes the tunnel. handshake is the
+// HandshakeTimeout of the dial.
+func (r route) run(p plan, handshake time.Duration) (e end) {
 	_, port, err := net.SplitHostPort(r.server)
 	if err != nil {
 		return end{dial: err}
@@ -132,8 +133,8 @@ func (r road) travel(p plan, handshake time.Duration) (e end) {
 	d := &preflight.PreflightDialer{
 		NetDialer: countingDialer{&dialed}, Path: "/" + port + "?" + p.query(), HandshakeTimeout: handshake,
 	}
-	// Where HandshakeTimeout has no effect, the error is the context's.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	// If HandshakeTimeout had no effect, the error would be that of the context.
+	ctx, cancel := context.WithTimeout(context.Background(), lab.Timeout)
 	defer cancel()
 	c, err := d.DialContext(ctx, "tcp", r.proxy)
 	if err != nil {
@@ -142,11 +143,12 @@ func (r road) travel(p plan, handshake time.Duration) (e end) {
 	return end{tunnel: p.converse(c.(*preflight.Conn), fromClient, fromServer, p.clientLeaves)}
 }
 
+// isTimeout reports whether a deadline has passed.
 func isTimeout(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// requireFailure requires an error that an application can make something of.
+// requireFailure requires an error that is neither corrupt data nor a leak.
 func requireFailure(t *testing.T, err error) {
 	t.Helper()
 	require.Error(t, err)
@@ -154,8 +156,8 @@ func requireFailure(t *testing.T, err error) {
 	require.NotErrorIs(t, err, errLeak)
 }
 
-// requireRefusal requires the error of a dial that was cut short: an answer of the
-// proxy for the lost server, or the end of the handshake.
+// requireRefusal requires the error of a dial that was cut: a 502 of the proxy, which has
+// lost the server, or an error of the handshake.
 func requireRefusal(t *testing.T, err error) {
 	t.Helper()
 	requireFailure(t, err)

@@ -5,34 +5,36 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// brief is the time that is given to what is expected to run out of it.
-const brief = time.Second
+// shortTimeout is the timeout of what is expected to time out.
+const shortTimeout = time.Second
 
-// hops are the places of toxiproxy on a road.
+// hops are the places of toxiproxy on a route. insert puts a hop there, and returns the
+// route with the hop.
 var hops = []struct {
-	name string
-	put  func(r road, f fault, at stage) (road, *hop, error)
+	name   string
+	insert func(r route, f fault, at stage) (route, *hop, error)
 }{
-	{"client to proxy", func(r road, f fault, at stage) (road, *hop, error) {
+	{"client to proxy", func(r route, f fault, at stage) (route, *hop, error) {
 		h, err := startHop(r.proxy, f, at)
 		if err != nil {
-			return road{}, nil, err
+			return route{}, nil, err
 		}
-		return road{h.Listen, r.server}, h, nil
+		return route{h.Listen, r.server}, h, nil
 	}},
-	{"proxy to server", func(r road, f fault, at stage) (road, *hop, error) {
+	{"proxy to server", func(r route, f fault, at stage) (route, *hop, error) {
 		h, err := startHop(r.server, f, at)
 		if err != nil {
-			return road{}, nil, err
+			return route{}, nil, err
 		}
-		return road{r.proxy, h.Listen}, h, nil
+		return route{r.proxy, h.Listen}, h, nil
 	}},
 }
 
-// TestFaults has every fault happen at every stage, on each side of a proxy.
+// TestFaults has each fault happen at each stage, on each side of a proxy.
 func TestFaults(t *testing.T) {
 	for _, proxy := range proxies {
 		t.Run(proxy.name, func(t *testing.T) {
@@ -51,43 +53,42 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func testFault(t *testing.T, d *daemon, at int, f fault, stage stage) {
+func testFault(t *testing.T, d *lab.Daemon, at int, f fault, stage stage) {
 	tunnel, handshake := f.limits(stage)
-	// The listener gives up later than the dialer, whose error it would be
-	// otherwise.
+	// The timeout of the listener is longer. Otherwise the dialer would get its error.
 	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: 2 * handshake})
-	r, hop, err := hops[at].put(road{d.address, s.Addr().String()}, f, stage)
+	r, hop, err := hops[at].insert(route{d.Addresses[0], s.Addr().String()}, f, stage)
 	require.NoError(t, err)
 	p := plan{id: 1, size: transfer, limit: tunnel}
-	client := r.travel(p, handshake)
-	server, came := s.stop(t)[p.id]
+	client := r.run(p, handshake)
+	server, arrived := s.stop(t)[p.id]
 	hop.stop()
-	f.require(t, stage, client, server, came)
+	f.require(t, stage, client, server, arrived)
 }
 
-// limits are the times that are given to a tunnel and to its handshake.
+// limits returns the timeouts of a tunnel and of its handshake.
 func (f fault) limits(at stage) (tunnel, handshake time.Duration) {
 	switch {
 	case f.effect != silences:
-		return patience, patience
-	case at.behind:
-		return brief, patience
+		return lab.Timeout, lab.Timeout
+	case at.afterHead:
+		return shortTimeout, lab.Timeout
 	default:
-		return patience, brief
+		return lab.Timeout, shortTimeout
 	}
 }
 
-// require requires that a tunnel ended as it has to, for the client and for the
-// server, if it came there.
-func (f fault) require(t *testing.T, at stage, client end, server error, came bool) {
+// require requires that a tunnel ended as it must, for the client, and for the server if it
+// arrived there.
+func (f fault) require(t *testing.T, at stage, client end, server error, arrived bool) {
 	t.Helper()
-	f.effect.require(t, client, server, came)
+	f.effect.require(t, client, server, arrived)
 	switch {
-	case f.effect == delays || at.name == behind101:
-		// A proxy that has read the 101 may see the end first.
-	case at.behind:
+	case f.effect == delays || at.name == after101:
+		// A proxy that has read the 101 may notice the end before it forwards the 101.
+	case at.afterHead:
 		require.NoError(t, client.dial)
-		require.True(t, came)
+		require.True(t, arrived)
 	case f.effect == cuts:
 		requireRefusal(t, client.dial)
 	case f.effect == silences:
@@ -95,18 +96,18 @@ func (f fault) require(t *testing.T, at stage, client end, server error, came bo
 	}
 }
 
-func (e effect) require(t *testing.T, client end, server error, came bool) {
+func (e effect) require(t *testing.T, client end, server error, arrived bool) {
 	t.Helper()
 	if e == delays {
 		require.NoError(t, client.err())
-		require.True(t, came)
+		require.True(t, arrived)
 		require.NoError(t, server)
 		return
 	}
 	requireFailure(t, client.err())
-	if came {
+	if arrived {
 		requireFailure(t, server)
 	}
-	// Of the two ends of a silent tunnel one runs out of time, and tells the other.
+	// One end of a silent tunnel times out. The other end may see that as an error.
 	require.Equal(t, e == silences, isTimeout(client.err()) || isTimeout(server), "%v, %v", client.err(), server)
 }

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// TestHalfOpen has as many handshakes as a listener admits fall silent before it.
-// It never hears of their end and must give up itself, and so must the dialers,
-// who never hear of that. Afterwards it admits as many as before.
+// TestHalfOpen fills all places of a listener with handshakes whose path becomes silent.
+// The listener never sees their end, and must time out. The dialers never see that, and
+// must time out too. Then the listener must have all its places again.
 func TestHalfOpen(t *testing.T) {
 	for _, proxy := range proxies {
 		for _, at := range []int{0, 1} {
@@ -24,14 +25,14 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
-func testHalfOpen(t *testing.T, d *daemon, at stage) {
+func testHalfOpen(t *testing.T, d *lab.Daemon, at stage) {
 	const places = 8
-	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: 2 * brief, MaxPending: places})
-	silent, err := startHop(s.Addr().String(), fault{name: halfOpen}, at, stage{stream: "downstream", bytes: atOnce})
+	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: 2 * shortTimeout, MaxPending: places})
+	silent, err := startHop(s.Addr().String(), fault{name: halfOpen}, at, stage{stream: "downstream", bytes: onConnect})
 	require.NoError(t, err)
 	defer silent.stop()
 
-	for _, client := range travelAll(road{d.address, silent.Listen}, plan{}, places, 4*brief) {
+	for _, client := range runAll(route{d.Addresses[0], silent.Listen}, plan{}, places, 4*shortTimeout) {
 		require.True(t, isTimeout(client.dial), client.dial)
 		var timeout net.Error
 		require.ErrorAs(t, client.dial, &timeout)
@@ -39,17 +40,17 @@ func testHalfOpen(t *testing.T, d *daemon, at stage) {
 	}
 	require.Eventually(t, func() bool {
 		return s.accepted.opened.Load() == places && s.accepted.open() == 0
-	}, patience, brief/100)
+	}, lab.Timeout, shortTimeout/100)
 
-	// They are all under way at the same time, or none is released.
+	// All of them must be held at the same time before any is released.
 	go func() {
 		defer close(s.release)
 		for range places {
 			<-s.held
 		}
 	}()
-	p := plan{size: transfer, limit: patience, hold: true}
-	for _, client := range travelAll(road{d.address, s.Addr().String()}, p, places, patience) {
+	p := plan{size: transfer, limit: lab.Timeout, hold: true}
+	for _, client := range runAll(route{d.Addresses[0], s.Addr().String()}, p, places, lab.Timeout) {
 		require.NoError(t, client.err())
 	}
 	ends := s.stop(t)
@@ -59,15 +60,15 @@ func testHalfOpen(t *testing.T, d *daemon, at stage) {
 	}
 }
 
-// travelAll has n clients travel at once.
-func travelAll(r road, p plan, n int, handshake time.Duration) []end {
+// runAll runs n clients at once.
+func runAll(r route, p plan, n int, handshake time.Duration) []end {
 	ends := make([]end, n)
-	var all sync.WaitGroup
+	var running sync.WaitGroup
 	for i := range ends {
 		p := p
 		p.id = uint64(i)
-		all.Go(func() { ends[i] = r.travel(p, handshake) })
+		running.Go(func() { ends[i] = r.run(p, handshake) })
 	}
-	all.Wait()
+	running.Wait()
 	return ends
 }

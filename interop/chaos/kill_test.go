@@ -9,10 +9,11 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// childVariable makes the test binary a server, on descriptor 3.
+// childVariable is a variable that makes the test binary a server on descriptor 3.
 const childVariable = "PREFLIGHT_CHAOS_SERVER"
 
 // serveAsChild runs a server until it is killed.
@@ -24,17 +25,18 @@ func serveAsChild() {
 	newServer(&preflight.PreflightListener{Listener: l}).sessions.Wait()
 }
 
-func launchServer(t *testing.T) *daemon {
+// startServer runs a server in a process of its own.
+func startServer(t *testing.T) *lab.Daemon {
 	t.Helper()
-	return launch(t, func(string) *exec.Cmd {
+	return lab.StartDaemonOnSockets(t, 1, func([]string) *exec.Cmd {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = []string{childVariable + "=1"}
 		return cmd
 	})
 }
 
-// TestKill kills a proxy, or its worker, or the server, at every stage of a
-// handshake and of a transfer.
+// TestKill kills a proxy, its worker or the server, at each stage of a handshake and of a
+// transfer.
 func TestKill(t *testing.T) {
 	for _, proxy := range proxies {
 		for _, at := range stages {
@@ -42,27 +44,27 @@ func TestKill(t *testing.T) {
 				t.Run("proxy", func(t *testing.T) {
 					t.Parallel()
 					d := proxy.start(t)
-					testProxyKill(t, d, at, func() { d.kill(t) })
-					// It is not there any more.
-					_, err := net.Dial("tcp", d.address)
+					testProxyKill(t, d, at, func() { killDaemon(t, d) })
+					// Nothing listens there any more.
+					_, err := net.Dial("tcp", d.Addresses[0])
 					require.ErrorIs(t, err, syscall.ECONNREFUSED)
 				})
 				t.Run("server", func(t *testing.T) {
 					t.Parallel()
-					d, server := proxy.start(t), launchServer(t)
-					client := kill(t, road{d.address, server.address}, at, func() { server.kill(t) })
-					cuts.require(t, client, nil, false) // what it saw is gone with it
+					d, server := proxy.start(t), startServer(t)
+					client := kill(t, route{d.Addresses[0], server.Addresses[0]}, at, func() { killDaemon(t, server) })
+					cuts.require(t, client, nil, false) // its end of the tunnel is lost with the process
 					requireTunnel(t, d)
 				})
-				// What has not been accepted yet is accepted by the next worker.
-				if proxy.name == "nginx" && (at.behind || at.stream == "downstream") {
+				// In earlier stages, nginx has not accepted the connection. The next worker would.
+				if proxy.name == "nginx" && (at.afterHead || at.stream == "downstream") {
 					t.Run("worker", func(t *testing.T) {
 						t.Parallel()
 						d := proxy.start(t)
 						testProxyKill(t, d, at, func() {
-							workers := d.workers(t)
-							require.Len(t, workers, 1)
-							killAll(t, workers)
+							pids := workers(t, d)
+							require.Len(t, pids, 1)
+							killAll(t, pids)
 						})
 						requireTunnel(t, d)
 					})
@@ -72,17 +74,18 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func testProxyKill(t *testing.T, d *daemon, at stage, victim func()) {
-	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: patience})
-	client := kill(t, road{d.address, s.Addr().String()}, at, victim)
-	server, came := s.stop(t)[killedID]
-	cuts.require(t, client, server, came)
+func testProxyKill(t *testing.T, d *lab.Daemon, at stage, victim func()) {
+	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: lab.Timeout})
+	client := kill(t, route{d.Addresses[0], s.Addr().String()}, at, victim)
+	server, arrived := s.stop(t)[killedID]
+	cuts.require(t, client, server, arrived)
 }
 
-// killedID is the tunnel that meets its end.
+// killedID is the ID of the tunnel that is cut.
 const killedID = 1
 
-// A killer is a toxic that has something killed, and then does nothing.
+// A killer is a toxic. When data reaches it, it waits until the test has killed a process.
+// Then it passes the data on.
 type killer struct{ reached, killed chan struct{} }
 
 func (k killer) Pipe(stub *toxics.ToxicStub) {
@@ -91,9 +94,9 @@ func (k killer) Pipe(stub *toxics.ToxicStub) {
 	new(toxics.NoopToxic).Pipe(stub)
 }
 
-// kill ends something on the road of a tunnel when it has come to a stage, between
-// the client and the proxy.
-func kill(t *testing.T, r road, at stage, victim func()) end {
+// kill calls victim when a tunnel on the path has reached a stage, between the client and
+// the proxy. It returns how the tunnel ended for the client.
+func kill(t *testing.T, r route, at stage, victim func()) end {
 	t.Helper()
 	k := killer{make(chan struct{}), make(chan struct{})}
 	h, err := startHop(r.proxy, fault{toxic: k}, at)
@@ -101,28 +104,28 @@ func kill(t *testing.T, r road, at stage, victim func()) end {
 	defer h.stop()
 	ended := make(chan end, 1)
 	go func() {
-		p := plan{id: killedID, size: 64 * transfer, limit: patience}
-		ended <- road{h.Listen, r.server}.travel(p, patience)
+		p := plan{id: killedID, size: 64 * transfer, limit: lab.Timeout}
+		ended <- route{h.Listen, r.server}.run(p, lab.Timeout)
 	}()
 	select {
 	case <-k.reached:
 	case early := <-ended:
-		require.FailNow(t, "it ended before", "%+v", early)
+		require.FailNow(t, "the tunnel ended too early", "%+v", early)
 	}
 	victim()
 	close(k.killed)
 	client := <-ended
-	if at.behind && at.name != behind101 {
+	if at.afterHead && at.name != after101 {
 		require.NoError(t, client.dial)
 	}
 	return client
 }
 
-// requireTunnel requires that d brings clients to another server.
-func requireTunnel(t *testing.T, d *daemon) {
+// requireTunnel requires that the proxy d still leads to another server.
+func requireTunnel(t *testing.T, d *lab.Daemon) {
 	t.Helper()
-	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: patience})
-	p := plan{id: 1, size: transfer, limit: patience}
-	require.NoError(t, road{d.address, s.Addr().String()}.travel(p, patience).err())
+	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: lab.Timeout})
+	p := plan{id: 1, size: transfer, limit: lab.Timeout}
+	require.NoError(t, route{d.Addresses[0], s.Addr().String()}.run(p, lab.Timeout).err())
 	require.Equal(t, map[uint64]error{p.id: nil}, s.stop(t))
 }

@@ -1,9 +1,10 @@
-// Package chaos breaks what lies between a dialer and a listener, at every stage
-// of a handshake and of a transfer: toxiproxy on each side of a real reverse
-// proxy, and the death of the proxy or of the server.
+// Package chaos breaks the path between a dialer and a listener, at each stage of a
+// handshake and of a transfer. Toxiproxy runs on each side of a real reverse proxy, and the
+// tests kill the proxy or the server.
 //
-// Whatever happens, no byte is corrupt or out of order, what was cut short is an
-// error at both ends, nothing waits beyond its deadline and nothing is left over.
+// In all cases, no byte may be corrupt or out of order. A transfer that was cut short must
+// be an error at both ends. Nothing may wait beyond its deadline, and no goroutine and no
+// descriptor may be left.
 //
 //	go test -run Soak -soak 100000 -seed 7 -timeout 1h .
 package chaos
@@ -20,15 +21,11 @@ import (
 )
 
 var (
-	soakTunnels = flag.Int("soak", 3000, "how many tunnels the soak opens")
-	soakSeed    = flag.Uint64("seed", 0, "the seed of the soak, which every run logs; 0: a new one")
+	soakTunnels = flag.Int("soak", 3000, "number of tunnels that TestSoak opens")
+	soakSeed    = flag.Uint64("seed", 0, "seed of TestSoak, which each run logs; 0: a new seed")
 )
 
-// patience ends what would otherwise hang. Nothing that is expected to happen
-// waits for it.
-const patience = 30 * time.Second
-
-// TestMain fails if anything outlives the tests.
+// TestMain fails if a goroutine or a descriptor is left after the tests.
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		serveAsChild()
@@ -37,15 +34,14 @@ func TestMain(m *testing.M) {
 	before := descriptors()
 	code := m.Run()
 	if left := leftovers(before); code == 0 && left != "" {
-		fmt.Fprintln(os.Stderr, "left over:\n"+left)
+		fmt.Fprintln(os.Stderr, "goroutines or descriptors are left:\n"+left)
 		code = 1
 	}
 	os.Exit(code)
 }
 
-// leftovers returns the stacks of all goroutines, whoever they belong to, and the
-// descriptors that were not open before, once what is about to end has had the
-// time to.
+// leftovers returns the stacks of all goroutines, of any package, and the descriptors that
+// were not open before. Goroutines that are about to end have some time to do so.
 func leftovers(before map[string]string) string {
 	var left string
 	poll := time.NewTicker(20 * time.Millisecond)
@@ -65,7 +61,7 @@ func leftovers(before map[string]string) string {
 	return left
 }
 
-// goroutines returns the stacks of all but this one and the runner of the tests.
+// goroutines returns the stacks of all goroutines except this one and the test runner.
 func goroutines() string {
 	var all string
 	buf := make([]byte, 8<<20)
@@ -77,8 +73,8 @@ func goroutines() string {
 	return all
 }
 
-// descriptors returns what every open descriptor leads to, but those of the
-// runtime's poller, which come with the first connection and stay.
+// descriptors returns the target of each open descriptor. It omits those of the runtime's
+// poller, which are opened with the first connection and stay open.
 func descriptors() map[string]string {
 	const folder = "/proc/self/fd"
 	entries, err := os.ReadDir(folder)

@@ -7,12 +7,12 @@ import (
 	"testing"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// TestSoak opens tunnels to one server, many at a time and all by chance: which
-// proxy, how much, what fault and where, and who goes away in the middle. Then
-// nothing is left.
+// TestSoak opens many tunnels to one server. The proxy, the amount of data, the fault with
+// its place, and the end that leaves early are random. Afterwards nothing may be left.
 func TestSoak(t *testing.T) {
 	seed := *soakSeed
 	if seed == 0 {
@@ -25,32 +25,32 @@ func TestSoak(t *testing.T) {
 }
 
 func testSoak(t *testing.T, seed uint64) {
-	var daemons []*daemon
+	var daemons []*lab.Daemon
 	for _, proxy := range proxies {
 		daemons = append(daemons, proxy.start(t))
 	}
-	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: patience})
+	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: lab.Timeout})
 	const concurrency = 64
-	fates, clients := make([]fate, *soakTunnels), make([]end, *soakTunnels)
+	scenarios, clients := make([]scenario, *soakTunnels), make([]end, *soakTunnels)
 	var next atomic.Int64
-	var all sync.WaitGroup
+	var running sync.WaitGroup
 	for range concurrency {
-		all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(fates)); i = next.Add(1) - 1 {
-				dice := rand.New(rand.NewPCG(seed, uint64(i)))
-				fates[i] = newFate(dice, uint64(i))
-				daemon := daemons[dice.IntN(len(daemons))]
-				clients[i] = fates[i].meet(road{daemon.address, s.Addr().String()})
+		running.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(scenarios)); i = next.Add(1) - 1 {
+				random := rand.New(rand.NewPCG(seed, uint64(i)))
+				scenarios[i] = newScenario(random, uint64(i))
+				daemon := daemons[random.IntN(len(daemons))]
+				clients[i] = scenarios[i].run(route{daemon.Addresses[0], s.Addr().String()})
 			}
 		})
 	}
-	all.Wait()
+	running.Wait()
 
 	servers := s.stop(t)
 	var whole, refused, cut int
 	for i, client := range clients {
-		server, came := servers[uint64(i)]
-		fates[i].require(t, client, server, came)
+		server, arrived := servers[uint64(i)]
+		scenarios[i].require(t, client, server, arrived)
 		switch {
 		case client.dial != nil:
 			refused++
@@ -60,54 +60,54 @@ func testSoak(t *testing.T, seed uint64) {
 			whole++
 		}
 	}
-	t.Logf("%d tunnels: %d came to their end, %d were cut, %d refused", len(clients), whole, cut, refused)
+	t.Logf("%d tunnels: %d were complete, %d were cut, %d were refused", len(clients), whole, cut, refused)
 	for _, n := range []int{whole, refused, cut} {
 		require.NotZero(t, n)
 	}
 }
 
-// A fate is what is to happen to a tunnel.
-type fate struct {
+// A scenario is a plan for a tunnel, and a fault that happens to it.
+type scenario struct {
 	plan
-	fault *fault // nil: none
+	fault *fault // nil: there is none
 	stage stage
 	hop   int
 }
 
-func newFate(dice *rand.Rand, id uint64) fate {
-	f := fate{plan: plan{id: id, size: 1 + dice.Int64N(64*transfer), limit: patience, resets: dice.IntN(2) == 0}}
-	switch dice.IntN(4) {
+func newScenario(random *rand.Rand, id uint64) scenario {
+	f := scenario{plan: plan{id: id, size: 1 + random.Int64N(64*transfer), limit: lab.Timeout, resets: random.IntN(2) == 0}}
+	switch random.IntN(4) {
 	case 0:
-		f.clientLeaves = 1 + dice.Int64N(f.size)
+		f.clientLeaves = 1 + random.Int64N(f.size)
 	case 1:
-		f.serverLeaves = 1 + dice.Int64N(f.size)
+		f.serverLeaves = 1 + random.Int64N(f.size)
 	case 2:
-		f.fault = &faults[dice.IntN(len(faults))]
-		f.stage = stages[dice.IntN(len(stages))]
-		f.hop = dice.IntN(len(hops))
-		f.size = transfer // each stage lies within
+		f.fault = &faults[random.IntN(len(faults))]
+		f.stage = stages[random.IntN(len(stages))]
+		f.hop = random.IntN(len(hops))
+		f.size = transfer // a tunnel of this size has all stages
 		f.limit, _ = f.fault.limits(f.stage)
 	}
 	return f
 }
 
-// meet lets it happen.
-func (f fate) meet(r road) end {
-	handshake := patience
+// run runs the tunnel.
+func (f scenario) run(r route) end {
+	handshake := lab.Timeout
 	if f.fault != nil {
 		var h *hop
 		var err error
-		if r, h, err = hops[f.hop].put(r, *f.fault, f.stage); err != nil {
+		if r, h, err = hops[f.hop].insert(r, *f.fault, f.stage); err != nil {
 			return end{dial: err}
 		}
 		defer h.stop()
 		_, handshake = f.fault.limits(f.stage)
 	}
-	return r.travel(f.plan, handshake)
+	return r.run(f.plan, handshake)
 }
 
-// require requires that nothing else has happened.
-func (f fate) require(t *testing.T, client end, server error, came bool) {
+// require requires that only that has happened.
+func (f scenario) require(t *testing.T, client end, server error, arrived bool) {
 	t.Helper()
 	defer func() {
 		if t.Failed() {
@@ -116,11 +116,11 @@ func (f fate) require(t *testing.T, client end, server error, came bool) {
 	}()
 	switch {
 	case f.fault != nil:
-		f.fault.require(t, f.stage, client, server, came)
+		f.fault.require(t, f.stage, client, server, arrived)
 	case f.clientLeaves > 0 || f.serverLeaves > 0:
-		cuts.require(t, client, server, came)
+		cuts.require(t, client, server, arrived)
 		require.NoError(t, client.dial)
 	default:
-		delays.require(t, client, server, came)
+		delays.require(t, client, server, arrived)
 	}
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// A plan is what the two ends of a tunnel are to do. The client sends it along, as
-// the query of its request.
+// A plan is what the two ends of a tunnel do. The client sends it to the server as the
+// query of its request.
 type plan struct {
 	id    uint64
-	size  int64         // of what each end sends
-	limit time.Duration // that each end has for its part
+	size  int64         // bytes that each end sends
+	limit time.Duration // the timeout of each end
 	hold  bool          // the server holds the handshake
-	// After so many bytes that it has received an end goes away; 0: it stays.
+	// An end leaves after it has received so many bytes. Zero means that it stays.
 	clientLeaves, serverLeaves int64
-	resets                     bool // who goes away does so by a reset
+	resets                     bool // the end that leaves resets the connection
 }
 
 const planFormat = "id=%d&size=%d&limit=%d&hold=%t&client=%d&server=%d&resets=%t"
@@ -41,13 +41,13 @@ const (
 )
 
 var (
-	errCorrupt = errors.New("corrupt")   // a byte is not the one that was sent there
-	errLeft    = errors.New("went away") // as planned
+	errCorrupt = errors.New("corrupt")    // a byte differs from the one that was sent
+	errLeft    = errors.New("left early") // as the plan says
 )
 
-// converse sends a stream and its end mark while it receives those of the peer,
-// and closes c. There is no error only if all of it went both ways. leaves
-// is when it goes away, as in a plan.
+// converse sends a stream and its end mark, receives those of the peer at the same time,
+// and closes c. The error is nil only if everything arrived in both directions. leaves is
+// when this end leaves, as in a plan.
 func (p plan) converse(c *preflight.Conn, from, to byte, leaves int64) error {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(p.limit))
@@ -58,7 +58,7 @@ func (p plan) converse(c *preflight.Conn, from, to byte, leaves int64) error {
 	}()
 	err := p.receive(c, to, leaves)
 	if err != nil {
-		c.Close() // so that sending ends too
+		c.Close() // ends the sending too
 	}
 	if err = errors.Join(err, <-sent); err != nil {
 		return err
@@ -72,9 +72,9 @@ func (p plan) converse(c *preflight.Conn, from, to byte, leaves int64) error {
 	return expectMark(c, fromServer)
 }
 
-// endServer sends its end mark behind that of the client: with it the client knows
-// that all is well. Then the client ends the tunnel, because proxies lose what is
-// under way to who does.
+// endServer sends the end mark of the server after that of the client, which tells the
+// client that everything arrived. Then the client closes the tunnel, because a proxy loses
+// data that is under way to the end that closes.
 func endServer(c *preflight.Conn) error {
 	if err := expectMark(c, fromClient); err != nil {
 		return err
@@ -99,7 +99,7 @@ func expectMark(c *preflight.Conn, of byte) error {
 	return nil
 }
 
-// receive requires the peer's stream, as far as it comes.
+// receive requires the stream of the peer, as far as it arrives.
 func (p plan) receive(c *preflight.Conn, to byte, leaves int64) error {
 	expected := p.stream(to)
 	got, want := make([]byte, 16<<10), make([]byte, 16<<10)
@@ -123,8 +123,8 @@ func (p plan) receive(c *preflight.Conn, to byte, leaves int64) error {
 	return nil
 }
 
-// stream is what an end sends: bytes that both know, and that are in no other
-// stream. So none can be lost, changed or moved unseen.
+// stream returns what an end sends. Both ends know the bytes, and no other stream has the
+// same. A lost, changed or moved byte is therefore noticed.
 func (p plan) stream(from byte) *rand.ChaCha8 {
 	seed := [32]byte{from}
 	binary.BigEndian.PutUint64(seed[1:], p.id)

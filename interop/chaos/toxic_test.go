@@ -18,16 +18,16 @@ func init() { toxics.Register("staged", new(staged)) }
 type effect int
 
 const (
-	delays   effect = iota // all of it arrives
-	cuts                   // both ends are told
-	silences               // nobody is told
+	delays   effect = iota // everything arrives
+	cuts                   // both ends notice
+	silences               // no end notices
 )
 
-// A fault is what happens to a connection from a certain stage on.
+// A fault is what happens to a connection from a stage on.
 type fault struct {
 	name   string
 	effect effect
-	toxic  toxics.Toxic // nil: done by staged itself
+	toxic  toxics.Toxic // nil: staged does it itself
 }
 
 var faults = []fault{
@@ -46,40 +46,39 @@ const (
 
 // A stage is a place in one direction of a connection.
 type stage struct {
-	name   string
-	stream string // toxiproxy's name of the direction
-	behind bool   // behind the HTTP head
-	bytes  int
+	name      string
+	stream    string // the direction, as toxiproxy names it
+	afterHead bool   // bytes are counted from the end of the HTTP head
+	bytes     int
 }
 
-// atOnce is the stage at which there is only a connection; at 0 bytes something
-// has come, and does not get through.
-const atOnce = -1
+// onConnect is the place of a stage before any data. At 0, the first data has reached the
+// hop, and does not pass it.
+const onConnect = -1
 
-// transfer is what each end sends in a tunnel that meets a fault. It is little,
-// because on a busy machine slicing takes a millisecond for each byte.
+// transfer is how many bytes each end of a tunnel with a fault sends. They are few, because
+// slicing takes a millisecond for each byte on a busy machine.
 const transfer = 4 << 10
 
 var stages = []stage{
-	{"before the head", "upstream", false, atOnce},
+	{"before the head", "upstream", false, onConnect},
 	{"mid-head", "upstream", false, 40},
 	{"before the 101", "downstream", false, 0},
 	{"mid-101", "downstream", false, 20},
-	{behind101, "downstream", true, 0},
+	{after101, "downstream", true, 0},
 	{"mid-transfer up", "upstream", true, transfer / 2},
 	{"mid-transfer down", "downstream", true, transfer / 2},
 }
 
-const behind101 = "behind the 101"
+const after101 = "behind the 101"
 
-// staged is a toxic that lets bytes pass until a stage is reached, where its fault
-// begins; without a fault it lets all of them pass.
+// staged is a toxic that passes bytes on until a stage is reached. There its fault begins.
 type staged struct {
 	fault fault
 	at    stage
-	// gone is closed when the hop stops. Toxiproxy's own toxics would wait for
-	// ever then for a destination that has failed to take their bytes.
-	gone <-chan struct{}
+	// stopped is closed when the hop stops. Without it, the toxics of toxiproxy would wait
+	// forever for a destination that does not read any more.
+	stopped <-chan struct{}
 }
 
 func (s *staged) Pipe(stub *toxics.ToxicStub) {
@@ -88,7 +87,7 @@ func (s *staged) Pipe(stub *toxics.ToxicStub) {
 	case !reached, s.fault.name == reset:
 	case s.fault.name == halfOpen:
 		go s.forward(nil, stub.Input)
-		<-s.gone // not even the end of the connection gets through before
+		<-s.stopped // until then, even the end of the connection does not pass
 	default:
 		input, output := make(chan *stream.StreamChunk), make(chan *stream.StreamChunk)
 		go func() {
@@ -106,8 +105,7 @@ func (s *staged) Pipe(stub *toxics.ToxicStub) {
 	s.forward(nil, stub.Input)
 }
 
-// forward takes chunks to the end, and passes them on as long as there is someone
-// to take them.
+// forward reads chunks to the end. It passes them on to to, or drops them if to is nil.
 func (s *staged) forward(to chan<- *stream.StreamChunk, from <-chan *stream.StreamChunk) {
 	for c := range from {
 		if to != nil {
@@ -122,21 +120,20 @@ func (s *staged) send(to chan<- *stream.StreamChunk, c *stream.StreamChunk) {
 	}
 	select {
 	case to <- c:
-	case <-s.gone:
+	case <-s.stopped:
 	}
 }
 
-// pass lets through what comes before the stage. It returns what came with it
-// that lies behind.
+// pass passes on what comes before the stage. rest is what follows it in the same chunk.
 func (s *staged) pass(stub *toxics.ToxicStub) (rest *stream.StreamChunk, reached bool) {
-	if s.at.bytes == atOnce {
+	if s.at.bytes == onConnect {
 		return &stream.StreamChunk{}, true
 	}
 	var seen []byte
 	for c := range stub.Input {
 		before := len(seen)
 		seen = append(seen, c.Data...)
-		begin := s.at.in(seen)
+		begin := s.at.offset(seen)
 		n := min(begin, len(seen)) - before
 		s.send(stub.Output, &stream.StreamChunk{Data: c.Data[:n], Timestamp: c.Timestamp})
 		if begin <= len(seen) {
@@ -146,9 +143,9 @@ func (s *staged) pass(stub *toxics.ToxicStub) (rest *stream.StreamChunk, reached
 	return nil, false
 }
 
-// in is where the stage lies in what has been seen of its direction, or beyond.
-func (s stage) in(seen []byte) int {
-	if !s.behind {
+// offset returns the offset of the stage in its direction, of which seen is the beginning.
+func (s stage) offset(seen []byte) int {
+	if !s.afterHead {
 		return s.bytes
 	}
 	head := []byte("\r\n\r\n")
@@ -159,33 +156,33 @@ func (s stage) in(seen []byte) int {
 	return end + len(head) + s.bytes
 }
 
-// toxicServer is what a proxy of toxiproxy wants to belong to.
+// toxicServer is the server that each proxy of toxiproxy needs.
 var toxicServer = toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 
-// A hop is toxiproxy in front of a server.
+// A hop is a proxy of toxiproxy in front of a server.
 type hop struct {
 	*toxiproxy.Proxy
-	gone chan struct{}
+	stopped chan struct{}
 }
 
-// startHop lets f happen to every connection to upstream, at its stages.
+// startHop starts a hop in which f happens to each connection to upstream, at the stages.
 func startHop(upstream string, f fault, at ...stage) (*hop, error) {
 	h := &hop{toxiproxy.NewProxy(toxicServer, "hop", "127.0.0.1:0", upstream), make(chan struct{})}
 	never := stage{bytes: math.MaxInt}
-	of := map[string]stage{"upstream": never, "downstream": never}
+	byDirection := map[string]stage{"upstream": never, "downstream": never}
 	for _, at := range at {
-		of[at.stream] = at
+		byDirection[at.stream] = at
 	}
-	for direction, at := range of {
+	for direction, at := range byDirection {
 		toxic, err := h.add("staged", direction, 1)
 		if err != nil {
 			return nil, err
 		}
-		*toxic.(*staged) = staged{f, at, h.gone}
+		*toxic.(*staged) = staged{f, at, h.stopped}
 		if f.name != reset {
 			continue
 		}
-		// One that never takes effect makes toxiproxy set SO_LINGER, so that the
+		// With this toxic, which never takes effect, toxiproxy sets SO_LINGER, so that the
 		// end of the connection is a reset.
 		if _, err := h.add("reset_peer", direction, 0); err != nil {
 			return nil, err
@@ -203,8 +200,8 @@ func (h *hop) add(toxic, direction string, toxicity int) (toxics.Toxic, error) {
 	return added.Toxic, nil
 }
 
-// stop ends all connections.
+// stop closes all connections.
 func (h *hop) stop() {
-	close(h.gone)
+	close(h.stopped)
 	h.Stop()
 }

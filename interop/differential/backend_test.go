@@ -15,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// listeners are the configurations that hand plain connections on. Connections of
-// the proxy are dealt out among them in turn.
+// listeners are configurations that accept plain connections. They get the connections of
+// the proxy in turn.
 var listeners = []struct {
 	name  string
-	piece int // how many bytes each Read of the listener gets; 0: any
+	piece int // the limit of bytes for each Read of the listener; 0: none
 	make  func() *preflight.PreflightListener
 }{
 	{"zero", 0, func() *preflight.PreflightListener { return &preflight.PreflightListener{} }},
@@ -38,11 +38,11 @@ var listeners = []struct {
 	}},
 }
 
-// A backend is the server behind a proxy: an application that reads what it is
-// told, behind each of the listeners.
+// A backend is the server behind a proxy. Behind each of the listeners it has an
+// application that reads.
 type backend struct {
 	address string
-	stop    func() // which waits for what is under way
+	stop    func() // waits for the open connections
 	mu      sync.Mutex
 	conns   []*conn
 }
@@ -80,7 +80,7 @@ func startBackend(t *testing.T) *backend {
 	})
 	b.stop = func() {
 		inner.Close()
-		running.Wait() // not for ever: all connections have deadlines
+		running.Wait() // the deadlines of the connections bound this
 	}
 	t.Cleanup(b.stop)
 	return b
@@ -100,7 +100,7 @@ func serve(l *preflight.PreflightListener) {
 			defer accepted.Close()
 			c := accepted.(*preflight.Conn)
 			if c.Request() != nil {
-				return // a tunnel, whose data is the client's
+				return // a tunnel may carry any data
 			}
 			c.SetDeadline(time.Now().Add(2 * time.Second))
 			of := c.NetConn().(*conn)
@@ -117,21 +117,21 @@ func serve(l *preflight.PreflightListener) {
 	}
 }
 
-// all are the connections so far.
+// all returns the connections so far.
 func (b *backend) all() []*conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.conns
 }
 
-// reached reports whether a request to address comes through to b.
+// reached reports whether a request to address arrives at b.
 func (b *backend) reached(address string) bool {
 	before := len(b.all())
 	send(address, "GET /client/ HTTP/1.1\r\nHost: h.example\r\nConnection: close\r\n\r\n")
 	return len(b.all()) > before
 }
 
-// A turn is a listener that accepts what is dealt out to it.
+// A turn is a listener that accepts the connections that it is given.
 type turn chan net.Conn
 
 func (l turn) Accept() (net.Conn, error) {
@@ -143,15 +143,15 @@ func (l turn) Accept() (net.Conn, error) {
 func (turn) Close() error   { return nil }
 func (turn) Addr() net.Addr { return &net.TCPAddr{} }
 
-// A conn is a connection of the proxy. It keeps what has been read.
+// A conn is a connection of the proxy. It records what has been read from it.
 type conn struct {
 	*net.TCPConn
 	listener string
 	piece    int
 
 	mu    sync.Mutex
-	all   []byte // by the listener and the application
-	plain []byte // of that, what the application has got as plain data
+	all   []byte // read by the listener and the application
+	plain []byte // read by the application, as plain data
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -165,18 +165,18 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo hides that of TCPConn, which would read past Read.
+// WriteTo hides the method of TCPConn, which would bypass Read.
 func (c *conn) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, struct{ io.Reader }{c}) }
 
-// sent is what the proxy has sent, as far as it has been read, without a PROXY
-// header: that is the proxy's own.
+// sent returns what has been read from the proxy, without a PROXY header, which is the
+// proxy's own.
 func (c *conn) sent() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return withoutHeader(string(c.all))
 }
 
-// leaked is what the application has got of a request, if it is a line at least.
+// leaked returns what the application has read of a request, if that is at least a line.
 func (c *conn) leaked() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,6 +186,7 @@ func (c *conn) leaked() string {
 	return ""
 }
 
+// withoutHeader removes a PROXY header.
 func withoutHeader(s string) string {
 	const signature = "\r\n\r\n\x00\r\nQUIT\n"
 	const fixed = len(signature) + 4 // version, family, length
@@ -195,7 +196,7 @@ func withoutHeader(s string) string {
 	case strings.HasPrefix(s, signature) && len(s) >= fixed:
 		n := fixed + int(binary.BigEndian.Uint16([]byte(s[fixed-2:])))
 		return s[min(n, len(s)):]
-	case strings.HasPrefix(signature, s[:min(len(s), len(signature))]): // not all of it
+	case strings.HasPrefix(signature, s[:min(len(s), len(signature))]): // an incomplete one
 		return ""
 	}
 	return s

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// A choice is one part of a request line. Most lines have a few odd parts, so that
-// something is forwarded and something of it is odd.
+// A choice has the alternatives for one part of a request. Most request lines have a few odd
+// parts: with more, the proxy would forward too few.
 type choice struct{ common, odd []string }
 
 func (c choice) pick(r *rand.Rand, oddity float64) string {
@@ -41,7 +41,7 @@ var (
 			"/client/%20b", "/client/a%20b%20HTTP/1.1", "/client/a%09b", "/client/%01", "/client/%0Db", "/client/%7F", "/client/%C3%A9", "/client/%FF", "/client/%00", "/client/%", "/client/%zz",
 			"/client/a b", "/client/a b c", "/client/a\tb", "/client/\x01", "/client/a\x00b", "/client/a\fb", "/client/\x1b\v", "/client/é", "/client/\xff", "/client/\x7f", "/client/#f", "/client/{}", `/client/"`, `/client/\`,
 			"//client/x", "/./client/x", "/client/../client/x", "/client//x", "/x", "/",
-			"/client", "/client", "/client?q", "/clientx", "/clientx%20y", // of which a rule may leave nothing, or no path
+			"/client", "/client", "/client?q", "/clientx", "/clientx%20y", // a rule can remove all of it, or leave no path
 			"http://h.example/client/x", "HTTP://h.example/client/x", "https://h.example/client/x", "http://h.example", "http://user@h.example/client/", "http:///client/x",
 			"ftp://h.example/client/x", "rtsp://h.example/client/x", "ws://h.example/client/x", "x://y/client/x",
 			"*", "h.example:80", "h.example", "tunnel/x", "?q", ";", "UNKNOWN", "TCP4", "TCP6", "{}", "5", "HTTP/1.1", ":", "\xe9",
@@ -76,26 +76,26 @@ var (
 	}
 )
 
-// generate returns a request with a body that is a command to a line protocol.
+// generate returns a request whose body is a command of a line protocol.
 func generate(r *rand.Rand) string {
-	const seldom, often = 0.1, 0.35
-	line := prefixes.pick(r, seldom) + methods.pick(r, often) + separators.pick(r, seldom) + targets.pick(r, often) +
-		separators.pick(r, seldom) + versions.pick(r, often) + tails.pick(r, seldom)
-	for r.Float64() < 2*seldom {
+	const rarely, often = 0.1, 0.35
+	line := prefixes.pick(r, rarely) + methods.pick(r, often) + separators.pick(r, rarely) + targets.pick(r, often) +
+		separators.pick(r, rarely) + versions.pick(r, often) + tails.pick(r, rarely)
+	for r.Float64() < 2*rarely {
 		line = damage(r, line)
 	}
 	body := "\r\nSHUTDOWN\r\n"
-	head := line + ends.pick(r, seldom/2) + "Host: h.example\r\n" + fields.pick(r, often)
+	head := line + ends.pick(r, rarely/2) + "Host: h.example\r\n" + fields.pick(r, often)
 	switch n := r.IntN(10); {
 	case n < 6:
 		return head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body)
 	case n < 8:
 		return head + fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
 	}
-	return head + "\r\n" + body // as the first bytes of a tunnel
+	return head + "\r\n" + body // like the first bytes of a tunnel
 }
 
-// damage changes, inserts or removes a byte, or changes the case of a letter.
+// damage changes, inserts or removes a byte, or it changes the case of a letter.
 func damage(r *rand.Rand, line string) string {
 	if line == "" {
 		return line

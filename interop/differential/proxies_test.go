@@ -5,18 +5,20 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/preflight-go/preflight/interop/internal/lab"
 )
 
-// A proxy is one configuration of a reverse proxy, made of its file of deploy/.
+// A proxy is a configuration of a reverse proxy, made from its file of deploy/.
 type proxy struct {
 	name     string
-	deployed bool // the file as it is
+	deployed bool // the file of deploy/ without changes
 	command  func(*testing.T, site) []string
-	exempt   func(line string) bool // what nothing can tell from plain data
+	exempt   func(line string) bool // request lines that no server can tell from plain data
 }
 
-// anotherProtocol tells the lines that are requests to HAProxy with
-// accept-invalid-http-request, and that clients of other protocols send as well:
+// anotherProtocol reports whether a line is a request for HAProxy with
+// accept-invalid-http-request, although clients of other protocols send such lines too:
 // `PUB /a 5`, `OPTIONS * RTSP/1.0`.
 func anotherProtocol(line string) bool {
 	words := strings.Split(strings.TrimSuffix(line, "\r"), " ")
@@ -28,11 +30,10 @@ func anotherProtocol(line string) bool {
 	return !path || !strings.HasPrefix(words[2], "RTSP/")
 }
 
-// wellFormed are the requests that a file of deploy/ lets pass.
+// wellFormed matches the request lines that a file of deploy/ may pass on.
 var wellFormed = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\\x00-\\x20]+ HTTP/1[.][01]\r$")
 
 const (
-	haproxyFile    = "haproxy/haproxy.cfg"
 	haproxyV2File  = "haproxy/haproxy-proxy-protocol.cfg"
 	haproxyVersion = "http-request return status 400 if !{ req.ver 1.0 1.1 2.0 }"
 	haproxyPath    = "http-request return status 404 if !tunnel"
@@ -44,16 +45,16 @@ const (
 )
 
 var proxies = []proxy{
-	{name: "haproxy", deployed: true, command: haproxy(haproxyFile)},
-	{name: "haproxy-lax", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, "")},
+	{name: "haproxy", deployed: true, command: haproxy(lab.HAProxyFile)},
+	{name: "haproxy-lax", command: haproxy(lab.HAProxyFile, haproxyVersion, "", haproxyPath, "")},
 	{
 		name:    "haproxy-invalid",
-		command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, "", haproxyMode, haproxyMode+"    option accept-invalid-http-request\n"),
+		command: haproxy(lab.HAProxyFile, haproxyVersion, "", haproxyPath, "", haproxyMode, haproxyMode+"    option accept-invalid-http-request\n"),
 		exempt:  anotherProtocol,
 	},
-	{name: "haproxy-strip", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, `http-request replace-path /client(.*) \1`)},
-	{name: "haproxy-decode", command: haproxy(haproxyFile, haproxyVersion, "", haproxyPath, "http-request set-path %[path,url_dec]")},
-	// Nobody has told two of the listeners to expect a PROXY header.
+	{name: "haproxy-strip", command: haproxy(lab.HAProxyFile, haproxyVersion, "", haproxyPath, `http-request replace-path /client(.*) \1`)},
+	{name: "haproxy-decode", command: haproxy(lab.HAProxyFile, haproxyVersion, "", haproxyPath, "http-request set-path %[path,url_dec]")},
+	// Most of the listeners do not expect the PROXY header.
 	{name: "haproxy-proxy-v2", command: haproxy(haproxyV2File, haproxyVersion, "", haproxyPath, "")},
 	{name: "haproxy-proxy-v1", command: haproxy(haproxyV2File, haproxyVersion, "", haproxyPath, "", "send-proxy-v2", "send-proxy")},
 
@@ -101,11 +102,12 @@ $HTTP["url"] =~ ""`)},
                             regex_rewrite: { pattern: { regex: "^/client(.*)$" }, substitution: "\\1" }`)},
 }
 
-// Each of these returns how a proxy is run in front of the backend, without TLS.
+// Each of these functions returns a function that writes the configuration of a proxy, without
+// TLS, and returns its command line.
 
 func haproxy(file string, edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		config := s.write(t, "haproxy.cfg", deployed(t, file, slices.Concat(edits, []string{
+		config := lab.WriteFile(t, s.dir, "haproxy.cfg", lab.DeployFile(t, file, slices.Concat(edits, []string{
 			"bind :80", "bind " + s.address,
 			"bind :443 ", "# ",
 			"127.0.0.1:9007", s.backend,
@@ -116,7 +118,7 @@ func haproxy(file string, edits ...string) func(*testing.T, site) []string {
 
 func varnish(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		config := s.write(t, "preflight.vcl", deployed(t, "varnish/preflight.vcl", slices.Concat(edits, []string{
+		config := lab.WriteFile(t, s.dir, "preflight.vcl", lab.DeployFile(t, "varnish/preflight.vcl", slices.Concat(edits, []string{
 			`.host = "127.0.0.1"`, `.host = "` + s.host + `"`,
 			`.port = "9007"`, `.port = "` + s.port + `"`,
 		})...))
@@ -126,22 +128,22 @@ func varnish(edits ...string) func(*testing.T, site) []string {
 
 func apache(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		text := deployed(t, "apache/preflight.conf", slices.Concat(edits, []string{
+		text := lab.DeployFile(t, "apache/preflight.conf", slices.Concat(edits, []string{
 			"Listen 80\n", "Listen " + s.address + "\n",
 			"Listen 443\n", "",
 			"<VirtualHost *:80>", "<VirtualHost " + s.address + ">",
 			"<VirtualHost *:443>", "#secure",
 		})...)
 		text, _, _ = strings.Cut(text, "#secure")
-		s.write(t, "preflight.conf", strings.ReplaceAll(text, "127.0.0.1:9007", s.backend))
+		lab.WriteFile(t, s.dir, "preflight.conf", strings.ReplaceAll(text, "127.0.0.1:9007", s.backend))
 		return []string{"apache2", "-D", "FOREGROUND", "-f", s.render(t, "apache.conf", "mpm_event", "authz_core", "proxy", "proxy_http", "rewrite")}
 	}
 }
 
 func nginx(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		text := deployed(t, "nginx/preflight.conf", edits...)
-		s.write(t, "preflight.conf", strings.NewReplacer(
+		text := lab.DeployFile(t, lab.NginxFile, edits...)
+		lab.WriteFile(t, s.dir, "preflight.conf", strings.NewReplacer(
 			"listen 80;", "listen "+s.address+";",
 			"listen 443 ssl;", "",
 			"ssl_certificate ", "# ",
@@ -154,7 +156,7 @@ func nginx(edits ...string) func(*testing.T, site) []string {
 
 func squid(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		s.write(t, "preflight.conf", deployed(t, "squid/reverse.conf", slices.Concat(edits, []string{
+		lab.WriteFile(t, s.dir, "preflight.conf", lab.DeployFile(t, "squid/reverse.conf", slices.Concat(edits, []string{
 			"http_port 80 ", "http_port " + s.address + " ",
 			"https_port 443 ", "# ",
 			"cache_peer 127.0.0.1 parent 9007 ", "cache_peer " + s.host + " parent " + s.port + " ",
@@ -165,24 +167,24 @@ func squid(edits ...string) func(*testing.T, site) []string {
 
 func lighttpd(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		text := deployed(t, "lighttpd/lighttpd.conf", slices.Concat(edits, []string{
+		text := lab.DeployFile(t, "lighttpd/lighttpd.conf", slices.Concat(edits, []string{
 			"server.port = 80\n", "server.port = " + s.ownPort + "\nserver.bind = \"127.0.0.1\"\n",
 			`"mod_proxy", "mod_openssl"`, `"mod_proxy"`,
 			`"/var/www/html"`, `"` + s.dir + `"`,
 			`"host" => "127.0.0.1", "port" => 9007`, `"host" => "` + s.host + `", "port" => ` + s.port,
 		})...)
-		return []string{"lighttpd", "-D", "-f", s.write(t, "lighttpd.conf", cut(t, text, `$SERVER["socket"] == ":443"`, "# Pass on at once what"))}
+		return []string{"lighttpd", "-D", "-f", lab.WriteFile(t, s.dir, "lighttpd.conf", cut(t, text, `$SERVER["socket"] == ":443"`, "# Pass on at once what"))}
 	}
 }
 
 func envoy(edits ...string) func(*testing.T, site) []string {
 	return func(t *testing.T, s site) []string {
-		text := deployed(t, "envoy/envoy.yaml", slices.Concat(edits, []string{
+		text := lab.DeployFile(t, lab.EnvoyFile, slices.Concat(edits, []string{
 			"{ address: 0.0.0.0, port_value: 80 }", "{ address: 127.0.0.1, port_value: " + s.ownPort + " }",
 			"{ address: 127.0.0.1, port_value: 9007 }", "{ address: " + s.host + ", port_value: " + s.port + " }",
-			"- name: plain\n", "- name: plain\n      enable_reuse_port: false\n", // no two have the same port
+			"- name: plain\n", "- name: plain\n      enable_reuse_port: false\n", // two processes must never share a port
 		})...)
-		config := s.write(t, "envoy.yaml", cut(t, text, "    - name: secure\n", "  clusters:"))
+		config := lab.WriteFile(t, s.dir, "envoy.yaml", cut(t, text, "    - name: secure\n", "  clusters:"))
 		return []string{"envoy", "-c", config, "--disable-hot-restart", "--concurrency", "1", "-l", "error"}
 	}
 }

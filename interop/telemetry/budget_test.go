@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates on its own account.
+// The race detector allocates too.
 
 package telemetry
 
@@ -18,7 +18,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// TestBudget: what the SDK adds to a handshake, in allocations.
+// TestBudget bounds the allocations that the SDK adds to a handshake.
 func TestBudget(t *testing.T) {
 	sdk := func(sampler sdktrace.Sampler) *preflight.Telemetry {
 		return &preflight.Telemetry{
@@ -35,7 +35,7 @@ func TestBudget(t *testing.T) {
 	}{
 		"server":               {serverCost(request + "\r\n"), 2, 4},
 		"server, with a trace": {serverCost(request + parent + "\r\n"), 4, 6},
-		// A span and four events cost seven in the SDK alone.
+		// The SDK alone needs seven allocations for a span and four events.
 		"client": {clientCost, 3, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func (drop) OnEnd(sdktrace.ReadOnlySpan)                     {}
 func (drop) Shutdown(context.Context) error                  { return nil }
 func (drop) ForceFlush(context.Context) error                { return nil }
 
-// serverCost counts the allocations of one connection to a listener.
+// serverCost returns a function that counts the allocations of one accepted connection.
 func serverCost(head string) func(*testing.T, *preflight.Telemetry) float64 {
 	return func(t *testing.T, telemetry *preflight.Telemetry) float64 {
 		inner := &memoryListener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -109,7 +109,7 @@ func (l *memoryListener) Accept() (net.Conn, error) {
 func (l *memoryListener) Close() error   { close(l.closed); return nil }
 func (l *memoryListener) Addr() net.Addr { return memoryAddr }
 
-// memoryConn reads in, then EOF, and costs nothing.
+// A memoryConn reads in, and then io.EOF. It does not allocate.
 type memoryConn struct {
 	net.Conn
 	in   string

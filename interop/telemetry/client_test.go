@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/baggage"
@@ -24,10 +25,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// answer is a server that reads a request and answers with text.
+// answer runs a server that reads one request and answers with text.
 func answer(t *testing.T, text string) (address string) {
 	t.Helper()
-	l := listen(t)
+	l := lab.Listen(t)
 	var served sync.WaitGroup
 	served.Go(func() {
 		c, err := l.Accept()
@@ -35,7 +36,7 @@ func answer(t *testing.T, text string) (address string) {
 			return
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(lab.Timeout))
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 			io.WriteString(c, text)
 		}
@@ -45,12 +46,12 @@ func answer(t *testing.T, text string) (address string) {
 	return l.Addr().String()
 }
 
-// TestClientOutcome: every way in which an attempt can end has its attributes.
+// TestClientOutcome requires the attributes of each way in which an attempt can end.
 func TestClientOutcome(t *testing.T) {
-	closed := listen(t)
+	closed := lab.Listen(t)
 	closed.Close()
 	withCause, cancelCause := context.WithCancelCause(context.Background())
-	silent := listen(t)
+	silent := lab.Listen(t)
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	canceled, cancel := context.WithCancel(context.Background())
@@ -127,7 +128,7 @@ func TestClientOutcome(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := newEye()
+			e := newObserver()
 			d := test.dialer
 			d.Telemetry, d.Path, d.Host = e.Telemetry, "/?token="+secret, secret+".example"
 			d.Header = http.Header{"Authorization": {"Bearer " + secret}}
@@ -154,23 +155,24 @@ func TestClientOutcome(t *testing.T) {
 	}
 }
 
-// TestClientAddress: a password in an address, which is no place for one, is left out.
+// TestClientAddress requires that a password in an address, where none belongs, is not
+// recorded.
 func TestClientAddress(t *testing.T) {
-	e := newEye()
+	e := newObserver()
 	_, err := (&preflight.PreflightDialer{Telemetry: e.Telemetry, Host: "edge.example"}).Dial("tcp", "user:"+secret+"@127.0.0.1:1")
 	require.Error(t, err)
 	require.Contains(t, text(e.span(t).Attributes()), "server.address=127.0.0.1 server.port=1")
 	requireSecret(t, e)
 }
 
-// TestClientPanic: a panic on its way through a dial ends the attempt.
+// TestClientPanic requires that a panic in a dial ends the attempt.
 func TestClientPanic(t *testing.T) {
-	e := newEye()
+	e := newObserver()
 	d := &preflight.PreflightDialer{Telemetry: e.Telemetry, GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
 		panic(secret)
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // which is not what ended it
+	cancel() // this is not what ends the attempt
 	require.PanicsWithValue(t, secret, func() { d.DialContext(ctx, "tcp", "127.0.0.1:1") })
 	metrics := e.metrics(t)
 	require.Equal(t, int64(1), metrics["client.handshake.duration error.type=panic preflight.kind=failed"])
@@ -178,13 +180,13 @@ func TestClientPanic(t *testing.T) {
 	requireSecret(t, e)
 }
 
-// TestClientStages: by a forward proxy, over TLS and with TLS inside, and once
-// more after a 401.
+// TestClientStages dials through a forward proxy, over TLS and with TLS inside. The first
+// attempt gets a 401, and the second one succeeds.
 func TestClientStages(t *testing.T) {
 	server := httptest.NewTLSServer(nil) // for its certificate
 	defer server.Close()
 	roots := server.Client().Transport.(*http.Transport).TLSClientConfig
-	e, far := newEye(), newEye()
+	e, far := newObserver(), newObserver()
 	address, stop := serve(t, &preflight.PreflightListener{
 		TLSConfig: &tls.Config{Certificates: server.TLS.Certificates},
 		Telemetry: far.Telemetry,
@@ -210,7 +212,7 @@ func TestClientStages(t *testing.T) {
 	}
 	c, err := d.Dial("tcp", address)
 	require.NoError(t, err)
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(lab.Timeout))
 	_, err = io.WriteString(c, "hello")
 	require.NoError(t, err)
 	_, err = io.ReadFull(c, make([]byte, 5))
@@ -268,11 +270,11 @@ func connect(w http.ResponseWriter, r *http.Request) {
 	<-ended
 }
 
-// TestClientPropagation: what the client's context holds arrives, but nothing
-// replaces a field of the user's.
+// TestClientPropagation requires that the trace and the baggage of the client's context
+// arrive. They must not replace a field that the user has set.
 func TestClientPropagation(t *testing.T) {
 	got := make(chan *http.Request, 1)
-	far := newEye()
+	far := newObserver()
 	address, _ := serve(t, &preflight.PreflightListener{Telemetry: far.Telemetry}, func(c *preflight.Conn) { got <- c.Request() })
 	member, err := baggage.NewMember("who", "jane")
 	require.NoError(t, err)
@@ -292,7 +294,7 @@ func TestClientPropagation(t *testing.T) {
 		return <-got
 	}
 
-	e := newEye()
+	e := newObserver()
 	r := dial(&preflight.PreflightDialer{Telemetry: e.Telemetry})
 	require.Equal(t, parent.TraceID(), traceOf(r.Context()).TraceID())
 	require.Equal(t, "vendor=1", traceOf(r.Context()).TraceState().String())
@@ -301,7 +303,7 @@ func TestClientPropagation(t *testing.T) {
 	require.Equal(t, parent.SpanID(), e.span(t).Parent().SpanID())
 
 	own := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	r = dial(&preflight.PreflightDialer{Telemetry: newEye().Telemetry, Header: http.Header{
+	r = dial(&preflight.PreflightDialer{Telemetry: newObserver().Telemetry, Header: http.Header{
 		"TRACEPARENT": {own}, "Baggage": {"a=1", "b=2"},
 	}})
 	require.Equal(t, []string{own}, r.Header.Values("Traceparent"))
@@ -311,18 +313,18 @@ func TestClientPropagation(t *testing.T) {
 	require.Equal(t, "1", baggage.FromContext(r.Context()).Member("a").Value())
 	require.Equal(t, "2", baggage.FromContext(r.Context()).Member("b").Value())
 
-	// Two that write the same field write it once.
-	double := newEye()
+	// Two propagators that write the same field write it once.
+	double := newObserver()
 	double.Propagator = propagation.NewCompositeTextMapPropagator(double.Propagator, propagation.TraceContext{})
 	r = dial(&preflight.PreflightDialer{Telemetry: double.Telemetry})
 	require.Len(t, r.Header.Values("Traceparent"), 1)
 	require.Equal(t, parent.TraceID(), traceOf(r.Context()).TraceID())
 
-	// A propagator that is at fault does no harm, and somebody hears of it.
+	// A faulty propagator does no harm, and its faults are reported.
 	var faults []error
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { faults = append(faults, err) }))
 	defer otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
-	faulty := newEye()
+	faulty := newObserver()
 	faulty.Propagator = faultyPropagator{}
 	r = dial(&preflight.PreflightDialer{Telemetry: faulty.Telemetry})
 	require.Equal(t, []string{"fine"}, r.Header.Values("X-Fine"))
@@ -340,10 +342,10 @@ func (faultyPropagator) Inject(_ context.Context, c propagation.TextMapCarrier) 
 	c.Set("X-Fine", "fine")
 }
 
-// theGlobal is what the global providers report to: they can be set once.
-var theGlobal = newEye()
+// global observes the global providers, which can be set only once.
+var global = newObserver()
 
-// TestGlobal: the zero Telemetry uses the global providers, also those that are
+// TestGlobal requires that the zero Telemetry uses the global providers, even if they are
 // set later.
 func TestGlobal(t *testing.T) {
 	telemetry := new(preflight.Telemetry)
@@ -354,16 +356,16 @@ func TestGlobal(t *testing.T) {
 		c.Close()
 	}
 	dial()
-	otel.SetTracerProvider(theGlobal.TracerProvider)
-	otel.SetMeterProvider(theGlobal.MeterProvider)
-	otel.SetTextMapPropagator(theGlobal.Propagator)
-	before := len(theGlobal.spans())
+	otel.SetTracerProvider(global.TracerProvider)
+	otel.SetMeterProvider(global.MeterProvider)
+	otel.SetTextMapPropagator(global.Propagator)
+	before := len(global.spans())
 	dial()
 	stop()
-	spans := theGlobal.spans()[before:]
+	spans := global.spans()[before:]
 	require.Len(t, spans, 2)
 	require.Equal(t, spans[0].SpanContext().TraceID(), spans[1].SpanContext().TraceID())
-	metrics := theGlobal.metrics(t)
+	metrics := global.metrics(t)
 	require.NotZero(t, metrics["client.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
 	require.NotZero(t, metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
 }

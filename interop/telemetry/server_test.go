@@ -15,17 +15,18 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/codes"
 )
 
-// secret stands wherever a request may hold one.
+// secret is in each place of a request that may hold a secret.
 const secret = "hunter2"
 
 const request = "GET /path?token=" + secret + " HTTP/1.1\r\nHost: " + secret + ".example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" +
 	"Authorization: Bearer " + secret + "\r\n"
 
-// TestServerOutcome: every way in which a handshake can end has its attributes.
+// TestServerOutcome requires the attributes of each way in which a handshake can end.
 func TestServerOutcome(t *testing.T) {
 	authorize := func(err error) func(*http.Request) (http.Header, error) {
 		return func(*http.Request) (http.Header, error) { return nil, err }
@@ -33,10 +34,10 @@ func TestServerOutcome(t *testing.T) {
 	for name, test := range map[string]struct {
 		listener *preflight.PreflightListener
 		send     string
-		stay     bool   // the client goes on, else it ends its direction
+		stay     bool   // the client does not close its direction
 		metric   string // attributes of the duration
-		span     string // its name; "": there is none
-		status   string // its description
+		span     string // the name of the span; "": there is none
+		status   string // the description of the status of the span
 	}{
 		"upgraded": {send: request + "\r\n", metric: "http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded", span: "GET"},
 		"plain":    {send: "\x00" + secret, metric: "preflight.kind=plain"},
@@ -86,14 +87,14 @@ func TestServerOutcome(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := newEye()
+			e := newObserver()
 			l := test.listener
 			if l == nil {
 				l = new(preflight.PreflightListener)
 			}
 			l.Telemetry = e.Telemetry
 			address, stop := serve(t, l, func(c *preflight.Conn) { io.Copy(io.Discard, c) })
-			c := dialTCP(t, address)
+			c := lab.DialTCP(t, address)
 			_, err := io.WriteString(c, test.send)
 			require.NoError(t, err)
 			if !test.stay {
@@ -126,19 +127,20 @@ func TestServerOutcome(t *testing.T) {
 			}
 			require.Equal(t, codes.Error, s.Status().Code)
 			require.Equal(t, test.status, s.Status().Description)
-			require.NotContains(t, attributes, "network.protocol", "which is not known of what fails")
+			require.NotContains(t, attributes, "network.protocol", "a failed handshake has no protocol")
 		})
 	}
 }
 
+// refusedBy returns the attributes of a refusal.
 func refusedBy(status string) string {
 	return "error.type=" + status + " http.response.status_code=" + status + " preflight.kind=refused"
 }
 
-// clientHello is the first record of a TLS client.
+// clientHello returns the first record of a TLS client.
 func clientHello(t *testing.T) string {
 	t.Helper()
-	l := listen(t)
+	l := lab.Listen(t)
 	go func() {
 		if c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true}); err == nil {
 			c.Close()
@@ -156,7 +158,7 @@ func clientHello(t *testing.T) string {
 	return string(append(record, rest...))
 }
 
-// requireQuiet requires that what goes up has come down.
+// requireQuiet requires that the gauges of pending handshakes and active connections are zero.
 func requireQuiet(t *testing.T, metrics map[string]int64) {
 	t.Helper()
 	for name, n := range metrics {
@@ -166,8 +168,8 @@ func requireQuiet(t *testing.T, metrics map[string]int64) {
 	}
 }
 
-// requireSecret requires that nothing of what was recorded holds the secret.
-func requireSecret(t *testing.T, e eye) {
+// requireSecret requires that no span and no metric holds the secret.
+func requireSecret(t *testing.T, e observer) {
 	t.Helper()
 	for name := range e.metrics(t) {
 		require.NotContains(t, name, secret)
@@ -180,8 +182,8 @@ func requireSecret(t *testing.T, e eye) {
 	}
 }
 
-// TestServerPanic: a panic in Authorize is recorded where somebody looks, else
-// printed.
+// TestServerPanic requires that a panic in Authorize is recorded by telemetry, or printed if
+// there is no telemetry.
 func TestServerPanic(t *testing.T) {
 	var printed bytes.Buffer
 	log.SetOutput(&printed)
@@ -197,7 +199,7 @@ func TestServerPanic(t *testing.T) {
 		stop()
 	}
 
-	e := newEye()
+	e := newObserver()
 	refused(t, e.Telemetry)
 	require.Empty(t, printed.String())
 	s := e.span(t)
@@ -212,10 +214,11 @@ func TestServerPanic(t *testing.T) {
 	require.Contains(t, printed.String(), secret)
 }
 
-// TestServerCutOff: Close ends handshakes and connections that nobody has taken.
+// TestServerCutOff requires that Close ends handshakes, and connections that Accept has not
+// returned.
 func TestServerCutOff(t *testing.T) {
-	e := newEye()
-	l := &preflight.PreflightListener{Listener: listen(t), Telemetry: e.Telemetry}
+	e := newObserver()
+	l := &preflight.PreflightListener{Listener: lab.Listen(t), Telemetry: e.Telemetry}
 	accepted := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()
@@ -224,7 +227,7 @@ func TestServerCutOff(t *testing.T) {
 		}
 		accepted <- err
 	}()
-	taken, stalled, waiting := dialTCP(t, l.Addr().String()), dialTCP(t, l.Addr().String()), dialTCP(t, l.Addr().String())
+	taken, stalled, waiting := lab.DialTCP(t, l.Addr().String()), lab.DialTCP(t, l.Addr().String()), lab.DialTCP(t, l.Addr().String())
 	_, err := io.WriteString(taken, request+"\r\n")
 	require.NoError(t, err)
 	require.NoError(t, <-accepted)
@@ -232,11 +235,11 @@ func TestServerCutOff(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.WriteString(waiting, request+"\r\n")
 	require.NoError(t, err)
-	eventually(t, func() bool {
-		return e.metrics(t)["server.handshake.pending"] == 2 && len(e.spans()) == 2 // the one that waits is answered
+	lab.WaitUntil(t, "two handshakes are pending, of which one has its answer", func() bool {
+		return e.metrics(t)["server.handshake.pending"] == 2 && len(e.spans()) == 2
 	})
 	require.NoError(t, l.Close())
-	eventually(t, func() bool { return e.metrics(t)["server.handshake.pending"] == 0 })
+	lab.WaitUntil(t, "no handshake is pending", func() bool { return e.metrics(t)["server.handshake.pending"] == 0 })
 	metrics := e.metrics(t)
 	require.Equal(t, int64(2), metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
 	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed"])
@@ -244,17 +247,17 @@ func TestServerCutOff(t *testing.T) {
 	requireQuiet(t, metrics)
 }
 
-// TestServerEvictedLayers: also before there is a request.
+// TestServerEvictedLayers evicts handshakes before their request.
 func TestServerEvictedLayers(t *testing.T) {
 	for name, first := range map[string]string{"TLS": clientHello(t)[:20], "PROXY header": "PROXY TCP4 192.0.2.1"} {
 		t.Run(name, func(t *testing.T) {
-			e := newEye()
+			e := newObserver()
 			l := &preflight.PreflightListener{
 				MaxPending: 1, Telemetry: e.Telemetry, TLSConfig: noCertificate,
 				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 			}
 			address, stop := serve(t, l, func(c *preflight.Conn) { c.Close() })
-			_, err := io.WriteString(dialTCP(t, address), first)
+			_, err := io.WriteString(lab.DialTCP(t, address), first)
 			require.NoError(t, err)
 			good, err := new(preflight.PreflightDialer).Dial("tcp", address)
 			require.NoError(t, err)
@@ -265,18 +268,19 @@ func TestServerEvictedLayers(t *testing.T) {
 	}
 }
 
-// noCertificate fails every handshake, and nobody is to hear why.
+// noCertificate fails each handshake. Its error holds the secret.
 var noCertificate = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errors.New(secret)
 }}
 
-// TestServerEvictions: who makes room is counted, handed on as plain or closed.
+// TestServerEvictions requires that evictions are counted. An evicted connection is accepted
+// as plain, or closed.
 func TestServerEvictions(t *testing.T) {
-	e := newEye()
+	e := newObserver()
 	l := &preflight.PreflightListener{MaxPending: 1, Telemetry: e.Telemetry}
 	address, stop := serve(t, l, func(c *preflight.Conn) { c.Close() })
-	silent := dialTCP(t, address)
-	stalled := dialTCP(t, address)
+	silent := lab.DialTCP(t, address)
+	stalled := lab.DialTCP(t, address)
 	_, err := io.WriteString(stalled, request)
 	require.NoError(t, err)
 	good, err := new(preflight.PreflightDialer).Dial("tcp", address)
@@ -291,9 +295,9 @@ func TestServerEvictions(t *testing.T) {
 	requireQuiet(t, metrics)
 }
 
-// TestServerMounted: on an HTTP server, whose span is the parent.
+// TestServerMounted mounts the listener on an HTTP server. Its span must be the parent.
 func TestServerMounted(t *testing.T) {
-	e, around := newEye(), newEye()
+	e, around := newObserver(), newObserver()
 	l := &preflight.PreflightListener{Telemetry: e.Telemetry}
 	requests := make(chan *http.Request, 1)
 	go func() {
@@ -304,7 +308,7 @@ func TestServerMounted(t *testing.T) {
 		}
 	}()
 	tracer := around.TracerProvider.Tracer("around")
-	inner := listen(t)
+	inner := lab.Listen(t)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, span := tracer.Start(r.Context(), "around")
 		defer span.End()
@@ -318,11 +322,11 @@ func TestServerMounted(t *testing.T) {
 		l.Close()
 	}()
 
-	c, err := (&preflight.PreflightDialer{Telemetry: newEye().Telemetry}).Dial("tcp", inner.Addr().String())
+	c, err := (&preflight.PreflightDialer{Telemetry: newObserver().Telemetry}).Dial("tcp", inner.Addr().String())
 	require.NoError(t, err)
 	defer c.Close()
 	r := <-requests
-	eventually(t, func() bool { return len(around.spans()) == 1 })
+	lab.WaitUntil(t, "the span of the HTTP server has ended", func() bool { return len(around.spans()) == 1 })
 	require.Equal(t, around.span(t).SpanContext().SpanID(), e.span(t).Parent().SpanID())
 	require.Equal(t, e.span(t).SpanContext().SpanID(), traceOf(r.Context()).SpanID())
 	require.NoError(t, r.Context().Err())
@@ -331,17 +335,17 @@ func TestServerMounted(t *testing.T) {
 	require.NoError(t, err)
 	response.Body.Close()
 	require.Equal(t, 426, response.StatusCode)
-	eventually(t, func() bool { return e.metrics(t)["server.handshake.duration "+refusedBy("426")] == 1 })
+	lab.WaitUntil(t, "the refusal is counted", func() bool { return e.metrics(t)["server.handshake.duration "+refusedBy("426")] == 1 })
 	require.Len(t, e.spans(), 2)
 	require.Equal(t, codes.Error, e.spans()[1].Status().Code)
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// TestServerContext: Authorize and the application see the same span, in a
-// context that outlives the handshake.
+// TestServerContext requires that Authorize and the application see the same span, in a
+// context that is still valid after the handshake.
 func TestServerContext(t *testing.T) {
 	type key struct{}
-	e := newEye()
+	e := newObserver()
 	authorized := make(chan context.Context, 1)
 	l := &preflight.PreflightListener{Telemetry: e.Telemetry, Authorize: func(r *http.Request) (http.Header, error) {
 		authorized <- r.Context()

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,15 +21,15 @@ const (
 	sent     = ".connection.io network.io.direction=transmit" + upgraded
 )
 
-// TestTunnels: many at once, whose sums are exact.
+// TestTunnels opens many tunnels at once, and requires exact sums.
 func TestTunnels(t *testing.T) {
 	const dialers, each = 64, 4
-	near, far := newEye(), newEye()
+	near, far := newObserver(), newObserver()
 	address, stop := serve(t, &preflight.PreflightListener{Telemetry: far.Telemetry}, func(c *preflight.Conn) { io.Copy(c, c) })
 	d := &preflight.PreflightDialer{Telemetry: near.Telemetry}
-	var all sync.WaitGroup
+	var running sync.WaitGroup
 	for i := range dialers {
-		all.Go(func() {
+		running.Go(func() {
 			for range each {
 				c, err := d.Dial("tcp", address)
 				if err != nil {
@@ -46,10 +47,10 @@ func TestTunnels(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	running.Wait()
 	stop()
 	bytes := int64(each * (dialers*100 + dialers*(dialers-1)/2))
-	for side, e := range map[string]eye{"client": near, "server": far} {
+	for side, e := range map[string]observer{"client": near, "server": far} {
 		metrics := e.metrics(t)
 		require.Equal(t, int64(dialers*each), metrics[side+".handshake.duration http.response.status_code=101"+upgraded])
 		require.Equal(t, int64(dialers*each), metrics[side+".connection.duration"+upgraded])
@@ -60,11 +61,12 @@ func TestTunnels(t *testing.T) {
 	}
 }
 
-// TestEarlyBytes: what arrives with the head, or with the 101, is the tunnel's.
+// TestEarlyBytes requires that bytes which arrive with the head, or with the 101, are
+// counted for the tunnel.
 func TestEarlyBytes(t *testing.T) {
-	near, far := newEye(), newEye()
+	near, far := newObserver(), newObserver()
 	address, stop := serve(t, &preflight.PreflightListener{Telemetry: far.Telemetry}, func(c *preflight.Conn) { io.Copy(io.Discard, c) })
-	c := dialTCP(t, address)
+	c := lab.DialTCP(t, address)
 	_, err := io.WriteString(c, request+"\r\nearly")
 	require.NoError(t, err)
 	c.CloseWrite()
@@ -81,11 +83,11 @@ func TestEarlyBytes(t *testing.T) {
 	require.Equal(t, int64(5), near.metrics(t)["client"+received])
 }
 
-// TestRelay: between two tunnels the kernel moves the bytes, and they are counted
-// nevertheless, also those of a copy that ends after its connection was closed.
+// TestRelay copies between two tunnels. The kernel moves the bytes, and they must still be
+// counted, even if the copy ends after its connection was closed.
 func TestRelay(t *testing.T) {
 	const size = 64 << 20
-	in, out := newEye(), newEye()
+	in, out := newObserver(), newObserver()
 	far, stopFar := serve(t, new(preflight.PreflightListener), func(c *preflight.Conn) { io.Copy(c, c) })
 	relay, stopRelay := serve(t, &preflight.PreflightListener{Telemetry: in.Telemetry}, func(c *preflight.Conn) {
 		onward, err := (&preflight.PreflightDialer{Telemetry: out.Telemetry}).Dial("tcp", far)
@@ -100,7 +102,7 @@ func TestRelay(t *testing.T) {
 			onward.Close()
 		})
 		io.Copy(onward, c)
-		c.Close() // under the other copy, if it is not done
+		c.Close() // while the other copy may be running
 		onward.Close()
 		back.Wait()
 	})
@@ -129,8 +131,8 @@ func TestRelay(t *testing.T) {
 	}
 	require.Len(t, in.spans(), 1)
 
-	// The client writes 32 KiB at a time, and io.Discard reads 8. The relay and
-	// the echo splice: with 32 KiB at a time they would add as much again.
+	// The client writes 32 KiB at a time, and io.Discard reads 8 KiB. The relay and the
+	// echo use splice. If they copied 32 KiB at a time, there would be twice as many calls.
 	t.Logf("%d calls of read and write for %d MiB each way", calls, size>>20)
 	require.Less(t, calls, int64(2*size/(8<<10)))
 }
@@ -139,8 +141,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// readsAndWrites counts the calls of this process, which splice is none of; 0
-// where the kernel does not tell.
+// readsAndWrites returns how many times this process has called read and write. A splice is
+// neither. It returns 0 if the kernel does not count them.
 func readsAndWrites(t *testing.T) (n int64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/io")
@@ -158,9 +160,9 @@ func readsAndWrites(t *testing.T) (n int64) {
 	return n
 }
 
-// TestLateCount: a Read that returns after Close is counted.
+// TestLateCount requires that a Read which returns after Close is counted.
 func TestLateCount(t *testing.T) {
-	e := newEye()
+	e := newObserver()
 	client, server := net.Pipe()
 	defer server.Close()
 	go io.Copy(io.Discard, server)
@@ -178,7 +180,7 @@ type pipe struct{ net.Conn }
 
 func (p pipe) DialContext(context.Context, string, string) (net.Conn, error) { return p.Conn, nil }
 
-// closing closes the connection once what it has to say has been said.
+// closing is a reader that closes the connection after its data.
 type closing struct {
 	c    net.Conn
 	data string

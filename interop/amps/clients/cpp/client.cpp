@@ -1,4 +1,4 @@
-// One conversation of AMPS's C++ client with a server: see ../README.md.
+// Runs the AMPS client for C++ once: see ../README.md.
 
 #include <amps/DefaultServerChooser.hpp>
 #include <amps/HAClient.hpp>
@@ -41,7 +41,7 @@ static std::string quote(const std::string& text)
   return quoted + '"';
 }
 
-// tell prints an event. The client calls back from its own thread.
+// tell prints an event. Any thread may call it: the client calls back from its own threads.
 static void tell(const std::string& event, const std::string& fields = "")
 {
   static std::mutex mutex;
@@ -49,7 +49,7 @@ static void tell(const std::string& event, const std::string& fields = "")
   std::cout << "{\"event\":" << quote(event) << fields << "}" << std::endl;
 }
 
-// What is awaited: the last message, or the end of the connection.
+// The program waits for this: the last message, or the end of the connection.
 class Signal
 {
 public:
@@ -79,7 +79,7 @@ static void disconnected(AMPS::Client&, void*)
   over.set();
 }
 
-// trust makes the client verify certificates, which it does not do by itself.
+// trust makes the client verify certificates, which it does not do by default.
 static void trust(const std::string& file)
 {
   if (amps_ssl_init("libssl.so.3") != 0 || amps_ssl_load_verify_locations(file.c_str(), nullptr) != 0 ||
@@ -161,8 +161,8 @@ static void subscribe(AMPS::Client& client, const std::function<void(const AMPS:
   tell("subscribed");
 }
 
-// exchange publishes the lines of a file, and meanwhile writes what comes to
-// another.
+// exchange publishes the lines of a file, and writes the messages that arrive to another
+// file at the same time.
 static void exchange(AMPS::Client client)
 {
   const size_t count = std::stoul(args["count"]);
@@ -217,7 +217,7 @@ static void sow(AMPS::Client client)
   tell("answered", fields);
 }
 
-// wait says nothing, and waits for one message or the end of the connection.
+// wait sends nothing, and waits for one message or the end of the connection.
 static void wait(AMPS::Client client)
 {
   subscribe(client, [](const AMPS::Message& message) {

@@ -34,7 +34,7 @@ public final class AmpsClient {
     public static void main(String[] args) {
         try {
             new AmpsClient(args).run();
-            System.exit(0); // the client's threads may go on
+            System.exit(0); // threads of the client may still run
         } catch (AMPSException e) {
             tell("failed", "error", quote(e.getClass().getSimpleName()), "message", quote(e.getMessage()));
         } catch (Exception e) {

@@ -1,4 +1,4 @@
-// One conversation of AMPS's JavaScript client with a server: see ../README.md.
+// Runs the AMPS client for JavaScript once: see ../README.md.
 'use strict';
 
 const fs = require('fs');
@@ -11,13 +11,13 @@ const args = Object.fromEntries(process.argv.slice(2).map(arg => {
 
 const tell = (event, fields = {}) => process.stdout.write(JSON.stringify({ event, ...fields }) + '\n');
 
-// Bodies stay as they are, instead of becoming objects and text again.
+// The bodies stay unchanged. By default the client would parse and format them.
 TypeHelper.helper('json', { serialize: text => [text], deserialize: text => text });
 
 const highlyAvailable = args.ha === 'true';
 
-// connect connects and logs on. The client takes no header fields of ours: it
-// makes Basic credentials of the user name and the password in the URL.
+// connect connects and logs on. The client accepts no header fields. It sends the user name
+// and the password in the URL as Basic credentials.
 async function connect(onDisconnect = () => {}) {
   let client;
   let connected = false;
@@ -27,7 +27,7 @@ async function connect(onDisconnect = () => {}) {
     client = Client.createMemoryBacked(args.name).serverChooser(chooser);
   } else {
     client = new Client(args.name).disconnectHandler(() => {
-      if (connected) { // it is told of a failure to connect as well
+      if (connected) { // the handler is also called if the connection fails
         tell('disconnected');
         onDisconnect();
       }
@@ -55,16 +55,16 @@ async function subscribe(client, onMessage) {
   tell('subscribed');
 }
 
-// persisted waits until the publish store is empty. A flush would be lost with
-// its connection.
+// persisted waits until the publish store is empty. A flush would be lost together with its
+// connection.
 async function persisted(store) {
   while (store.unpersistedCount() > 0) {
     await new Promise(resolve => setTimeout(resolve, 10));
   }
 }
 
-// exchange publishes the lines of a file, and meanwhile writes what comes to
-// another.
+// exchange publishes the lines of a file, and writes the messages that arrive to another
+// file at the same time.
 async function exchange() {
   const client = await connect();
   const received = [];
@@ -115,7 +115,7 @@ async function sow() {
   tell('answered', seen);
 }
 
-// wait says nothing, and waits for one message or the end of the connection.
+// wait sends nothing, and waits for one message or the end of the connection.
 async function wait() {
   let over;
   const end = new Promise(resolve => { over = resolve; });

@@ -1,4 +1,4 @@
-"""One conversation of AMPS's Python client with a server: see ../README.md."""
+"""Runs the AMPS client for Python once: see ../README.md."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import AMPS
 
 
 class Printer:
-    """Prints events, from any thread: the client calls back from its own."""
+    """Prints events. Any thread may call it: the client calls back from its own threads."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -24,8 +24,8 @@ tell = Printer()
 def connect(args):
     """Connects and logs on."""
     if "ca" in args:
-        # By itself the client verifies no certificate. Its ssl_init dies of a
-        # context that it is given as its first argument ever.
+        # By default the client verifies no certificate. If the first call of ssl_init
+        # in a process has a context as its argument, it crashes.
         AMPS.ssl_init()
         AMPS.ssl_load_verify_locations(args["ca"], None)
         AMPS.ssl_set_verify(1)
