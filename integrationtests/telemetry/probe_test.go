@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/preflight-go/preflight"
