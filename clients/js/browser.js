@@ -6,14 +6,18 @@ const SUBPROTOCOL = 'preflight.v1';
 const OPEN = 1; // readyState
 
 function socketLink(socket) {
-  const poll = () => (link.blocked ? setTimeout(poll, 5) : link.tunnel.drained());
+  let polling = false; // for no event says that bufferedAmount has fallen
+  const poll = () => {
+    polling = link.blocked;
+    if (polling) setTimeout(poll, 5);
+    else link.tunnel.drained();
+  };
   const link = {
     // Behind the end bufferedAmount does not fall any more.
     get blocked() { return socket.readyState === OPEN && socket.bufferedAmount >= QUEUE_MAX; },
     send(bytes) {
-      const polling = link.blocked;
       socket.send(bytes);
-      if (link.blocked && !polling) poll(); // no event says that bufferedAmount has fallen
+      if (link.blocked && !polling) poll();
     },
     pause() {},
     resume() {},
@@ -52,9 +56,9 @@ export function open({ secure, host, path }, { protocols }, signal) {
       socket.close();
     };
     signal.addEventListener('abort', abort);
-    socket.onclose = () => reject(new RefusalError(`no WebSocket to ${host}; browsers `
-      + 'hide why. The network panel shows the status (403: the server does not allow the origin '
-      + 'of this page), or an error of TLS, the network or a proxy'));
+    socket.onerror = socket.onclose = () => reject(new RefusalError(`no WebSocket to ${host}; `
+      + 'browsers hide why. The network panel shows the status (403: the server does not allow '
+      + 'the origin of this page), or an error of TLS, the network or a proxy'));
     socket.onopen = () => {
       signal.removeEventListener('abort', abort);
       if (socket.protocol === SUBPROTOCOL) {

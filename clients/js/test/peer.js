@@ -58,7 +58,7 @@ function cutFrame(bytes, masks) {
 export class Peer {
   masks = [];
   #bytes = Buffer.alloc(0);
-  #chunks;
+  #chunks; #closed = false;
 
   constructor(socket, request, rest) {
     Object.assign(this, { socket, request });
@@ -70,6 +70,10 @@ export class Peer {
 
   send(type, value) { return this.raw(capsule(type, value)); }
   raw(bytes) { return this.socket.write(this.websocket ? frame(2, bytes) : bytes); }
+  close(body) {
+    if (!this.#closed) this.socket.write(frame(8, body));
+    this.#closed = true;
+  }
   async #more() {
     const { value, done } = await this.#chunks.next();
     if (!done) this.#bytes = Buffer.concat([this.#bytes, value]);
@@ -103,7 +107,6 @@ export class Peer {
   async until(type, data = () => {}) {
     for (let item; (item = await this.next());) {
       if (item.type === DATA) data(item.value);
-      if (item.type === PING) this.lastPing = item.value;
       if (item.type === type) return item;
     }
     throw new Error(`the client ended before it sent the capsule ${type}`);
@@ -113,7 +116,10 @@ export class Peer {
     const codes = [];
     for (let item; (item = await this.next());) {
       if (item.type === PING) this.send(PONG, item.value);
-      if (item.opcode === 8) codes.push(item.payload.length ? item.payload.readUInt16BE() : 'none');
+      if (item.opcode !== 8) continue;
+      codes.push(item.payload.length ? item.payload.readUInt16BE() : 'none');
+      this.close(item.payload);
+      this.socket.end(); // a browser waits for it
     }
     this.socket.end();
     return codes;
