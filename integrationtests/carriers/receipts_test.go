@@ -235,7 +235,7 @@ func TestConfiguration(t *testing.T) {
 	for want, l := range map[string]*preflight.PreflightListener{
 		"PreflightListener.Carriers is empty":                   {Carriers: []preflight.Carrier{}},
 		`PreflightListener.Carriers holds "tcp"`:                {Carriers: []preflight.Carrier{"tcp"}},
-		`PreflightListener.Carriers holds "framed" twice`:       {Carriers: []preflight.Carrier{"framed", "framed"}},
+		`PreflightListener.Carriers holds "framed" more than once`:       {Carriers: []preflight.Carrier{"framed", "framed"}},
 		"PreflightListener.MaxIdleTimeout is 30s":               {MaxIdleTimeout: 30e9},
 		"PreflightListener.MaxIdleTimeout is negative":          {MaxIdleTimeout: -1},
 		"PreflightListener.KeepAlivePeriod is":                  {KeepAlivePeriod: 1 << 62},
