@@ -32,9 +32,9 @@ func Example_security() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(origin, answer.StatusCode, answer.Header.Get("Preflight-Refusal"))
+		fmt.Println(origin, answer.Status)
 	}
 	// Output:
-	// https://app.example 101
-	// https://evil.example 403 origin
+	// https://app.example 101 Switching Protocols
+	// https://evil.example 403 Forbidden
 }
