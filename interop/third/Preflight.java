@@ -117,8 +117,8 @@ public final class Preflight implements AutoCloseable {
     }
 
     private void answer(int opcode, byte[] payload) {
-        sender.keep(opcode, payload);
-        Tasks.start(sender::flush);
+        // A peer that sends many PINGs and does not read cannot make many threads wait.
+        if (sender.keep(opcode, payload)) Tasks.start(sender::flush);
     }
 
     /** Ends the transport: a Close, the end of this direction, a short wait for the other. */

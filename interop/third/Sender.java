@@ -19,10 +19,11 @@ final class Sender {
         this.masked = masked;
     }
 
-    /** Keeps an answer, which goes out with what is sent next. It never blocks (M39). */
-    void keep(int opcode, byte[] payload) {
-        if (opcode == Messages.CLOSE) answers.putIfAbsent(opcode, payload);
-        else answers.put(opcode, payload);
+    /** Keeps the newest answer, and the first Close, for what is sent next. It never blocks (M39).
+     *  It returns false if one was kept already, so that a flush is on its way. */
+    boolean keep(int opcode, byte[] payload) {
+        return (opcode == Messages.CLOSE ? answers.putIfAbsent(opcode, payload)
+            : answers.put(opcode, payload)) == null;
     }
 
     /** Sends the answers, the Close behind all others. */
