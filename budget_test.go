@@ -215,6 +215,32 @@ func TestBudgetConnect(t *testing.T) {
 	}
 }
 
+// TestBudgetDial: a dial by its first carrier, beside what NetDialer costs. What is remembered
+// of other dials costs nothing, and a framed tunnel its layer.
+func TestBudgetDial(t *testing.T) {
+	c := &budgetConn{}
+	for name, test := range map[string]struct {
+		carriers []Carrier
+		answer   string
+		limit    float64
+	}{
+		"default":           {nil, budgetAnswer, 6},
+		"nothing to choose": {[]Carrier{CarrierUpgrade}, budgetAnswer, 6},
+		"framed":            {[]Carrier{CarrierFramed, CarrierWebSocket}, strings.TrimSuffix(budgetAnswer, "\r\n") + "Preflight-Framing: capsule\r\n\r\n", 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := PreflightDialer{NetDialer: budgetDialer{c}, Host: "edge.example", Carriers: test.carriers, KeepAlivePeriod: -1}
+			c.in = test.answer
+			budgetCheck(t, test.limit, func() {
+				c.read = 0
+				if _, err := d.Dial("tcp", "edge.example:80"); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
 // TestBudgetStack: a handshake has enough of the 2 KiB with which its goroutine
 // begins. To copy them to more would cost it more time than the parsing.
 func TestBudgetStack(t *testing.T) {

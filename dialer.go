@@ -30,8 +30,12 @@ type ContextDialer interface {
 //
 //	NetDialer -> forward proxy (Proxy) -> TLS (TLSConfig) -> upgrade -> TLS inside (TunnelTLSConfig)
 //
+// If the answer shows that the way does not pass the upgrade, the steps are taken again
+// with the next of Carriers.
+//
 // An invalid configuration is an error before anything is dialed. All methods are
-// safe for concurrent use. Fields must not be changed while a method runs.
+// safe for concurrent use. Fields must not be changed while a method runs. A dialer may
+// be copied, but not during its first dial.
 //
 // # Drivers that change the address
 //
@@ -119,8 +123,9 @@ type PreflightDialer struct {
 	// another carrier. A dial sends at most four requests, and HandshakeTimeout
 	// bounds each. If all fail, the error is that of the first, and names the
 	// others; [errors.As] finds each. The dialer remembers for 15 minutes which
-	// carrier has worked, by address, Host and Path, so that later dials begin
-	// there. Copies of a dialer share this memory once it has been used.
+	// carrier has worked behind a fall, by forward proxy, address, TLS name, Host,
+	// path and Carriers, so that later dials begin there. Copies of a dialer share
+	// this memory once it has dialed.
 	Carriers []Carrier
 
 	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
@@ -162,10 +167,10 @@ type PreflightDialer struct {
 	// forward proxy and replaces that of ProxyHeader. nil means that Header is used
 	// alone.
 	//
-	// GetHeader is called for each attempt, with the context of the dial. On the
-	// first attempt refused is nil. If that attempt is answered 401 or 407, refused
-	// is that answer, with its challenge, and the dial is retried once on a new
-	// connection. An error ends the dial. GetHeader is called concurrently. It must
+	// GetHeader is called for each attempt, with the context of the dial. On the first
+	// attempt with a carrier refused is nil. If that attempt is answered 401 or 407,
+	// refused is that answer, with its challenge, and the carrier is tried once more on
+	// a new connection. An error ends the dial. GetHeader is called concurrently. It must
 	// not return a Header that it changes later.
 	GetHeader func(ctx context.Context, refused *StatusError) (http.Header, error)
 
@@ -201,7 +206,8 @@ func (d *PreflightDialer) Dial(network, address string) (net.Conn, error) {
 //
 //   - An error of NetDialer is returned unchanged. If NetDialer dialed the forward
 //     proxy, it is wrapped in a [*net.OpError] with Op "proxyconnect".
-//   - A refusal is a [*StatusError].
+//   - A refusal is a [*StatusError]. If it led to other carriers, and they failed too,
+//     the error wraps the error of each; [errors.As] finds the first refusal first.
 //   - Any other failure of the handshake is a [*net.OpError] with Op "preflight" that
 //     names the stage. If ctx ended, it wraps the cause ([context.Cause]). If
 //     HandshakeTimeout expired, it wraps [os.ErrDeadlineExceeded], and Timeout

@@ -19,14 +19,16 @@ import (
 // A Target is the meaning of a connection string such as
 //
 //	tcp://host:port/path/amps/json?http_preflight=true
+//	wss://host/path/amps/json
 //
 // Its String, and every error about it, omits the password.
 type Target struct {
 	Address   string        // host:port, the host in ASCII; an IPv6 address in brackets
 	Path      string        // as it stands in the URL, percent-encoded; "/" if there is none
 	User      *url.Userinfo // for the logon of the application; nil: none
-	TLS       bool          // the scheme is tcps
-	Preflight bool          // http_preflight
+	TLS       bool          // the scheme is tcps or wss
+	Preflight bool          // http_preflight; always with ws and wss
+	Carriers  []Carrier     // CarrierWebSocket alone with ws and wss; nil: those of the dialer
 
 	// The options of the TCP connection. nil and 0 leave it as package net
 	// makes it, which is with no delay and with keep-alive.
@@ -50,7 +52,10 @@ type Target struct {
 
 // ParseURL parses a connection string in the form of the AMPS clients for C++ and Java.
 // It accepts every option for tcp and tcps that one of them accepts. The scheme is tcp,
-// or tcps for TLS to the host. The port is required. The options are
+// or tcps for TLS to the host, and the port is required. The schemes ws and wss stand for
+// a tunnel by [CarrierWebSocket] alone, without and with TLS to the host. They imply
+// http_preflight, and the port may be left out: it is 80 or 443 then (RFC 6455 §3). The
+// options are
 //
 //	http_preflight      true, false, 1, 0: perform the upgrade
 //	tcp_nodelay         true, false, 1, 0
@@ -61,7 +66,7 @@ type Target struct {
 //	tcp_connecttimeout  milliseconds; 0 sets none
 //	bind                an IP address with or without a port, an IPv6 address with a port in brackets
 //	ip_protocol_prefer  ipv4, ipv6
-//	sni                 a host name; only for tcps
+//	sni                 a host name; only for tcps and wss
 //
 // and those of [Target.Options], whose values are not checked. In the C++ client
 // tcp_linger=0 turns lingering off; here and in the Java client -1 does. An unknown
@@ -90,12 +95,21 @@ func parseURL(rawURL string) (*Target, error) {
 	}
 	t := &Target{Address: asciiHost(u.Host), Path: escapedPath(u), User: u.User}
 	u.Host = t.Address
+	defaultPort := ""
 	switch u.Scheme {
 	case "tcp":
 	case "tcps":
 		t.TLS = true
+	case "ws":
+		t.Carriers, defaultPort = []Carrier{CarrierWebSocket}, "80"
+	case "wss":
+		t.TLS, t.Carriers, defaultPort = true, []Carrier{CarrierWebSocket}, "443"
 	default:
-		return nil, fmt.Errorf("unknown scheme %q; tcp and tcps are known", u.Scheme)
+		return nil, fmt.Errorf("unknown scheme %q; tcp, tcps, ws and wss are known", u.Scheme)
+	}
+	if defaultPort != "" && u.Port() == "" && u.Hostname() != "" {
+		t.Address = net.JoinHostPort(u.Hostname(), defaultPort)
+		u.Host = t.Address
 	}
 	switch {
 	case u.Hostname() == "":
@@ -138,7 +152,25 @@ func parseURL(rawURL string) (*Target, error) {
 			return nil, err
 		}
 	}
+	if t.Carriers != nil {
+		if _, ok := options["http_preflight"]; ok && !t.Preflight {
+			return nil, errors.New("option http_preflight is off although the scheme is ws or wss, which stand for a tunnel; write tcp or tcps for a connection without one")
+		}
+		t.Preflight = true
+	}
 	return t, nil
+}
+
+// scheme returns the scheme of the target, and the one with TLS that belongs to it.
+func (t *Target) scheme() (own, secure string) {
+	own, secure = "tcp", "tcps"
+	if t.Carriers != nil {
+		own, secure = "ws", "wss"
+	}
+	if t.TLS {
+		own = secure
+	}
+	return own, secure
 }
 
 // hasScheme reports whether a URL begins with a scheme (RFC 3986 §3.1). Package
@@ -256,7 +288,8 @@ func (t *Target) parseServerName(s string) (string, error) {
 	_, notAddress := netip.ParseAddr(name) // RFC 6066 §3: no addresses
 	switch {
 	case !t.TLS:
-		return "", errors.New("the scheme tcp is without TLS; use tcps")
+		own, secure := t.scheme()
+		return "", fmt.Errorf("the scheme %s is without TLS; use %s", own, secure)
 	case notAddress == nil || !validHostname(name, false):
 		return "", errors.New("want a host name")
 	}
@@ -280,14 +313,12 @@ func parseBind(s string) (netip.AddrPort, error) {
 
 // String returns the URL of the target without its options. The password is replaced.
 func (t Target) String() string {
-	u := url.URL{Scheme: "tcp", User: t.User, Host: t.Address}
-	if t.TLS {
-		u.Scheme = "tcps"
-	}
+	u := url.URL{User: t.User, Host: t.Address}
+	u.Scheme, _ = t.scheme()
 	if path, err := url.PathUnescape(t.Path); err == nil {
 		u.Path, u.RawPath = path, t.Path
 	}
-	if t.Preflight {
+	if t.Preflight && t.Carriers == nil {
 		u.RawQuery = "http_preflight=true"
 	}
 	return u.Redacted()
@@ -295,12 +326,13 @@ func (t Target) String() string {
 
 // DialURL dials the target of rawURL, see [ParseURL]. With http_preflight=true it
 // performs the upgrade as DialContext does, and the path of the URL is the Path; the
-// connection is a [*Conn]. Without it, DialURL dials the host itself, with TLS for tcps,
+// connection is a [*Conn]. So it does with the schemes ws and wss, by CarrierWebSocket
+// alone; Carriers that lack it are an error then. Without http_preflight, DialURL dials the host itself, with TLS for tcps,
 // and the path belongs to the application. The userinfo of the URL is never sent. It
 // belongs to the logon of the application, which reads it, and the path, with ParseURL.
 //
-// The scheme decides about TLS. tcps uses TLSConfig, or a zero Config if it is nil. tcp
-// with a TLSConfig is an error. The option sni is the ServerName of TLSConfig; a
+// The scheme decides about TLS. tcps and wss use TLSConfig, or a zero Config if it is nil.
+// tcp and ws with a TLSConfig are an error. The option sni is the ServerName of TLSConfig; a
 // different ServerName there is an error. Path must be empty. Without http_preflight
 // there is no tunnel, so TunnelTLSConfig is an error.
 //
@@ -334,13 +366,22 @@ func (d *PreflightDialer) target(t *Target) (r route, at *PreflightDialer, err e
 	if err := d.checkNet("tcp"); err != nil {
 		return r, nil, err
 	}
+	d.remembered() // which the copy is to share
 	copied := *d
 	at = &copied
+	if t.Carriers != nil {
+		if d.Carriers != nil && !slices.Contains(d.Carriers, CarrierWebSocket) {
+			own, _ := t.scheme()
+			return r, nil, fmt.Errorf("the scheme %s is for CarrierWebSocket, which Carriers lack; write tcp or tcps with http_preflight=true", own)
+		}
+		at.Carriers = t.Carriers
+	}
 	switch {
 	case d.Path != "":
 		return r, nil, errors.New("the path is that of the URL; leave PreflightDialer.Path empty")
 	case !t.TLS && d.TLSConfig != nil:
-		return r, nil, errors.New("the scheme tcp is without TLS although TLSConfig is set; use tcps")
+		own, secure := t.scheme()
+		return r, nil, fmt.Errorf("the scheme %s is without TLS although TLSConfig is set; use %s", own, secure)
 	case !t.Preflight && d.TunnelTLSConfig != nil:
 		return r, nil, errors.New("TunnelTLSConfig is set although there is no tunnel; write http_preflight=true")
 	case t.TLS && d.TLSConfig == nil:

@@ -3,7 +3,7 @@
 //
 // A reverse proxy routes requests by path, on one port. The dialer sends one
 // HTTP/1.1 request, and the listener answers it. After that, both ends of the
-// connection speak their own protocol. The package adds nothing to its bytes:
+// connection speak their own protocol. By default the package adds nothing to its bytes:
 //
 //	GET /client/amps/json HTTP/1.1
 //	Host: edge.example
@@ -36,6 +36,14 @@
 // (Proxy), speak TLS to the reverse proxy (TLSConfig), and speak TLS inside the
 // tunnel (TunnelTLSConfig). It asks for TLS inside the tunnel with the field
 // "Preflight-Tunnel: tls", which the answer must repeat.
+//
+// # Carriers
+//
+// Many edges forward no upgrade but WebSocket. Then the dialer goes on by WebSocket, and
+// remembers that. On [CarrierWebSocket], and on [CarrierFramed], which it uses only if it is
+// told to, the bytes travel in capsules. The capsules carry the end of each direction, so a
+// half-close passes every proxy, and a stream that was cut is an error. PINGs keep silent
+// tunnels open. See PreflightDialer.Carriers.
 //
 // # Server
 //
@@ -71,7 +79,8 @@
 //
 // All methods are safe for concurrent use. A client handshake runs on the caller's
 // goroutine. A server handshake runs on a goroutine that ends before Accept returns
-// the connection. The library leaves no goroutine behind a connection.
+// the connection. A connection has no goroutine of its own. One reads for a framed tunnel
+// that is half-closed, or that waits after Close until the peer has everything.
 //
 // # Telemetry
 //
@@ -80,7 +89,7 @@
 //
 // # Limits
 //
-// A tunnel is only as good as the proxies in its path:
+// With [CarrierUpgrade] a tunnel is only as good as the proxies in its path:
 //
 //   - Many proxies close a tunnel that is silent for a minute or less. TCP
 //     keep-alive does not count. Send an application message that is answered every
@@ -88,7 +97,9 @@
 //   - Many proxies close both directions when one is closed.
 //   - All proxies turn a reset into an orderly end. EOF does not prove that
 //     everything arrived.
-//   - Some proxies send the upgrade request twice.
+//
+// With every carrier, some proxies send the upgrade request twice, and some end each
+// tunnel at an age.
 //
 // The README says more.
 package preflight

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"sync/atomic"
@@ -126,6 +127,43 @@ func ExamplePreflightDialer_DialURL() {
 	defer conn.Close()
 	fmt.Print(say(conn, "URL"))
 	// Output: hello, URL
+}
+
+// An edge that passes WebSocket alone, as cloud load balancers do, needs nothing at the
+// client. The dialer goes on by WebSocket, and remembers that for the next dial.
+func ExamplePreflightDialer_carriers() {
+	ln := &preflight.PreflightListener{Listener: listenLocal()}
+	defer ln.Close()
+	go greet(ln)
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: ln.Addr().String()})
+	balancer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("the edge is asked for", r.Header.Get("Upgrade"))
+		if r.Header.Get("Upgrade") != "websocket" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer balancer.Close()
+	ctx, edge := context.Background(), balancer.Listener.Addr().String()
+
+	d := &preflight.PreflightDialer{Path: "/client/amps/json"} // by Upgrade, or else by WebSocket
+	for range 2 {
+		conn, err := d.DialContext(ctx, "tcp", edge)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Print(conn.(*preflight.Conn).Carrier(), ": ", say(conn, "edge"))
+		conn.Close()
+	}
+	// Without the carrier that cannot tell a cut stream from a complete one:
+	d.Carriers = []preflight.Carrier{preflight.CarrierFramed, preflight.CarrierWebSocket}
+	// Output:
+	// the edge is asked for tcp
+	// the edge is asked for websocket
+	// websocket: hello, edge
+	// the edge is asked for websocket
+	// websocket: hello, edge
 }
 
 // An existing HTTP client goes through the tunnel by its transport's DialContext.

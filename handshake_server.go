@@ -125,15 +125,10 @@ type handover struct {
 
 // carrier is that of the tunnel; "" for any other connection.
 func (h *handover) carrier() Carrier {
-	switch {
-	case h.heads.answer == nil:
+	if h.heads.answer == nil {
 		return ""
-	case h.webSocket:
-		return CarrierWebSocket
-	case h.framed:
-		return CarrierFramed
 	}
-	return CarrierUpgrade
+	return carrierFor(wire.Terms{Framed: h.framed, WebSocket: h.webSocket})
 }
 
 // kind is the outcome of the handshake, for telemetry.
@@ -219,6 +214,7 @@ func (x *exchange) choose(p *policy, head []byte) (t wire.Terms, err error) {
 		return t, x.refuse(unavailable(whyDraining), p)
 	}
 	if broken == nil {
+		x.obs.tries(carrierFor(t))
 		broken = p.checkOrigin(&request)
 	}
 	if broken == nil {

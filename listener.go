@@ -155,7 +155,13 @@ type PreflightListener struct {
 	// Package net/http parses the requests that Handler serves, and decides which
 	// of them are malformed. A first request with Upgrade is parsed by the stricter
 	// parser of this package. A later upgrade request on the same connection is
-	// parsed by net/http, see ServeHTTP.
+	// parsed by net/http, see ServeHTTP. Empty lines before the first request are
+	// skipped. Before a later request they belong to net/http, which skips them
+	// after a POST and answers 400 otherwise.
+	//
+	// A request that asks for a tunnel is never passed to Handler. A proxy may have
+	// removed Upgrade from it: the fields Preflight-Carriers and Preflight-Framing,
+	// and the subprotocol preflight.v1, show what it was. It is refused then.
 	Handler http.Handler
 
 	// IdleTimeout is how long a connection may wait for its next ordinary request,
@@ -241,6 +247,10 @@ type PreflightListener struct {
 	//
 	// A client that leaves while Authorize runs gives its place up at once. For
 	// such clients, up to MaxPending further calls of Authorize may still run.
+	//
+	// MaxPending also bounds the framed and WebSocket tunnels whose connection
+	// outlives [Conn.Close], because the peer has not read everything. At the limit
+	// the oldest of them is closed.
 	MaxPending int
 
 	// Telemetry reports the handshakes and the connections after them. nil disables
@@ -322,7 +332,7 @@ func (noAddr) String() string  { return "preflight" }
 
 // Close closes the wrapped listener, the handshakes in progress, the connections that
 // Accept has not returned, and the connections that Handler serves. It waits for none
-// of them. Connections that Accept has returned stay open, and so do those that
+// of them, nor for the peers of framed tunnels that have been closed. Connections that Accept has returned stay open, and so do those that
 // Handler has hijacked. Close must be called in the end, as servers do when Serve
 // returns. Closing only the wrapped listener leaves everything else open.
 //
@@ -375,7 +385,8 @@ func (l *PreflightListener) closeInner() error {
 //
 // Shutdown waits until every handshake has ended, until every connection that Accept
 // has returned has been closed by [Conn.Close], and until Handler has served its
-// requests. It does not wait for connections that Handler has hijacked, nor notice a
+// requests. Of framed and WebSocket tunnels it waits until the peers have read
+// everything, for at most 60 seconds after Conn.Close. It does not wait for connections that Handler has hijacked, nor notice a
 // connection that was closed through [Conn.NetConn]. It closes none of them: the
 // application tells its peers to leave, as grpc.Server.GracefulStop and
 // http.Server.Shutdown do.

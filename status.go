@@ -135,12 +135,12 @@ func reasonOf(h http.Header) string {
 
 // reasonCauses say what the codes of the listener mean, where that is more than its status.
 var reasonCauses = map[string]string{
-	wire.CodeNoUpgrade:    "the listener was reached, but a proxy on the way removed Upgrade from the request (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection)",
-	wire.CodeNoConnection: "the listener was reached, but a proxy on the way removed upgrade from Connection, as AWS ALB does",
+	wire.CodeNoUpgrade:    "the server saw no upgrade, although the request reached the listener, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; others in the README)",
+	wire.CodeNoConnection: "the request reached the listener, but a proxy on the way removes upgrade from Connection, as AWS ALB does",
 	wire.CodeCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
 	wire.CodeProtocol:     "the listener does not serve this protocol (PreflightListener.Protocols)",
-	wire.CodeSubprotocol:  "the listener was reached, but a proxy on the way removed Sec-WebSocket-Protocol from the request",
-	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel (PreflightListener.TLSConfig)",
+	wire.CodeSubprotocol:  "the request reached the listener, but a proxy on the way removes Sec-WebSocket-Protocol",
+	wire.CodeTunnelTLS:    "the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)",
 	wire.CodeOrigin:       "the request has an Origin that the listener does not allow (PreflightListener.AllowedOrigins)",
 }
 

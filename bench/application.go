@@ -10,8 +10,10 @@ import (
 // The protocol of the application: a command and a number. An idle connection waits
 // for a command, and needs no more memory than for that.
 const (
-	commandBulk = 'b' // so many bytes follow; when all of them have been read, the answer is one byte
-	commandEcho = 'e' // so many messages follow; each is sent back
+	commandBulk = 'b' // as many bytes follow; when they have been read, the answer is one
+	commandEcho = 'e' // as many messages follow; each is sent back
+	commandUp   = 'u' // as bulk
+	commandDown = 'd' // as many bytes are the answer
 	commandSize = 9
 
 	bulkChunk = 32 << 10
@@ -59,6 +61,8 @@ func serveCommand(c net.Conn, command byte, n int64) error {
 			}
 		}
 		return nil
+	case commandUp, commandDown:
+		return serveTransfer(c, command, n)
 	}
 	return fmt.Errorf("there is no command %q", command)
 }

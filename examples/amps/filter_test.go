@@ -48,7 +48,7 @@ func TestFilter(t *testing.T) {
 	}
 	f, err := compileFilter(`/id != 7`)
 	require.NoError(t, err)
-	require.True(t, f.matches([]byte(`no JSON`)), "what is no JSON has no fields")
+	require.True(t, f.matches([]byte(`no JSON`)), "a body that is no JSON has no fields")
 }
 
 func TestBadFilter(t *testing.T) {

@@ -129,7 +129,7 @@ func (s *session) put(i item) {
 	}
 }
 
-// readAll executes the commands of the client until the connection ends. It goes on
+// readAll executes the commands of the client until the connection ends. It continues
 // after stop: a client that publishes, leaves and logs on again at once must not lose
 // what it has sent.
 func (s *session) readAll() error {

@@ -64,7 +64,7 @@ func (c withUser) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	}
 	var u user
 	if u.name, ok = tunnel.Request().Context().Value(userKey{}).(string); !ok {
-		return nil, nil, errors.New("nobody has vetted the client: the listener has no Authorize")
+		return nil, nil, errors.New("the client is not authenticated: the listener has no Authorize")
 	}
 	conn, below, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var byWebSocket = []preflight.Carrier{preflight.CarrierWebSocket}
+
 func TestParseURL(t *testing.T) {
 	for raw, want := range map[string]preflight.Target{
 		"tcp://host:9007": {Address: "host:9007", Path: "/"},
@@ -67,6 +69,16 @@ func TestParseURL(t *testing.T) {
 		"tcp://host:1/?bind=[2001:db8::1]:4000":                  {Address: "host:1", Path: "/", Bind: netip.MustParseAddrPort("[2001:db8::1]:4000")},
 		"tcp://host:1/?ip_protocol_prefer=ipv4":                  {Address: "host:1", Path: "/", Prefer: "ipv4"},
 		"tcp://host:1/?ip_protocol_prefer=ipv6&http_preflight=0": {Address: "host:1", Path: "/", Prefer: "ipv6"},
+		// A WebSocket is always a tunnel, and has a default port.
+		"ws://host/a%2Fb":        {Address: "host:80", Path: "/a%2Fb", Preflight: true, Carriers: byWebSocket},
+		"WS://host:/":            {Address: "host:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"ws://user:pw@host:9007": {Address: "host:9007", Path: "/", Preflight: true, Carriers: byWebSocket, User: url.UserPassword("user", "pw")},
+		"ws://[2001:db8::1]/":    {Address: "[2001:db8::1]:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"ws://[fe80::1%25eth0]/": {Address: "[fe80::1%eth0]:80", Path: "/", Preflight: true, Carriers: byWebSocket},
+		"wss://bücher.example":   {Address: "xn--bcher-kva.example:443", Path: "/", TLS: true, Preflight: true, Carriers: byWebSocket},
+		"wss://host:1/?sni=a&http_preflight=1&tcp_nodelay=0": {
+			Address: "host:1", Path: "/", TLS: true, Preflight: true, Carriers: byWebSocket, ServerName: "a", NoDelay: new(false),
+		},
 	} {
 		t.Run(raw, func(t *testing.T) {
 			got, err := preflight.ParseURL(raw)
@@ -95,7 +107,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"1tcp://host:1/":         noScheme,
 		"http:host:1/":           noScheme,
 		// The error names an unknown scheme or option.
-		"http://host:1/":                            `unknown scheme "http"; tcp and tcps are known`,
+		"http://host:1/":                            `unknown scheme "http"; tcp, tcps, ws and wss are known`,
 		"ssl://host:1/":                             `unknown scheme "ssl"`,
 		"tcpss://host:1/":                           `unknown scheme "tcpss"`,
 		"tcp://host:1/?foo=1":                       `unknown option "foo"; known are http_preflight,`,
@@ -104,6 +116,18 @@ func TestParseURLRefuses(t *testing.T) {
 		"tcp://host:1/?Bind=::1":                    `unknown option "Bind"`,
 		"tcp://host:1/?a=1&http_preflight=true&b=2": `unknown option "a"`,
 		"tcp://host:1/?\x7f=1":                      "invalid control character",
+
+		"ws://":                         "no host",
+		"ws:///p":                       "no host",
+		"wss://:443/":                   "no host",
+		"ws:host/":                      "no scheme",
+		"ws://host:x/":                  "invalid port",
+		"ws://a_b|c/":                   "invalid character",
+		"ws://host/?http_preflight=0":   "option http_preflight is off although the scheme is ws or wss",
+		"wss://host/?http_preflight=no": "want true, false, 1 or 0",
+		"ws://host/?sni=a.example":      `option sni="a.example": the scheme ws is without TLS; use wss`,
+		"ws://me/s3cr3t@host/":          "an @ in the path of a URL without a user",
+		"wsss://host/":                  `unknown scheme "wsss"`,
 
 		"tcp:":              "no host",
 		"tcp://":            "no host",
@@ -185,11 +209,13 @@ func TestTargetString(t *testing.T) {
 	for raw, want := range map[string]string{
 		"tcp://host:1": "tcp://host:1/",
 		"TCPS://host:1/a%2Fb/%C3%A9?tcp_linger=1&http_preflight=1": "tcps://host:1/a%2Fb/%C3%A9?http_preflight=true",
-		"tcp://[::1]:1/":              "tcp://[::1]:1/",
-		"tcp://[fe80::1%25eth0]:1/":   "tcp://[fe80::1%25eth0]:1/",
-		"tcp://user@host:1/":          "tcp://user@host:1/",
-		"tcp://user:hunter2@host:1/p": "tcp://user:xxxxx@host:1/p",
-		"tcp://:hunter2@host:1//p":    "tcp://:xxxxx@host:1//p",
+		"ws://me:pw@host/p?http_preflight=1":                       "ws://me:xxxxx@host:80/p",
+		"wss://[::1]":                                              "wss://[::1]:443/",
+		"tcp://[::1]:1/":                                           "tcp://[::1]:1/",
+		"tcp://[fe80::1%25eth0]:1/":                                "tcp://[fe80::1%25eth0]:1/",
+		"tcp://user@host:1/":                                       "tcp://user@host:1/",
+		"tcp://user:hunter2@host:1/p":                              "tcp://user:xxxxx@host:1/p",
+		"tcp://:hunter2@host:1//p":                                 "tcp://:xxxxx@host:1//p",
 	} {
 		t.Run(raw, func(t *testing.T) {
 			target, err := preflight.ParseURL(raw)

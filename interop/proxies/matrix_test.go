@@ -72,10 +72,10 @@ func (p proxy) cell(b behaviour) string {
 	for _, c := range carriers {
 		plain, tls := variant{c, false}, variant{c, true}
 		if outcome := p.outcome(plain, b); outcome != p.outcome(base, b) {
-			text += "; " + c.name + ": " + outcome
+			text += "; " + string(c.name) + ": " + outcome
 		}
 		if outcome := p.outcome(tls, b); outcome != p.outcome(plain, b) {
-			text += "; " + c.name + " over TLS: " + outcome
+			text += "; " + string(c.name) + " over TLS: " + outcome
 		}
 	}
 	return text

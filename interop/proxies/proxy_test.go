@@ -60,8 +60,7 @@ type mistake struct {
 // carriers are the ways to carry a tunnel.
 var carriers = []carrier{
 	{
-		name: "upgrade",
-		set:  func(*preflight.PreflightDialer) {}, // it is the default
+		name: preflight.CarrierUpgrade,
 		// Most proxies close both directions when one of them ends.
 		usual: map[string]string{"HalfClose": "no"},
 	},
@@ -69,8 +68,7 @@ var carriers = []carrier{
 
 // A carrier is a way to carry a tunnel.
 type carrier struct {
-	name string
-	set  func(*preflight.PreflightDialer) // makes a dialer use the carrier alone
+	name preflight.Carrier
 	// usual are the usual outcomes with this carrier, by the name of the behaviour,
 	// where they differ from those of the behaviour.
 	usual map[string]string
@@ -92,9 +90,10 @@ type behaviour struct {
 
 // outcome returns the outcome of b that is required of p.
 func (p proxy) outcome(v variant, b behaviour) string {
-	keys := []string{v.carrier.name + "/" + b.name, b.name}
+	carrier := string(v.carrier.name)
+	keys := []string{carrier + "/" + b.name, b.name}
 	if v.tls {
-		keys = append([]string{v.carrier.name + "/tls/" + b.name, "tls/" + b.name}, keys...)
+		keys = append([]string{carrier + "/tls/" + b.name, "tls/" + b.name}, keys...)
 	}
 	for _, key := range keys {
 		if outcome, ok := p.outcomes[key]; ok {
@@ -132,7 +131,7 @@ func TestProxy(t *testing.T) {
 			s := scenario{proxy: p, server: startBackend(t)}
 			s.Edge = p.start(t, s.server.address)
 			for _, c := range carriers {
-				t.Run(c.name, func(t *testing.T) {
+				t.Run(string(c.name), func(t *testing.T) {
 					s := s
 					s.frontend, s.variant = s.Plain, variant{c, false}
 					t.Run("plain", func(t *testing.T) { s.test(t, tunnelBehaviours...) })
@@ -161,10 +160,10 @@ func (s scenario) test(t *testing.T, behaviours ...behaviour) {
 	}
 }
 
-// dialer returns a new dialer for the frontend, with the carrier.
+// dialer returns a new dialer for the frontend, which uses the carrier alone.
 func (s scenario) dialer() *preflight.PreflightDialer {
 	d := s.frontend.Dialer()
-	s.carrier.set(d)
+	d.Carriers = []preflight.Carrier{s.carrier.name}
 	return d
 }
 

@@ -1,0 +1,10 @@
+// Package fall_test tests how a dialer chooses its carrier, and what it verifies of each.
+package fall_test
+
+import (
+	"testing"
+
+	"github.com/preflight-go/preflight/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
