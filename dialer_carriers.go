@@ -212,7 +212,7 @@ func (e *StatusError) falls() bool {
 	switch {
 	case e.ForwardProxy:
 		return false
-	case e.Reason != "":
+	case len(e.Header[wire.RefusalField]) > 0: // also with a value that cannot be read
 		return slices.Contains(fallReasons, e.Reason) && (status == http.StatusBadRequest ||
 			status == http.StatusMethodNotAllowed || status == http.StatusUpgradeRequired)
 	case status == http.StatusSwitchingProtocols:
