@@ -37,7 +37,7 @@ type proxy struct {
 	file  string // in deploy/
 	start lab.StartFunc
 	// idle are edits of the file. With them the proxy closes a silent tunnel after
-	// about a second.
+	// about a second, or two.
 	idle     []string
 	mistakes []mistake
 	// keepsPrefix says that the server sees /client/info, and not /info.
