@@ -89,7 +89,7 @@ $HTTP["url"] =~ ""`)},
 		`"/client/" => "/"`, `"/client" => ""`)},
 
 	{name: "envoy", deployed: true, command: envoy()},
-	{name: "envoy-lax", command: envoy("prefix: /client/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: websocket\n                  - upgrade_type: CONNECT",
+	{name: "envoy-lax", command: envoy("prefix: /client/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: CONNECT",
 		"use_remote_address: true", `use_remote_address: true
                 http_protocol_options:
                   allow_absolute_url: true

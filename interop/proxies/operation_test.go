@@ -148,31 +148,6 @@ func waitForEnd(c *preflight.Conn) string {
 	return outcomeOf(cmp.Or(err, io.EOF))
 }
 
-// testKeepAlive opens a tunnel with a short KeepAlivePeriod, and waits until the proxy has
-// closed a silent tunnel that was opened later.
-func testKeepAlive(t *testing.T, s scenario) string {
-	s.frontend = s.start(t, s.server.address, s.idle...).Plain
-	d := s.dialer()
-	d.KeepAlivePeriod = 100 * time.Millisecond
-	kept := s.frontend.DialWith(t, d)
-	read := make(chan error, 1) // an application that waits, and answers PINGs by that
-	echo := make([]byte, len("hello"))
-	go func() {
-		_, err := io.ReadFull(kept, echo)
-		read <- err
-	}()
-	silent := s.dial(t, "/client/idle")
-	require.Equal(t, "an error", waitForEnd(silent))
-	lab.Receive(t, s.server.ends)
-	_, err := kept.Write([]byte("hello"))
-	require.NoError(t, err)
-	if err := lab.Receive(t, read); err != nil {
-		return outcomeOf(err)
-	}
-	require.Equal(t, "hello", string(echo))
-	return tunnelsContinue
-}
-
 // testReload reloads a proxy while tunnels are open. The proxy is one of its own, because
 // it then leads to another server.
 func testReload(t *testing.T, s scenario) string {
