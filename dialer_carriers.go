@@ -204,16 +204,15 @@ func (e *fallError) Temporary() bool {
 }
 
 // falls reports whether e shows that something on the way does not pass the carrier. A receipt
-// says that a listener was reached, so only its own word counts then. A receipt that a proxy
-// has doubled or changed says so too, but no code. The others are the answers of proxies and
-// programs that do not know the upgrade. Those by which they report an outage are not among
-// them.
+// says that a listener was reached, so only its own word counts then. The others are the
+// answers of proxies and programs that do not know the upgrade. Those by which they report an
+// outage are not among them.
 func (e *StatusError) falls() bool {
 	status := e.StatusCode
 	switch {
 	case e.ForwardProxy:
 		return false
-	case len(e.Header[wire.RefusalField]) > 0:
+	case len(e.Header[wire.RefusalField]) > 0: // also with a value that cannot be read
 		return slices.Contains(fallReasons, e.Reason) && (status == http.StatusBadRequest ||
 			status == http.StatusMethodNotAllowed || status == http.StatusUpgradeRequired)
 	case status == http.StatusSwitchingProtocols:
