@@ -166,3 +166,26 @@ test('what a browser cannot do is refused', async () => {
     await assert.rejects(connectAsPage('ws://h/', options, FakeSocket), TypeError);
   }
 });
+
+test('only the PONG for the PING behind the end confirms', async () => {
+  const { socket, writable, readable, closed } = await fake();
+  let settled = false;
+  closed.then(() => { settled = true; });
+  await writable.close();
+  socket.message(capsule(FINAL_DATA), capsule(PONG, Buffer.alloc(8)));
+  assert.ok((await read(readable.getReader())).done);
+  assert.equal(settled, false);
+  socket.message(capsule(PONG, socket.sent.at(-1).subarray(5)));
+  assert.deepEqual(await closed, { confirmed: true });
+  assert.deepEqual(socket.closed, [], 'the PING of the peer is still to be answered');
+  socket.message(capsule(PING, Buffer.alloc(8)));
+  assert.deepEqual([socket.sent.at(-1)[3], socket.closed], [PONG, [1000]]);
+});
+
+test('the chunks of a stream do not share a buffer', async () => {
+  const { socket, readable } = await fake();
+  socket.message(capsule(DATA, text('a')), capsule(DATA, text('b')));
+  const reader = readable.getReader(), { value } = await reader.read();
+  structuredClone(value.buffer, { transfer: [value.buffer] });
+  assert.deepEqual((await reader.read()).value, text('b'));
+});

@@ -4,7 +4,7 @@ import { Duplex } from 'node:stream';
 import { test } from 'node:test';
 import { answerReader, judge, socketLink } from '../node.js';
 import { Tunnel } from '../tunnel.js';
-import { DATA, FINAL_DATA, PONG, Peer } from './peer.js';
+import { DATA, FINAL_DATA, PONG, Peer, capsule } from './peer.js';
 import { read } from './streams.js';
 import { chunkings, vectors } from './vectors.js';
 
@@ -130,3 +130,23 @@ for (const vector of answers) {
     for (const chunks of chunkings(vector)) assert.deepEqual(judged(vector, chunks), whole);
   });
 }
+
+test('reading pauses while nobody reads, but not behind the end or a cancellation', async () => {
+  for (const goOn of ['final', 'cancel']) {
+    const socket = new Socket(), stop = new AbortController();
+    const link = socketLink(socket, 'framed', Buffer.alloc(0));
+    const tunnel = new Tunnel(link, 'framed', stop.signal, 20_000);
+    const block = capsule(DATA, Buffer.alloc(32_768));
+    if (goOn === 'final') socket.push(Buffer.concat([block, block, capsule(FINAL_DATA)]));
+    else {
+      socket.push(Buffer.concat([block, block]));
+      await turn();
+      assert.equal(socket.isPaused(), true);
+      await tunnel.readable.cancel();
+    }
+    await turn();
+    assert.equal(socket.isPaused(), false);
+    stop.abort(new Error('the test is over'));
+    socket.destroy();
+  }
+});
