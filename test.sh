@@ -109,6 +109,7 @@ need mosquitto mosquitto
 need sshd openssh-server
 need node nodejs
 need npm npm
+need chromium chromium
 need javac default-jdk-headless
 need mvn maven
 wheels interop/requirements.txt

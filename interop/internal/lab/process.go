@@ -41,9 +41,9 @@ type Daemon struct {
 	Process   *os.Process
 	Ended     <-chan struct{} // closed when the process has ended
 
-	// start runs the process again at the same addresses. It returns false if the
-	// process ended before it was ready.
-	start func() bool
+	// Start runs a process that has ended again, at the same addresses. It returns
+	// false if the process ended before it was ready. Only StartDaemon sets it.
+	Start func() bool
 }
 
 // Signal sends a signal to the process.
@@ -59,7 +59,7 @@ func (d *Daemon) Restart(t *testing.T) {
 	t.Helper()
 	d.Signal(t, syscall.SIGTERM)
 	Receive(t, d.Ended)
-	WaitUntil(t, "the process runs again", d.start)
+	WaitUntil(t, "the process runs again", d.Start)
 }
 
 // StartDaemon runs a server process. configure writes the configuration for the
@@ -74,7 +74,7 @@ func StartDaemon(t *testing.T, dir string, ports int, configure func(addresses [
 		command := configure(d.Addresses)
 		output := ""
 		if d.Process, d.Ended, output = runProcess(t, dir, command, ready); d.Process != nil {
-			d.start = func() bool {
+			d.Start = func() bool {
 				d.Process, d.Ended, _ = runProcess(t, dir, command, func() bool { return Accept(d.Addresses...) })
 				return d.Process != nil
 			}
