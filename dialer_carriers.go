@@ -44,7 +44,7 @@ func (d *PreflightDialer) remembered() *carrierMemory {
 // checkCarriers resolves Carriers, and what belongs to all of them but CarrierUpgrade.
 func (d *PreflightDialer) checkCarriers() (carriers []Carrier, p periods, err error) {
 	if err := checkCarriers(d.Carriers); err != nil {
-		return nil, p, fmt.Errorf("Carriers %w", err)
+		return nil, p, fmt.Errorf("the field Carriers %w", err)
 	}
 	carriers = d.Carriers
 	if carriers == nil {
@@ -212,7 +212,7 @@ func (e *StatusError) falls() bool {
 	switch {
 	case e.ForwardProxy:
 		return false
-	case e.Reason != "":
+	case len(e.Header[wire.RefusalField]) > 0: // also with a value that cannot be read
 		return slices.Contains(fallReasons, e.Reason) && (status == http.StatusBadRequest ||
 			status == http.StatusMethodNotAllowed || status == http.StatusUpgradeRequired)
 	case status == http.StatusSwitchingProtocols:

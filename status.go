@@ -136,7 +136,7 @@ func reasonOf(h http.Header) string {
 // reasonCauses say what the codes of the listener mean, where that is more than its status.
 var reasonCauses = map[string]string{
 	wire.CodeNoUpgrade:    "the server saw no upgrade, although the request reached the listener, so a proxy on the way removes Upgrade (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; Apache `upgrade=tcp`; others in the README)",
-	wire.CodeNoConnection: "the request reached the listener, but a proxy on the way removes upgrade from Connection, as AWS ALB does",
+	wire.CodeNoConnection: "the request reached the listener, but a proxy on the way removes upgrade from Connection (nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection; AWS ALB always does it)",
 	wire.CodeCarrier:      "the listener does not serve this carrier (PreflightListener.Carriers)",
 	wire.CodeProtocol:     "the listener does not serve this protocol (PreflightListener.Protocols)",
 	wire.CodeSubprotocol:  "the request reached the listener, but a proxy on the way removes Sec-WebSocket-Protocol",

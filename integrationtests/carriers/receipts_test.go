@@ -233,14 +233,14 @@ func TestCarriers(t *testing.T) {
 // What contradicts itself is an error of Accept, which names the field.
 func TestConfiguration(t *testing.T) {
 	for want, l := range map[string]*preflight.PreflightListener{
-		"PreflightListener.Carriers is empty":                   {Carriers: []preflight.Carrier{}},
-		`PreflightListener.Carriers holds "tcp"`:                {Carriers: []preflight.Carrier{"tcp"}},
-		`PreflightListener.Carriers holds "framed" twice`:       {Carriers: []preflight.Carrier{"framed", "framed"}},
-		"PreflightListener.MaxIdleTimeout is 30s":               {MaxIdleTimeout: 30e9},
-		"PreflightListener.MaxIdleTimeout is negative":          {MaxIdleTimeout: -1},
-		"PreflightListener.KeepAlivePeriod is":                  {KeepAlivePeriod: 1 << 62},
-		`PreflightListener.AllowedOrigins: the origin "*.a"`:    {AllowedOrigins: []string{"https://a.example", "*.a"}},
-		`PreflightListener.Protocols: the protocol "websocket"`: {Protocols: []string{"websocket"}},
+		"PreflightListener.Carriers is empty":                      {Carriers: []preflight.Carrier{}},
+		`PreflightListener.Carriers holds "tcp"`:                   {Carriers: []preflight.Carrier{"tcp"}},
+		`PreflightListener.Carriers holds "framed" more than once`: {Carriers: []preflight.Carrier{"framed", "framed"}},
+		"PreflightListener.MaxIdleTimeout is 30s":                  {MaxIdleTimeout: 30e9},
+		"PreflightListener.MaxIdleTimeout is negative":             {MaxIdleTimeout: -1},
+		"PreflightListener.KeepAlivePeriod is":                     {KeepAlivePeriod: 1 << 62},
+		`PreflightListener.AllowedOrigins: the origin "*.a"`:       {AllowedOrigins: []string{"https://a.example", "*.a"}},
+		`PreflightListener.Protocols: the protocol "websocket"`:    {Protocols: []string{"websocket"}},
 	} {
 		_, err := testkit.Listen(t, l).Accept()
 		require.ErrorContains(t, err, "preflight: "+want)

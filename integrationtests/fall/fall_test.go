@@ -176,7 +176,9 @@ func TestAllRefused(t *testing.T) {
 	var netErr net.Error
 	require.ErrorAs(t, err, &netErr)
 	require.False(t, netErr.Timeout())
-	require.True(t, netErr.Temporary())
+	var temporary interface{ Temporary() bool } // which gRPC asks
+	require.ErrorAs(t, err, &temporary)
+	require.True(t, temporary.Temporary())
 
 	// A single carrier has its own error, unchanged.
 	_, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{webSocket}}).Dial("tcp", e.address())
