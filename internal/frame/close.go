@@ -54,6 +54,7 @@ type state struct {
 	readClosed   bool // CloseRead has been called
 	ownFinal     bool // FINAL_DATA was sent, or is due
 	peerFinal    bool // the peer's FINAL_DATA and all its data have come
+	peerAsked    bool // the peer's PING behind it has come
 	peerClose    bool // the peer has sent a Close frame
 	peerEnd      bool // the transport has come to its end
 	finalWritten bool // the transport has taken FINAL_DATA
@@ -237,9 +238,15 @@ func (c *Conn) settle() {
 	case c.peerClose && !c.peerEnd:
 		c.tendDue = true
 		c.enter(phaseDrain, drainLimit)
-	case answered, c.peerEnd, c.closed && c.controlErr != nil:
+	case answered && (!c.peerFinal || c.peerAsked || c.threw), c.peerEnd, c.closed && c.controlErr != nil:
 		c.sayNormal()
 		c.enter(phaseEnd, drainLimit)
+	case answered && c.phase == phaseLinger && c.until > now()+drainLimit:
+		// The peer's PING behind its FINAL_DATA is under way. A transport that is
+		// closed before it is reset, and the PONG tells the peer that it has lost
+		// nothing.
+		c.until = now() + drainLimit
+		c.limit.Reset(drainLimit - lastWord)
 	}
 }
 
