@@ -58,12 +58,13 @@ class Refused(ConnectionError):
         super().__init__(f"the tunnel was refused with status {self.status} by {who}")
 
     async def read_reason(self, reader: asyncio.StreamReader) -> None:
-        body = b""
-        with contextlib.suppress(OSError):
+        body, length = b"", ",".join(self.response.values("Content-Length"))
+        most = min(int(length), MAX_REASON) if re.fullmatch("[0-9]{1,9}", length) else MAX_REASON
+        with contextlib.suppress(OSError):  # a proxy may keep the connection open behind the body
             async with asyncio.timeout(1):
-                while len(body) < MAX_REASON and (piece := await reader.read(MAX_REASON)):
+                while len(body) < most and (piece := await reader.read(MAX_REASON)):
                     body += piece
-        self.reason = body[:MAX_REASON].decode(errors="replace")
+        self.reason = body[:most].decode(errors="replace")
 
 
 class Reader(asyncio.StreamReader):
