@@ -81,10 +81,20 @@ amps_cpp() {
   "$tools/amps/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
     --no-build-isolation --require-hashes -r "$2" -d "$1" && tar -xzf "$1"/*.tar.gz -C "$1"
 }
-amps_js() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+npm_ci() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+amps_js() { npm_ci "$@"; }
 amps_java() {
   mvn --quiet --batch-mode --strict-checksums -Dstyle.color=never -f "$2" dependency:copy-dependencies -DoutputDirectory="$PWD/$1" &&
     (cd "$1" && sha256sum --quiet -c "$OLDPWD/${2%/*}/SHA256SUMS")
+}
+
+# packages NAME FOLDER installs the npm packages of the lock file in a folder into
+# .build/NAME. It does nothing if these versions are installed.
+packages() {
+  local dir=$tools/$1 lock=$2/package-lock.json
+  cmp -s "$lock" "$dir/lock" && return
+  say "the npm packages of $2"
+  { rm -rf "$dir" && mkdir -p "$dir" && npm_ci "$dir" "$lock" && cp "$lock" "$dir/lock"; } || missing+=("the npm packages of $2")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -118,6 +128,7 @@ client python requirements.txt
 client cpp requirements.txt # uses the pip of the Python client
 client js package-lock.json
 client java pom.xml
+packages peers interop/peers/testdata
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

@@ -233,7 +233,9 @@ func (c *Conn) settle() {
 	if c.phase > phaseLinger || !c.closed && !bothFinal {
 		return
 	}
-	answered := c.finalPing > 0 && c.ponged >= c.finalPing
+	// A transport that is closed under the PONGs of a peer, which answers PINGs that have
+	// piled up, is reset, and then the peer may lose the Close frame.
+	answered := c.finalPing > 0 && !c.pingDue && c.ponged >= c.pings
 	switch {
 	case c.peerClose && !c.peerEnd:
 		c.tendDue = true

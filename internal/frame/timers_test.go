@@ -333,3 +333,31 @@ func TestSilence(t *testing.T) {
 		assert.LessOrEqual(t, e.silence, 16*time.Second)
 	})
 }
+
+// A peer that reads late answers the PINGs that have piled up, one after the other. Its
+// PONGs must not meet a transport that is closed: they would reset it, and the peer would
+// lose the Close frame.
+func TestLateAnswers(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for _, closed := range []bool{false, true} {
+			e := newEndWith(t, k, Config{KeepAlivePeriod: 2 * time.Second})
+			e.peer.mute()
+			assert.NoError(t, e.CloseWrite())
+			e.peerGot("final, ping 1")
+			time.Sleep(5 * time.Second)
+			e.peerGot("ping 2, ping 3")
+			if closed {
+				assert.NoError(t, e.Close())
+			} else {
+				e.peer.say(e.peer.final(""), e.peer.ping(7))
+				assert.Equal(t, io.EOF, e.reads(""))
+				e.peerGot("pong 7")
+			}
+			e.peer.say(e.peer.pong(1), e.peer.pong(2))
+			e.open()
+			e.peer.say(e.peer.pong(3))
+			e.peerGot("<close 1000, >end")
+			e.ended()
+		}
+	})
+}
