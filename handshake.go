@@ -317,7 +317,7 @@ func (b *bounds) withCause(err, cause error) error {
 	}
 	var at *stageError
 	if errors.As(err, &at) {
-		return &stageError{at.stage, cause}
+		return &stageError{stage: at.stage, err: cause}
 	}
 	return cause
 }

@@ -202,7 +202,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	case gone != nil && errors.Is(err, context.Canceled):
 		// Not refused: Authorize has come to no answer. It is sent all the
 		// same, for a client that has only ended its direction.
-		x.obs.fail(x.ctx, &stageError{"authorize", gone})
+		x.obs.fail(x.ctx, &stageError{stage: "authorize", err: gone})
 		return nil, nil, refusal(http.StatusBadRequest, wire.CodeAuthorize, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, wire.CodeAuthorize, "the request is not authorized")

@@ -260,7 +260,7 @@ func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, dst
 	h.leftover, h.tunnelTLS = x.buf[n:], t.TunnelTLS
 	h.framed, h.webSocket = t.Framed || t.WebSocket, t.WebSocket
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
-		return &stageError{"write the 101", err}
+		return &stageError{stage: "write the 101", err: err}
 	}
 	return nil
 }

@@ -239,7 +239,7 @@ func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 	l.pending.enter(x) // a whole request has come, so its age begins anew
 	l.mu.Unlock()
 	if err := x.acceptTunnelTLS(&l.policy); err != nil {
-		return &stageError{"TLS handshake in the tunnel", err}
+		return &stageError{stage: "TLS handshake in the tunnel", err: err}
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func TestProxies(t *testing.T) {
 		},
 		"subprotocol stripped from the request": {
 			all[2:], func(h string) string { return without(h, "Sec-WebSocket-Protocol") }, same,
-			"a proxy on the way removed Sec-WebSocket-Protocol", "subprotocol", "",
+			"a proxy on the way removes Sec-WebSocket-Protocol", "subprotocol", "",
 		},
 		"subprotocol stripped from the 101": {
 			all[2:], same, func(h string) string { return without(h, "Sec-WebSocket-Protocol") },
@@ -171,11 +171,11 @@ func TestProxies(t *testing.T) {
 		},
 		"Upgrade stripped, on every carrier": {
 			all, func(h string) string { return without(h, "Upgrade") }, same,
-			"a proxy on the way removed Upgrade", "no-upgrade", "",
+			"a proxy on the way removes it", "no-upgrade", "",
 		},
 		"Connection stripped, on every carrier": {
 			all, func(h string) string { return without(h, "Connection") }, same,
-			"a proxy on the way removed upgrade from Connection", "no-connection", "",
+			"a proxy on the way removes upgrade from Connection", "no-connection", "",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
