@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -66,18 +65,22 @@ func checkCarriers(carriers []Carrier) error {
 	return nil
 }
 
-// carrierOf returns the carrier that a 101 has agreed to. Nothing else remembers it: a field
-// for it in each handshake would not fit on a stack of 2 KiB.
-func carrierOf(switched *http.Response) Carrier {
-	switch {
-	case switched == nil:
+// carrierOf returns the carrier to which the head of a 101 agrees. Nothing else remembers it:
+// a field for it in each handshake would not fit on a stack of 2 KiB.
+func carrierOf(switched []byte) Carrier {
+	if len(switched) == 0 {
 		return ""
-	case strings.EqualFold(switched.Header.Get("Upgrade"), string(CarrierWebSocket)):
-		return CarrierWebSocket
-	case len(switched.Header[wire.FramingField]) > 0:
-		return CarrierFramed
 	}
-	return CarrierUpgrade
+	carrier := CarrierUpgrade
+	for name, value := range wire.Header(switched) {
+		switch {
+		case strings.EqualFold(string(name), "Upgrade") && strings.EqualFold(string(value), string(CarrierWebSocket)):
+			return CarrierWebSocket
+		case strings.EqualFold(string(name), wire.FramingField):
+			carrier = CarrierFramed
+		}
+	}
+	return carrier
 }
 
 // carrierFor returns the carrier of a tunnel.
@@ -161,7 +164,6 @@ func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
 	x.mu.Lock()
 	x.conn, x.base = t.conn, t.conn
 	x.mu.Unlock()
-	x.setDeadlines(x.deadline) // the layer is to know it
 	return t
 }
 

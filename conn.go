@@ -106,7 +106,7 @@ func (c *Conn) Response() *http.Response {
 }
 
 // Carrier returns how the tunnel is carried. It is "" for a plain connection.
-func (c *Conn) Carrier() Carrier { return carrierOf(c.Response()) }
+func (c *Conn) Carrier() Carrier { return carrierOf(c.heads.answer) }
 
 // NetConn returns the connection directly below. That is the TLS connection inside the
 // tunnel or below the handshake, if there is one, and otherwise the connection that was

@@ -44,7 +44,7 @@ func (d *PreflightDialer) remembered() *carrierMemory {
 // checkCarriers resolves Carriers, and what belongs to all of them but CarrierUpgrade.
 func (d *PreflightDialer) checkCarriers() (carriers []Carrier, p periods, err error) {
 	if err := checkCarriers(d.Carriers); err != nil {
-		return nil, p, fmt.Errorf("Carriers %w", err)
+		return nil, p, fmt.Errorf("the field Carriers %w", err)
 	}
 	carriers = d.Carriers
 	if carriers == nil {
@@ -167,16 +167,18 @@ func (t *descent) failure(err error) error {
 type fallError struct{ missed []missed }
 
 func (e *fallError) Error() string {
-	var b strings.Builder
-	for i, m := range e.missed {
-		text := m.err.Error()
-		if i > 0 {
-			b.WriteString("; and by carrier " + string(m.Carrier) + ": ")
-			text = strings.TrimPrefix(text, "preflight: ")
+	before := e.missed[0].err.Error()
+	text := before
+	for _, m := range e.missed[1:] {
+		text += "; and by carrier " + string(m.Carrier)
+		if own := m.err.Error(); own == before {
+			text += " the same"
+		} else {
+			text += ": " + strings.TrimPrefix(own, "preflight: ")
+			before = own
 		}
-		b.WriteString(text)
 	}
-	return b.String()
+	return text
 }
 
 // Unwrap returns the error of each carrier, in the order in which they were tried.
@@ -210,7 +212,7 @@ func (e *StatusError) falls() bool {
 	switch {
 	case e.ForwardProxy:
 		return false
-	case e.Reason != "":
+	case len(e.Header[wire.RefusalField]) > 0: // also with a value that cannot be read
 		return slices.Contains(fallReasons, e.Reason) && (status == http.StatusBadRequest ||
 			status == http.StatusMethodNotAllowed || status == http.StatusUpgradeRequired)
 	case status == http.StatusSwitchingProtocols:

@@ -17,7 +17,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/frame"
 	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http/httpguts"
@@ -163,6 +165,7 @@ type badOutcome struct {
 	sent   string // to the peer, without the Date
 	tunnel string // what is read from the Conn
 	late   bool   // until it turned out to be HTTP
+	broken bool   // a framed tunnel did not end in order; what was read of it is left out
 }
 
 // badRun makes an exchange with a peer that has sent in.
@@ -176,6 +179,14 @@ func badRun(t *testing.T, in []byte, piece int, do func(net.Conn) (*preflight.Co
 		return outcome, nil
 	}
 	b, err := io.ReadAll(c)
+	if carrier := c.Carrier(); carrier == preflight.CarrierFramed || carrier == preflight.CarrierWebSocket {
+		require.NoError(t, c.Close())
+		// Bytes in front of an error may or may not be passed on.
+		if outcome.broken = err != nil; err == nil {
+			outcome.tunnel = string(b)
+		}
+		return outcome, c
+	}
 	outcome.tunnel = string(b)
 	if err != nil {
 		require.ErrorContains(t, err, "an HTTP request on a connection that began as a plain one")
@@ -200,6 +211,13 @@ func FuzzServer(f *testing.F) {
 			f.Add([]byte(test.Head+testkit.Smuggled), uint16(i))
 		}
 	}
+	for i, payload := range []string{"\xad\x70\xf1\x00\x02hi\xad\x70\xf1\x01\x01!", "\xad\x70\xf1\x04\x080123456", "hi"} {
+		f.Add([]byte("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: tcp\r\nPreflight-Framing: capsule\r\n\r\n"+payload), uint16(i))
+	}
+	const webSocket = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: preflight.v1\r\nPreflight-Protocol: tcps\r\n\r\n"
+	f.Add([]byte(webSocket+"\x82\x86\x00\x00\x00\x00\xad\x70\xf1\x01\x01!"), uint16(3))
+	f.Add([]byte(webSocket+"\x88\x80\x00\x00\x00\x00"), uint16(5))
 	// Inputs that once broke a property.
 	f.Add([]byte("0 0 HT"), uint16(1))
 	f.Add([]byte("0 / HTTP/1.0\r\n0\r\n\r\n0"), uint16(13))
@@ -249,15 +267,47 @@ func FuzzServer(f *testing.F) {
 				require.EqualValues(t, len(body), answer.ContentLength)
 			}
 			require.Zero(t, r.Buffered())
+			require.Len(t, answer.Header["Preflight-Refusal"], 1)
+			require.NotEmpty(t, answer.Header["Preflight-Refusal"][0])
+			require.Equal(t, []string{"upgrade, framed, websocket"}, answer.Header["Preflight-Carriers"])
 		case c.Request() == nil:
 			require.Empty(t, outcome.sent)
 			require.Equal(t, string(in), outcome.tunnel)
 		default:
 			token := c.Response().Header.Get("Upgrade")
-			require.Contains(t, []string{"tcp", "tcps"}, token)
-			require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+token+"\r\nConnection: Upgrade\r\n\r\n", outcome.sent)
+			answer := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: " + token + "\r\nConnection: Upgrade\r\n"
 			_, payload, found := strings.Cut(string(request), "\r\n\r\n")
 			require.True(t, found)
+			carrier := c.Carrier()
+			switch carrier {
+			case preflight.CarrierWebSocket:
+				require.Equal(t, "websocket", token)
+				h := c.Request().Header
+				answer += "Sec-WebSocket-Accept: " + websocket.Accept(h.Get("Sec-WebSocket-Key")) + "\r\nSec-WebSocket-Protocol: preflight.v1\r\n"
+				if strings.EqualFold(h.Get("Preflight-Protocol"), "tcps") {
+					answer += "Preflight-Protocol: tcps\r\n"
+				}
+			case preflight.CarrierFramed:
+				answer += "Preflight-Framing: capsule\r\n"
+				fallthrough
+			default:
+				require.Contains(t, []string{"tcp", "tcps"}, token)
+				require.Equal(t, carrier == preflight.CarrierFramed, len(c.Request().Header["Preflight-Framing"]) > 0)
+			}
+			require.Equal(t, answer+"\r\n", outcome.sent)
+			if carrier != preflight.CarrierUpgrade {
+				// The layer of the capsules has had what follows the head, and no other byte.
+				peer := &badConn{in: strings.NewReader(payload), piece: len(payload) + 1}
+				tunnel := frame.New(peer, frame.Config{WebSocket: carrier == preflight.CarrierWebSocket})
+				b, err := io.ReadAll(tunnel)
+				require.NoError(t, tunnel.Close())
+				require.Equal(t, err != nil, outcome.broken)
+				if err == nil {
+					payload = string(b)
+				} else {
+					payload = ""
+				}
+			}
 			require.Equal(t, payload, outcome.tunnel)
 			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
 			require.NoError(t, err)

@@ -12,6 +12,8 @@ import (
 const (
 	commandBulk = 'b' // as many bytes follow; when they have been read, the answer is one
 	commandEcho = 'e' // as many messages follow; each is sent back
+	commandUp   = 'u' // as bulk
+	commandDown = 'd' // as many bytes are the answer
 	commandSize = 9
 
 	bulkChunk = 32 << 10
@@ -59,6 +61,8 @@ func serveCommand(c net.Conn, command byte, n int64) error {
 			}
 		}
 		return nil
+	case commandUp, commandDown:
+		return serveTransfer(c, command, n)
 	}
 	return fmt.Errorf("there is no command %q", command)
 }

@@ -47,7 +47,7 @@ func (r *results) list() []budget {
 	tunnel := relayName([2]string{ours, ours})
 	goes := spreadAmong(stuck.values[ours][ratioOfFew])
 	goesMany := spreadAmong(stuck.values[ours][ratioOfMany])
-	return []budget{
+	of := []budget{
 		count("accepted connection: allocations above bare TCP", 3, above(many, serverAllocs)),
 		most("accepted connection: bytes above bare TCP, beside one copy of the head", 256, above(many, serverBytes)-head),
 		count("dialed connection: allocations above bare TCP", 6, above(many, clientAllocs)),
@@ -68,6 +68,7 @@ func (r *results) list() []budget {
 		{what: "relay of tunnels: splice calls", limit: 1, floor: true, value: relay.median(tunnel, splices)},
 		most("relay of tunnels: read and write calls", 100, relay.median(tunnel, readsWrite)),
 	}
+	return append(of, r.framingBudgets()...)
 }
 
 // first returns the row with which the others are compared. It is empty if the section

@@ -141,7 +141,11 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		})
 	case "bulk":
 		err = sendBulk(c.held[0], o.Bytes)
-	case "echo":
+	case opUp:
+		err = sendUp(c.held[0], o.Bytes, o.Chunk)
+	case opDown:
+		err = sendDown(c.held[0], o.Bytes, o.Chunk)
+	case opEcho:
 		err = sendEcho(c.held[0], o.N)
 	default:
 		err = fmt.Errorf("there is no order %q", o.Op)

@@ -78,7 +78,7 @@ var tcpOnly = wire.Offer{Protocols: []string{"tcp"}, Upgrade: true}
 func parseAnswer() error {
 	r, broken := wire.ParseResponse(switching[:wire.ResponseEnd(switching, 0)])
 	if broken == nil {
-		broken = r.Switched("tcp", false)
+		broken = r.Switched(&rawTerms, "")
 	}
 	if broken != nil {
 		return broken

@@ -30,7 +30,7 @@ func describeMachine() []string {
 			versions[m.Path] = m.Version
 		}
 		for _, path := range []string{
-			"github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/xtls/xray-core", "github.com/sagernet/sing-box",
+			"github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/gobwas/ws", "github.com/xtls/xray-core", "github.com/sagernet/sing-box",
 			"github.com/pires/go-proxyproto", "github.com/soheilhy/cmux", "go.opentelemetry.io/otel/sdk",
 		} {
 			if v := versions[path]; v != "" {

@@ -71,6 +71,7 @@ type effort struct {
 	few         int   // repetitions of what takes longer
 	bulk        int64 // bytes
 	echoes      int
+	framings    int // repetitions of framed tunnels
 	traced      int // handshakes under strace
 	idle, stuck int // connections
 	growth      []int
@@ -79,13 +80,13 @@ type effort struct {
 var (
 	full = effort{
 		repetitions: 25, one: 400, many: 800, feats: 20000,
-		few: 9, bulk: 256 << 20, echoes: 4000, traced: 200,
+		few: 9, bulk: 256 << 20, echoes: 4000, framings: 11, traced: 200,
 		idle: 10000, stuck: 10000, growth: []int{100, 1000, 10000, 30000},
 	}
 	little = effort{
 		quick:       true,
 		repetitions: 3, one: 100, many: 300, feats: 2000,
-		few: 2, bulk: 64 << 20, echoes: 1000, traced: 25,
+		few: 2, bulk: 64 << 20, echoes: 1000, framings: 2, traced: 25,
 		idle: 500, stuck: 500, growth: []int{100, 500, 1000},
 	}
 )
@@ -115,7 +116,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 	start := time.Now()
 	for _, measure := range []func(context.Context) (*section, error){
 		b.handshakeOne, b.handshakeLoose, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
-		b.steady, b.relayed, b.idleConnections, b.stuckClients, b.growing,
+		b.steady, b.framing, b.relayed, b.idleConnections, b.stuckClients, b.growing,
 	} {
 		s, err := measure(ctx)
 		if ctx.Err() != nil {

@@ -108,7 +108,7 @@ func (b *bench) idleConnections(ctx context.Context) (*section, error) {
 		text: fmt.Sprintf("Bytes of the server process for each of %d connections that have finished their handshake and wait in Read, after a garbage collection; %d repetitions, each with new processes. The memory of the kernel is not included.",
 			b.idle, min(2, b.few)),
 		columns: memoryColumns(),
-		samples: newSamples(names(peers)...),
+		samples: newSamples(append(names(peers), framedTCP, framedWS)...),
 	}
 	rows := s.samples.rows
 	return s, b.repeat(title, min(2, b.few), len(rows), func(i int, _ bool) error {

@@ -34,13 +34,17 @@ type dialFunc func(ctx context.Context, address string) (net.Conn, error)
 
 // The names of peers with which others are compared.
 const (
-	bareTCP  = "bare TCP"
-	ours     = "preflight"
-	plain    = "preflight, plain client"
-	byHand   = "net/http Hijack + ReadResponse"
-	ourNoop  = "preflight, no-op telemetry"
-	ourSDK   = "preflight, OpenTelemetry SDK"
-	coderWS  = "coder/websocket NetConn"
+	bareTCP = "bare TCP"
+	ours    = "preflight"
+	plain   = "preflight, plain client"
+	byHand  = "net/http Hijack + ReadResponse"
+	ourNoop = "preflight, no-op telemetry"
+	ourSDK  = "preflight, OpenTelemetry SDK"
+	coderWS = "coder/websocket NetConn"
+
+	gorillaWS = "gorilla/websocket"
+	gobwasWS  = "gobwas/ws"
+
 	goTLS    = "crypto/tls 1.3"
 	proxyHdr = "go-proxyproto v2"
 	cmuxHTTP = "cmux, by a header field"
@@ -53,7 +57,7 @@ var peers = append([]*peer{
 	{plain, "bare TCP clients on a PreflightListener, with the floor's bytes", listenPlain, dialOther},
 	{byHand, "what people write by hand: Request.Write and ReadResponse, Hijack", listenNetHTTP, dialNetHTTP},
 	{coderWS, "WebSocket as a net.Conn", listenCoder, dialCoder},
-	{"gorilla/websocket", "WebSocket, with our own Read and Write over its messages", listenGorilla, dialGorilla},
+	{gorillaWS, "WebSocket, with our own Read and Write over its messages", listenGorilla, dialGorilla},
 	{proxyHdr, "the floor's bytes behind a PROXY header", listenProxyProto, dialProxyProto},
 	{cmuxHTTP, "the floor's bytes, sorted by the Upgrade field", listenCmux, dialTCP},
 	{goTLS, "TLS without resumption, and nothing else", listenTLS, dialTLS},
@@ -74,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := slices.Concat(peers, telemetryPeers)
+	all := slices.Concat(peers, telemetryPeers, framedPeers)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -93,10 +97,13 @@ var fields = http.Header{
 
 // request is what preflight sends to address, and switching is its answer.
 func request(address string) []byte {
-	return wire.AppendFields(wire.AppendRequest(nil, target, address, "tcp", false), fields)
+	carriers := []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
+	return wire.AppendFields(wire.AppendRequest(nil, target, address, &rawTerms, "", carriers), fields)
 }
 
-var switching = wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp"}, "", nil)
+var rawTerms = wire.Terms{Protocol: "tcp"}
+
+var switching = wire.AppendSwitching(nil, rawTerms, "", nil)
 
 // other is of the length of the request, and the beginning of a protocol that is not HTTP.
 func other(address string) []byte {

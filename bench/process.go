@@ -23,6 +23,7 @@ type order struct {
 	N       int
 	Dialers int
 	Bytes   int64
+	Chunk   int // of a Write
 }
 
 // An answer is a line of JSON too.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -163,7 +164,7 @@ func (r *results) markdown() string {
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.budgets())
 	t := table{heads: []string{"row", "what it is"}}
-	for _, p := range peers {
+	for _, p := range slices.Concat(peers, framedPeers) {
 		t.rows = append(t.rows, []string{p.name, p.does})
 	}
 	fmt.Fprintf(&b, "## The rows\n\n%s\n", strings.Replace(t.markdown(), "---:", "---", 1))

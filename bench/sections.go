@@ -11,6 +11,7 @@ const (
 	keySyscalls  = "syscalls"
 	keyTelemetry = "telemetry"
 	keySteady    = "steady"
+	keyFraming   = "framing"
 )
 
 func (b *bench) telemetry(ctx context.Context) (*section, error) {

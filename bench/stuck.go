@@ -30,7 +30,7 @@ const (
 func stuckPeers() []string {
 	of := names(peers)
 	return slices.DeleteFunc(of, func(name string) bool {
-		return slices.Contains([]string{plain, coderWS, "gorilla/websocket", proxyHdr, goTLS}, name)
+		return slices.Contains([]string{plain, coderWS, gorillaWS, proxyHdr, goTLS}, name)
 	})
 }
 

@@ -78,17 +78,22 @@ func talk(t testing.TB, p *peer, server net.Conn) {
 		testkit.Carry(t, text, p, server)
 		testkit.Carry(t, text, server, p)
 	}
-	require.NoError(t, p.CloseWrite())
-	rest, err := io.ReadAll(server)
-	require.NoError(t, err)
-	require.Empty(t, rest)
+	end(t, p, server)
 	testkit.Carry(t, "behind the end of the other direction", server, p)
-	require.NoError(t, server.(*preflight.Conn).CloseWrite())
-	rest, err = io.ReadAll(p)
-	require.NoError(t, err)
-	require.Empty(t, rest)
+	end(t, server.(*preflight.Conn), p)
 	require.NoError(t, server.Close())
 	require.NoError(t, p.Close())
+}
+
+// end requires that the end of w's direction arrives at r, and nothing before it.
+func end(t testing.TB, w interface{ CloseWrite() error }, r io.Reader) {
+	t.Helper()
+	closed := make(chan error, 1)
+	go func() { closed <- w.CloseWrite() }()
+	rest, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.Empty(t, rest)
+	require.NoError(t, <-closed)
 }
 
 var all = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket}

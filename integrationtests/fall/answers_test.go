@@ -89,6 +89,13 @@ func TestReason(t *testing.T) {
 		_, err := new(preflight.PreflightDialer).Dial("tcp", e.address())
 		require.Equal(t, want, testkit.StatusError(t, err).Reason, "%q", fields)
 	}
+	// What cannot be read is a receipt all the same, and leads nowhere.
+	for _, field := range []string{"Preflight-Refusal:", "Preflight-Refusal: No-Upgrade", "Preflight-Refusal: no-upgrade\r\nPreflight-Refusal: no-upgrade"} {
+		e := newEdge(t, func(preflight.Carrier, string) string { return refusal(426, field+"\r\n") })
+		_, err := new(preflight.PreflightDialer).Dial("tcp", e.address())
+		require.Empty(t, testkit.StatusError(t, err).Reason)
+		require.Len(t, e.take(), 1, field)
+	}
 	// A forward proxy is no listener.
 	e := newEdge(t, func(preflight.Carrier, string) string { return refusal(403, "Preflight-Refusal: carrier\r\n") })
 	_, err := (&preflight.PreflightDialer{Proxy: testkit.Via("http://" + e.address())}).Dial("tcp", "edge.example:80")

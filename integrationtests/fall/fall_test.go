@@ -158,20 +158,27 @@ func TestAllRefused(t *testing.T) {
 	e := newEdge(t, func(carrier preflight.Carrier, _ string) string {
 		return refusal(map[preflight.Carrier]int{upgradeOnly: 403, framed: 404, webSocket: 503}[carrier], "Retry-After: 1\r\n")
 	})
-	_, err := (&preflight.PreflightDialer{Carriers: all}).Dial("tcp", e.address())
+	d := preflight.PreflightDialer{Carriers: all, HandshakeTimeout: -1}
+	_, err := d.Dial("tcp", e.address())
+	require.Error(t, err)
+	require.Equal(t, all, e.take())
+	_, err = d.Dial("tcp", e.address()) // which waits for nothing that the first has left
+	require.Equal(t, all, e.take())
 	require.Equal(t, 403, testkit.StatusError(t, err).StatusCode)
 	require.Regexp(t, `^preflight: 127\.0\.0\.1:\d+ answered 403 No: .+; and by carrier framed: 127\.0\.0\.1:\d+ answered 404 No: .+; and by carrier websocket: 127\.0\.0\.1:\d+ answered 503 No: `, err.Error())
-	var all interface{ Unwrap() []error }
-	require.ErrorAs(t, err, &all)
+	var joined interface{ Unwrap() []error }
+	require.ErrorAs(t, err, &joined)
 	var statuses []int
-	for _, one := range all.Unwrap() {
+	for _, one := range joined.Unwrap() {
 		statuses = append(statuses, testkit.StatusError(t, one).StatusCode)
 	}
 	require.Equal(t, []int{403, 404, 503}, statuses)
 	var netErr net.Error
 	require.ErrorAs(t, err, &netErr)
 	require.False(t, netErr.Timeout())
-	require.True(t, netErr.Temporary()) //nolint:staticcheck // gRPC asks
+	var temporary interface{ Temporary() bool } // which gRPC asks
+	require.ErrorAs(t, err, &temporary)
+	require.True(t, temporary.Temporary())
 
 	// A single carrier has its own error, unchanged.
 	_, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{webSocket}}).Dial("tcp", e.address())
@@ -304,6 +311,14 @@ func TestGetHeader(t *testing.T) {
 				}
 				return 401
 			}, all, []int{0, 401, 0, 401}, []preflight.Carrier{upgradeOnly, upgradeOnly, framed, framed}, 404,
+		},
+		"no fifth": {
+			func(c preflight.Carrier, fresh bool) int {
+				if fresh || c == framed {
+					return 404
+				}
+				return 401
+			}, all, []int{0, 401, 0, 0}, []preflight.Carrier{upgradeOnly, upgradeOnly, framed, webSocket}, 404,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

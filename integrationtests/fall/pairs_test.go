@@ -171,7 +171,7 @@ func TestProxies(t *testing.T) {
 		},
 		"Upgrade stripped, on every carrier": {
 			all, func(h string) string { return without(h, "Upgrade") }, same,
-			"a proxy on the way removes it", "no-upgrade", "",
+			"; and by carrier framed the same; and by carrier websocket the same", "no-upgrade", "",
 		},
 		"Connection stripped, on every carrier": {
 			all, func(h string) string { return without(h, "Connection") }, same,

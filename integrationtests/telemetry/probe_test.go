@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/preflight-go/preflight"
@@ -178,7 +179,11 @@ func TestNoProbe(t *testing.T) {
 				require.NoError(t, err)
 			}
 			testkit.ProbeEnds["reset"](c)
-			testkit.ProbeEventually(t, e, testkit.ResetsAsOf, 1)
+			reset := testkit.ResetsAsOf
+			if sent == testkit.TunnelTLSRequest { // whose carrier is known
+				reset = strings.Replace(reset, "preflight.kind", "preflight.carrier=upgrade,preflight.kind", 1)
+			}
+			testkit.ProbeEventually(t, e, reset, 1)
 			require.Equal(t, 1, e.Started())
 			require.Zero(t, e.Sum(testkit.Probes))
 		})

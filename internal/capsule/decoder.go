@@ -96,22 +96,17 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 
 // header consumes the bytes of a header.
 func (d *Decoder) header(b []byte) (n int, err error) {
-	if d.have == 0 {
-		// The usual case: a complete header is not copied.
-		if n, err = d.parse(b); n > 0 || err != nil {
-			return n, err
-		}
-	}
-	// A header has at most len(d.buf) bytes, so there is always room.
 	had := int(d.have)
-	taken := copy(d.buf[had:], b)
-	n, err = d.parse(d.buf[:had+taken])
-	if n > 0 || err != nil {
+	if had > 0 {
+		b = d.buf[:had+copy(d.buf[had:], b)]
+	}
+	if n, err = d.parse(b); n > 0 || err != nil {
 		d.have = 0
 		return n - had, err
 	}
-	d.have += uint8(taken)
-	return taken, nil
+	// The header is incomplete, so there is room for it in d.buf.
+	d.have = uint8(copy(d.buf[:], b))
+	return len(b) - had, nil
 }
 
 // parse parses the header at the beginning of b, if b contains all of it, and

@@ -355,11 +355,12 @@ var ends = []struct {
 		e.open()
 		e.peer.say(e.peer.final(""), e.peer.ping(1))
 		assert.Equal(e.t, io.EOF, e.reads("answer"))
-		// Both are final, and the PONG has come. The PING was answered unless the
-		// end was faster.
+		// Both are final, and the PONG has come: the peer has everything. Its PING is
+		// answered unless the end was faster. A PING that comes to a transport that
+		// is closed resets it, and then the Close frame may be lost.
 		got := e.peer.took()
 		assert.Contains(e.t, []string{e.only("<close 1000, >end"), e.only("pong 1, <close 1000, >end"),
-			e.only("<close 1000, >reset")}, got)
+			e.only("<close 1000, >reset"), "reset"}, got)
 		e.ended()
 		e.writeFails(syscall.EPIPE)
 		assert.NoError(e.t, e.Close())

@@ -87,8 +87,9 @@ type Conn struct {
 	dmu           sync.Mutex
 	readDeadline  time.Time // the application's
 	writeDeadline time.Time
-	readTaken     bool // the transport's read deadline is the layer's
-	writeTaken    bool // its write deadline is
+	readTaken     bool          // the transport's read deadline is the layer's
+	writeTaken    bool          // its write deadline is
+	controlsUntil time.Duration // when that passes, since epoch
 
 	keepAlive time.Duration
 	idle      *idleTimer   // nil without MaxIdleTimeout

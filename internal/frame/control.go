@@ -2,6 +2,7 @@ package frame
 
 import (
 	"bytes"
+	"errors"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/capsule"
@@ -69,7 +70,7 @@ func (c *Conn) flush() {
 	c.mu.Lock()
 	switch {
 	case err == nil:
-	case c.cutShort(err):
+	case err == errCutShort:
 		if c.marked(writeStop) && c.phase < phaseClosed {
 			// No Write comes any more that would finish them. What sets
 			// writeStop later makes controls due itself.
@@ -82,9 +83,8 @@ func (c *Conn) flush() {
 	c.advance(at)
 }
 
-// cutShort reports whether controls that have failed with err can be finished later.
-// A TLS connection can be used no more once a write deadline has passed.
-func (c *Conn) cutShort(err error) bool { return !c.tls && isTimeout(err) }
+// errCutShort is how writeControls says that controls can be finished later.
+var errCutShort = errors.New("cut short")
 
 // writeControls writes the controls that are due, unless a Write waits, which takes
 // them along. It returns the phase in which there was nothing more to write. wmu
@@ -113,10 +113,10 @@ func (c *Conn) writeControls() (at phase, err error) {
 		c.keepTail(b[n:])
 		switch {
 		case err == nil:
-		case c.cutShort(err):
+		case isTimeout(err) && c.controlsExpired():
 			// The step that comes behind them must wait: the end of the transport
 			// would cut off a Close frame.
-			return phaseOpen, err
+			return phaseOpen, errCutShort
 		default:
 			// What is due can no longer be sent, but it can end.
 			c.mu.Lock()

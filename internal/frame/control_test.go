@@ -29,14 +29,16 @@ func (l *link) writeDeadline() (t time.Time, sets int) {
 	return l.write.t, l.write.sets
 }
 
-// running counts the goroutines of the bubble of the caller that are in a function of
-// this package. Those that an earlier test has left behind may need a moment to end.
-func running(function string) (n int) {
+// running counts the goroutines of the caller's bubble that are in a method of Conn.
+// Others, which an earlier test has left behind, may need a moment to end.
+func running(method string) int { return runningAt("frame.(*Conn)." + method + "(") }
+
+func runningAt(function string) (n int) {
 	buf := make([]byte, 1<<20)
 	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
 	bubble := bubbleOf(stacks[0]) // that of the caller is the first
 	for _, stack := range stacks {
-		if bubbleOf(stack) == bubble && strings.Contains(stack, "frame.(*Conn)."+function+"(") {
+		if bubbleOf(stack) == bubble && strings.Contains(stack, function) {
 			n++
 		}
 	}
@@ -467,9 +469,9 @@ func TestCloseFrameWaitsForRoom(t *testing.T) {
 	}
 }
 
-// Controls that a deadline of the application has cut short on TLS are not tried
-// again: the connection is ruined. The error is not one that Read would be called
-// again for.
+// Controls that have run into a deadline on TLS are not tried again: the connection is
+// ruined. The error is not one that Read would be called again for. The same holds
+// where the owner cannot tell that there is TLS.
 func TestControlsCutOnTLS(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
@@ -488,6 +490,19 @@ func TestControlsCutOnTLS(t *testing.T) {
 		got, err := io.ReadAll(c)
 		assert.Equal(t, "y", string(got))
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		assert.NoError(t, c.Close())
+		synctest.Wait()
+		assert.True(t, a.isClosed())
+	})
+	eachKind(t, func(t *testing.T, k kind) {
+		a, b := newLink(window)
+		a.setWindow(5)
+		c := k.above(&fragile{link: a}, Config{})
+		p := newPeer(t, k, b)
+		p.stall()
+		c.CloseWrite()
+		synctest.Wait()
+		assert.Zero(t, running("sendControls"))
 		assert.NoError(t, c.Close())
 		synctest.Wait()
 		assert.True(t, a.isClosed())

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"math"
 	"net"
 	"time"
 )
@@ -84,6 +85,7 @@ func (c *Conn) beginControls() bool {
 	}
 	c.writeTaken = true
 	if !c.tls {
+		c.controlsUntil = now() + controlTimeout
 		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
 	} else if !c.writeDeadline.IsZero() {
 		c.conn.SetWriteDeadline(time.Time{})
@@ -101,6 +103,15 @@ func (c *Conn) endControls() {
 	}
 }
 
+// controlsExpired reports whether it was the layer's deadline that ended controls.
+// Where none was in force, such as on TLS, the transport can write no more, and says
+// so each time.
+func (c *Conn) controlsExpired() bool {
+	c.dmu.Lock()
+	defer c.dmu.Unlock()
+	return !c.tls && now() >= c.controlsUntil
+}
+
 // hurry makes way for whoever waits for wmu. Controls that wait for room in the
 // transport are cut short, and whatever writes next finishes them. On TLS nothing
 // may be cut short, but by the deadline of the application that waits.
@@ -112,6 +123,7 @@ func (c *Conn) hurry() {
 	case c.tls:
 		c.conn.SetWriteDeadline(c.writeDeadline)
 	default:
+		c.controlsUntil = math.MinInt64 // long ago
 		c.conn.SetWriteDeadline(past)
 	}
 }

@@ -64,20 +64,26 @@ type peer struct {
 
 func newPeer(t *testing.T, k kind, l *link) *peer {
 	p := &peer{t: t, kind: k, link: l, out: make(chan []byte, 1000), answers: true}
-	go p.write()
+	done := make(chan bool)
+	go p.write(done)
 	go p.read()
 	t.Cleanup(func() {
 		p.resume()
 		l.Close()
-		close(p.out)
+		close(done) // and not out, for which the peer may just have an answer
 		synctest.Wait()
 	})
 	return p
 }
 
-func (p *peer) write() {
-	for b := range p.out {
-		p.link.Write(b)
+func (p *peer) write(done chan bool) {
+	for {
+		select {
+		case b := <-p.out:
+			p.link.Write(b)
+		case <-done:
+			return
+		}
 	}
 }
 

@@ -17,21 +17,43 @@ import (
 // io.ErrUnexpectedEOF, wrapped, if the stream ends without.
 //
 // The layer sees a PING only while the application reads.
-func (c *Conn) Read(p []byte) (int, error) {
+func (c *Conn) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	c.beginRead()
+	defer c.endRead()
+	// A goroutine may wait here for long. All that it does not need for that is done
+	// in other functions, so that its stack stays small.
+	for n == 0 && err == nil {
+		if len(c.rest) > 0 || c.late != nil || c.marked(readStop) {
+			n, err = c.readRest(p)
+			continue
+		}
+		buf := p
+		if len(p) < len(c.hold) {
+			// Without room for a header beside it, a small message would take
+			// two calls to the transport.
+			buf = c.hold[:]
+		}
+		got, readErr := c.conn.Read(buf)
+		n, err = c.digest(p, buf[:got], readErr)
+	}
+	return n, err
+}
+
+func (c *Conn) beginRead() {
 	c.rmu.Lock()
-	defer c.rmu.Unlock()
 	if c.idle != nil {
 		c.idle.waits()
-		defer c.idle.waited()
 	}
-	for {
-		if n, err := c.readOnce(p); n > 0 || err != nil {
-			return n, err
-		}
+}
+
+func (c *Conn) endRead() {
+	if c.idle != nil {
+		c.idle.waited()
 	}
+	c.rmu.Unlock()
 }
 
 // WriteTo writes to w what can be read until EOF. It reads into one buffer and
@@ -61,44 +83,39 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// readOnce reads from the transport once. It returns no bytes if there were only
-// headers and controls. rmu is held.
-func (c *Conn) readOnce(p []byte) (int, error) {
-	if c.marked(readStop) {
+// readRest is Read where nothing is to be read from the transport: at the end, and
+// while there is a rest, or an error that was returned beside it.
+func (c *Conn) readRest(p []byte) (int, error) {
+	switch {
+	case c.marked(readStop):
 		return 0, c.readError()
-	}
-	if len(c.rest) > 0 {
-		if c.readExpired() {
-			// As over bytes that wait in a socket, the deadline wins.
-			return 0, c.opError("read", os.ErrDeadlineExceeded)
-		}
-		moved, used := c.deframe(p, c.rest, false)
-		c.rest = c.rest[used:]
-		c.stamp(moved > 0)
-		return moved, nil
-	}
-	if c.late != nil {
+	case len(c.rest) == 0:
 		return 0, c.readFailed(c.late)
+	case c.readExpired():
+		// As over bytes that wait in a socket, the deadline wins.
+		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	buf := p
-	if len(p) < len(c.hold) {
-		// Without room for a header beside it, a small message would take two
-		// calls to the transport.
-		buf = c.hold[:]
-	}
-	n, err := c.conn.Read(buf)
-	if n == 0 {
+	moved, used := c.deframe(p, c.rest, false)
+	c.rest = c.rest[used:]
+	c.stamp(moved > 0)
+	return moved, nil
+}
+
+// digest takes apart what the transport has returned, and returns what Read must
+// return. It returns no bytes if there were only headers and controls.
+func (c *Conn) digest(p, raw []byte, err error) (int, error) {
+	if len(raw) == 0 {
 		if err != nil {
-			return 0, c.readFailed(err)
+			err = c.readFailed(err)
 		}
-		return 0, nil
+		return 0, err
 	}
 	if err != nil && !isTimeout(err) {
 		c.late = err
 	}
-	moved, used := c.deframe(p, buf[:n], false)
-	c.rest = buf[used:n] // empty unless buf is c.hold: nothing outgrows p in p
-	c.stamp(moved > 0 && n == len(buf))
+	moved, used := c.deframe(p, raw, false)
+	c.rest = raw[used:] // empty unless raw is in c.hold: nothing outgrows p in p
+	c.stamp(moved > 0 && len(raw) == max(len(p), len(c.hold)))
 	return moved, nil
 }
 

@@ -19,7 +19,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.writeError()
 	}
 	defer c.endWrite()
-	if c.flags.Load() == 0 && len(p) <= maxCopy {
+	if c.flags.Load()&^readStop == 0 && len(p) <= maxCopy {
 		return c.writeSmall(p)
 	}
 	return c.write(p, 0)
@@ -54,25 +54,37 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // writeSmall is the usual Write: p fits into a small buffer, and there is nothing
-// to see to but p. It does what write does, on the shortest way.
-func (c *Conn) writeSmall(p []byte) (n int, err error) {
+// to see to but p. It does what write does, in fewer steps and with less of the
+// stack.
+func (c *Conn) writeSmall(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	buf := smallBuffers.Get().(*smallBuffer)
-	first := piece{body: len(p), start: c.newKey()}
-	var b []byte
-	b, first.key = c.appendHeader(buf.bytes[:0], dataHeader(len(p)), first.start)
-	first.head = len(b)
-	b, _ = c.appendMasked(b, p, first.key)
-	n, err = c.transmit(b)
+	start := c.newKey()
+	b, key := c.appendHeader(buf.bytes[:0], dataHeader(len(p)), start)
+	b, _ = c.appendMasked(b, p, key)
+	n, err := c.conn.Write(b)
 	smallBuffers.Put(buf)
-	if err == nil {
-		return len(p), nil
+	if n != len(b) || err != nil {
+		return c.smallCut(len(p), len(b), start, n, err)
 	}
-	n = c.took(&batch{pieces: [2]piece{first}, count: 1}, n)
+	c.wrote = true
+	return len(p), nil
+}
+
+// smallCut ends a writeSmall of so much data, in so many bytes, of which the
+// transport says that it has taken n.
+func (c *Conn) smallCut(data, size int, start websocket.Key, n int, err error) (int, error) {
+	n, err = c.believe(n, size, err)
+	_, key := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(data), start)
+	only := piece{head: size - data, body: data, start: start, key: key}
+	n = c.took(&batch{pieces: [2]piece{only}, count: 1}, n)
 	c.markWrite(err)
-	return n, c.writeFailure(err)
+	if err != nil {
+		err = c.writeFailure(err)
+	}
+	return n, err
 }
 
 // write writes b[off:]. If off is not 0, write may overwrite all of b.
@@ -239,12 +251,17 @@ func (c *Conn) writeVector(t *batch, p []byte, buf *smallBuffer) (int, error) {
 	return c.took(t, int(n)), err
 }
 
-// transmit writes b. It believes no transport that says more, or less, than it
-// can have done.
+// transmit writes b.
 func (c *Conn) transmit(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	n = min(max(n, 0), len(b))
-	if n < len(b) && err == nil {
+	return c.believe(n, len(b), err)
+}
+
+// believe returns what the transport has done with size bytes. It believes none that
+// says more, or less, than it can have done.
+func (c *Conn) believe(n, size int, err error) (int, error) {
+	n = min(max(n, 0), size)
+	if n < size && err == nil {
 		err = io.ErrShortWrite
 	}
 	c.wrote = c.wrote || n > 0

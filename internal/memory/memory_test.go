@@ -241,7 +241,7 @@ func TestExpiry(t *testing.T) {
 		require.Equal(t, "third", e.dial(t.Context(), "key"))
 		require.Equal(t, [3]int64{0, 0, 1}, e.counts())
 
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		e.delay.Store(int64(time.Second))
 		start := time.Now()
 		require.Equal(t, map[string]int{"third": 100}, e.pool(100))
@@ -313,7 +313,7 @@ func TestMost(t *testing.T) {
 		e := newEdge("second")
 		for i := range memory.Most + 1 {
 			require.Equal(t, "second", e.dial(t.Context(), fmt.Sprint(i)))
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		_, _, ok := e.Visit("0")
 		require.False(t, ok)

@@ -91,25 +91,25 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 // parse consumes the bytes of a header. The header is complete when have is 0
 // again.
 func (d *Decoder) parse(b []byte) (n int, err error) {
-	if d.have == 0 {
-		// The usual case: a complete header is not copied.
-		if h, n := ParseHeader(b); n > 0 {
-			return n, d.begin(h)
-		}
-	}
-	// A header has at most len(d.header) bytes, so there is always room.
 	had := int(d.have)
-	taken := copy(d.header[had:], b)
-	seen := d.header[:had+taken]
-	if h, n := ParseHeader(seen); n > 0 {
+	if had > 0 {
+		b = d.header[:had+copy(d.header[had:], b)]
+	}
+	if h, n := ParseHeader(b); n > 0 {
 		d.have = 0
 		return n - had, d.begin(h)
 	}
-	d.have = uint8(len(seen))
-	if len(seen) >= 2 {
-		err = parseFlags(seen).checkFlags(d.fromClient, d.inMessage)
+	// The header is incomplete, so there is room for it in d.header.
+	d.have = uint8(copy(d.header[:], b))
+	return len(b) - had, d.checkBegun()
+}
+
+// checkBegun checks an incomplete header as far as it goes.
+func (d *Decoder) checkBegun() error {
+	if d.have < 2 {
+		return nil
 	}
-	return taken, err
+	return parseFlags(d.header[:]).checkFlags(d.fromClient, d.inMessage)
 }
 
 func (d *Decoder) begin(h Header) error {

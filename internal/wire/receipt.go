@@ -39,7 +39,7 @@ var (
 	noHTTP10       = Error{426, -1, "HTTP/1.0 has no upgrade: RFC 9110 §7.8", CodeHTTP10}
 	otherMethod    = Error{405, -1, "an upgrade request is a GET: RFC 9931 §6.1", CodeMethod}
 	otherExpect    = Error{417, -1, "Expect knows 100-continue alone: RFC 9110 §10.1.1", CodeExpect}
-	noUpgrade      = Error{426, -1, "the request asks for a tunnel but has no Upgrade field, so a proxy on the way removed it", CodeNoUpgrade}
+	noUpgrade      = Error{426, -1, "the request asks for a tunnel but has no Upgrade field, so a proxy on the way removed it (nginx: proxy_set_header Upgrade $http_upgrade, and Connection)", CodeNoUpgrade}
 	noConnection   = Error{426, -1, "Upgrade without `Connection: Upgrade`: RFC 9110 §7.8", CodeNoConnection}
 	otherWebSocket = Error{426, -1, "Sec-WebSocket-Version is not 13: RFC 6455 §4.2.2", CodeWebSocket}
 	badKey         = Error{400, -1, "Sec-WebSocket-Key is not 16 bytes in base64: RFC 6455 §4.2.1", CodeWebSocket}

@@ -1,0 +1,152 @@
+// The vectors at the parsers and the tunnel, in each chunking, over a socket in memory.
+import assert from 'node:assert/strict';
+import { Duplex } from 'node:stream';
+import { test } from 'node:test';
+import { answerReader, judge, socketLink } from '../node.js';
+import { Tunnel } from '../tunnel.js';
+import { DATA, FINAL_DATA, PONG, Peer, capsule } from './peer.js';
+import { read } from './streams.js';
+import { chunkings, vectors } from './vectors.js';
+
+const ACCEPT = 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='; // of the key in the vectors
+const turn = () => new Promise((resolve) => { setImmediate(resolve); });
+
+/** A socket that records what is written; the test pushes what comes. */
+class Socket extends Duplex {
+  written = [];
+  constructor() { super({ allowHalfOpen: true, writableHighWaterMark: 2 ** 30 }); }
+  _read() {}
+  _write(bytes, _, done) { this.written.push(bytes); done(); }
+  resetAndDestroy() { this.destroy(); }
+}
+
+function arrive(socket, vector, chunks) {
+  for (const chunk of chunks) socket.push(chunk);
+  if (vector.transport === 'end') socket.push(null);
+  if (vector.transport === 'reset') {
+    socket.once('data', () => {});
+    setImmediate(() => socket.destroy(Object.assign(new Error('reset'), { code: 'ECONNRESET' })));
+  }
+}
+
+/** What the client has sent, as the peer reads it. */
+async function sent(socket, websocket) {
+  const wire = new Duplex({ read() {}, write() {} });
+  const request = websocket ? 'Upgrade: websocket\r\n' : '';
+  const peer = new Peer(wire, request, Buffer.concat(socket.written));
+  wire.push(null);
+  const items = [];
+  for (let item; (item = await peer.next());) items.push(item);
+  return items;
+}
+
+async function receive(vector, chunks) {
+  const websocket = vector.kind === 'websocket';
+  const socket = new Socket(), stop = new AbortController();
+  const link = socketLink(socket, websocket ? 'websocket' : 'framed', Buffer.alloc(0));
+  const tunnel = new Tunnel(link, 'framed', stop.signal, 20_000);
+  const reader = tunnel.readable.getReader(), writer = tunnel.writable.getWriter();
+  writer.closed.catch(() => {});
+  arrive(socket, vector, chunks);
+  const data = Buffer.from(vector.data ?? '', 'hex');
+  if (vector.end === 'open') {
+    const got = await read(reader, data.length);
+    assert.deepEqual([got.bytes, got.error], [data, undefined]);
+    let more = false;
+    reader.read().then(() => { more = true; }, () => { more = true; });
+    await turn();
+    assert.equal(more, false, 'the stream has ended');
+  } else {
+    const got = await read(reader);
+    assert.equal(got.error?.reason, vector.end === 'clean' ? undefined : vector.end);
+    if (vector.end === 'malformed') assert.deepEqual(got.bytes, data.subarray(0, got.bytes.length));
+    else assert.deepEqual(got.bytes, data);
+  }
+  if (vector.after) {
+    await assert.rejects(tunnel.closed, { reason: vector.after });
+    await assert.rejects(writer.write(Uint8Array.of(1)), { reason: vector.after });
+  }
+  await turn();
+  const items = await sent(socket, websocket);
+  const closes = items.filter((item) => item.opcode === 8);
+  const hex = (list) => list.map((bytes) => bytes.toString('hex'));
+  if (vector.pong) {
+    const pongs = hex(items.filter((item) => item.type === PONG).map((item) => item.value));
+    assert.ok(pongs.includes(vector.pong));
+  }
+  if (vector['ws-pong'] !== undefined) {
+    const pongs = hex(items.filter((item) => item.opcode === 10).map((item) => item.payload));
+    assert.ok(pongs.includes(vector['ws-pong']));
+  }
+  if (vector.close) {
+    const code = vector.close === 'none' ? [] : [vector.close >> 8, vector.close & 255];
+    assert.deepEqual(closes.map((item) => [...item.payload]), [code]);
+    assert.equal(items.at(-1), closes[0], 'nothing follows a Close');
+  }
+  assert.ok(!items.some((item) => item.type === FINAL_DATA || item.type === DATA));
+  stop.abort(new Error('the test is over'));
+  socket.destroy();
+}
+
+for (const [folder, count] of [['capsules', 97], ['websocket', 109]]) {
+  const mine = vectors(folder).filter(({ role }) => role !== 'server');
+  test(`${folder}: there are ${count} vectors`, () => assert.equal(mine.length, count));
+  for (const vector of mine) {
+    test(vector.id, async () => {
+      for (const chunks of chunkings(vector)) await receive(vector, chunks);
+    });
+  }
+}
+
+// TLS inside is not a part of this client, so what answers a request for it is left out.
+const answers = vectors('response-head').filter(({ tls }) => !tls);
+test('response-head: there are 114 vectors', () => assert.equal(answers.length, 114));
+
+function judged(vector, chunks) {
+  const [carrier, ...next] = vector.carriers.split(', ');
+  const asked = { host: 'h', carrier, protocol: vector.protocols ?? 'tcp', accept: ACCEPT };
+  const push = answerReader(), rest = [];
+  let head;
+  try {
+    for (const chunk of chunks) {
+      if (head) { rest.push(chunk); continue; }
+      const answer = push(chunk);
+      if (answer) { ({ head } = answer); rest.push(answer.rest); }
+    }
+  } catch (error) {
+    assert.equal(error.reason, 'handshake');
+    return ['fail'];
+  }
+  if (!head) return ['fail'];
+  const verdict = judge(head, asked);
+  if (!verdict) return ['accept', Buffer.concat(rest)];
+  return [verdict.fall && next.length ? 'fall' : 'fail'];
+}
+
+for (const vector of answers) {
+  test(vector.id, () => {
+    const whole = judged(vector, [vector.bytes]);
+    assert.equal(whole[0], vector.expect);
+    for (const chunks of chunkings(vector)) assert.deepEqual(judged(vector, chunks), whole);
+  });
+}
+
+test('reading pauses while nobody reads, but not behind the end or a cancellation', async () => {
+  for (const goOn of ['final', 'cancel']) {
+    const socket = new Socket(), stop = new AbortController();
+    const link = socketLink(socket, 'framed', Buffer.alloc(0));
+    const tunnel = new Tunnel(link, 'framed', stop.signal, 20_000);
+    const block = capsule(DATA, Buffer.alloc(32_768));
+    if (goOn === 'final') socket.push(Buffer.concat([block, block, capsule(FINAL_DATA)]));
+    else {
+      socket.push(Buffer.concat([block, block]));
+      await turn();
+      assert.equal(socket.isPaused(), true);
+      await tunnel.readable.cancel();
+    }
+    await turn();
+    assert.equal(socket.isPaused(), false);
+    stop.abort(new Error('the test is over'));
+    socket.destroy();
+  }
+});

@@ -1,0 +1,187 @@
+package carriers_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/testkit"
+	"github.com/stretchr/testify/require"
+)
+
+// inMemory is a tunnel over a connection without a buffer, in virtual time.
+func inMemory(t *testing.T, n *testkit.Network, accepted <-chan *preflight.Conn, carrier preflight.Carrier) (*peer, *preflight.Conn, *testkit.NetworkConn) {
+	t.Helper()
+	c := n.Dial(t)
+	p := ask(t, bufferedConn{c}, carrier, "", "", "")
+	return p, testkit.NextConn(t, accepted), c.Server
+}
+
+// A connection that Accept has returned is open until its peer has read everything, and
+// Shutdown waits for that.
+func TestShutdownWaitsForThePeerToRead(t *testing.T) {
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
+			p, conn, transport := inMemory(t, n, testkit.AcceptAll(t, l), carrier)
+			testkit.Carry(t, "x", conn, p)
+			require.NoError(t, conn.Close())
+			done := make(chan error, 1)
+			go func() { done <- l.Shutdown(context.Background()) }()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.Empty(t, done)
+			require.False(t, transport.Closed.Load())
+			rest, err := io.ReadAll(p)
+			require.NoError(t, err)
+			require.Empty(t, rest)
+			synctest.Wait()
+			require.Len(t, done, 1)
+			require.NoError(t, <-done)
+			require.True(t, transport.Closed.Load())
+			require.NoError(t, p.Close())
+		})
+	})
+}
+
+// A peer that never reads holds Shutdown up for a minute, or for as long as its context
+// allows; Close of the listener does not wait at all.
+func TestShutdownAndAPeerThatNeverReads(t *testing.T) {
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
+			_, conn, transport := inMemory(t, n, testkit.AcceptAll(t, l), carrier)
+			begin := time.Now()
+			require.NoError(t, conn.Close())
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			require.ErrorIs(t, l.Shutdown(ctx), context.DeadlineExceeded)
+			require.Equal(t, 10*time.Second, time.Since(begin))
+			require.False(t, transport.Closed.Load(), "it goes on without Shutdown")
+			require.NoError(t, l.Shutdown(context.Background()))
+			require.Equal(t, time.Minute, time.Since(begin).Round(time.Second))
+			require.True(t, transport.Closed.Load())
+		})
+	})
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
+			p, conn, transport := inMemory(t, n, testkit.AcceptAll(t, l), carrier)
+			begin := time.Now()
+			require.NoError(t, conn.Close())
+			require.NoError(t, l.Close())
+			require.Zero(t, time.Since(begin))
+			require.False(t, transport.Closed.Load())
+			rest, err := io.ReadAll(p)
+			require.NoError(t, err, "what was written is not lost")
+			require.Empty(t, rest)
+			require.NoError(t, p.Close())
+		})
+	})
+}
+
+// Peers that never read hold at most MaxPending descriptors: the oldest loses its own.
+func TestMaxPendingBoundsLingers(t *testing.T) {
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			const limit = 2
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, MaxPending: limit})
+			accepted := testkit.AcceptAll(t, l)
+			var transports []*testkit.NetworkConn
+			var peers []*peer
+			for i := range 5 {
+				p, conn, transport := inMemory(t, n, accepted, carrier)
+				peers, transports = append(peers, p), append(transports, transport)
+				require.NoError(t, conn.Close())
+				synctest.Wait()
+				for j, transport := range transports {
+					require.Equal(t, j < i+1-limit, transport.Closed.Load(), "%d of %d", j, i+1)
+				}
+			}
+			// An end that came in order makes room too.
+			_, err := io.ReadAll(peers[4])
+			require.NoError(t, err)
+			synctest.Wait()
+			require.True(t, transports[4].Closed.Load())
+			_, conn, _ := inMemory(t, n, accepted, carrier)
+			require.NoError(t, conn.Close())
+			synctest.Wait()
+			require.False(t, transports[3].Closed.Load())
+			require.NoError(t, l.Shutdown(context.Background()), "each of them is counted once")
+		})
+	})
+}
+
+// A connection that its peer has ended counts until the application closes it.
+func TestActiveUntilClosed(t *testing.T) {
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n})
+			p, conn, transport := inMemory(t, n, testkit.AcceptAll(t, l), carrier)
+			end(t, p, conn)
+			end(t, conn, p)
+			synctest.Wait()
+			require.True(t, transport.Closed.Load(), "both directions have ended")
+			done := make(chan error, 1)
+			go func() { done <- l.Shutdown(context.Background()) }()
+			synctest.Wait()
+			require.Empty(t, done)
+			require.NoError(t, conn.Close())
+			synctest.Wait()
+			require.Len(t, done, 1)
+			require.NoError(t, <-done)
+			p.Close()
+		})
+	})
+}
+
+// HandshakeTimeout bounds TLS inside a framed tunnel too, and nothing of it outlives that.
+func TestTLSInsideThatStalls(t *testing.T) {
+	server, _ := testkit.TLSConfigs(t)
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		synctest.Test(t, func(t *testing.T) {
+			n := testkit.NewNetwork()
+			l := testkit.Listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: server, HandshakeTimeout: time.Minute})
+			testkit.AcceptAll(t, l)
+			begin := time.Now()
+			c := n.Dial(t)
+			p := ask(t, bufferedConn{c}, carrier, "Preflight-Tunnel: tls\r\n", "", "Preflight-Tunnel: tls\r\n")
+			_, err := io.WriteString(p, "\x16\x03\x01") // of a ClientHello
+			require.NoError(t, err)
+			_, err = io.ReadAll(p) // its PINGs need a reader
+			require.Error(t, err)
+			require.Equal(t, time.Minute, time.Since(begin))
+			require.True(t, c.Server.Closed.Load())
+			require.NoError(t, l.Shutdown(context.Background()))
+			p.Close()
+		})
+	})
+}
+
+// A tunnel that was answered and that nobody accepts ends in no order: nobody has served it.
+func TestCloseOfTunnelsThatNobodyAccepts(t *testing.T) {
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		l := testkit.Listen(t, new(preflight.PreflightListener))
+		first := make(chan error, 1)
+		go func() {
+			_, err := l.Accept()
+			first <- err
+		}()
+		dial(t, l, carrier, "", "")
+		require.NoError(t, <-first)
+		second := dial(t, l, carrier, "", "")
+		require.NoError(t, l.Close())
+		_, err := second.Read(make([]byte, 1))
+		require.True(t, errors.Is(err, io.ErrUnexpectedEOF), "%v", err)
+		second.Close()
+	})
+}

@@ -1,0 +1,314 @@
+import static java.nio.charset.StandardCharsets.*;
+
+import java.io.*;
+import java.net.*;
+import java.nio.ByteBuffer;
+import java.nio.file.*;
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.function.BooleanSupplier;
+import java.util.stream.Stream;
+
+/** Runs the vectors of spec/vectors that concern a client, and the receivers of both roles. */
+public final class Vectors {
+    /** A socket whose peer sends the bytes of a vector, whatever it receives. */
+    private static final class Peer extends Socket {
+        private final byte[] bytes;
+        private final int cut; // where the bytes are cut in two; 0: one at a time
+        private final String transport;
+        private final ByteArrayOutputStream sent = new ByteArrayOutputStream();
+        private final Set<Thread> starved = new HashSet<>(); // who waits for more bytes
+        private int at, request; // request: its length in sent
+        private boolean outputEnded, closed;
+
+        Peer(byte[] bytes, int cut, String transport) {
+            this.bytes = bytes.clone();
+            this.cut = cut;
+            this.transport = transport;
+        }
+
+        synchronized int receive(byte[] b, int off, int len) throws IOException {
+            if (at == 0) confirm();
+            if (at < bytes.length) {
+                int n = Math.min(len, cut == 0 ? 1 : at < cut ? cut - at : bytes.length - at);
+                System.arraycopy(bytes, at, b, off, n);
+                at += n;
+                return n;
+            }
+            starved.add(Thread.currentThread());
+            notifyAll();
+            if (transport.equals("reset")) throw new SocketException("Connection reset");
+            if (transport.equals("open")) until(() -> outputEnded || closed);
+            return -1;
+        }
+
+        /** Waits for a state of this peer: true if it was reached in time. */
+        synchronized boolean until(BooleanSupplier state) {
+            long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
+            try {
+                for (long left; !state.getAsBoolean(); wait(left))
+                    if ((left = (end - System.nanoTime()) / 1_000_000) <= 0) return false;
+            } catch (InterruptedException e) {
+                return false;
+            }
+            return true;
+        }
+
+        /** Replaces the Sec-WebSocket-Accept of the vectors by that of the request's key. */
+        private void confirm() {
+            String text = sent.toString(ISO_8859_1), name = "Sec-WebSocket-Key: ";
+            if (!text.startsWith("GET ")) return;
+            request = text.indexOf("\r\n\r\n") + 4;
+            int key = text.indexOf(name) + name.length();
+            int place = new String(bytes, ISO_8859_1).indexOf("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+            if (key < name.length() || place < 0) return;
+            byte[] accept = Messages.accept(text.substring(key, key + 24)).getBytes(ISO_8859_1);
+            System.arraycopy(accept, 0, bytes, place, accept.length);
+        }
+
+        @Override public InputStream getInputStream() {
+            return new InputStream() {
+                @Override public int read() {
+                    throw new AssertionError("a single byte is read without a buffer");
+                }
+
+                @Override public int read(byte[] b, int off, int len) throws IOException {
+                    return receive(b, off, len);
+                }
+            };
+        }
+
+        @Override public OutputStream getOutputStream() {
+            return new OutputStream() {
+                @Override public void write(int b) {
+                    write(new byte[] {(byte) b}, 0, 1);
+                }
+
+                @Override public void write(byte[] b, int off, int len) {
+                    synchronized (Peer.this) {
+                        sent.write(b, off, len);
+                        Peer.this.notifyAll();
+                    }
+                }
+            };
+        }
+
+        @Override public synchronized void shutdownOutput() {
+            outputEnded = true;
+            notifyAll();
+        }
+
+        @Override public synchronized void close() {
+            closed = true;
+            notifyAll();
+        }
+
+        @Override public synchronized boolean isClosed() {
+            return closed;
+        }
+    }
+
+    private final Map<String, String> keys = new HashMap<>();
+    private final byte[] bytes;
+
+    private Vectors(Path file) throws IOException {
+        byte[] all = Files.readAllBytes(file);
+        int end = new String(all, ISO_8859_1).indexOf("\n\n");
+        bytes = Arrays.copyOfRange(all, end + 2, all.length);
+        for (String line : new String(all, 0, end, UTF_8).split("\n")) {
+            String[] pair = line.split(": ?", 2);
+            keys.put(pair[0], pair[1]);
+        }
+    }
+
+    private String key(String name, String other) {
+        return keys.getOrDefault(name, other);
+    }
+
+    /** Runs the vector once. It returns what is wrong, or null. */
+    private String run(boolean server, int cut) throws Exception {
+        try (Peer peer = new Peer(bytes, cut, key("transport", ""))) {
+            String[] carriers = key("carriers", "").split(", ");
+            String carrier = !carriers[0].isEmpty() ? carriers[0]
+                : key("kind", "").equals("capsules") ? "framed" : "websocket";
+            if (!key("kind", "").equals("response-head"))
+                return stream(new Preflight(peer, carrier, server), peer, carrier, server);
+            Preflight tunnel;
+            try {
+                tunnel = new Preflight(peer, "edge.example", "/amps/json", carrier,
+                    key("protocols", "tcp"), keys.containsKey("tls"), Map.of());
+            } catch (IOException e) {
+                boolean next = e instanceof Handshake.Failure f && f.next && carriers.length > 1;
+                if (!peer.closed || peer.sent.size() != peer.request) return "it is not closed";
+                return differ("the result", key("expect", ""), next ? "fall" : "fail");
+            }
+            String wrong = differ("the result", key("expect", ""), "accept");
+            return wrong != null ? wrong : stream(tunnel, peer, carrier, server);
+        }
+    }
+
+    /** What the application and the peer see of a stream. */
+    private String stream(Preflight tunnel, Peer peer, String carrier, boolean server)
+            throws Exception {
+        ByteArrayOutputStream data = new ByteArrayOutputStream();
+        CompletableFuture<Thread> application = new CompletableFuture<>();
+        CompletableFuture<String> end = new CompletableFuture<>();
+        Tasks.start(() -> {
+            application.complete(Thread.currentThread());
+            byte[] b = new byte[4096];
+            try {
+                for (int n; (n = tunnel.read(b, 0, b.length)) >= 0;) data.write(b, 0, n);
+                end.complete("clean");
+            } catch (IOException e) {
+                end.complete(e instanceof EOFException ? "truncated"
+                    : e instanceof Capsules.Malformed ? "malformed" : "reset");
+            }
+        });
+        Thread reader = application.get();
+        String want = key("end", ""), got;
+        if (want.equals("open")) {
+            boolean waits = peer.until(() -> peer.starved.contains(reader));
+            got = waits && !end.isDone() ? "open" : "another end";
+        } else {
+            got = end.get(10, TimeUnit.SECONDS);
+        }
+        String hex = HexFormat.of().formatHex(data.toByteArray()), all = key("data", "");
+        boolean part = want.equals("malformed") && all.startsWith(hex);
+        String wrong = differ("the end", want, got);
+        if (wrong == null && !part) wrong = differ("the data", all, hex);
+        return wrong != null ? wrong : reaction(tunnel, peer, carrier, server);
+    }
+
+    /** What the receiver sends, and whether it can write. */
+    private String reaction(Preflight tunnel, Peer peer, String carrier, boolean server)
+            throws Exception {
+        boolean ws = carrier.equals("websocket"), open = key("transport", "").equals("open");
+        boolean broken = key("end", "").equals("malformed") || keys.containsKey("after");
+        Callable<List<String>> sent = () -> frames(peer, ws, !server);
+        for (String name : List.of("pong", "ws-pong", "close")) {
+            String value = keys.get(name);
+            if (value == null) continue;
+            String frame = name.equals("pong") ? "2 ad70f10508" + value
+                : name.equals("ws-pong") ? "10 " + value
+                : value.equals("none") ? "8 " : String.format("8 %04x", Integer.parseInt(value));
+            if (!peer.until(() -> call(sent).contains(frame))) return "it did not send " + frame;
+            if (name.equals("close")) {
+                if (!peer.until(() -> peer.outputEnded)) return "it did not end its direction";
+                if (call(sent).stream().filter(f -> f.startsWith("8 ")).count() != 1)
+                    return "it sent several Close frames";
+                if (call(sent).indexOf(frame) != call(sent).size() - 1) return "bytes behind Close";
+            }
+        }
+        if (broken && !peer.until(() -> peer.outputEnded)) return "it did not end its direction";
+        boolean fails = broken || keys.containsKey("close");
+        if (!fails && !open) return null; // the transport may have ended already, or not
+        if (!fails && !peer.until(() -> !peer.starved.isEmpty())) return "it reads no further";
+        try {
+            tunnel.write(new byte[] {1}, 0, 1);
+            return fails ? "it can still write" : null;
+        } catch (IOException e) {
+            return fails ? null : "it cannot write: " + e.getMessage();
+        }
+    }
+
+    private static <T> T call(Callable<T> callable) {
+        try {
+            return callable.call();
+        } catch (Exception e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    /** What was sent: opcodes and payloads. It fails if a form of M31 or M53 is wrong. */
+    private static List<String> frames(Peer peer, boolean ws, boolean masked) {
+        synchronized (peer) {
+            byte[] all = peer.sent.toByteArray();
+            ByteBuffer in = ByteBuffer.wrap(all, peer.request, all.length - peer.request);
+            List<String> frames = new ArrayList<>();
+            while (in.hasRemaining()) {
+                int opcode = 2, length = 0;
+                byte[] key = new byte[4];
+                if (ws) {
+                    int first = in.get() & 255, second = in.get() & 255;
+                    opcode = first & 15;
+                    length = second & 127;
+                    if ((first & 0xf0) != 128 || second > 127 != masked || length > 125)
+                        throw new IllegalStateException("a frame is not what a short capsule has");
+                    if (masked) in.get(key);
+                }
+                if (!ws) length = 5 + in.get(in.position() + 4);
+                byte[] payload = new byte[length];
+                in.get(payload);
+                for (int i = 0; i < payload.length; i++) payload[i] ^= key[i & 3];
+                if (opcode == 2 && payload.length != 5 + payload[4])
+                    throw new IllegalStateException("a message does not hold one capsule");
+                frames.add(opcode + " " + HexFormat.of().formatHex(payload));
+            }
+            return frames;
+        }
+    }
+
+    private static String differ(String what, String want, String got) {
+        return want.equals(got) ? null : what + " is " + got + " and not " + want;
+    }
+
+    /** Two ends on a connection: both directions end, and each close waits for the other. */
+    private static String exchange(String carrier) throws Exception {
+        byte[] data = new byte[1 << 20];
+        new Random(1).nextBytes(data);
+        try (ServerSocket listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress());
+                Socket socket = new Socket(listener.getInetAddress(), listener.getLocalPort());
+                Preflight client = new Preflight(socket, carrier, false)) {
+            Future<?> echo = Tasks.start(() -> {
+                try (Preflight server = new Preflight(listener.accept(), carrier, true)) {
+                    byte[] all = drain(server);
+                    server.write(all, 0, all.length);
+                    server.shutdownOutput();
+                }
+            });
+            client.write(data, 0, data.length);
+            client.shutdownOutput();
+            byte[] back = drain(client);
+            client.close(); // here, as the other end waits for it
+            echo.get(10, TimeUnit.SECONDS);
+            return Arrays.equals(data, back) ? null : "the bytes differ";
+        }
+    }
+
+    private static byte[] drain(Preflight tunnel) throws IOException {
+        ByteArrayOutputStream all = new ByteArrayOutputStream();
+        byte[] b = new byte[1 << 16];
+        for (int n; (n = tunnel.read(b, 0, b.length)) >= 0;) all.write(b, 0, n);
+        return all.toByteArray();
+    }
+
+    public static void main(String[] args) throws Exception {
+        int count = 0, runs = 0, failed = 0;
+        List<Path> files = new ArrayList<>();
+        for (String folder : List.of("response-head", "capsules", "websocket"))
+            try (Stream<Path> in = Files.list(Path.of(args[0], folder))) {
+                in.sorted().forEach(files::add);
+            }
+        for (Path file : files) {
+            Vectors v = new Vectors(file);
+            String wrong = null, role = v.key("role", "");
+            int last = v.keys.containsKey("chunks") ? 0 : v.bytes.length; // each place, or none
+            for (boolean server : List.of(false, true)) {
+                if (role.equals(server ? "client" : "server")) continue;
+                for (int cut = v.bytes.length; cut >= last && wrong == null; cut--, runs++)
+                    wrong = v.run(server, cut);
+                count++;
+            }
+            if (wrong == null) continue;
+            failed++;
+            System.out.println(v.key("id", "") + ": " + wrong);
+        }
+        for (String carrier : List.of("upgrade", "framed", "websocket")) {
+            String wrong = exchange(carrier);
+            if (wrong != null) System.out.println("exchange on " + carrier + ": " + wrong);
+            if (wrong != null) failed++;
+        }
+        System.out.printf("vectors: %d, runs: %d, failed: %d%n", count, runs, failed);
+        System.exit(failed == 0 ? 0 : 1);
+    }
+}
