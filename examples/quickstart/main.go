@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/examples/quickstart/broker"
 )
 
 const (
@@ -134,15 +135,15 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	atServer := new(recorder)
 	ln = &recordedListener{Listener: ln, recorder: atServer} // only to show the bytes below
 
-	server := new(broker)
-	defer server.close()
+	server := new(broker.Broker)
+	defer server.Close()
 
 	// THE LINE in the server. Without it, the server serves ln itself.
 	listener := &preflight.PreflightListener{Listener: ln}
 
 	defer listener.Close()
 	goroutines.Go(func() {
-		if err := server.serve(listener); !errors.Is(err, net.ErrClosed) {
+		if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
 			log.Print(err)
 		}
 	})

@@ -372,8 +372,9 @@ func TestLateAnswers(t *testing.T) {
 			if closed {
 				assert.NoError(t, e.Close())
 			} else {
-				e.peer.say(e.peer.final(""))
+				e.peer.say(e.peer.final(""), e.peer.ping(7))
 				assert.Equal(t, io.EOF, e.reads(""))
+				e.peerGot("pong 7")
 			}
 			e.peer.say(e.peer.pong(1), e.peer.pong(2))
 			e.open()

@@ -18,7 +18,7 @@ type Error struct {
 	Status int    // what a server answers (RFC 9110 §15)
 	Offset int    // the byte of the head at which the rule was broken; negative: none
 	Rule   string // which rule, with its source
-	Code   string // for Preflight-Refusal; "" in an answer, which nobody refuses
+	Code   string // for Preflight-Refusal; of a 101, what it lacks
 }
 
 func (e *Error) Error() string {

@@ -15,7 +15,7 @@ var envoy = proxy{
 	start: lab.StartEnvoy,
 	idle:  []string{"idle_timeout: 3600s", "idle_timeout: 1s"},
 	mistakes: []mistake{
-		{[]string{envoyToken, ""}, []string{"upgrade_configs"}},
+		{[]string{envoyToken, ""}, []string{"Add `upgrade_configs: [{upgrade_type: tcp}]`", "[no-upgrades]"}},
 	},
 	outcomes: map[string]string{
 		"Down":          "503",

@@ -29,8 +29,8 @@ var healthChecks = slices.Concat(
 	haproxyHealth("haproxy", lab.HAProxyFile),
 	haproxyHealth("haproxy-proxy-v2", haproxyV2File),
 	[]healthCheck{
-		{"caddy/answer", startCaddy, uncomment("\t#health_uri /\n\t\t\t#health_status 426\n", "health_uri", "health_interval 100ms\nhealth_uri"), false, ""},
-		{"caddy/page", startCaddy, uncomment("\t#health_uri /healthz\n", "health_uri", "health_interval 100ms\nhealth_uri"), true, "503"},
+		{"caddy/answer", lab.StartCaddy, uncomment("\t#health_uri /\n\t\t\t#health_status 426\n", "health_uri", "health_interval 100ms\nhealth_uri"), false, ""},
+		{"caddy/page", lab.StartCaddy, uncomment("\t#health_uri /healthz\n", "health_uri", "health_interval 100ms\nhealth_uri"), true, "503"},
 		{"traefik/answer", startTraefik, uncomment("#healthCheck: { path: /, status: 426 }", "426", "426, interval: 100ms"), false, ""},
 		{"traefik/page", startTraefik, uncomment("#healthCheck: { path: /healthz }", "/healthz", "/healthz, interval: 100ms"), true, "503"},
 		{"varnish/answer", startVarnish, uncomment(`#.probe = { .url = "/"; .expected_response = 426; }`, ".url", ".interval = 0.1s; .url"), false, ""},
