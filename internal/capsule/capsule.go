@@ -35,7 +35,7 @@ const (
 
 	// MaxUnknown is the longest value of a capsule of an unknown type. Such a
 	// capsule is skipped. Without a limit, one capsule could hide the end of
-	// the stream for ever.
+	// the stream forever.
 	MaxUnknown = 65536
 )
 
