@@ -1,6 +1,6 @@
 package wire
 
-// A Verdict tells what the first bytes of a connection are.
+// A Verdict is the classification of the first bytes of a connection.
 type Verdict uint8
 
 const (
