@@ -8,7 +8,7 @@
 //	PING        8 bytes that the peer repeats in a PONG
 //	PONG        the 8 bytes of a PING
 //
-// The package works on bytes alone: it reads no connection, keeps no buffer and
+// The package works only on bytes: it reads no connection, keeps no buffer and
 // allocates nothing. [Decoder] takes a stream in pieces of any size.
 package capsule
 

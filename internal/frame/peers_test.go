@@ -89,18 +89,18 @@ func TestFullWindows(t *testing.T) {
 func TestSlowReader(t *testing.T) {
 	for _, carrier := range carriers {
 		for _, fromClient := range []bool{false, true} {
-			for _, late := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
+			for _, delay := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
 				synctest.Test(t, func(t *testing.T) {
 					a, b := newLink(2 << 20)
 					// The period is short, so that some PINGs are always unread.
-					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: max(20*time.Millisecond, late/100)})
+					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: max(20*time.Millisecond, delay/100)})
 					if !fromClient {
 						from, to = to, from
 					}
 					p := pattern(1 << 20)
 					from.Write(p)
 					assert.NoError(t, from.Close())
-					time.Sleep(late)
+					time.Sleep(delay)
 					got, err := io.ReadAll(to)
 					assert.NoError(t, err)
 					assert.True(t, bytes.Equal(p, got))

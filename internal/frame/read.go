@@ -23,8 +23,8 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 	}
 	c.beginRead()
 	defer c.endRead()
-	// A goroutine may wait here for a long time. Everything that it does not need while
-	// it waits is in other functions, so that its stack stays small.
+	// A goroutine may wait here for a long time, and its stack must stay small. So other
+	// functions do everything that is not needed during the wait.
 	for n == 0 && err == nil {
 		if len(c.buffered) > 0 || c.bufferedErr != nil || c.hasFlag(readStop) {
 			n, err = c.readBuffered(p)

@@ -288,18 +288,18 @@ func TestMaxIdleTimeout(t *testing.T) {
 func TestTimersDoNotKeepConnAlive(t *testing.T) {
 	for _, k := range kinds {
 		client, server := tcpPipe(t)
-		gone := make(chan bool)
+		freed := make(chan bool)
 		func() {
 			c := k.above(server, Config{KeepAlivePeriod: time.Hour, MaxIdleTimeout: 3 * time.Hour})
 			c.SetReadDeadline(time.Now().Add(time.Millisecond))
 			_, err := c.Read(make([]byte, 1)) // starts the idle timer
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-			runtime.AddCleanup(c, func(int) { close(gone) }, 0)
+			runtime.AddCleanup(c, func(int) { close(freed) }, 0)
 		}()
 		for collected := false; !collected; {
 			runtime.GC()
 			select {
-			case <-gone:
+			case <-freed:
 				collected = true
 			case <-time.After(time.Millisecond):
 			}

@@ -8,7 +8,7 @@ type Request struct {
 	Method, Target []byte
 	Host           []byte // the target's authority in absolute-form (RFC 9112 §3.2.2)
 	Minor          byte   // HTTP/1.Minor
-	Upgrade        bool   // an Upgrade field is present, whatever it says
+	Upgrade        bool   // an Upgrade field is present, with any value
 
 	connection bool // Connection lists upgrade
 	tokens     bool // Upgrade lists something
@@ -55,10 +55,10 @@ func (r *Request) value(l line) []byte {
 	return value
 }
 
-// RequestEnd looks for the end of a request head in b, of which b[:from] has been inspected
-// before. It returns the length of the head, or 0 if more bytes are needed. Lines must end with
-// CRLF. RFC 9112 §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two
-// parties that differ about it. Control characters are rejected everywhere (RFC 9110 §5.5).
+// RequestEnd looks for the end of a request head in b. An earlier call has inspected b[:from]. It
+// returns the length of the head, or 0 if more bytes are needed. Lines must end with CRLF. RFC 9112
+// §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two parties that differ
+// about it. Control characters are rejected everywhere (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
 	for i := max(from-1, 0); ; i++ { // the last one may have been a CR
 		i += nextControl(b[i:])

@@ -14,7 +14,7 @@ func upgradeRequest(fields string) string {
 }
 
 // parseRequest parses a head that has arrived completely, as a server does. The
-// head is in a slice of its own, so that reading after its end would panic.
+// head is in a separate slice, so reading after its end would panic.
 func parseRequest(head string) (wire.Request, *wire.Error) {
 	n, err := wire.RequestEnd([]byte(head), 0)
 	if err != nil {
@@ -294,7 +294,7 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 	for _, tokens := range [][2]string{{lower, upper}, {upper, lower}} {
 		r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x^" + tokens[0] + "\r\n\r\n")
 		require.Nil(t, err)
-		// "~" is "^" with the bit set that tells the cases of a letter.
+		// "~" is "^" with the bit set that distinguishes the cases of a letter.
 		got, err := protocolOf(&r, []string{"x~" + tokens[0], "X^" + tokens[1]})
 		require.Nil(t, err)
 		require.Equal(t, "X^"+tokens[1], got)

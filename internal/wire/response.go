@@ -37,9 +37,9 @@ func NotHTTP(b []byte) bool {
 	return !bytes.HasPrefix([]byte(http), b[:min(len(b), len(http))])
 }
 
-// ResponseEnd looks for the end of an answer's head in b, of which b[:from] has been inspected
-// before. It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a
-// line too (RFC 9112 §2.2).
+// ResponseEnd looks for the end of an answer's head in b. An earlier call has inspected b[:from].
+// It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a line too (RFC
+// 9112 §2.2).
 func ResponseEnd(b []byte, from int) int {
 	for i := from; ; i++ {
 		n := bytes.IndexByte(b[i:], '\n')

@@ -236,7 +236,7 @@ func TestSwitchedFraming(t *testing.T) {
 		"Preflight-Framing:\r\n":                                       {malformed, malformed},
 		"Preflight-Framing: ,\r\n":                                     {malformed, malformed},
 		"Capsule-Protocol: ?1\r\n":                                     {"", "does not confirm the framing"},
-		"Preflight-Protocol: x\r\n":                                    {"", "does not confirm the framing"}, // means nothing beside another token
+		"Preflight-Protocol: x\r\n":                                    {"", "does not confirm the framing"}, // it has no meaning if the token is not websocket
 		"Sec-WebSocket-Protocol: preflight.v1\r\n":                     {"", "does not confirm the framing"},
 		"Preflight-Framing: capsule\r\nPreflight-Framing: capsule\r\n": {"announces framing", ""},
 		"Preflight-Framing: x\r\nPreflight-Framing: capsule\r\n":       {malformed, malformed},
