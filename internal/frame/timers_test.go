@@ -80,6 +80,29 @@ func TestKeepAliveCountsPongs(t *testing.T) {
 	})
 }
 
+// The answer to the Ping frame of a gateway goes only to the gateway. It does not end the
+// silence towards the peer, nor towards what is on the way to the peer.
+func TestKeepAliveBehindGateway(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const period = 20 * time.Second
+			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: period})
+			go io.Copy(io.Discard, struct{ io.Reader }{e})
+			pings := 0
+			for range 100 {
+				time.Sleep(time.Second)
+				e.peer.send(e.peer.frame(0x89, []byte("gateway")))
+				got := e.peer.received()
+				assert.Contains(t, got, "frame pong gateway")
+				pings += strings.Count(", "+got, ", ping ")
+			}
+			assert.GreaterOrEqual(t, pings, 5)
+			e.Close()
+			synctest.Wait()
+		})
+	}
+}
+
 // PINGs are sent while one direction is final. They stop when both are, and after Close.
 func TestKeepAliveEnds(t *testing.T) {
 	const period = 20 * time.Second
@@ -350,8 +373,9 @@ func TestSlowPeerAnswersAllPings(t *testing.T) {
 			if closed {
 				assert.NoError(t, e.Close())
 			} else {
-				e.peer.send(e.peer.final(""))
+				e.peer.send(e.peer.final(""), e.peer.ping(7))
 				assert.Equal(t, io.EOF, e.reads(""))
+				e.peerGot("pong 7")
 			}
 			e.peer.send(e.peer.pong(1), e.peer.pong(2))
 			e.open()

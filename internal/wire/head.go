@@ -18,7 +18,7 @@ type Error struct {
 	Status int    // the status of the answer to the request (RFC 9110 §15)
 	Offset int    // the byte of the head at which the rule was broken; negative: none
 	Rule   string // the rule and its source
-	Code   string // the value of Preflight-Refusal; unused for an error in an answer
+	Code   string // the value of Preflight-Refusal; for a 101, what it lacks
 }
 
 func (e *Error) Error() string {

@@ -268,7 +268,7 @@ func TestSwitchedWebSocket(t *testing.T) {
 		upgrade + subprotocol:                                                            "no Sec-WebSocket-Accept",
 		upgrade + subprotocol + "Sec-WebSocket-Accept:\r\n":                              "does not answer the key",
 		upgrade + subprotocol + "Sec-WebSocket-Accept: S3PPLMBITXAQ9KYGZZHZRBK+XOO=\r\n": "does not answer the key",
-		good + accept:      "is repeated, so another request",
+		good + accept:      "is repeated: RFC 6455 §4.1",
 		upgrade + accept:   "no Sec-WebSocket-Protocol",
 		good + subprotocol: "is not preflight.v1, or is repeated",
 		upgrade + accept + "Sec-WebSocket-Protocol:\r\n":                    "is not preflight.v1",
