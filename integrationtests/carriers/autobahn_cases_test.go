@@ -7,32 +7,32 @@ import (
 )
 
 // An autobahnCase is a case of Autobahn's test suite for WebSocket, with its number. The
-// suite sends text, and wants its echo. A tunnel carries capsules in binary messages, so here
-// the same frames hold these, and what the application reads is compared. Some differences
-// follow:
+// suite sends text and expects an echo. A tunnel uses capsules in binary messages. So here the
+// frames contain capsules, and the test compares what the application reads. This leads to
+// some differences:
 //
 //   - text is refused with 1003 (cases 1.1, 6);
-//   - the boundaries of messages mean nothing, so an error inside a message does not take
-//     back what has come of it;
-//   - of many Pings, the newest must be answered, which RFC 6455 §5.5.3 allows;
-//   - compression (cases 12, 13) is never negotiated, so that cases 3 cover it.
+//   - the boundaries of messages have no meaning, so the data before an error inside a
+//     message is still passed on;
+//   - if there are many Pings, only the newest must be answered, which RFC 6455 §5.5.3 allows;
+//   - compression (cases 12, 13) is never negotiated, so the cases 3 cover it.
 //
-// A case without fails and closes ends with FINAL_DATA.
+// A case in which neither fails nor closes is set ends with FINAL_DATA.
 type autobahnCase struct {
 	name   string
 	frames []wsFrame
 	data   string  // what the application reads
 	pong   *string // the payload of the last Pong; nil: there is none
-	fails  string  // a part of the error of Read: a protocol error
-	code   int     // of the Close frame that it leads to; 0: 1002
+	fails  string  // a part of the text of a protocol error, which Read returns
+	code   int     // the code of the Close frame for this error; 0: 1002
 	closes string  // the payload of the Close frame that answers the peer's
-	gone   bool    // the peer has ended both directions in order; it needs no answer but a Close
+	gone   bool    // the peer has ended both directions in order; the only answer is a Close
 }
 
-// ends tells that both directions end in order.
+// ends reports whether both directions end in order.
 func (c autobahnCase) ends() bool { return c.fails == "" && c.closes == "" && !c.gone }
 
-// answer is the payload of the Close frame that the peer receives.
+// answer returns the payload of the Close frame that the peer receives.
 func (c autobahnCase) answer() string {
 	switch {
 	case c.closes != "":
@@ -56,14 +56,14 @@ func (c autobahnCase) pings() (n int) {
 
 func closeCode(code int) string { return string(binary.BigEndian.AppendUint16(nil, uint16(code))) }
 
-// message is a frame that is a binary message.
+// message returns a frame that is a binary message.
 func message(payload string) wsFrame { return wsFrame{first: 0x82, payload: payload} }
 
-// dataOf is a binary message with a capsule DATA.
+// dataOf returns a binary message that contains a DATA capsule.
 func dataOf(s string) wsFrame { return message(capsuleOf(capsuleData, s)) }
 
-// fragmentsOf is a binary message in fragments. Their boundaries fall inside the header of a
-// capsule, too.
+// fragmentsOf returns a binary message in n fragments. Some boundaries are inside the header of
+// a capsule.
 func fragmentsOf(s string, n int) (frames []wsFrame) {
 	b := capsuleOf(capsuleData, s)
 	for i := range n {
@@ -119,7 +119,7 @@ var (
 
 func pongOf(s string) *string { return &s }
 
-// sized is case 1.2: a binary message of n bytes, and what of it are application bytes.
+// sized is case 1.2: a binary message of n bytes, which contains one capsule.
 func sized(name string, n int) autobahnCase {
 	value := strings.Repeat("\xfe", n-len(capsuleOf(capsuleData, "")))
 	return autobahnCase{name: name, frames: list(dataOf(value)), data: value}
@@ -150,9 +150,9 @@ var autobahnCases = slices.Concat([]autobahnCase{
 		pingOf("5"), pingOf("6"), pingOf("7"), pingOf("8"), pingOf("9")), pong: pongOf("9")},
 
 	{name: "3.1 RSV 1", frames: list(wsFrame{first: 0x92, payload: "*"}), fails: saysRSV},
-	{name: "3.2 RSV 2 behind data", frames: list(dataOf("A"), wsFrame{first: 0xa2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
-	{name: "3.3 RSV 3 behind data", frames: list(dataOf("A"), wsFrame{first: 0xb2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
-	{name: "3.4 RSV 4 behind data", frames: list(dataOf("A"), wsFrame{first: 0xc2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
+	{name: "3.2 RSV 2 after data", frames: list(dataOf("A"), wsFrame{first: 0xa2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
+	{name: "3.3 RSV 3 after data", frames: list(dataOf("A"), wsFrame{first: 0xb2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
+	{name: "3.4 RSV 4 after data", frames: list(dataOf("A"), wsFrame{first: 0xc2, payload: "*"}, pingOf("")), data: "A", fails: saysRSV},
 	{name: "3.5 RSV 5", frames: list(wsFrame{first: 0xd2, payload: "*"}), fails: saysRSV},
 	{name: "3.6 RSV 6 in a Ping", frames: list(wsFrame{first: 0xe9, payload: "*"}), fails: saysRSV},
 	{name: "3.7 RSV 7 in a Close", frames: list(wsFrame{first: 0xf8, payload: closeCode(1000)}), fails: saysRSV},
@@ -163,7 +163,7 @@ var autobahnCases = slices.Concat([]autobahnCase{
 	{name: "5.6 Ping between fragments", frames: list(cases5[0], pingOf("ping payload"), cases5[1]), data: "fragment1fragment2", pong: pongOf("ping payload")},
 	{name: "5.9 continuation of nothing", frames: list(wsFrame{first: 0x80, payload: "x"}, dataOf("A")), fails: saysContinuation},
 	{name: "5.12 continuation of nothing, not final", frames: list(wsFrame{payload: "x"}, dataOf("A")), fails: saysContinuation},
-	{name: "5.15 continuation behind fragments", frames: list(fragmentsOf("A", 2), wsFrame{payload: "x"}, dataOf("B")), data: "A", fails: saysContinuation},
+	{name: "5.15 continuation after fragments", frames: list(fragmentsOf("A", 2), wsFrame{payload: "x"}, dataOf("B")), data: "A", fails: saysContinuation},
 	{name: "5.16 continuation, not final, before fragments", frames: list(wsFrame{payload: "x"}, fragmentsOf("A", 2)), fails: saysContinuation},
 	{name: "5.17 continuation, final, before fragments", frames: list(wsFrame{first: 0x80, payload: "x"}, fragmentsOf("A", 2)), fails: saysContinuation},
 	{name: "5.18 message inside a message", frames: list(wsFrame{first: 0x02, payload: capsuleOf(capsuleData, "A")}, dataOf("B")), data: "A", fails: saysInterleaved},
@@ -174,12 +174,12 @@ var autobahnCases = slices.Concat([]autobahnCase{
 
 	{name: "6.2 text in fragments", frames: list(wsFrame{first: 0x01, payload: "Hello"}, wsFrame{first: 0x80, payload: "!"}), fails: saysText, code: 1003},
 	{name: "6.3 text that is not UTF-8", frames: list(wsFrame{first: 0x81, payload: "\xce\xba\xe1\xbd\xb9\xed\xa0\x80"}), fails: saysText, code: 1003},
-	{name: "6.x text behind data", frames: list(dataOf("A"), wsFrame{first: 0x81, payload: "text"}), data: "A", fails: saysText, code: 1003},
+	{name: "6.x text after data", frames: list(dataOf("A"), wsFrame{first: 0x81, payload: "text"}), data: "A", fails: saysText, code: 1003},
 
 	{name: "7.1.1 Close", frames: list(dataOf("A"), closeOf(closeCode(1000))), data: "A", closes: closeCode(1000)},
 	{name: "7.1.2 two Closes", frames: list(closeOf(closeCode(1000)), closeOf(closeCode(1001))), closes: closeCode(1000)},
-	{name: "7.1.3 Ping behind Close", frames: list(closeOf(closeCode(1000)), pingOf("")), closes: closeCode(1000)},
-	{name: "7.1.4 data behind Close", frames: list(closeOf(closeCode(1000)), dataOf("A")), closes: closeCode(1000)},
+	{name: "7.1.3 Ping after Close", frames: list(closeOf(closeCode(1000)), pingOf("")), closes: closeCode(1000)},
+	{name: "7.1.4 data after Close", frames: list(closeOf(closeCode(1000)), dataOf("A")), closes: closeCode(1000)},
 	{name: "7.1.5 Close inside a message", frames: list(cases5[0], closeOf(closeCode(1000)), cases5[1]), data: "fra", closes: closeCode(1000)},
 	{name: "7.1.6 256 KiB, then Close and Ping", frames: list(dataOf(strings.Repeat("BAsd7&jh23", 26214)), closeOf(closeCode(1000)), pingOf("")),
 		data: strings.Repeat("BAsd7&jh23", 26214), closes: closeCode(1000)},
@@ -192,7 +192,7 @@ var autobahnCases = slices.Concat([]autobahnCase{
 	{name: "7.3.6 Close with a longer reason", frames: list(closeOf(closeCode(1000) + strings.Repeat("*", 124))), fails: saysLong},
 	{name: "7.5.1 Close with a reason that is not UTF-8", frames: list(closeOf(closeCode(1000) + "\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited")), fails: saysCloseReason},
 	{name: "7.5.x reason in UTF-8", frames: list(closeOf(closeCode(1000) + "κόσμε")), closes: closeCode(1000)},
-	{name: "7.x Close behind FINAL_DATA", frames: list(message(capsuleOf(capsuleFinal, "A")), closeOf(closeCode(1000))), data: "A", gone: true},
+	{name: "7.x Close after FINAL_DATA", frames: list(message(capsuleOf(capsuleFinal, "A")), closeOf(closeCode(1000))), data: "A", gone: true},
 
 	{name: "9.1.1 message of 64 KiB", frames: list(dataOf(strings.Repeat("9", 64<<10))), data: strings.Repeat("9", 64<<10)},
 	{name: "9.1.2 message of 256 KiB", frames: list(dataOf(strings.Repeat("9", 256<<10))), data: strings.Repeat("9", 256<<10)},
@@ -200,7 +200,7 @@ var autobahnCases = slices.Concat([]autobahnCase{
 	{name: "9.7.1 a thousand messages of 0 bytes", frames: list(slices.Repeat(list(message("")), 1000))},
 	{name: "9.8.2 a thousand messages of 16 bytes", frames: list(slices.Repeat(list(dataOf("9999")), 1000)), data: strings.Repeat("9999", 1000)},
 
-	// What the suite does not have.
+	// Cases that are not in the suite.
 	{name: "masking by the wrong side", frames: list(wsFrame{first: 0x82, payload: capsuleOf(capsuleData, "A"), flip: true}), fails: "masked"},
 	{name: "masking of a Close by the wrong side", frames: list(wsFrame{first: 0x88, flip: true}), fails: "masked"},
 	{name: "125 bytes in 2 bytes of length", frames: list(wsFrame{first: 0x82, payload: bytes125, form: 126}), fails: saysLengthForm},
@@ -211,7 +211,7 @@ var autobahnCases = slices.Concat([]autobahnCase{
 	{name: "a peer that does not frame", frames: list(message("SSH-2.0-OpenSSH")), fails: "does not begin with a capsule"},
 }, opcodes(), codes())
 
-// opcodes are cases 4: reserved opcodes, alone and behind data.
+// opcodes returns the cases 4: reserved opcodes, alone and after data.
 func opcodes() (cases []autobahnCase) {
 	for i, opcode := range []byte{3, 4, 5, 6, 7, 11, 12, 13, 14, 15} {
 		name := "4." + string(rune('1'+i/5)) + "." + string(rune('1'+i%5)) + " reserved opcode"
@@ -225,13 +225,13 @@ func opcodes() (cases []autobahnCase) {
 	return cases
 }
 
-// codes are cases 7.7, 7.9 and 7.13: the codes of Close frames.
+// codes returns the cases 7.7, 7.9 and 7.13: the codes of Close frames.
 func codes() (cases []autobahnCase) {
 	for name, code := range map[string]int{
 		"7.7.1 code 1000": 1000, "7.7.2 code 1001": 1001, "7.7.3 code 1002": 1002, "7.7.4 code 1003": 1003, "7.7.5 code 1007": 1007,
 		"7.7.6 code 1008": 1008, "7.7.7 code 1009": 1009, "7.7.8 code 1010": 1010, "7.7.9 code 1011": 1011, "7.7.10 code 3000": 3000,
 		"7.7.11 code 3999": 3999, "7.7.12 code 4000": 4000, "7.7.13 code 4999": 4999,
-		"7.7.x code 1012": 1012, "7.7.x code 1013": 1013, "7.7.x code 1014": 1014, // registered since
+		"7.7.x code 1012": 1012, "7.7.x code 1013": 1013, "7.7.x code 1014": 1014, // registered after the suite was written
 	} {
 		cases = append(cases, autobahnCase{name: name, frames: list(closeOf(closeCode(code))), closes: closeCode(code)})
 	}

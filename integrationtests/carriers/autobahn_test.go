@@ -20,14 +20,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wsFrame is what a peer sends. The tests write and read frames by themselves, and do not
-// use the codec of the library.
+// A wsFrame is a frame that a peer sends. The tests have their own code to write and read
+// frames. They do not use the codec of the library.
 type wsFrame struct {
 	first   byte // FIN, the reserved bits and the opcode
 	payload string
-	form    byte   // 126 and 127: a length that is longer than it has to be
-	length  uint64 // instead of that of payload, if form is 127
-	flip    bool   // masked if it must not be, and not masked if it must be
+	form    byte   // the form of the length: 126 or 127; 0: the shortest one
+	length  uint64 // the length in the header, with form 127; 0: the length of payload
+	flip    bool   // the frame is masked if it must not be, and not masked if it must be
 }
 
 // bytes encodes the frame as a client or a server does.
@@ -88,7 +88,7 @@ type wsSeen struct {
 	final  bool
 	pongs  []string // the payloads of Pong frames
 	closed string   // the payload of the Close frame
-	frames []string // all of them, for the message of a failure
+	frames []string // all frames, for the message of a failure
 }
 
 // wsPeer sends frames in pieces, and reads until the connection ends. It answers PINGs.
@@ -98,7 +98,7 @@ func wsPeer(c net.Conn, client bool, pieces [][]byte) (seen wsSeen, err error) {
 		defer close(wrote)
 		for _, piece := range pieces {
 			if _, err := c.Write(piece); err != nil {
-				return // the other side has failed the connection
+				return // the other side has ended the connection
 			}
 		}
 	}()
@@ -167,7 +167,7 @@ func readFrame(r io.Reader, client bool) (first byte, payload string, err error)
 	case head[1]&0x7f == 126 && length < 126:
 		return 0, "", errors.New("the length of a frame is not in its shortest form")
 	case client != (head[1]&0x80 != 0):
-		return 0, "", errors.New("a client masks its frames, and a server does not")
+		return 0, "", errors.New("a client must mask its frames, and a server must not")
 	}
 	b := make([]byte, length)
 	if _, err := io.ReadFull(r, b); err != nil {
@@ -181,7 +181,7 @@ func readFrame(r io.Reader, client bool) (first byte, payload string, err error)
 	return head[0], string(b), nil
 }
 
-// readCapsule reads a message, which must be one capsule.
+// readCapsule parses a message, which must contain one capsule.
 func readCapsule(message string) (kind uint32, value string, err error) {
 	b := []byte(message)
 	if len(b) < 5 || len(b) < 4+1<<(b[4]>>6) {
@@ -198,8 +198,7 @@ func readCapsule(message string) (kind uint32, value string, err error) {
 	return binary.BigEndian.Uint32(b) & 0x3fff_ffff, message[4+n:], nil
 }
 
-// cutFrames are the ways in which the bytes of frames arrive. Autobahn has cases of their
-// own for them.
+// cutFrames are the ways to split the bytes of frames. Autobahn has separate cases for them.
 var cutFrames = map[string]func(frames [][]byte) [][]byte{
 	"in one piece": func(frames [][]byte) [][]byte { return [][]byte{slices.Concat(frames...)} },
 	"by frame":     func(frames [][]byte) [][]byte { return frames },
@@ -213,7 +212,7 @@ var cutFrames = map[string]func(frames [][]byte) [][]byte{
 	},
 }
 
-// What a case of Autobahn must lead to, on either side of a tunnel.
+// TestAutobahn runs the cases of Autobahn on both sides of a tunnel.
 func TestAutobahn(t *testing.T) {
 	sides := map[string]func(t *testing.T, frames []wsFrame, pieces func([][]byte) [][]byte) (*preflight.Conn, func() (wsSeen, error)){
 		"listener": autobahnListener, "dialer": autobahnDialer,
@@ -235,7 +234,7 @@ func TestAutobahn(t *testing.T) {
 	}
 }
 
-// verify reads what the application gets, and compares what the peer has received.
+// verify compares what the application reads, and what the peer has received.
 func (c autobahnCase) verify(t *testing.T, conn *preflight.Conn, result func() (wsSeen, error)) {
 	got, err := io.ReadAll(conn)
 	require.Equal(t, c.data, string(got))
@@ -258,13 +257,13 @@ func (c autobahnCase) verify(t *testing.T, conn *preflight.Conn, result func() (
 		require.Empty(t, seen.pongs)
 		return
 	}
-	// The newest Ping is answered, and a Pong for each is allowed (RFC 6455 §5.5.3).
+	// The newest Ping must be answered. A Pong for each is allowed (RFC 6455 §5.5.3).
 	require.NotEmpty(t, seen.pongs)
 	require.LessOrEqual(t, len(seen.pongs), c.pings())
 	require.Equal(t, *c.pong, seen.pongs[len(seen.pongs)-1])
 }
 
-// frameBytes encodes frames and cuts them.
+// frameBytes encodes frames and splits the bytes.
 func frameBytes(frames []wsFrame, client bool, pieces func([][]byte) [][]byte) [][]byte {
 	var b [][]byte
 	for _, f := range frames {
@@ -273,7 +272,7 @@ func frameBytes(frames []wsFrame, client bool, pieces func([][]byte) [][]byte) [
 	return pieces(b)
 }
 
-// autobahnListener opens a tunnel to a PreflightListener by hand.
+// autobahnListener opens a tunnel to a PreflightListener with the client of this test.
 func autobahnListener(t *testing.T, frames []wsFrame, pieces func([][]byte) [][]byte) (*preflight.Conn, func() (wsSeen, error)) {
 	l := testkit.Listen(t, &preflight.PreflightListener{KeepAlivePeriod: -1})
 	accepted := testkit.AcceptAll(t, l)
@@ -287,7 +286,7 @@ func autobahnListener(t *testing.T, frames []wsFrame, pieces func([][]byte) [][]
 	return conn, inBackground(func() (wsSeen, error) { return wsPeer(c, true, frameBytes(frames, true, pieces)) })
 }
 
-// autobahnDialer has a PreflightDialer dial a server that is written by hand.
+// autobahnDialer lets a PreflightDialer dial the server of this test.
 func autobahnDialer(t *testing.T, frames []wsFrame, pieces func([][]byte) [][]byte) (*preflight.Conn, func() (wsSeen, error)) {
 	l := testkit.ListenTCP(t)
 	result := inBackground(func() (wsSeen, error) {

@@ -13,14 +13,14 @@ const (
 	pong      = 0x2d70f105
 )
 
-// encode returns a capsule. Its length is not in its shortest form, which is legal.
+// encode returns a capsule. Its length is not in its shortest form, which is allowed.
 func encode(kind uint32, value []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 0x8000_0000|kind)
 	b = binary.BigEndian.AppendUint64(b, 0xc000_0000_0000_0000|uint64(len(value)))
 	return append(b, value...)
 }
 
-// decode takes the first capsule from b. ok is false if it is not complete.
+// decode parses the first capsule in b. ok is false if the capsule is not complete.
 func decode(b []byte) (kind uint64, value, rest []byte, ok bool) {
 	kind, b, ok = varint(b)
 	length, b, more := varint(b)
@@ -42,7 +42,7 @@ func varint(b []byte) (v uint64, rest []byte, ok bool) {
 	return v, b[n:], true
 }
 
-// encodeAll returns a direction of a tunnel: capsules of all sizes, its end, and a PING.
+// encodeAll returns all bytes of one direction: capsules of many sizes, FINAL_DATA and a PING.
 func encodeAll(b []byte) (stream []byte) {
 	for n := 1; len(b) > 0; n = n * 7 % 50021 {
 		n = min(n, len(b))
@@ -52,5 +52,5 @@ func encodeAll(b []byte) (stream []byte) {
 	return slices.Concat(stream, encode(finalData, nil), encode(ping, make([]byte, 8)))
 }
 
-// cuts are the sizes of messages. They fall where they may: boundaries mean nothing.
+// cuts are the sizes of messages. Their boundaries can be anywhere, because they have no meaning.
 var cuts = []int{0, 1, 7, 125, 126, 127, 3000, 65535, 65536, 70000}

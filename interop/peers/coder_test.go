@@ -10,10 +10,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// coder is coder/websocket. Each fragment that it is given becomes a frame.
+// coder is a socket of coder/websocket. Each fragment becomes a frame.
 type coder struct {
 	*websocket.Conn
-	closed int // the code that both sides have sent, if this one was first
+	closed int // the code that both sides have sent, if this side was first
 }
 
 func newCoder(c *websocket.Conn, err error) (socket, error) {
@@ -56,7 +56,7 @@ func (c *coder) sendText() error {
 	return c.Write(context.Background(), websocket.MessageText, []byte("text"))
 }
 
-// sendPing relies on the reader, which passes the Pong to the goroutine.
+// sendPing needs a reader: it receives the Pong and notifies the goroutine.
 func (c *coder) sendPing(answered func()) error {
 	go func() {
 		if c.Ping(context.Background()) == nil {
@@ -79,7 +79,7 @@ func (c *coder) receive() ([]byte, error) {
 	return b, err
 }
 
-// close waits for the Close frame that answers its own, and that must have the same code.
+// close sends a Close frame and waits for the answer, which must have the same code.
 func (c *coder) close(code int) error {
 	reason := "bye"
 	if code == int(websocket.StatusNoStatusRcvd) {

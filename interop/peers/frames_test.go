@@ -24,11 +24,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var frameStreams = flag.Int("streams", 5_000, "how many generated streams of frames are compared")
+var frameStreams = flag.Int("streams", 5_000, "the number of generated streams of frames to compare")
 
-// A reading is what a parser makes of a stream of frames.
+// A reading is the result of a parser for a stream of frames.
 type reading struct {
-	events []string // pieces of data, Pings, and the Close; data that meets data is one
+	events []string // data, Pings and the Close; adjacent data is one event
 	fault  string   // why the stream was refused; "" if it was not
 }
 
@@ -43,20 +43,20 @@ func (r *reading) data(b []byte) {
 	r.events = append(r.events, "data "+string(b))
 }
 
-// begins tells that what other has is more of the same.
+// begins reports whether the events of r are the beginning of those of other.
 func (r reading) begins(other reading) bool {
 	n := len(r.events)
 	return n == 0 || len(other.events) >= n && slices.Equal(r.events[:n-1], other.events[:n-1]) &&
 		strings.HasPrefix(other.events[n-1], r.events[n-1])
 }
 
-// The faults for which only this library refuses a frame. gorilla takes text, lengths that
-// are longer than they have to be (RFC 6455 §5.2 forbids them), and a Close with a body of one
-// byte (§5.5.1 forbids it).
+// stricter lists the faults for which only this library refuses a frame. gorilla accepts text. It
+// also accepts lengths that are not in their shortest form, which RFC 6455 §5.2 forbids, and a
+// Close with a body of one byte, which §5.5.1 forbids.
 var stricter = []string{"text message", "not in its shortest form", "one byte"}
 
-// TestFrames compares the decoder with that of gorilla over generated streams of frames:
-// what is taken and what is refused, and every byte.
+// TestFrames compares the decoder with that of gorilla on generated streams of frames. Both must
+// accept and refuse the same streams, and return the same bytes.
 func TestFrames(t *testing.T) {
 	outcomes := map[string]int{}
 	for seed := range uint64(*frameStreams) {
@@ -76,7 +76,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// compare names what both have made of a stream. It returns "" if they disagree.
+// compare returns the outcome of a stream, or "" if the parsers disagree.
 func compare(random *rand.Rand, stream []byte, fromClient bool, ours, theirs reading) (outcome string) {
 	strict := func(phrase string) bool { return strings.Contains(ours.fault, phrase) }
 	same := slices.Equal(ours.events, theirs.events)
@@ -88,9 +88,9 @@ func compare(random *rand.Rand, stream []byte, fromClient bool, ours, theirs rea
 	case same && ours.fault == "" && theirs.fault == "":
 		return "taken"
 	case ours.fault == "" && strings.Contains(theirs.fault, "bad close code 1014") && slices.Equal(ours.events, append(theirs.events, "close 1014")):
-		return "laxer" // the code was registered since
+		return "laxer" // gorilla is older than the registration of the code
 	case same && ours.fault == "" && strings.Contains(theirs.fault, "limit exceeded"):
-		// gorilla refuses a negative length before the mask has come.
+		// gorilla refuses a negative length before the mask has arrived.
 		if again := readOurs(random, append(stream, 0, 0, 0, 0), fromClient); strings.Contains(again.fault, "negative") {
 			return "refused"
 		}
@@ -98,7 +98,7 @@ func compare(random *rand.Rand, stream []byte, fromClient bool, ours, theirs rea
 	return ""
 }
 
-// generateFrames returns a few frames, most of them legal, perhaps cut off.
+// generateFrames returns a few frames. Most of them are valid. The last one may be incomplete.
 func generateFrames(random *rand.Rand, fromClient bool) (stream []byte) {
 	chance := func(n int) bool { return random.IntN(n) == 0 }
 	inMessage := false
@@ -197,7 +197,7 @@ func appendFrame(random *rand.Rand, b []byte, first byte, payload []byte, masked
 	return b
 }
 
-// readOurs passes the stream through the decoder, in pieces of any size.
+// readOurs passes the stream through the decoder, in pieces of random sizes.
 func readOurs(random *rand.Rand, stream []byte, fromClient bool) (r reading) {
 	d := websocket.NewDecoder(fromClient)
 	stream = bytes.Clone(stream)
@@ -234,7 +234,7 @@ func readOurs(random *rand.Rand, stream []byte, fromClient bool) (r reading) {
 	return r
 }
 
-// readGorilla has gorilla read the stream.
+// readGorilla passes the stream through gorilla.
 func readGorilla(t *testing.T, stream []byte, fromClient bool) (r reading) {
 	c := openGorilla(t, stream, fromClient)
 	c.SetPingHandler(func(payload string) error {
@@ -255,8 +255,8 @@ func readGorilla(t *testing.T, stream []byte, fromClient bool) (r reading) {
 		}
 		_, closed := errors.AsType[*gorillaws.CloseError](err)
 		switch {
-		case err == io.EOF: // of a message
-		case closed, errors.Is(err, io.ErrUnexpectedEOF): // the stream ends, too
+		case err == io.EOF: // the end of a message
+		case closed, errors.Is(err, io.ErrUnexpectedEOF): // a Close, or the end of the stream
 			return r
 		default:
 			r.fault = err.Error()
@@ -265,7 +265,7 @@ func readGorilla(t *testing.T, stream []byte, fromClient bool) (r reading) {
 	}
 }
 
-// openGorilla returns gorilla's end of a WebSocket on which the stream comes in.
+// openGorilla returns gorilla's end of a WebSocket that receives the stream.
 func openGorilla(t *testing.T, stream []byte, fromClient bool) *gorillaws.Conn {
 	t.Helper()
 	const key = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -288,8 +288,8 @@ func openGorilla(t *testing.T, stream []byte, fromClient bool) *gorillaws.Conn {
 	return c
 }
 
-// A recording is a connection that returns bytes, and at first the answer to a request if
-// there is to be one.
+// A recording is a connection that returns the bytes of in. If answer is set, it first returns
+// the answer to the request.
 type recording struct {
 	net.Conn
 	in      io.Reader
@@ -324,7 +324,7 @@ func (c *recording) SetDeadline(time.Time) error { return nil }
 
 func (c *recording) SetWriteDeadline(time.Time) error { return nil }
 
-// hijacked is a ResponseWriter of which the connection is c.
+// hijacked is a ResponseWriter whose Hijack method returns c.
 type hijacked struct{ c net.Conn }
 
 func (h hijacked) Header() http.Header         { return http.Header{} }

@@ -11,7 +11,8 @@ import (
 	"github.com/preflight-go/preflight/interop/internal/lab"
 )
 
-// gorilla is gorilla/websocket. Its small write buffer makes fragments of about 100 bytes.
+// gorilla is a socket of gorilla/websocket. Its small write buffer leads to fragments of about
+// 100 bytes.
 type gorilla struct{ *websocket.Conn }
 
 const gorillaBuffer = 100

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// modules is where test.sh installs the package ws.
+// modules is the folder in which test.sh installs the package ws.
 const modules = "../../.build/peers/node_modules"
 
 // node returns a command that runs a script of testdata. It ends with the test.
@@ -37,7 +37,7 @@ func node(t *testing.T, script string, args ...string) *exec.Cmd {
 // A nodePeer is a process that runs peer.js.
 type nodePeer struct {
 	reports chan report
-	port    int // of a server
+	port    int // the port of a server
 }
 
 func startNode(t *testing.T, gate <-chan struct{}, args ...string) *nodePeer {
@@ -65,7 +65,7 @@ func startNode(t *testing.T, gate <-chan struct{}, args ...string) *nodePeer {
 		for lines.Scan() {
 			var r report
 			if json.Unmarshal(lines.Bytes(), &r) != nil {
-				t.Errorf("Node says %q", lines.Text())
+				t.Errorf("Node printed %q", lines.Text())
 			}
 			p.reports <- r
 		}
@@ -74,7 +74,7 @@ func startNode(t *testing.T, gate <-chan struct{}, args ...string) *nodePeer {
 	work.Go(func() {
 		select {
 		case <-gate:
-			io.WriteString(in, "go on\n")
+			io.WriteString(in, "continue\n")
 		case <-ended:
 		}
 	})

@@ -25,25 +25,25 @@ import (
 const (
 	subprotocol = "preflight.v1"
 
-	// size is what a transfer moves.
+	// size is the number of bytes in a transfer.
 	size = 1 << 20
 
-	// lateSize is what a late reader finds. It fits in the buffers of the kernel, so that
-	// the writer can close before anything has been read.
+	// lateSize is the number of bytes that are sent before a late reader begins. They fit
+	// into the buffers of the kernel, so the writer can close before any of them is read.
 	lateSize = 256 << 10
 
-	// period is a short KeepAlivePeriod: there are always PINGs under way.
+	// period is a short KeepAlivePeriod, so that some PINGs are always in flight.
 	period = 5 * time.Millisecond
 )
 
-// payload is the same bytes in Go and in JavaScript.
+// payload contains the same bytes in Go and in JavaScript.
 var payload = sha3.SumSHAKE256(nil, size)
 
-// A peer is a foreign implementation of WebSocket.
+// A peer is another implementation of WebSocket.
 type peer struct {
 	name string
 	dial func(t *testing.T, url string, roots *x509.CertPool, gate <-chan struct{}) <-chan report
-	// serve starts a server of which every tunnel ends with a report.
+	// serve starts a server. It sends a report at the end of each tunnel.
 	serve func(t *testing.T, gate <-chan struct{}) (address string, reports <-chan report)
 }
 
@@ -98,35 +98,37 @@ func inGo(name string, dial func(string, *x509.CertPool) (socket, error), accept
 	}
 }
 
-// A mode is what the two sides of a tunnel do: ours here, theirs in talk.
+// A mode defines what the two sides of a tunnel do. Our side is here, and the other side is in
+// talk.
 type mode struct {
 	name string
 	ours func(c *preflight.Conn) error
-	// check looks at what the other side has seen, beside its Close code.
+	// check checks the report of the other side, except for the code of the Close frame.
 	check func(t *testing.T, r report)
-	code  int // of the Close frame that the other side receives
+	code  int // the code of the Close frame that the other side receives
 }
 
-// modes are run one after the other. A path names each.
+// modes run one after the other. The path of a request contains the name of the mode.
 var modes = append([]mode{
-	// The other side sends, ours echoes; and the reverse.
+	// In source, the other side sends and our side echoes. In echo it is the reverse.
 	{"source", func(c *preflight.Conn) error {
 		_, err := io.Copy(c, c)
 		return err
 	}, hasData(payload), 1000},
 	{"echo", transfer, hasData(payload), 1000},
-	// The other side answers only behind the end of our direction.
+	// The other side answers only after the end of our direction.
 	{"reply", transfer, hasData(payload), 1000},
-	// It pings in both ways, after it has seen many PINGs itself, and ends.
+	// The other side receives many PINGs. Then it sends a PING capsule and a Ping frame, and
+	// ends.
 	{"pings", func(c *preflight.Conn) error { return expectEnd(io.ReadAll(c)) }, func(t *testing.T, r report) {
 		require.GreaterOrEqual(t, r.Pings, 20)
 		require.GreaterOrEqual(t, r.Pongs, 1)
 		require.Equal(t, 1, r.RFCPongs)
 		hasData(nil)(t, r)
 	}, 1000},
-	// It ends its direction, and with it the whole tunnel.
+	// The other side ends its direction and closes the tunnel at the same time.
 	{"end-and-close", func(c *preflight.Conn) error { return errors.Join(greet(c), expectEnd(io.ReadAll(c))) }, nil, 1000},
-	// It ends in ways that must not pass for an end.
+	// The other side ends in ways that must not be reported as a clean end.
 	{"drop", cutOff, nil, 1006},
 	{"text", func(c *preflight.Conn) error {
 		err := greet(c)
@@ -143,7 +145,7 @@ func closes(codes ...int) (modes []mode) {
 		modes = append(modes, mode{fmt.Sprintf("close/%d", code), func(c *preflight.Conn) error {
 			err := cutOff(c)
 			if _, writeErr := c.Write([]byte("x")); !errors.Is(writeErr, syscall.EPIPE) {
-				err = errors.Join(err, fmt.Errorf("Write behind a Close frame: %v", writeErr))
+				err = errors.Join(err, fmt.Errorf("Write after a Close frame: %v", writeErr))
 			}
 			return err
 		}, nil, code})
@@ -151,7 +153,7 @@ func closes(codes ...int) (modes []mode) {
 	return modes
 }
 
-// hasData requires that the other side has received b and its end.
+// hasData requires that the other side has received b and FINAL_DATA.
 func hasData(b []byte) func(*testing.T, report) {
 	sum := sha256.Sum256(b)
 	return func(t *testing.T, r report) {
@@ -161,7 +163,8 @@ func hasData(b []byte) func(*testing.T, report) {
 	}
 }
 
-// transfer sends data and ends the direction. The same data must come back, and an end.
+// transfer sends data and ends the direction. The other side must return the same data and end
+// its direction.
 func transfer(c *preflight.Conn) error {
 	sent := make(chan error, 1)
 	go func() {
@@ -188,7 +191,7 @@ func greet(c *preflight.Conn) error {
 	return err
 }
 
-// cutOff requires that the tunnel ends before its end.
+// cutOff requires that the tunnel ends without FINAL_DATA.
 func cutOff(c *preflight.Conn) error {
 	err := greet(c)
 	_, readErr := c.Read(make([]byte, 1))
@@ -213,7 +216,7 @@ func late(c *preflight.Conn, writes <-chan struct{}, gate chan<- struct{}) error
 	timeout := time.After(lab.Timeout)
 	for range cap(writes) {
 		select {
-		case <-writes: // a PING, which is not read either
+		case <-writes: // a PING, which the other side does not read
 		case <-timeout:
 			return errors.New("there are no PINGs")
 		}
@@ -221,7 +224,7 @@ func late(c *preflight.Conn, writes <-chan struct{}, gate chan<- struct{}) error
 	return c.Close()
 }
 
-// A counter tells of each Write of a connection, as long as there is room.
+// A counter is a connection that sends a value to writes for each Write, until writes is full.
 type counter struct {
 	net.Conn
 	writes chan<- struct{}
@@ -235,7 +238,7 @@ func (c counter) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// A countingListener makes counters of its connections.
+// A countingListener wraps its connections in counters.
 type countingListener struct {
 	net.Listener
 	writes chan<- struct{}

@@ -12,52 +12,52 @@ import (
 	"sync"
 )
 
-// A socket is a WebSocket of another implementation. One goroutine at a time may send.
+// A socket is a WebSocket of another implementation. Only one goroutine may send at a time.
 type socket interface {
 	send(fragments ...[]byte) error // one binary message
 	sendText() error
-	// sendPing sends a Ping frame, and calls answered when its Pong has come. It
+	// sendPing sends a Ping frame, and calls answered when the Pong has arrived. It
 	// does not wait.
 	sendPing(answered func()) error
 	receive() ([]byte, error) // the next message; a closeError at the end
-	close(code int) error     // code 1005 stands for none
+	close(code int) error     // code 1005 sends a Close frame without a code
 	drop()                    // ends the connection without a Close frame
 }
 
-// A closeError is the code of a Close frame that has been received.
+// A closeError is the code of a received Close frame.
 type closeError int
 
 func (e closeError) Error() string { return "closed with " + strconv.Itoa(int(e)) }
 
-// A report is what a peer has seen of a tunnel.
+// A report describes what a peer has received from a tunnel.
 type report struct {
 	Bytes    int
 	SHA256   string
-	Final    bool // FINAL_DATA has come
-	Pings    int  // capsules
-	Pongs    int  // likewise
-	RFCPongs int  // frames
+	Final    bool // FINAL_DATA has arrived
+	Pings    int  // PING capsules
+	Pongs    int  // PONG capsules
+	RFCPongs int  // Pong frames
 	Close    int  // the code; 1006 if there was no Close frame
 }
 
-// A talker is a peer in a tunnel. testdata/peer.js has the same in JavaScript.
+// A talker is a peer in a tunnel. testdata/peer.js does the same in JavaScript.
 type talker struct {
 	socket
 	mode string
 	work sync.WaitGroup
 
-	mu     sync.Mutex // held to send, too
+	mu     sync.Mutex // also held while sending
 	report report
 	err    error
 
 	hash   hash.Hash
 	kept   []byte
 	asked  bool
-	closed bool // this side has ended the tunnel, and sends nothing more
+	closed bool // this side has ended the tunnel and sends nothing more
 }
 
-// talk does what mode says until the tunnel ends. In mode late it reads nothing before
-// gate is closed.
+// talk performs the mode until the tunnel ends. In the mode late, it reads nothing until gate is
+// closed.
 func talk(s socket, mode string, gate <-chan struct{}) (report, error) {
 	p := &talker{socket: s, mode: mode, hash: sha256.New()}
 	switch mode {
@@ -154,7 +154,7 @@ func (p *talker) takeFinal() {
 	}
 }
 
-// answered counts a Pong, and ends the direction when both have come.
+// answered counts a Pong, and ends the direction when both Pongs have arrived.
 func (p *talker) answered(count *int) {
 	p.mu.Lock()
 	*count++
@@ -171,7 +171,7 @@ func (p *talker) leave(code int) {
 	p.note(p.close(code))
 }
 
-// put sends a piece of the stream, cut into messages and fragments.
+// put sends a piece of the stream, split into messages and fragments.
 func (p *talker) put(b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

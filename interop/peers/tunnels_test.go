@@ -14,11 +14,11 @@ import (
 // A front is a way to a server.
 type front struct {
 	lab.Frontend
-	prefix string // of every path
+	prefix string // the prefix of every path
 }
 
-// eachFront runs a test against the server at backend: directly, and through nginx, which
-// forwards no other upgrade.
+// eachFront runs a test against the server at backend: directly, and through nginx, which is
+// configured to forward only upgrades to websocket.
 func eachFront(t *testing.T, start func(*testing.T) (backend string), test func(*testing.T, front)) {
 	nginx := func(t *testing.T) *lab.Edge {
 		return lab.StartNginx(t, start(t), "    default upgrade;", "    default close;\n    websocket upgrade;")
@@ -36,10 +36,10 @@ func (f front) url(mode string) string {
 	return scheme + f.Address + f.prefix + mode
 }
 
-// never is the gate of those who need none.
+// never is the gate for tests that need none.
 var never = make(chan struct{})
 
-// A foreign client of a PreflightListener.
+// The client of a PreflightListener is another implementation.
 func TestClient(t *testing.T) {
 	for _, p := range peers {
 		t.Run(p.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// A foreign client that reads late has everything, and the end.
+// A client of another implementation that reads late receives everything and a clean end.
 func TestClientReadsLate(t *testing.T) {
 	for _, p := range peers {
 		t.Run(p.name, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestClientReadsLate(t *testing.T) {
 	}
 }
 
-// A foreign server of a PreflightDialer.
+// The server of a PreflightDialer is another implementation.
 func TestServer(t *testing.T) {
 	for _, p := range peers {
 		t.Run(p.name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// A foreign server that reads late has everything, and the end.
+// A server of another implementation that reads late receives everything and a clean end.
 func TestServerReadsLate(t *testing.T) {
 	for _, p := range peers {
 		t.Run(p.name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestServerReadsLate(t *testing.T) {
 	}
 }
 
-// dial opens a tunnel by WebSocket. writes, if not nil, hears of each Write.
+// dial opens a tunnel with WebSocket. If writes is not nil, it receives a value for each Write.
 func (f front) dial(t *testing.T, mode string, writes chan<- struct{}) *preflight.Conn {
 	t.Helper()
 	d := f.Dialer()
@@ -145,7 +145,7 @@ func (f front) dial(t *testing.T, mode string, writes chan<- struct{}) *prefligh
 	return c
 }
 
-// A countingDialer makes counters of its connections.
+// A countingDialer wraps its connections in counters.
 type countingDialer struct{ writes chan<- struct{} }
 
 func (d countingDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -156,7 +156,7 @@ func (d countingDialer) DialContext(ctx context.Context, network, address string
 	return counter{c, d.writes}, nil
 }
 
-// verify checks what the other side has seen.
+// verify checks the report of the other side.
 func (m mode) verify(t *testing.T, r report) {
 	t.Helper()
 	require.Equal(t, m.code, r.Close, "%+v", r)
@@ -172,8 +172,7 @@ func verifyLate(t *testing.T, r report) {
 	require.Equal(t, 1000, r.Close)
 }
 
-// The script that the documentation shows: a client in 30 lines, written from the
-// description of the protocol alone.
+// TestStranger runs a client that was written only from the description of the protocol.
 func TestStranger(t *testing.T) {
 	eachFront(t, lab.ServeEcho, func(t *testing.T, f front) {
 		if f.Roots != nil {

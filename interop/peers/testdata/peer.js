@@ -1,11 +1,12 @@
-// One side of the tunnels of these tests, in Node's ws: "client URL" or "server". The path
-// says what it does; each tunnel ends with a line of JSON. A line on the standard input
-// lets a late reader begin.
+// One side of the tunnels of these tests, with ws of Node.js. The arguments are "client URL" or
+// "server". The path of the URL contains the mode. At the end of each tunnel, the program prints
+// a report as a line of JSON. In the mode late, it begins to read when a line arrives on the
+// standard input.
 const { WebSocket, WebSocketServer } = require('ws');
 const crypto = require('crypto');
 const DATA = 0x2d70f100, FINAL_DATA = 0x2d70f101, PING = 0x2d70f104, PONG = 0x2d70f105;
 
-// A length may have any form: this one is never the shortest.
+// A length may have any form. This function never uses the shortest one.
 const capsule = (type, value) => {
   const header = Buffer.alloc(12);
   header.writeUInt32BE(0x80000000 + type);
@@ -14,7 +15,7 @@ const capsule = (type, value) => {
   return Buffer.concat([header, value]);
 };
 
-function varint(b, at) { // returns the value, and where the next byte is
+function varint(b, at) { // returns the value and the index of the next byte
   const end = at + (1 << (b[at] >> 6));
   if (!(end <= b.length)) return [0, Infinity];
   let value = b[at] & 0x3f;
@@ -22,7 +23,7 @@ function varint(b, at) { // returns the value, and where the next byte is
   return [value, end];
 }
 
-// send cuts bytes into messages, and these into fragments, wherever they fall.
+// send splits bytes into messages, and messages into fragments. The boundaries can be anywhere.
 const cuts = [0, 1, 7, 125, 126, 127, 3000, 65535, 65536, 70000];
 function send(ws, bytes) {
   for (let at = 0, i = 0; at < bytes.length; i++) {
@@ -96,7 +97,7 @@ function talk(ws, mode) {
     if (value.toString() === 'rfc') report.rfcPongs++;
     answered();
   });
-  ws.on('error', () => {}); // what the close code tells, too
+  ws.on('error', () => {}); // the close code shows errors, too
   ws.on('close', (code) => {
     report.close = code;
     report.sha256 = hash.digest('hex');
@@ -117,7 +118,7 @@ if (process.argv[2] === 'server') {
   process.stdin.on('end', () => process.exit());
 } else {
   const url = process.argv[3];
-  // The certificate is not what these tests are about.
+  // These tests do not test the certificate.
   const ws = new WebSocket(url, 'preflight.v1', { rejectUnauthorized: false });
   ws.on('open', () => talk(ws, new URL(url).pathname.replace('/client', '').slice(1)));
   ws.on('error', (error) => console.error(error.message));

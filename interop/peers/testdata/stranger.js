@@ -1,5 +1,5 @@
-// A client of a PreflightListener by WebSocket: it sends its standard input, ends its
-// direction, and prints what comes back. Run: node stranger.js ws://127.0.0.1:9007/path
+// A client of a PreflightListener with WebSocket. It sends its standard input, ends its
+// direction, and prints what it receives. Run: node stranger.js ws://127.0.0.1:9007/path
 const { WebSocket } = require('ws');
 const DATA = 0x2d70f100, FINAL_DATA = 0x2d70f101, PING = 0x2d70f104, PONG = 0x2d70f105;
 
@@ -12,7 +12,7 @@ ws.on('open', () => {
   process.stdin.on('end', () => ws.send(capsule(FINAL_DATA, Buffer.alloc(0))));
 });
 
-function varint(b, at) { // returns the value, and where the next byte is
+function varint(b, at) { // returns the value and the index of the next byte
   const end = at + (1 << (b[at] >> 6));
   if (!(end <= b.length)) return [0, Infinity];
   let value = b[at] & 0x3f;
