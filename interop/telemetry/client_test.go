@@ -232,7 +232,7 @@ func TestClientStages(t *testing.T) {
 	requireQuiet(t, metrics)
 	requireSecret(t, e)
 	for name, n := range map[string]int64{
-		"handshake.duration " + refusedUpgradeBy("401", "authorize"): 1,
+		"handshake.duration " + refusedUpgradeBy("401", "authorize"):                                         1,
 		"handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded": 1,
 		"connection.duration preflight.carrier=upgrade preflight.kind=upgraded":                              1,
 		"connection.io network.io.direction=receive preflight.carrier=upgrade preflight.kind=upgraded":       5,
