@@ -173,6 +173,10 @@ func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.
 
 func sentAuthorization(f *facts) bool { return f.Authorization }
 
+// ownPage reports whether the page of a product is there. A proxy writes its name into Server
+// also where it passes on the answer of another.
+func ownPage(f *facts) bool { return f.author != "" }
+
 func noBody(f *facts) bool { return len(f.body) == 0 }
 
 // largeHead reports whether the head of the request may be too large for some hop: the

@@ -109,6 +109,10 @@ var answers = []row{
 	// Limits and outages.
 	{code: "rate-limit", status: "429", waits: true,
 		text: "a proxy or program in front of the listener limits the rate of requests; {later}, or raise its limit"},
+	{code: "rate-limit", status: "503", from: nginx, also: ownPage, waits: true,
+		text: "nginx itself refuses for now. Possible: it limits the rate of requests or the connections (`limit_req`, `limit_conn`), or `return 503` closes the path; {later}, or change that"},
+	{code: "server-slow", status: "408", from: envoy, also: bodyBegins("stream timeout", "downstream duration timeout"), waits: true,
+		text: "the server behind Envoy did not answer in Envoy's time (`idle_timeout`, `stream_idle_timeout`, `max_stream_duration`). Possible: it waits for another protocol, or Authorize is slow; {later}"},
 	{code: "too-slow", status: "408", waits: true,
 		text: "the edge did not get the whole request in its time, so the way is slow or a proxy holds the request back; {later}"},
 	{code: "too-early", status: "425", waits: true,
