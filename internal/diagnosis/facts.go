@@ -55,7 +55,8 @@ func (f *facts) wrote(p product) bool {
 //	{upgrade}     which setting passes Upgrade
 //	{http10}      which setting passes it over HTTP/1.1
 //	{connection}  which setting passes Connection
-//	{behind}      who is on the way, as a clause in front of another hop
+//	{proxy}       the proxy that answered, or else those that are on the way
+//	{behind}      those that are on the way in front of the one that answered
 func (f *facts) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
@@ -70,6 +71,7 @@ func (f *facts) fill(text string) string {
 		"{upgrade}", f.setting(func(s setting) string { return s.upgrade }),
 		"{http10}", f.setting(func(s setting) string { return s.http10 }),
 		"{connection}", f.setting(func(s setting) string { return s.connection }),
+		"{proxy}", f.proxy(),
 		"{behind}", f.behind(),
 	).Replace(text)
 }
@@ -126,6 +128,14 @@ func names2(all []product) string {
 	return b.String()
 }
 
+// proxy names the proxy that wrote the answer, or else those that passed it on.
+func (f *facts) proxy() string {
+	if f.author != "" && f.author != golang {
+		return string(f.author)
+	}
+	return f.behind()
+}
+
 // behind names the products that passed an answer on, as the hop before another.
 func (f *facts) behind() string {
 	others := slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
@@ -176,6 +186,10 @@ func sentAuthorization(f *facts) bool { return f.Authorization }
 // ownPage reports whether the page of a product is there. A proxy writes its name into Server
 // also where it passes on the answer of another.
 func ownPage(f *facts) bool { return f.author != "" }
+
+// noChallenge reports whether a 401 lacks what RFC 9110 §15.5.2 wants of it. auth_basic of nginx
+// sends it.
+func noChallenge(f *facts) bool { return f.Header.Get("Www-Authenticate") == "" }
 
 func noBody(f *facts) bool { return len(f.body) == 0 }
 
