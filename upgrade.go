@@ -101,6 +101,8 @@ type upgrade struct {
 	edge net.Addr // who answers; nil: the remote address of the connection
 	tls  bool     // the request is sent over TLS
 	sent int      // bytes of the request
+	// The dialer tries CarrierWebSocket, now or with another request.
+	websocket bool
 }
 
 // evidence is what is known of the request, for the diagnosis of its failure.
@@ -110,7 +112,7 @@ func (u *upgrade) evidence() diagnosis.Evidence {
 	_, authorization := valuesOf(u.header, "Authorization")
 	return diagnosis.Evidence{
 		Stage: diagnosis.Upgrade, Token: terms.Token(), Host: u.host, Path: path,
-		TLS: u.tls, Authorization: authorization, HeadSize: u.sent,
+		TLS: u.tls, Authorization: authorization, HeadSize: u.sent, WebSocket: u.websocket,
 	}
 }
 

@@ -48,6 +48,7 @@ func (f *facts) wrote(p product) bool {
 //
 //	{size}        the size of the request's head
 //	{token}       the token of Upgrade
+//	{websocket}   that CarrierWebSocket is to be added, unless the dialer tries it
 //	{later}       when to try again
 //	{tls}         how to speak TLS to the hop
 //	{plain}       how not to
@@ -62,6 +63,7 @@ func (f *facts) fill(text string) string {
 		return text
 	}
 	return strings.NewReplacer(
+		"{websocket}", f.addWebSocket(),
 		"{size}", strconv.Itoa(f.HeadSize),
 		"{token}", f.Token,
 		"{later}", f.later(),
@@ -74,6 +76,13 @@ func (f *facts) fill(text string) string {
 		"{proxy}", f.proxy(),
 		"{behind}", f.behind(),
 	).Replace(text)
+}
+
+func (f *facts) addWebSocket() string {
+	if f.WebSocket {
+		return ""
+	}
+	return " (add CarrierWebSocket)"
 }
 
 // hop chooses the text for the hop of a stage.
@@ -112,7 +121,7 @@ func (f *facts) setting(of func(setting) string) string {
 		if line == "" {
 			return "Possibly " + string(f.shown[0]) + ", which is on the way: let it pass Upgrade and Connection"
 		}
-		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.ReplaceAll(line, "{token}", f.Token)
+		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.NewReplacer("{token}", f.Token, "{websocket}", f.addWebSocket()).Replace(line)
 	}
 	return names2(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }

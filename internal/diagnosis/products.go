@@ -136,7 +136,8 @@ func author(h http.Header, body string) product {
 	return ""
 }
 
-// A setting is what makes a product pass an upgrade. {token} is that of Upgrade.
+// A setting is what makes a product pass an upgrade. {token} and {websocket} are
+// those of facts.fill.
 type setting struct {
 	upgrade    string // it removes Upgrade
 	http10     string // it speaks HTTP/1.0; "": as upgrade
@@ -155,8 +156,8 @@ var settings = map[product]setting{
 	varnish:   {upgrade: "its VCL needs `return (pipe)` for Upgrade, and in vcl_pipe both fields"},
 	lighttpd:  {upgrade: "it needs `proxy.header = (\"upgrade\" => \"enable\")`"},
 	squid:     {upgrade: "it needs `http_upgrade_request_protocols {token} allow all`"},
-	h2o:       {upgrade: "it passes websocket alone: `proxy.websocket: ON`, and CarrierWebSocket"},
-	ats:       {upgrade: "it passes websocket alone: a `ws://` remap rule, and CarrierWebSocket"},
-	awsELB:    {upgrade: "it passes websocket alone: CarrierWebSocket"},
+	h2o:       {upgrade: "it passes websocket alone{websocket}, by `proxy.websocket: ON`"},
+	ats:       {upgrade: "it passes websocket alone{websocket}, by a `map ws://` remap rule"},
+	awsELB:    {upgrade: "it passes websocket alone{websocket}"},
 	tinyproxy: {upgrade: "it passes no upgrade as a reverse proxy: replace it"},
 }
