@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math"
+	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -57,6 +60,7 @@ func (f *facts) wrote(p product) bool {
 //	{http10}      which setting passes it over HTTP/1.1
 //	{connection}  which setting passes Connection
 //	{proxy}       the proxy that answered, or else those that are on the way
+//	{who}         the same, or a program behind, if it is not known which
 //	{behind}      those that are on the way in front of the one that answered
 func (f *facts) fill(text string) string {
 	if !strings.Contains(text, "{") {
@@ -74,6 +78,7 @@ func (f *facts) fill(text string) string {
 		"{http10}", f.setting(func(s setting) string { return s.http10 }),
 		"{connection}", f.setting(func(s setting) string { return s.connection }),
 		"{proxy}", f.proxy(),
+		"{who}", f.who(),
 		"{behind}", f.behind(),
 	).Replace(text)
 }
@@ -145,6 +150,18 @@ func (f *facts) proxy() string {
 	return f.behind()
 }
 
+// who names the proxy that wrote the answer. If it is not known, a program behind those that
+// are shown may have.
+func (f *facts) who() string {
+	switch {
+	case f.author != "" && f.author != golang:
+		return string(f.author)
+	case len(f.shown) > 0:
+		return names2(f.shown) + ", or a program behind,"
+	}
+	return "a proxy or program in front of the listener"
+}
+
 // behind names the products that passed an answer on, as the hop before another.
 func (f *facts) behind() string {
 	others := slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
@@ -191,6 +208,24 @@ func (f *facts) leads() place {
 func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.leads() == p } }
 
 func sentAuthorization(f *facts) bool { return f.Authorization }
+
+// addressAsHost reports whether Host is an IP address, which no site has for its name.
+func addressAsHost(f *facts) bool {
+	own := url.URL{Host: f.Host}
+	_, err := netip.ParseAddr(own.Hostname())
+	return err == nil
+}
+
+// nginxFile reports whether nginx served a file. Its ETag is the time and the length of the
+// file, in hexadecimal. Apache has them the other way round.
+func nginxFile(f *facts) bool {
+	modified, err := http.ParseTime(f.Header.Get("Last-Modified"))
+	if err != nil {
+		return false
+	}
+	length, err := strconv.ParseInt(f.Header.Get("Content-Length"), 10, 64)
+	return err == nil && f.Header.Get("Etag") == fmt.Sprintf("\"%x-%x\"", modified.Unix(), length)
+}
 
 // ownPage reports whether the page of a product is there. A proxy writes its name into Server
 // also where it passes on the answer of another.

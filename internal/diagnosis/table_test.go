@@ -156,6 +156,8 @@ func TestTable(t *testing.T) {
 				e.Authorization = true
 			case "TLS":
 				e.TLS = true
+			case "address":
+				e.Host = "[2001:db8::1]:8080"
 			case "WebSocket":
 				e.WebSocket = true
 			case "10 KiB":
