@@ -58,6 +58,7 @@ func (f *facts) wrote(p product) bool {
 //	{config}      the tls.Config of the hop
 //	{upgrade}     which setting passes Upgrade
 //	{http10}      which setting passes it over HTTP/1.1
+//	{secure}      which setting lets it speak TLS to its upstream, in parentheses
 //	{connection}  which setting passes Connection
 //	{proxy}       the proxy that answered, or else those that are on the way
 //	{who}         the same, or a program behind, if it is not known which
@@ -80,6 +81,7 @@ func (f *facts) fill(text string) string {
 		"{proxy}", f.proxy(),
 		"{who}", f.who(),
 		"{behind}", f.behind(),
+		"{secure}", f.secure(),
 	).Replace(text)
 }
 
@@ -129,6 +131,13 @@ func (f *facts) setting(of func(setting) string) string {
 		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.NewReplacer("{token}", f.Token, "{websocket}", f.addWebSocket()).Replace(line)
 	}
 	return names2(f.shown) + " are on the way: docs/proxies.md has the line of each"
+}
+
+func (f *facts) secure() string {
+	if len(f.shown) != 1 || settings[f.shown[0]].secure == "" {
+		return ""
+	}
+	return " (`" + settings[f.shown[0]].secure + "`)"
 }
 
 func names2(all []product) string {

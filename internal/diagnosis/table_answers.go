@@ -44,7 +44,7 @@ var answers = []row{
 
 	// The head, and TLS.
 	{code: "upstream-tls", status: "4xx", also: plainBehind, common: true,
-		text: "{behind} sends plain HTTP to a port that speaks TLS. Let that proxy use TLS to its upstream (nginx: `proxy_pass https://`), or use the plain port there"},
+		text: "{behind} sends plain HTTP to a port that speaks TLS. Let that proxy use TLS to its upstream{secure}, or use the plain port there"},
 	{code: "tls-port", status: "400", also: plainOnTLS, common: true,
 		text: "the port speaks TLS; {tls}"},
 	{code: "client-cert", status: "400 403 496", body: "no required ssl certificate", common: true,
