@@ -12,14 +12,14 @@ type Response struct {
 	protocols  int
 	connection bool
 
-	// What the two ends agree on beside the protocol.
+	// What the two ends agree on besides the protocol.
 	tunnel, framing, inner         agreement // Preflight-Tunnel, -Framing, -Protocol
 	accept, subprotocol, extension agreement // Sec-WebSocket-Accept, -Protocol, -Extensions
 }
 
 // An agreement is a field by which the peer agrees to something.
 type agreement struct {
-	value []byte // of the last line
+	value []byte // the value of the last line
 	lines int
 }
 
@@ -28,7 +28,7 @@ func (a *agreement) add(value []byte) {
 	a.lines++
 }
 
-// is reports whether there is one line, with this value.
+// is reports whether there is exactly one line, with this value.
 func (a *agreement) is(value string) bool { return a.lines == 1 && string(a.value) == value }
 
 // NotHTTP reports whether b cannot be the beginning of an HTTP/1.x answer.
@@ -37,9 +37,9 @@ func NotHTTP(b []byte) bool {
 	return !bytes.HasPrefix([]byte(http), b[:min(len(b), len(http))])
 }
 
-// ResponseEnd looks for the end of an answer's head in b, of which b[:from] has been inspected
-// before. It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a
-// line too (RFC 9112 §2.2).
+// ResponseEnd looks for the end of an answer's head in b. An earlier call has inspected b[:from].
+// It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a line too (RFC
+// 9112 §2.2).
 func ResponseEnd(b []byte, from int) int {
 	for i := from; ; i++ {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -61,7 +61,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 	pos := lineEnd(head, 0)
 	line := trim(head[:pos])
 	// HTTP-version SP status-code [SP reason-phrase] (RFC 9112 §4). The SP
-	// before an empty reason is often missing: nginx hands on `HTTP/1.1 101`.
+	// before an empty reason is often missing: nginx forwards `HTTP/1.1 101`.
 	if len(line) < len("HTTP/1.1 200") || NotHTTP(head) || !digits(line[7:8]) ||
 		line[8] != ' ' || !digits(line[9:12]) || line[9] == '0' || len(line) > 12 && line[12] != ' ' {
 		return r, bad(0, "the status line is not `HTTP/1.x SP code SP reason`: RFC 9112 §4")
@@ -80,8 +80,8 @@ func ParseResponse(head []byte) (Response, *Error) {
 		if next == pos {
 			return r, nil
 		}
-		// Content-Length and Transfer-Encoding are not looked at: on a 101
-		// they mean nothing (RFC 9112 §6.3), and old devices send them.
+		// Content-Length and Transfer-Encoding are ignored: on a 101 they have
+		// no meaning (RFC 9112 §6.3), and old devices send them.
 		if badText(value) {
 			return r, bad(pos, "a control character in a field value: RFC 9110 §5.5")
 		}
@@ -120,8 +120,8 @@ func AsksFraming(lines []string) bool {
 	return string(a.value) == framingCapsule
 }
 
-// addFraming adds a line of Preflight-Framing, which is a list. It keeps a member that is not
-// the known one.
+// addFraming adds a line of Preflight-Framing, which is a list. It keeps an unknown member, if
+// there is one.
 func (a *agreement) addFraming(value []byte) {
 	a.lines++
 	for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
@@ -193,7 +193,7 @@ func (r *Response) Switched(terms *Terms, accept string) *Error {
 	return nil
 }
 
-// framed is Switched for the framing of a tunnel that is no WebSocket.
+// framed checks the framing of a tunnel without WebSocket, for Switched.
 func (r *Response) framed(asked bool) *Error {
 	switch found := r.framing.lines > 0; {
 	case found && string(r.framing.value) != framingCapsule:
@@ -206,7 +206,8 @@ func (r *Response) framed(asked bool) *Error {
 	return nil
 }
 
-// webSocket is Switched for the fields of a WebSocket (RFC 6455 §4.1) and the protocol inside.
+// webSocket checks the fields of a WebSocket (RFC 6455 §4.1) and the protocol inside, for
+// Switched.
 func (r *Response) webSocket(terms *Terms, accept string) *Error {
 	switch {
 	case r.accept.lines == 0:
