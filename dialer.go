@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -256,6 +257,7 @@ func (d *PreflightDialer) route(network, address string) (r route, err error) {
 	if u.carriers, r.periods, err = d.checkCarriers(); err != nil {
 		return r, err
 	}
+	u.websocket = slices.Contains(u.carriers, CarrierWebSocket)
 	if err := u.check(); err != nil {
 		return r, err
 	}

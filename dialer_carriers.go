@@ -163,22 +163,40 @@ func (t *descent) failure(err error) error {
 }
 
 // A fallError is the end of a dial that has tried more than one carrier. The first refusal is
-// what was asked for, so it comes first.
+// what was asked for, so it comes first. If it shows a fault that every carrier meets, what the
+// others show beside it would mislead: only their status and code are in the text.
 type fallError struct{ missed []missed }
 
 func (e *fallError) Error() string {
-	before := e.missed[0].err.Error()
-	text := before
+	before := e.missed[0].err
+	text := before.Error()
+	first, _ := before.(*StatusError)
 	for _, m := range e.missed[1:] {
 		text += "; and by carrier " + string(m.Carrier)
-		if own := m.err.Error(); own == before {
+		own, _ := m.err.(*StatusError)
+		switch {
+		case sameRefusal(m.err, before):
 			text += " the same"
-		} else {
-			text += ": " + strings.TrimPrefix(own, "preflight: ")
-			before = own
+			continue
+		case own != nil && first != nil && first.found.Common:
+			text += ": " + own.short()
+		default:
+			text += ": " + strings.TrimPrefix(m.err.Error(), "preflight: ")
 		}
+		before = m.err
 	}
 	return text
+}
+
+// sameRefusal reports whether two errors say the same. The texts of one code can differ in what
+// differs between the requests, such as their size.
+func sameRefusal(a, b error) bool {
+	x, _ := a.(*StatusError)
+	y, _ := b.(*StatusError)
+	if x != nil && y != nil && x.found.Code != "" {
+		return x.StatusCode == y.StatusCode && x.found.Code == y.found.Code
+	}
+	return a.Error() == b.Error()
 }
 
 // Unwrap returns the error of each carrier, in the order in which they were tried.

@@ -181,8 +181,8 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 	var err error
 	known := diagnosis.Evidence{Stage: diagnosis.Connect, TLS: p.tls != nil}
 	if p.isSOCKS {
-		err = p.connectSOCKS(c)
 		known.Stage = diagnosis.SOCKS
+		err = p.connectSOCKS(c, &known)
 	} else {
 		err = x.connect(p.target, p.header, &known)
 	}
@@ -231,12 +231,14 @@ func (x *exchange) connect(authority string, header http.Header, known *diagnosi
 }
 
 // connectSOCKS asks a SOCKS5 proxy (RFC 1928) over c. The exchange bounds it in time, so
-// it needs no context.
-func (p *forwardProxy) connectSOCKS(c net.Conn) error {
-	d, err := proxy.SOCKS5("tcp", p.address, p.socks, dialed{c})
+// it needs no context. known gets the first bytes of the proxy, which show how far it came.
+func (p *forwardProxy) connectSOCKS(c net.Conn, known *diagnosis.Evidence) error {
+	first := &firstBytes{Conn: c}
+	d, err := proxy.SOCKS5("tcp", p.address, p.socks, dialed{first})
 	if err == nil {
 		_, err = d.Dial("tcp", p.target)
 	}
+	known.First = first.read
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errIncomplete
@@ -244,6 +246,20 @@ func (p *forwardProxy) connectSOCKS(c net.Conn) error {
 		return nil
 	}
 	return &stageError{stage: "SOCKS5 with the forward proxy", err: err}
+}
+
+// firstBytes keeps the first bytes that are read: the answers of SOCKS5 to the methods and to
+// the credentials.
+type firstBytes struct {
+	net.Conn
+	read []byte
+}
+
+func (c *firstBytes) Read(b []byte) (int, error) {
+	const most = 4
+	n, err := c.Conn.Read(b)
+	c.read = append(c.read, b[:min(n, most-len(c.read))]...)
+	return n, err
 }
 
 // dialed is a dialer that has already dialed.

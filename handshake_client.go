@@ -150,7 +150,7 @@ func (x *exchange) responseHead(request []byte, limit int) (int, error) {
 		case err == io.EOF:
 			return 0, errIncomplete
 		case errors.Is(err, syscall.ECONNRESET):
-			return 0, fmt.Errorf("the connection was reset before the answer: %w", err)
+			return 0, fmt.Errorf("the connection was reset before the answer: %w", withoutAddresses(err))
 		case err != nil:
 			return 0, err
 		}

@@ -101,6 +101,8 @@ type upgrade struct {
 	edge net.Addr // who answers; nil: the remote address of the connection
 	tls  bool     // the request is sent over TLS
 	sent int      // bytes of the request
+	// The dialer tries CarrierWebSocket, now or with another request.
+	websocket bool
 }
 
 // evidence is what is known of the request, for the diagnosis of its failure.
@@ -110,7 +112,7 @@ func (u *upgrade) evidence() diagnosis.Evidence {
 	_, authorization := valuesOf(u.header, "Authorization")
 	return diagnosis.Evidence{
 		Stage: diagnosis.Upgrade, Token: terms.Token(), Host: u.host, Path: path,
-		TLS: u.tls, Authorization: authorization, HeadSize: u.sent,
+		TLS: u.tls, Authorization: authorization, HeadSize: u.sent, WebSocket: u.websocket,
 	}
 }
 
@@ -269,13 +271,25 @@ type stageError struct {
 }
 
 func (e *stageError) Error() string {
-	text := e.stage + ": " + printable(e.err.Error())
+	text := e.stage + ": " + printable(withoutAddresses(e.err).Error())
 	if e.found.Text != "" {
 		text += ": " + e.found.Text
 	}
 	return text
 }
 func (e *stageError) Unwrap() error { return e.err }
+
+// withoutAddresses returns the cause of an error of Read or Write. Such an error names both
+// addresses, and the error of a handshake around it names them too.
+func withoutAddresses(err error) error {
+	for {
+		op, ok := err.(*net.OpError)
+		if !ok || op.Op != "read" && op.Op != "write" || op.Err == nil {
+			return err
+		}
+		err = op.Err
+	}
+}
 
 // Timeout serves net.OpError, which looks only at its direct Err.
 func (e *stageError) Timeout() bool { return isTimeout(e.err) }

@@ -111,20 +111,20 @@ func TestSOCKSFails(t *testing.T) {
 	}
 	const incomplete = "connection ended before the answer"
 	for name, test := range map[string]struct {
-		userinfo, cause string
-		serve           func(net.Conn)
+		userinfo, cause, code string
+		serve                 func(net.Conn)
 	}{
-		"wants a login":      {"", "no acceptable authentication methods", refused(&fwdSOCKS{login: "me:s3cr3t"})},
-		"wrong password":     {"me:s3cr3t@", "authentication failed", refused(&fwdSOCKS{login: "me:other"})},
-		"not allowed":        {"", "not allowed", refused(&fwdSOCKS{reply: 2})},
-		"host unreachable":   {"", "host unreachable", refused(&fwdSOCKS{reply: 4})},
-		"connection refused": {"", "connection refused", refused(&fwdSOCKS{reply: 5})},
-		"EOF":                {"", incomplete, raw(3, "")},
-		"half a method":      {"", incomplete, raw(3, "\x05")},
-		"method alone":       {"", incomplete, raw(3, "\x05\x00")},
-		"half a login":       {"me:s3cr3t@", incomplete, raw(4, "\x05\x02\x01")},
-		"half a reply":       {"", incomplete, raw(3, "\x05\x00\x05\x00\x00\x01")},
-		"HTTP":               {"", "unexpected protocol version", raw(3, "HTTP/1.1 400 Bad Request\r\n\r\n")},
+		"wants a login":      {"", "no acceptable authentication methods", "socks-auth-missing", refused(&fwdSOCKS{login: "me:s3cr3t"})},
+		"wrong password":     {"me:s3cr3t@", "authentication failed", "socks-auth-refused", refused(&fwdSOCKS{login: "me:other"})},
+		"not allowed":        {"", "not allowed", "socks-forbidden", refused(&fwdSOCKS{reply: 2})},
+		"host unreachable":   {"", "host unreachable", "socks-unreachable", refused(&fwdSOCKS{reply: 4})},
+		"connection refused": {"", "connection refused", "socks-unreachable", refused(&fwdSOCKS{reply: 5})},
+		"EOF":                {"", incomplete, "socks-ended", raw(3, "")},
+		"half a method":      {"", incomplete, "socks-ended", raw(3, "\x05")},
+		"method alone":       {"", incomplete, "socks-ended", raw(3, "\x05\x00")},
+		"half a login":       {"me:s3cr3t@", incomplete, "socks-auth-refused", raw(4, "\x05\x02\x01")},
+		"half a reply":       {"", incomplete, "socks-ended", raw(3, "\x05\x00\x05\x00\x00\x01")},
+		"HTTP":               {"", "unexpected protocol version", "not-socks", raw(3, "HTTP/1.1 400 Bad Request\r\n\r\n")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"proxy:1080": fwdServe(t, test.serve)}}
@@ -136,6 +136,9 @@ func TestSOCKSFails(t *testing.T) {
 			require.Equal(t, "preflight", op.Op)
 			require.ErrorContains(t, err, "SOCKS5 with the forward proxy")
 			require.ErrorContains(t, err, test.cause)
+			require.ErrorContains(t, err, "["+test.code+"]")
+			agreed := name == "half a reply" || name == "method alone"
+			require.Equal(t, agreed, strings.Contains(err.Error(), "it is a SOCKS5 proxy, and ended the connection after the request"), err.Error())
 			testkit.RequireNoSecret(t, err)
 			network.closed(t, 1)
 		})

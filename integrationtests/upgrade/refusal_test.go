@@ -252,6 +252,7 @@ func TestAnswerEndsEarly(t *testing.T) {
 func TestAnswerIsReset(t *testing.T) {
 	for _, sent := range []string{"", "HTTP/1.1 101 Switching"} {
 		client, server := testkit.TCPPair(t)
+		peer := server.LocalAddr().String()
 		go func() {
 			testkit.ReadRequest(server)
 			io.WriteString(server, sent)
@@ -264,6 +265,7 @@ func TestAnswerIsReset(t *testing.T) {
 		var op *net.OpError
 		require.ErrorAs(t, err, &op)
 		require.Equal(t, "preflight", op.Op)
+		require.Equal(t, 1, strings.Count(err.Error(), peer), err.Error())
 	}
 }
 

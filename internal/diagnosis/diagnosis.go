@@ -39,6 +39,7 @@ type Evidence struct {
 	Host, Path    string // of the request; Path has no query
 	TLS           bool   // to the one who answered
 	Authorization bool   // the request had that field; with CONNECT Proxy-Authorization
+	WebSocket     bool   // CarrierWebSocket is among those that the dialer tries
 	HeadSize      int    // of the request, in bytes
 
 	// What came: an answer, bytes that are not HTTP, or an error alone.
@@ -57,6 +58,7 @@ type Finding struct {
 	Code      string // of its row in docs/troubleshooting.md
 	Text      string // with the code at its end
 	Temporary bool   // the same dial may succeed later
+	Common    bool   // every carrier meets it
 }
 
 // Of returns what e shows.
@@ -66,7 +68,7 @@ func Of(e *Evidence) Finding {
 	if row == nil {
 		return Finding{}
 	}
-	return Finding{row.code, f.fill(row.text) + " [" + row.code + "]", row.waits}
+	return Finding{row.code, f.fill(row.text) + " [" + row.code + "]", row.waits, row.common}
 }
 
 func find(f *facts) *row {
@@ -100,6 +102,7 @@ type row struct {
 	also    func(*facts) bool // anything else
 	text    string            // see facts.fill
 	waits   bool              // waiting can help
+	common  bool              // it is no matter of the carrier: each one meets it
 }
 
 func (r *row) fits(f *facts) bool {

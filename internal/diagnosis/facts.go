@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math"
+	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -48,19 +51,24 @@ func (f *facts) wrote(p product) bool {
 //
 //	{size}        the size of the request's head
 //	{token}       the token of Upgrade
+//	{websocket}   that CarrierWebSocket is to be added, unless the dialer tries it
 //	{later}       when to try again
 //	{tls}         how to speak TLS to the hop
 //	{plain}       how not to
 //	{config}      the tls.Config of the hop
 //	{upgrade}     which setting passes Upgrade
 //	{http10}      which setting passes it over HTTP/1.1
+//	{secure}      which setting lets it speak TLS to its upstream, in parentheses
 //	{connection}  which setting passes Connection
-//	{behind}      who is on the way, as a clause in front of another hop
+//	{proxy}       the proxy that answered, or else those that are on the way
+//	{who}         the same, or a program behind, if it is not known which
+//	{behind}      those that are on the way in front of the one that answered
 func (f *facts) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
 	}
 	return strings.NewReplacer(
+		"{websocket}", f.addWebSocket(),
 		"{size}", strconv.Itoa(f.HeadSize),
 		"{token}", f.Token,
 		"{later}", f.later(),
@@ -70,8 +78,18 @@ func (f *facts) fill(text string) string {
 		"{upgrade}", f.setting(func(s setting) string { return s.upgrade }),
 		"{http10}", f.setting(func(s setting) string { return s.http10 }),
 		"{connection}", f.setting(func(s setting) string { return s.connection }),
+		"{proxy}", f.proxy(),
+		"{who}", f.who(),
 		"{behind}", f.behind(),
+		"{secure}", f.secure(),
 	).Replace(text)
+}
+
+func (f *facts) addWebSocket() string {
+	if f.WebSocket {
+		return ""
+	}
+	return " (add CarrierWebSocket)"
 }
 
 // hop chooses the text for the hop of a stage.
@@ -110,9 +128,16 @@ func (f *facts) setting(of func(setting) string) string {
 		if line == "" {
 			return "Possibly " + string(f.shown[0]) + ", which is on the way: let it pass Upgrade and Connection"
 		}
-		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.ReplaceAll(line, "{token}", f.Token)
+		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.NewReplacer("{token}", f.Token, "{websocket}", f.addWebSocket()).Replace(line)
 	}
 	return joined(f.shown) + " are on the way: docs/proxies.md has the line of each"
+}
+
+func (f *facts) secure() string {
+	if len(f.shown) != 1 || settings[f.shown[0]].secure == "" {
+		return ""
+	}
+	return " (`" + settings[f.shown[0]].secure + "`)"
 }
 
 func joined(all []product) string {
@@ -124,6 +149,26 @@ func joined(all []product) string {
 		b.WriteString(string(p))
 	}
 	return b.String()
+}
+
+// proxy names the proxy that wrote the answer, or else those that passed it on.
+func (f *facts) proxy() string {
+	if f.author != "" && f.author != golang {
+		return string(f.author)
+	}
+	return f.behind()
+}
+
+// who names the proxy that wrote the answer. If it is not known, a program behind those that
+// are shown may have.
+func (f *facts) who() string {
+	switch {
+	case f.author != "" && f.author != golang:
+		return string(f.author)
+	case len(f.shown) > 0:
+		return joined(f.shown) + ", or a program behind,"
+	}
+	return "a proxy or program in front of the listener"
 }
 
 // behind names the products that passed an answer on, as the hop before another.
@@ -172,6 +217,32 @@ func (f *facts) leads() place {
 func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.leads() == p } }
 
 func sentAuthorization(f *facts) bool { return f.Authorization }
+
+// addressAsHost reports whether Host is an IP address, which no site has for its name.
+func addressAsHost(f *facts) bool {
+	own := url.URL{Host: f.Host}
+	_, err := netip.ParseAddr(own.Hostname())
+	return err == nil
+}
+
+// nginxFile reports whether nginx served a file. Its ETag is the time and the length of the
+// file, in hexadecimal. Apache has them the other way round.
+func nginxFile(f *facts) bool {
+	modified, err := http.ParseTime(f.Header.Get("Last-Modified"))
+	if err != nil {
+		return false
+	}
+	length, err := strconv.ParseInt(f.Header.Get("Content-Length"), 10, 64)
+	return err == nil && f.Header.Get("Etag") == fmt.Sprintf("\"%x-%x\"", modified.Unix(), length)
+}
+
+// ownPage reports whether the page of a product is there. A proxy writes its name into Server
+// also where it passes on the answer of another.
+func ownPage(f *facts) bool { return f.author != "" }
+
+// noChallenge reports whether a 401 lacks what RFC 9110 §15.5.2 wants of it. auth_basic of nginx
+// sends it.
+func noChallenge(f *facts) bool { return f.Header.Get("Www-Authenticate") == "" }
 
 func noBody(f *facts) bool { return len(f.body) == 0 }
 

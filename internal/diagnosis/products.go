@@ -136,11 +136,13 @@ func author(h http.Header, body string) product {
 	return ""
 }
 
-// A setting is what makes a product pass an upgrade. {token} is that of Upgrade.
+// A setting is what makes a product pass an upgrade. {token} and {websocket} are
+// those of facts.fill.
 type setting struct {
 	upgrade    string // it removes Upgrade
 	http10     string // it speaks HTTP/1.0; "": as upgrade
 	connection string // it removes upgrade from Connection; "": as upgrade
+	secure     string // it speaks plain HTTP to a port with TLS
 }
 
 var settings = map[product]setting{
@@ -148,15 +150,17 @@ var settings = map[product]setting{
 		"its location needs `proxy_set_header Upgrade $http_upgrade` and `proxy_set_header Connection upgrade`",
 		"its location needs `proxy_http_version 1.1`, `proxy_set_header Upgrade $http_upgrade`, `proxy_set_header Connection upgrade`",
 		"its location needs `proxy_set_header Connection upgrade`",
+		"proxy_pass https://",
 	},
 	haproxy:   {upgrade: "remove its `http-request del-header Upgrade`"},
-	apache:    {upgrade: "its ProxyPass needs `upgrade={token}`", http10: "remove `force-proxy-request-1.0`, and add `upgrade={token}` to its ProxyPass"},
+	apache:    {upgrade: "its ProxyPass needs `upgrade={token}`", http10: "remove `force-proxy-request-1.0`, and add `upgrade={token}` to its ProxyPass", secure: "ProxyPass … https://"},
+	caddy:     {secure: "reverse_proxy https://"},
 	envoy:     {upgrade: "it needs `upgrade_configs: [{upgrade_type: {token}}]`"},
 	varnish:   {upgrade: "its VCL needs `return (pipe)` for Upgrade, and in vcl_pipe both fields"},
 	lighttpd:  {upgrade: "it needs `proxy.header = (\"upgrade\" => \"enable\")`"},
 	squid:     {upgrade: "it needs `http_upgrade_request_protocols {token} allow all`"},
-	h2o:       {upgrade: "it passes websocket alone: `proxy.websocket: ON`, and CarrierWebSocket"},
-	ats:       {upgrade: "it passes websocket alone: a `ws://` remap rule, and CarrierWebSocket"},
-	awsELB:    {upgrade: "it passes websocket alone: CarrierWebSocket"},
+	h2o:       {upgrade: "it passes websocket alone{websocket}, by `proxy.websocket: ON`"},
+	ats:       {upgrade: "it passes websocket alone{websocket}, by a `map ws://` remap rule"},
+	awsELB:    {upgrade: "it passes websocket alone{websocket}"},
 	tinyproxy: {upgrade: "it passes no upgrade as a reverse proxy: replace it"},
 }

@@ -9,7 +9,7 @@ var handshakes = []row{
 	{code: "cert-self-signed", at: ProxyTLS | TLS | TunnelTLS, also: selfSigned,
 		text: "the certificate is self-signed. Add it to RootCAs of {config}, or let the server have one of a known authority"},
 	{code: "cert-chain", at: ProxyTLS | TLS | TunnelTLS, also: leafAlone,
-		text: "the peer sent its certificate without that of the issuer. Let it send the whole chain, or, if the authority is your own, add that to RootCAs of {config}"},
+		text: "the authority that issued the certificate is not trusted here. Add it to RootCAs of {config}; or, if it is an intermediate one (possible), let the peer send the whole chain"},
 	{code: "cert-authority", at: ProxyTLS | TLS | TunnelTLS, also: unknownAuthority,
 		text: "the chain ends at an authority that is not trusted here. Add it to RootCAs of {config}"},
 	{code: "cert-not-yet", at: ProxyTLS | TLS | TunnelTLS, also: notYet,
@@ -28,12 +28,16 @@ var handshakes = []row{
 		text: "the peer serves no such name. Correct ServerName of {config}, or Host"},
 	{code: "tls-alpn", at: ProxyTLS | TLS | TunnelTLS, also: says("no application protocol", "unadvertised ALPN", "selected unadvertised"),
 		text: "the peer agrees to no ALPN protocol that was offered. On the way to the edge that is http/1.1 alone: let the port offer it beside h2"},
-	{code: "tls-version", at: ProxyTLS | TLS | TunnelTLS, also: says("protocol version not supported", "tls: handshake failure", "unsupported protocol version"),
-		text: "the peer and {config} have no version or cipher suite in common (possible: the peer needs SNI or a client certificate)"},
+	{code: "tls-version", at: ProxyTLS | TLS | TunnelTLS, also: says("protocol version not supported", "unsupported protocol version"),
+		text: "the peer and {config} have no version of TLS in common. Correct MinVersion or MaxVersion of {config}, or the versions of the peer"},
+	{code: "tls-version", at: ProxyTLS | TLS | TunnelTLS, also: says("tls: handshake failure"),
+		text: "the peer accepts nothing that was offered. Possible: it has no cipher suite or curve in common with {config}, or it needs SNI or a client certificate"},
+	{code: "echo", at: ProxyTLS | TLS | TunnelTLS, also: says("of type *tls.clientHelloMsg when waiting for *tls.serverHelloMsg"),
+		text: "the peer sends back what it gets, so it is plain; {plain}"},
 	{code: "tls-timeout", at: ProxyTLS | TLS | TunnelTLS, also: expired, waits: true,
 		text: "the peer did not answer the TLS handshake. Possible: the port is plain ({plain}), it waits for a PROXY header, or the network drops large packets"},
 	{code: "tls-ended", at: ProxyTLS | TLS | TunnelTLS, also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
-		text: "the peer ended the connection inside the TLS handshake. Possible: the port is plain ({plain}), serves no such name, waits for a PROXY header, or its server is down"},
+		text: "possible: the peer's port is plain ({plain}), serves no such name, waits for a PROXY header, or its server is down"},
 
 	{code: "socks-auth-missing", at: SOCKS, also: says("no acceptable authentication methods"),
 		text: "it wants a user name and a password. Put them into the URL that Proxy returns"},
@@ -45,8 +49,14 @@ var handshakes = []row{
 		text: "it cannot resolve or reach the host that was dialed. Check that address from the forward proxy's network"},
 	{code: "not-socks", at: SOCKS, also: says("unexpected protocol version"),
 		text: "it does not speak SOCKS5. If it is an HTTP proxy, write http:// in the URL that Proxy returns"},
+	{code: "socks-ended", at: SOCKS, also: func(f *facts) bool { return socksAgreed(f) && (ended(f) || reset(f)) }, waits: true,
+		text: "it is a SOCKS5 proxy, and ended the connection after the request. Possible: it cannot reach the host that was dialed (`ssh -D` says it so), or its rules forbid it"},
+	{code: "socks-auth-refused", at: SOCKS, first: "\x05\x02", also: func(f *facts) bool { return ended(f) || reset(f) },
+		text: "it asked for the user name and the password, and then ended the connection, so it does not accept them (possible). Correct them in the URL that Proxy returns"},
 	{code: "socks-ended", at: SOCKS, also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
-		text: "it ended the connection without an answer. Possible: it is an HTTP proxy (write http:// in the URL that Proxy returns), speaks TLS, or does not admit this client"},
+		text: "possible: it is an HTTP proxy (write http:// in the URL that Proxy returns), speaks TLS, or does not admit this client"},
+	{code: "socks-timeout", at: SOCKS, also: func(f *facts) bool { return socksAgreed(f) && expired(f) }, waits: true,
+		text: "it is a SOCKS5 proxy, and did not answer the request in time. Possible: it waits for the host that was dialed. Check that address from the forward proxy's network"},
 	{code: "socks-timeout", at: SOCKS, also: expired, waits: true,
 		text: "it did not answer in time. Possible: it is no SOCKS5 proxy, or it cannot reach the host that was dialed"},
 }
@@ -54,13 +64,13 @@ var handshakes = []row{
 // ends are connections that ended, or said nothing, before the answer.
 var ends = []row{
 	{code: "proxy-ended", at: Connect, also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
-		text: "it ended the connection without an answer. Possible: it is a SOCKS5 proxy (write socks5://), its port speaks TLS (https://), or it does not admit this client"},
+		text: "possible: it is a SOCKS5 proxy (write socks5://), its port speaks TLS (https://), or it does not admit this client"},
 	{code: "proxy-silent", at: Connect, also: expired, waits: true,
 		text: "it did not answer in time. Possible: it is no HTTP proxy, its port speaks TLS, or it cannot reach the host that was dialed"},
 	{code: "ended", also: func(f *facts) bool { return f.TLS && (ended(f) || reset(f)) }, waits: true,
-		text: "possible: the edge closes unwanted requests without a word (nginx `return 444`), the port is not HTTP/1.1, or the server behind a proxy that passes TCP on is down"},
+		text: "possible: a rule closes unwanted requests (nginx `return 444`), the port speaks no HTTP/1.1, or the server behind is down, or speaks no HTTP"},
 	{code: "ended", also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
-		text: "possible: the port speaks TLS ({tls}), or no HTTP; it waits for a PROXY header; a rule closes unwanted requests (nginx `return 444`); or the server behind is down"},
+		text: "possible: the port speaks TLS ({tls}) or no HTTP, or waits for a PROXY header; a rule closes it (nginx `return 444`); or the server behind is down, or speaks no HTTP"},
 	{code: "silent", also: expired, waits: true,
 		text: "nothing came in time. Possible: the port speaks another protocol, such as TLS ({tls}), or waits for a PROXY header; or the server behind hangs"},
 	{code: "malformed", at: Connect | Upgrade, also: func(f *facts) bool { return strings.Contains(f.err, "the answer is malformed") },
@@ -83,6 +93,12 @@ func mysqlGreeting(f *facts) bool {
 // socksReply reports the beginning of an answer of SOCKS5 or SOCKS4.
 func socksReply(f *facts) bool {
 	return len(f.first) >= 2 && (f.first[0] == 5 && (f.first[1] <= 8 || f.first[1] == 0xff) || f.first[0] == 0 && f.first[1] >= 0x5a && f.first[1] <= 0x5d)
+}
+
+// socksAgreed reports whether a SOCKS5 proxy agreed to go on without credentials, or accepted
+// them (RFC 1928 §3, RFC 1929 §2). Then it got the request.
+func socksAgreed(f *facts) bool {
+	return strings.HasPrefix(f.first, "\x05\x00") || strings.HasPrefix(f.first, "\x05\x02\x01\x00")
 }
 
 func page(f *facts) bool {

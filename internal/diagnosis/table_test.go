@@ -33,151 +33,6 @@ func evidenceOf(t *testing.T, answer string) *Evidence {
 	return e
 }
 
-// The pages that products write themselves.
-const (
-	haproxyPage  = "<html><body><h1>%s</h1>\nNo server is available to handle this request.\n</body></html>\n"
-	nginxPage    = "<html>\n<head><title>%s</title></head>\n<body>\n<center><h1>%[1]s</h1></center>\n<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n"
-	apachePage   = "<!DOCTYPE HTML PUBLIC \"-//W3C//DTD HTML 4.01//EN\" \"http://www.w3.org/TR/html4/strict.dtd\">\n<html><head>\n<title>%s</title>\n</head></html>\n"
-	apacheOld    = "<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML 2.0//EN\">\n<html><head>\n<title>%s</title>\n</head></html>\n"
-	lighttpdPage = "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n<html><h1>%s</h1></html>"
-	envoyText    = "upstream connect error or disconnect/reset before headers. reset reason: "
-	goNotFound   = "404 page not found\n"
-)
-
-func titled(format, title string) string { return fmt.Sprintf(format, title) }
-
-// byAnswer are answers of the reverse proxies and of what is behind them. The answers are as
-// the products send them.
-var byAnswer = []struct{ answer, code, says string }{
-	// Of a listener.
-	{"426 U\nServer: nginx/1.22.1\nPreflight-Refusal: http10\n\n", "http10", "`proxy_http_version 1.1`, `proxy_set_header Upgrade $http_upgrade`"},
-	{"426 U\nPreflight-Refusal: http10\n\n", "http10", "Let each proxy on the way pass Upgrade"},
-	{"426 U\nServer: Apache/2.4.71\nPreflight-Refusal: http10\n\n", "http10", "remove `force-proxy-request-1.0`"},
-	{"426 U\nServer: Varnish\nVia: 1.1 v (Varnish/7.1)\nX-Varnish: 2\nPreflight-Refusal: http10\n\n", "http10", "Varnish is on the way; if it is that proxy, its VCL"},
-	{"426 U\nServer: nginx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx is on the way; if it is that proxy, its location needs `proxy_set_header Upgrade $http_upgrade`"},
-	{"426 U\nServer: Apache\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "its ProxyPass needs `upgrade=tcp`"},
-	{"426 U\nServer: Apache-Coyote/1.1\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Let each proxy"},
-	{"426 U\nServer: nginx\nVia: 1.1 Caddy, 1.1 x (squid/5.7)\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx and Caddy and Squid are on the way: docs/proxies.md"},
-	{"426 U\nServer: nghttpx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Possibly nghttpx, which is on the way"},
-	{"426 U\nServer: nginx\nPreflight-Refusal: no-connection\n\n", "no-connection", "its location needs `proxy_set_header Connection upgrade`"},
-	{"505 H\nPreflight-Refusal: http2\n\n", "http2", "let that proxy speak HTTP/1.1"},
-	{"405 M\nPreflight-Refusal: method\n\n", "method", "another method than GET"},
-	{"400 B\nPreflight-Refusal: body\n\n", "body", "a proxy on the way adds one"},
-	{"417 E\nPreflight-Refusal: expect\n\n", "expect", "Expect"},
-	{"400 B\nPreflight-Refusal: head\n\n", "head", "StatusError.Body has the rule"},
-	{"431 L\nPreflight-Refusal: too-large\n\n", "too-large", "200 bytes"},
-	{"408 S\nPreflight-Refusal: too-slow\n\n", "too-slow", "HandshakeTimeout"},
-	{"400 W\nPreflight-Refusal: websocket\n\n", "websocket", "Sec-WebSocket-Key"},
-	{"400 W\nPreflight-Refusal: subprotocol\n\n", "subprotocol", "Sec-WebSocket-Protocol"},
-	{"426 U\nPreflight-Refusal: carrier\n\n", "carrier", "PreflightListener.Carriers"},
-	{"426 U\nPreflight-Refusal: protocol\n\n", "protocol", "PreflightListener.Protocols"},
-	{"426 U\nPreflight-Refusal: tunnel-tls\n\n", "tunnel-tls", "TunnelTLSConfig"},
-	{"503 U\nRetry-After: 1\nPreflight-Refusal: unavailable\n\nthe server is shutting down\n", "draining", "shutting down; try again in 1s"},
-	{"503 U\nRetry-After: 1\nPreflight-Refusal: unavailable\n\ntoo many handshakes are under way\n", "full", "MaxPending"},
-	{"400 B\nPreflight-Refusal: proxy-header\n\n", "proxy-header", "TrustedProxies"},
-	{"403 F\nPreflight-Refusal: origin\n\n", "origin", "AllowedOrigins"},
-	{"400 B\nPreflight-Refusal: request\n\n", "request", "ClientAddrHeader"},
-	{"429 T\nRetry-After: 90\nPreflight-Refusal: authorize\n\n", "authorize", "for now; try again in 1m30s"},
-	{"400 B\nPreflight-Refusal: authorize\n\nthe client ended its direction before", "authorize", "half-close"},
-	{"401 U\nX-Sent: Authorization\nPreflight-Refusal: authorize\n\n", "authorize", "Authorization was sent"},
-	{"401 U\nPreflight-Refusal: authorize\n\n", "authorize", "without Authorization"},
-	{"500 I\nPreflight-Refusal: internal\n\ndoes a middleware hide http.Hijacker? (feature not supported)", "no-hijack", "http.Hijacker"},
-	{"500 I\nPreflight-Refusal: internal\n\nthe server is misconfigured\n", "misconfigured", "Accept returns"},
-	{"500 I\nPreflight-Refusal: internal\n\nthe server failed to authorize the request\n", "internal", "Authorize panicked"},
-	{"499 X\nPreflight-Refusal: new-code\n\n", "refused-by-listener", "StatusError.Reason"},
-
-	// Of another program, or of a proxy itself.
-	{"200 OK\nServer: Caddy\n\n", "no-site", "Caddyfile"},
-	{"200 OK\nServer: Apache\n\nSSH-2.0-OpenSSH_9.2\r\n", "ssh", "Apache passed on what an SSH server answered"},
-	{"200 OK\nServer: Apache\n\n-ERR unknown command", "redis", "Redis"},
-	{"200 OK\nServer: Apache\n\n220 mail.example ESMTP", "mail-or-ftp", "mail or FTP"},
-	{"200 OK\nServer: nginx\n\n<html>", "no-listener", "no PreflightListener answered but another program, or nginx itself"},
-	{"204 N\n\n", "no-listener", "or the proxy itself"},
-	{"426 U\nServer: Apache\nUpgrade: WebSocket\n\n" + titled(apachePage, "426"), "websocket-only", "instead of ws://"},
-	{"426 U\nUpgrade: h2c, , TLS/1.2\n\n", "other-tokens", "other protocols than tcp"},
-	{"426 U\nUpgrade: websocket, TCP\n\n", "no-listener", "no PreflightListener answered"},
-	{"426 U\n\n", "no-listener", "removed the receipt"},
-	{"301 M\nLocation: https://edge.example/client/amps\n\n", "redirect-https", "set TLSConfig, or write tcps://"},
-	{"308 M\nLocation: http://EDGE.example/client/amps/\n\n", "redirect-slash", "a slash at its end"},
-	{"308 M\nLocation: /client/amps/\n\n", "redirect-slash", "a slash at its end"},
-	{"302 F\nLocation: http://portal.example/\n\n", "captive-portal", "captive portal does (possible)"},
-	{"302 F\nLocation: https://login.example/?next=x\n\n", "redirect-login", "sign-in page"},
-	{"302 F\nLocation: /login\n\n", "redirect", "another path of this host"},
-	{"302 F\nLocation: http://[edge/\n\n", "redirect", "another path"},
-	{"302 F\nLocation: mailto:x@y\n\n", "redirect", "not followed"},
-	{"302 F\nLocation: ftp://x/\n\n", "redirect", "not followed"},
-	{"400 B\nServer: nginx\n\nClient sent an HTTP request to an HTTPS server.\n", "upstream-tls", "nginx sends plain HTTP to a port that speaks TLS"},
-	{"400 B\nX-Sent: TLS\nServer: nginx\n\n" + titled(nginxPage, "400 The plain HTTP request was sent to HTTPS port"), "upstream-tls", "speaks TLS"},
-	{"400 B\nServer: nginx\n\n" + titled(nginxPage, "400 The plain HTTP request was sent to HTTPS port"), "tls-port", "set TLSConfig"},
-	{"400 B\n\nClient sent an HTTP request to an HTTPS server.\n", "tls-port", "set TLSConfig"},
-	{"400 B\nServer: nginx\n\n" + titled(nginxPage, "400 No required SSL certificate was sent"), "client-cert", "Certificates of TLSConfig"},
-	{"400 B\nServer: nginx\n\n" + titled(nginxPage, "400 The SSL certificate error"), "client-cert", "does not accept"},
-	{"400 B\nServer: nginx\n\n" + titled(nginxPage, "400 Request Header Or Cookie Too Large"), "head-size", "large_client_header_buffers"},
-	{"400 B\nServer: Apache\n\n" + titled(apachePage, "400") + "Size of a request header field exceeds server limit.", "head-size", "LimitRequestFieldSize"},
-	{"431 L\n\n", "head-size", "200 bytes"},
-	{"400 Invalid Upgrade Request\nServer: ATS/9.2.9\n\n", "websocket-only", "remap"},
-	{"400 B\nX-Sent: 10 KiB\n\n", "bad-request", "10240 bytes"},
-	{"400 B\n\n" + titled(haproxyPage, "400 Bad request"), "bad-request", "malformed"},
-	{"401 U\nServer: nginx\nX-Sent: Authorization\n\n", "credentials-refused", "Renew"},
-	{"401 U\nServer: nginx\n\n" + titled(nginxPage, "401"), "credentials-missing", "auth_basic"},
-	{"401 U\n\n", "credentials-missing", "no Authorization was sent"},
-	{"403 F\nServer: envoy\n\nRBAC: access denied", "rbac", "AuthorizationPolicy"},
-	{"403 F\nServer: envoy\n\n", "no-upgrades", "`upgrade_configs: [{upgrade_type: tcp}]`"},
-	{"403 F\n\n" + titled(haproxyPage, "403 Forbidden"), "forbidden", "http-request deny"},
-	{"403 F\nServer: nginx\n\n" + titled(nginxPage, "403 Forbidden"), "forbidden", "allow"},
-	{"403 F\nServer: Apache\n\n" + titled(apachePage, "403 Forbidden"), "forbidden", "Require"},
-	{"403 F\n\n", "forbidden", "Possible"},
-	{"407 P\n\n", "proxy-auth-at-edge", "Set Proxy"},
-	{"404 N\nServer: envoy\n\n", "no-route", "domains"},
-	{"404 N\nServer: nginx\n\n" + goNotFound, "other-route", "a Go server behind nginx"},
-	{"404 N\n\n" + goNotFound, "no-route", "Traefik"},
-	{"404 N\nServer: nginx\n\n" + titled(nginxPage, "404 Not Found"), "no-route", "server_name"},
-	{"404 N\nServer: Apache/2.4.71 (Debian)\n\n" + titled(apachePage, "404 Not Found"), "no-route", "ProxyPass"},
-	{"404 N\nServer: nginx\n\n" + titled(apacheOld, "404 Not Found"), "no-route", "Apache has no ProxyPass"},
-	{"404 N\n\n", "no-route", "no PreflightListener answered"},
-	{"421 M\n\n", "wrong-host", "ServerName"},
-	{"405 M\nServer: envoy\n\n", "no-upgrades", "upgrade_configs"},
-	{"501 N\n\n", "no-upgrades", "knows no upgrade"},
-	{"505 H\n\n", "http-version", "HTTP/1.1"},
-	{"429 T\nRetry-After: 7\nServer: nginx\n\n", "rate-limit", "try again in 7s"},
-	{"429 T\n\n", "rate-limit", "try again later"},
-	{"429 T\nRetry-After: 99999999\n\n", "rate-limit", "try again after Retry-After"},
-	{"408 R\n\n", "too-slow", "later"},
-	{"425 T\n\n", "too-early", "early data"},
-	{"503 S\nServer: squid/5.7\nX-Squid-Error: ERR_CONNECT_FAIL 111\n\n", "squid-down", "cache_peer"},
-	{"403 F\nServer: squid/5.7\nX-Squid-Error: ERR_ACCESS_DENIED 0\n\n", "squid-denied", "http_access"},
-	{"503 S\nServer: envoy\n\n" + envoyText + "connection termination", "upstream-closed", "Envoy reached"},
-	{"502 B\nServer: envoy\n\n" + envoyText + "protocol error", "upstream-not-http", "Envoy reached"},
-	{"503 S\nServer: envoy\n\n" + envoyText + "remote connection failure, transport failure reason: TLS_error:|268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER", "upstream-tls", "transport_socket"},
-	{"502 B\n\n" + titled(haproxyPage, "502 Bad Gateway"), "upstream-closed", "HAProxy reached"},
-	{"503 S\n\n" + titled(haproxyPage, "503 Service Unavailable"), "no-server", "use_backend"},
-	{"502 P\nServer: Apache\n\n" + titled(apachePage, "502 Proxy Error"), "upstream-closed", "Apache reached"},
-	{"500 I\nServer: lighttpd/1.4.69\n\n" + titled(lighttpdPage, "500"), "upstream-closed", "lighttpd reached"},
-	{"502 B\nServer: lighttpd/1.4.69\n\n" + titled(lighttpdPage, "502"), "upstream-not-http", "lighttpd reached"},
-	{"502 G\nServer: h2o/2.2.5\n\nfailed to parse the response", "upstream-not-http", "h2o reached"},
-	{"502 G\nServer: h2o/2.2.5\n\nI/O error (head)", "upstream-closed", "h2o reached"},
-	{"502 G\nServer: h2o/2.2.5\n\nconnection failed", "server-down", "h2o cannot reach"},
-	{"500 I\n\nInternal Server Error", "upstream-not-http", "Traefik reached"},
-	{"502 B\nServer: nginx\n\n" + titled(nginxPage, "502 Bad Gateway"), "bad-gateway", "proxy_pass"},
-	{"502 B\nServer: Caddy\n\n", "bad-gateway", "reverse_proxy"},
-	{"502 B\n\nBad Gateway", "bad-gateway", "Traefik cannot reach"},
-	{"502 B\nServer: cloudflare\n\n", "bad-gateway", "Cloudflare cannot reach"},
-	{"502 B\n\n", "bad-gateway", "the proxy cannot reach"},
-	{"503 S\nServer: envoy\n\n" + envoyText + "remote connection failure", "server-down", "Envoy cannot reach"},
-	{"503 S\nServer: envoy\n\nno healthy upstream", "server-down", "Envoy cannot reach"},
-	{"503 S\nServer: lighttpd/1.4.69\n\n" + titled(lighttpdPage, "503"), "server-down", "proxy.server"},
-	{"503 S\n\nno available server\n", "server-down", "Traefik has no healthy server"},
-	{"503 Backend fetch failed\nServer: Varnish\nX-Varnish: 3\nVia: 1.1 varnish (Varnish/7.1)\nRetry-After: 5\n\n<p>Varnish cache server</p>", "bad-gateway", "Varnish"},
-	{"503 S\nServer: Apache\n\n" + titled(apachePage, "503"), "server-down", "retry"},
-	{"503 S\nServer: nginx\n\n" + titled(apachePage, "503"), "server-down", "Apache cannot reach"},
-	{"503 S\nServer: awselb/2.0\n\n<html>", "server-down", "an AWS load balancer"},
-	{"504 T\n\n", "server-slow", "proxy's time"},
-	{"511 N\n\n", "captive-portal", "Sign in"},
-	{"500 I\n\n", "server-fault", "Its log"},
-	{"599 X\n\n", "proxy-failed", "Its log"},
-	{"418 T\n\n", "refused", "refused the request"},
-}
-
 // byConnect are answers of forward proxies.
 var byConnect = []struct{ answer, code, says string }{
 	{"400 B\n\nClient sent an HTTP request to an HTTPS server.\n", "proxy-tls-port", "write https:// in the URL that Proxy returns"},
@@ -226,7 +81,7 @@ var byError = []struct {
 	{ProxyTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "http://"},
 	{TunnelTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "PreflightListener.TLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/edge"), "cert-self-signed", "RootCAs of TLSConfig"},
-	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "RootCAs of TunnelTLSConfig"},
+	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "the authority that issued the certificate is not trusted here. Add it to RootCAs of TunnelTLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA", "CA/root"), "cert-authority", "RootCAs"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 1 is before 2"}, "edge/CA"), "cert-not-yet", "clock"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2 is after 1"}, "edge/CA"), "cert-expired", "Renew"},
@@ -236,9 +91,12 @@ var byError = []struct {
 	{TLS, "", errors.New("remote error: tls: bad certificate"), "client-cert", "does not accept"},
 	{TLS, "", errors.New("remote error: tls: unrecognized name"), "tls-name", "no such name"},
 	{TLS, "", errors.New("remote error: tls: no application protocol"), "tls-alpn", "http/1.1"},
+	{TLS, "", errors.New("remote error: tls: protocol version not supported"), "tls-version", "MaxVersion of TLSConfig"},
+	{TLS, "", errors.New("tls: server selected unsupported protocol version 301"), "tls-version", "MinVersion"},
 	{TLS, "", errors.New("remote error: tls: handshake failure"), "tls-version", "cipher"},
+	{TLS, "", errors.New("tls: received unexpected handshake message of type *tls.clientHelloMsg when waiting for *tls.serverHelloMsg"), "echo", "tcp://"},
 	{TLS, "", os.ErrDeadlineExceeded, "tls-timeout", "did not answer"},
-	{TLS, "", io.ErrUnexpectedEOF, "tls-ended", "ended"},
+	{TLS, "", io.ErrUnexpectedEOF, "tls-ended", "is plain"},
 	{ProxyTLS, "", syscall.ECONNRESET, "tls-ended", "http://"},
 
 	{SOCKS, "", errors.New("socks connect: no acceptable authentication methods"), "socks-auth-missing", "user name"},
@@ -247,12 +105,17 @@ var byError = []struct {
 	{SOCKS, "", errors.New("socks connect: host unreachable"), "socks-unreachable", "reach"},
 	{SOCKS, "", errors.New("socks connect: unexpected protocol version 72"), "not-socks", "http://"},
 	{SOCKS, "", io.EOF, "socks-ended", "HTTP proxy"},
-	{SOCKS, "", os.ErrDeadlineExceeded, "socks-timeout", "in time"},
+	{SOCKS, "", os.ErrDeadlineExceeded, "socks-timeout", "it is no SOCKS5 proxy"},
+	{SOCKS, "\x05\x00", io.ErrUnexpectedEOF, "socks-ended", "cannot reach the host"},
+	{SOCKS, "\x05\x02\x01\x00", fmt.Errorf("x: %w", syscall.ECONNRESET), "socks-ended", "cannot reach the host"},
+	{SOCKS, "\x05\x02", io.ErrUnexpectedEOF, "socks-auth-refused", "(possible)"},
+	{SOCKS, "\x05", io.ErrUnexpectedEOF, "socks-ended", "HTTP proxy"},
+	{SOCKS, "\x05\x00", os.ErrDeadlineExceeded, "socks-timeout", "waits for the host"},
 
 	{Connect, "", io.ErrUnexpectedEOF, "proxy-ended", "socks5://"},
 	{Connect, "", context.DeadlineExceeded, "proxy-silent", "in time"},
 	{Upgrade | secure, "", syscall.EPIPE, "ended", "return 444"},
-	{Upgrade, "", fmt.Errorf("x: %w", syscall.ECONNRESET), "ended", "PROXY header"},
+	{Upgrade, "", fmt.Errorf("x: %w", syscall.ECONNRESET), "ended", "the server behind is down, or speaks no HTTP"},
 	{Upgrade, "", os.ErrDeadlineExceeded, "silent", "nothing came in time"},
 	{Upgrade, "", errors.New("the answer is malformed: x"), "malformed", "rule"},
 	{Upgrade, "", errors.New("more than 8 interim (1xx) answers"), "too-much", "another program"},
@@ -293,6 +156,10 @@ func TestTable(t *testing.T) {
 				e.Authorization = true
 			case "TLS":
 				e.TLS = true
+			case "address":
+				e.Host = "[2001:db8::1]:8080"
+			case "WebSocket":
+				e.WebSocket = true
 			case "10 KiB":
 				e.HeadSize = 10 << 10
 			}
@@ -324,6 +191,24 @@ func TestTable(t *testing.T) {
 	}
 	for i := range table {
 		require.True(t, produced[&table[i]], "no case produces row %d: %s: %s", i, table[i].code, table[i].text)
+	}
+}
+
+// TestCommon: what every carrier meets is told from what another one may pass.
+func TestCommon(t *testing.T) {
+	for answer, common := range map[string]bool{
+		"403 F\nServer: envoy\n\nRBAC: access denied":      true,
+		"403 F\nServer: envoy\n\n":                         false,
+		"403 F\n\n" + titled(haproxyPage, "403 Forbidden"): true,
+		"403 F\n\n":  false,
+		"200 OK\n\n": true,
+		"404 N\n\n":  true,
+		"426 U\n\n":  false,
+		"301 M\nLocation: https://edge.example/\n\n": true,
+		"400 B\n\n": false,
+		"426 U\nPreflight-Refusal: no-upgrade\n\n": false,
+	} {
+		require.Equal(t, common, Of(evidenceOf(t, answer)).Common, answer)
 	}
 }
 
