@@ -47,11 +47,11 @@ func TestAttackDescriptors(t *testing.T) {
 			require.LessOrEqual(t, starved.Errors-starved.AppErrors, 1)
 			require.LessOrEqual(t, starved.Calls, starved.Accepted+starved.Errors+1)
 
-			attackLeave(stuck)
+			attackClose(stuck)
 			require.NoError(t, <-late, "the client that came too early is served in the end")
 			attackEach(t, 20, 4, func(int) error { return s.good() })
 			require.NoError(t, old.Close())
-			s.forgets(t)
+			s.waitReleased(t)
 			end := s.stats(t, "stats")
 			require.Equal(t, end.Errors, end.AppErrors)
 			require.Equal(t, end.Accepted+end.Errors+1, end.Calls)
@@ -142,7 +142,7 @@ func TestAttackOversizedHeads(t *testing.T) {
 				}
 				return nil
 			})
-			s.forgets(t)
+			s.waitReleased(t)
 			after := s.stats(t, "stats")
 			require.LessOrEqual(t, after.BytesRead-before.BytesRead, clients*limit)
 			require.NoError(t, s.good())
@@ -150,22 +150,22 @@ func TestAttackOversizedHeads(t *testing.T) {
 	}
 }
 
-// Clients that send byte by byte are served in the end, and they delay no other
+// Clients that send byte by byte are eventually served, and they delay no other
 // client.
-func TestAttackDrips(t *testing.T) {
+func TestAttackSlowClients(t *testing.T) {
 	const clients, good = 500, 50
 	s := attackStart(t, attackConfig{HandshakeTimeout: attackLong})
-	drips := s.flood(t, clients, "")
+	slow := s.flood(t, clients, "")
 	head := testkit.Request("X-A: " + strings.Repeat("a", 2000))
-	drip := func(at int) {
-		for i, c := range drips {
+	sendByte := func(at int) {
+		for i, c := range slow {
 			_, err := c.Write([]byte{head[at]})
 			require.NoError(t, err, "client %d", i)
 		}
 	}
 	at := 0
 	for ; at < 10; at++ {
-		drip(at)
+		sendByte(at)
 	}
 	served := make(chan error, good)
 	go func() {
@@ -181,17 +181,17 @@ func TestAttackDrips(t *testing.T) {
 		default:
 			// The good clients may take as long as 2000 rounds.
 			require.Less(t, at, len(head)-4, "the good clients were not served")
-			drip(at)
+			sendByte(at)
 			at++
 		}
 	}
 	s.holds(t, clients)
-	for i, c := range drips {
+	for i, c := range slow {
 		_, err := io.WriteString(c, head[at:])
 		require.NoError(t, err, "client %d", i)
 	}
 	attackEach(t, clients, 8, func(i int) error {
-		r := bufio.NewReader(drips[i])
+		r := bufio.NewReader(slow[i])
 		answer, err := http.ReadResponse(r, nil)
 		if err != nil {
 			return err
@@ -202,13 +202,13 @@ func TestAttackDrips(t *testing.T) {
 		return attackEchoes(struct {
 			io.Reader
 			io.Writer
-		}{r, drips[i]})
+		}{r, slow[i]})
 	})
-	attackLeave(drips)
-	s.forgets(t)
+	attackClose(slow)
+	s.waitReleased(t)
 }
 
-// A reset after any byte of a request, or behind the request, leaks nothing.
+// A reset after any byte of a request, or after the whole request, leaks nothing.
 func TestAttackResets(t *testing.T) {
 	head := testkit.Request()
 	t.Run("at once", func(t *testing.T) {
@@ -225,12 +225,12 @@ func TestAttackResets(t *testing.T) {
 			return c.Close()
 		})
 		require.NoError(t, s.good())
-		s.forgets(t)
+		s.waitReleased(t)
 		end := s.stats(t, "stats")
 		require.Zero(t, end.Errors)
 	})
-	// Here the server waits for the next byte when the reset comes.
-	t.Run("when it has been read", func(t *testing.T) {
+	// Here the server waits for the next byte when the reset arrives.
+	t.Run("after the server has read it", func(t *testing.T) {
 		s := attackStart(t, attackConfig{HandshakeTimeout: attackLong, Observe: true})
 		sum := 0
 		conns := make([]*net.TCPConn, len(head)+1)
@@ -240,8 +240,8 @@ func TestAttackResets(t *testing.T) {
 		}
 		s.until(t, "all has been read", func(now attackStats) bool { return now.BytesRead == sum && now.Upgraded == 1 })
 		s.holds(t, len(conns))
-		attackLeave(conns)
-		s.forgets(t)
+		attackClose(conns)
+		s.waitReleased(t)
 		require.NoError(t, s.good())
 		end := s.stats(t, "stats")
 		require.Zero(t, end.Plain)

@@ -18,15 +18,15 @@ func TestAttackStalledHeads(t *testing.T) {
 	s.holds(t, attackers)
 	attackEach(t, 200, 8, func(int) error { return s.good() })
 	s.holds(t, attackers) // there was room for all, so none was evicted
-	attackLeave(stuck)
-	s.forgets(t)
+	attackClose(stuck)
+	s.waitReleased(t)
 }
 
 // After HandshakeTimeout each of them gets its answer. Nothing leaks.
 func TestAttackStalledHeadsTimeOut(t *testing.T) {
 	s := attackStart(t, attackConfig{MaxPending: 2 * attackers, HandshakeTimeout: 3 * time.Second})
 	attackEnds(t, s.flood(t, attackers, attackHead), "HTTP/1.1 408 ")
-	s.forgets(t)
+	s.waitReleased(t)
 	require.NoError(t, s.good())
 }
 
@@ -37,7 +37,7 @@ func TestAttackSilentClientsRefused(t *testing.T) {
 	silent := s.flood(t, attackers, "")
 	attackEach(t, 20, 4, func(int) error { return s.good() })
 	attackEnds(t, silent, "")
-	s.forgets(t)
+	s.waitReleased(t)
 	end := s.stats(t, "stats")
 	require.Zero(t, end.Plain)
 	require.Equal(t, 20, end.Upgraded)
@@ -51,8 +51,8 @@ func TestAttackSilentClientsDelivered(t *testing.T) {
 	attackEach(t, 20, 4, func(int) error { return s.good() })
 	s.until(t, "all are delivered", func(now attackStats) bool { return now.Plain >= attackers })
 	attackEach(t, attackers, 16, func(i int) error { return attackEchoes(silent[i]) })
-	attackLeave(silent)
-	s.forgets(t)
+	attackClose(silent)
+	s.waitReleased(t)
 	end := s.stats(t, "stats")
 	require.Equal(t, attackers, end.Plain)
 	require.Equal(t, 20, end.Upgraded)
@@ -86,14 +86,14 @@ func TestAttackMoreClientsThanPlaces(t *testing.T) {
 	require.Zero(t, a.failed.Load(), "attackers that could not connect")
 	require.GreaterOrEqual(t, end.MaxGoroutines, most)
 	require.LessOrEqual(t, end.MaxGoroutines, most+good+margin)
-	s.forgets(t)
+	s.waitReleased(t)
 }
 
 // attackRelay is a group of attackers. Each one reconnects as soon as it has
 // been closed.
 type attackRelay struct {
 	server         *attackServer
-	gate           chan struct{} // dialing at the same time
+	gate           chan struct{} // limits the number of concurrent dials
 	opened, failed atomic.Int64
 	wg             sync.WaitGroup
 
@@ -130,7 +130,7 @@ func (a *attackRelay) run(i int) {
 func (a *attackRelay) stop() {
 	a.mu.Lock()
 	a.stopped = true
-	attackLeave(a.conns)
+	attackClose(a.conns)
 	a.mu.Unlock()
 	a.wg.Wait()
 }

@@ -1,6 +1,6 @@
 //go:build linux && !race
 
-// The race detector needs memory on its own account.
+// The race detector itself needs memory.
 
 package attack_test
 
@@ -41,17 +41,17 @@ type attackLoad struct {
 }
 
 // attackBudget compares the listener with a raw server. limit is the largest
-// allowed ratio of the memory per connection. beside is a number of bytes per
+// allowed ratio of the memory per connection. excluded is a number of bytes per
 // connection that is not counted.
-func attackBudget(t *testing.T, load attackLoad, limit float64, beside int) {
+func attackBudget(t *testing.T, load attackLoad, limit float64, excluded int) {
 	load.config.Collect = true
 	raw := load
 	raw.config.Raw = true
 	base := attackMeasure(t, "raw", raw)
 	load.config.MaxPending, load.config.HandshakeTimeout = 2*attackers, attackLong
 	ours := attackMeasure(t, "preflight", load)
-	ratio := (ours - float64(beside)) / base
-	t.Logf("%.3f x raw of %.2f, beside %d bytes", ratio, limit, beside)
+	ratio := (ours - float64(excluded)) / base
+	t.Logf("%.3f x raw of %.2f, excluded %d bytes", ratio, limit, excluded)
 	require.LessOrEqual(t, ratio, limit)
 }
 
@@ -65,7 +65,7 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 		attackEach(t, n, 16, func(i int) error {
 			switch {
 			case load.config.Raw:
-				// When the echo has come back, the application has read the
+				// When the echo has arrived, the application has read the
 				// bytes.
 				_, err := io.CopyN(io.Discard, conns[i], int64(len(load.send)))
 				return err
@@ -93,8 +93,8 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 	}
 	// One connection first, so that what is loaded or allocated only once is in
 	// the baseline.
-	attackLeave(connect(100))
-	s.forgets(t)
+	attackClose(connect(100))
+	s.waitReleased(t)
 	before := s.stats(t, "memory")
 	conns := connect(attackers)
 	if !load.config.Raw && !load.tunnel {
@@ -104,7 +104,7 @@ func attackMeasure(t *testing.T, name string, load attackLoad) float64 {
 		}
 	}
 	after := s.stats(t, "memory")
-	attackLeave(conns)
+	attackClose(conns)
 	per := func(before, after int) float64 { return float64(after-before) / attackers }
 	rss := per(before.RSS, after.RSS)
 	t.Logf("%s, bytes per connection: RSS %.0f, stack %.0f, heap %.0f", name, rss, per(before.Stack, after.Stack), per(before.Heap, after.Heap))

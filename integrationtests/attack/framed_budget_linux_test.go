@@ -11,19 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A client that stalls in a request for a WebSocket costs no more than another one.
+// A client that stalls in a request for a WebSocket costs no more memory than any other client.
 func TestBudgetAttackMidHeadWebSocket(t *testing.T) {
 	request := attackCarriers[1].request
 	attackBudget(t, attackLoad{send: request[:len(request)-1]}, 1.25, len(request))
 }
 
-// The heap of a tunnel in the server is bounded, whatever its peer has sent. It is compared
-// with that of a tunnel without frames.
+// The heap of a tunnel in the server is bounded, whatever its peer has sent. The test compares
+// it with the heap of a tunnel without framing.
 func TestBudgetAttackFramed(t *testing.T) {
 	const (
-		framing  = 900      // what an idle framed tunnel may cost
-		refused  = 17 << 10 // what a listener reads into that discards the rest of a stream that it has refused, for 2 s
-		controls = 400      // what a peer may make it keep: a Ping frame of 125 bytes, while it comes and while it is answered
+		framing  = 900      // for an idle framed tunnel
+		refused  = 17 << 10 // for the buffer with which a listener discards the rest of a refused stream, for 2 s
+		controls = 400      // for a Ping frame of 125 bytes, while it arrives and while it is answered
 	)
 	plain := attackCarrier{name: "upgrade", request: testkit.Request()}
 	base := attackHeap(t, plain, "")
@@ -56,8 +56,8 @@ func TestBudgetAttackFramed(t *testing.T) {
 	}
 }
 
-// attackHeap returns the heap of a tunnel in the server when its peer has sent something. The
-// answers are read.
+// attackHeap returns the heap of a tunnel in the server after its peer has sent the bytes of
+// send. The peer reads the answers.
 func attackHeap(t *testing.T, a attackCarrier, send string) int {
 	t.Helper()
 	const tunnels = 1000

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The server of these tests sends no PINGs, so that it does nothing by itself.
+// The server of these tests sends no PINGs, so it only reacts to its clients.
 var _ = attackFrame()
 
 func attackFrame() bool {
@@ -22,7 +22,7 @@ func attackFrame() bool {
 	return true
 }
 
-// An attackCarrier is how the capsules of a tunnel travel, as an attacker sends them.
+// An attackCarrier encodes the capsules of a tunnel as an attacker sends them.
 type attackCarrier struct {
 	name      string
 	webSocket bool
@@ -35,7 +35,7 @@ var attackCarriers = []attackCarrier{
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: preflight.v1\r\n\r\n"},
 }
 
-// Types of capsules. The last one is unknown.
+// The types of capsules. The last one is an unknown type.
 const (
 	attackData    = 0x2d70f100
 	attackFinal   = 0x2d70f101
@@ -43,7 +43,7 @@ const (
 	attackUnknown = 0x2d70f0ff
 )
 
-// capsule encodes a capsule and its message. The length is that of value, unless it is given.
+// capsule encodes a capsule and its message. length replaces the length of value in the header.
 func (a attackCarrier) capsule(kind uint32, value string, length ...uint64) string {
 	b := binary.BigEndian.AppendUint32(nil, 0x8000_0000|kind)
 	n := uint64(len(value))
@@ -54,7 +54,7 @@ func (a attackCarrier) capsule(kind uint32, value string, length ...uint64) stri
 	return a.message(string(b) + value)
 }
 
-// message puts bytes into a message, if there are messages. Its mask changes nothing.
+// message puts bytes into a message if the carrier is WebSocket. The mask is zero.
 func (a attackCarrier) message(b string) string {
 	if !a.webSocket {
 		return b
@@ -77,7 +77,7 @@ func attackFrameOf(first byte, payload string, length uint64) string {
 	return string(head) + "\x00\x00\x00\x00" + payload
 }
 
-// byByte puts each byte of a capsule into a frame of its own.
+// byByte puts each byte of a capsule into a separate frame.
 func (a attackCarrier) byByte(capsule string) string {
 	if !a.webSocket {
 		return capsule
@@ -96,7 +96,7 @@ type attackTunnel struct {
 	r *bufio.Reader
 }
 
-// attackTunnels opens n tunnels. A tunnel sends what send returns for it.
+// attackTunnels opens n tunnels and sends the bytes of send on each of them.
 func (s *attackServer) attackTunnels(t testing.TB, a attackCarrier, n int, send string) []*attackTunnel {
 	t.Helper()
 	tunnels := make([]*attackTunnel, n)
@@ -119,7 +119,8 @@ func (s *attackServer) attackTunnels(t testing.TB, a attackCarrier, n int, send 
 	return tunnels
 }
 
-// next reads a capsule, or a frame that is no message, of which it returns the first byte.
+// next reads a capsule, or a frame that is not a message. first is the first byte of such a
+// frame.
 func (p *attackTunnel) next() (first byte, kind uint32, value string, err error) {
 	var head [4]byte
 	if p.webSocket {
@@ -160,7 +161,7 @@ func (p *attackTunnel) next() (first byte, kind uint32, value string, err error)
 	return first, binary.BigEndian.Uint32(head[:]) & 0x3fff_ffff, string(b), err
 }
 
-// echoed requires that the application sends text back. Answers to PINGs may stand before.
+// echoed requires that the application echoes text. PONGs may come before it.
 func (p *attackTunnel) echoed(text string) error {
 	for text != "" {
 		_, kind, value, err := p.next()
@@ -187,8 +188,8 @@ func (p *attackTunnel) talk() error {
 	return p.echoed(text)
 }
 
-// refused requires that the server ends the connection, with a Close frame on WebSocket, and
-// without a word of the application.
+// refused requires that the server ends the connection without data of the application, on
+// WebSocket with a Close frame.
 func (p *attackTunnel) refused() error {
 	closed := false
 	for {
@@ -214,8 +215,8 @@ func eachAttackCarrier(t *testing.T, test func(t *testing.T, s *attackServer, a 
 	}
 }
 
-// Ten thousand tunnels whose bytes come one by one, each in a frame of its own, are served,
-// and disturb no other client.
+// Ten thousand tunnels send their bytes one by one, each in a separate frame. They are served,
+// and they do not disturb other clients.
 func TestAttackTinyFrames(t *testing.T) {
 	const text = "one by one"
 	eachAttackCarrier(t, func(t *testing.T, s *attackServer, a attackCarrier) {
@@ -229,12 +230,12 @@ func TestAttackTinyFrames(t *testing.T) {
 		attackEach(t, attackers, 16, func(i int) error { return tunnels[i].echoed(text) })
 		s.holds(t, attackers)
 		attackEach(t, attackers, 16, func(i int) error { return tunnels[i].Close() })
-		s.forgets(t)
+		s.waitReleased(t)
 	})
 }
 
-// Clients that stop inside a header of a frame or of a capsule are kept, because a tunnel may
-// be silent, and disturb no other client.
+// Clients that stop inside the header of a frame or capsule keep their tunnels, because a tunnel
+// may be silent. They do not disturb other clients.
 func TestAttackHalfHeaders(t *testing.T) {
 	const clients = 1000
 	eachAttackCarrier(t, func(t *testing.T, s *attackServer, a attackCarrier) {
@@ -244,7 +245,7 @@ func TestAttackHalfHeaders(t *testing.T) {
 		for at := range header {
 			attackEach(t, clients, 16, func(i int) error {
 				if i%header <= at {
-					return nil // it goes no further
+					return nil // this client has stopped
 				}
 				_, err := io.WriteString(tunnels[i], whole[at:at+1])
 				return err
@@ -259,12 +260,12 @@ func TestAttackHalfHeaders(t *testing.T) {
 			return tunnels[i].echoed(strings.Repeat("x", 200))
 		})
 		attackEach(t, clients, 16, func(i int) error { return tunnels[i].Close() })
-		s.forgets(t)
+		s.waitReleased(t)
 	})
 }
 
-// Clients that ping without end, and read no answer, get one goroutine each beside that of
-// the application, and delay nobody.
+// Clients send PINGs continuously and read no answers. Each of them costs at most one goroutine
+// besides that of the application. They do not delay other clients.
 func TestAttackPings(t *testing.T) {
 	const clients, pings = 100, 5_000
 	eachAttackCarrier(t, func(t *testing.T, s *attackServer, a attackCarrier) {
@@ -284,12 +285,12 @@ func TestAttackPings(t *testing.T) {
 			attackEach(t, 20, 4, func(int) error { return s.good() })
 			attackEach(t, clients, 16, func(i int) error { return tunnels[i].talk() })
 			attackEach(t, clients, 16, func(i int) error { return tunnels[i].Close() })
-			s.forgets(t)
+			s.waitReleased(t)
 		}
 	})
 }
 
-// pings are the PINGs of the carrier.
+// pings returns the kinds of PINGs that the carrier has.
 func (a attackCarrier) pings() []string {
 	pings := []string{a.capsule(attackPing, "12345678")}
 	if a.webSocket {
@@ -298,8 +299,8 @@ func (a attackCarrier) pings() []string {
 	return pings
 }
 
-// Capsules of unknown types are skipped without end. One that is too long, and would hide the
-// end of the stream, ends the connection when its header has come.
+// Any number of capsules of unknown types is skipped. A capsule that is too long could hide the
+// end of the stream, so the server ends the connection when the header has arrived.
 func TestAttackUnknownCapsules(t *testing.T) {
 	const clients, capsules = 100, 8
 	eachAttackCarrier(t, func(t *testing.T, s *attackServer, a attackCarrier) {
@@ -321,13 +322,13 @@ func TestAttackUnknownCapsules(t *testing.T) {
 		})
 		require.NoError(t, s.good())
 		attackEach(t, clients, 16, func(i int) error { return tunnels[i].Close() })
-		s.forgets(t)
+		s.waitReleased(t)
 	})
 }
 
-// A length that is declared reserves nothing, however large it is. What comes of it is passed
-// on, and the end of the connection is an early end.
-func TestAttackGiantLengths(t *testing.T) {
+// A length in a header allocates no memory, however large it is. The bytes that arrive are
+// passed on to the application.
+func TestAttackHugeLengths(t *testing.T) {
 	const clients = 1000
 	eachAttackCarrier(t, func(t *testing.T, s *attackServer, a attackCarrier) {
 		giant := a.capsule(attackData, "x", 1<<62-1)
@@ -349,34 +350,33 @@ func TestAttackGiantLengths(t *testing.T) {
 		require.Less(t, after.Heap-before.Heap, clients*8<<10)
 		require.NoError(t, s.good())
 		attackEach(t, clients, 16, func(i int) error { return tunnels[i].Close() })
-		s.forgets(t)
+		s.waitReleased(t)
 	})
 }
 
-// Peers that end their direction and then neither read nor answer keep the transport after
-// the application has closed. At most MaxPending of them do.
+// If a peer ends its direction and then neither reads nor answers, its transport stays open
+// after the application has closed the connection. At most MaxPending transports stay open.
 func TestAttackPeersThatNeverRead(t *testing.T) {
 	const clients, most = 1000, 64
 	for _, a := range attackCarriers {
 		t.Run(a.name, func(t *testing.T) {
 			s := attackStart(t, attackConfig{Tune: "framed", MaxPending: most, HandshakeTimeout: attackLong})
 			tunnels := s.attackTunnels(t, a, clients, a.capsule(attackData, "x")+a.capsule(attackFinal, ""))
-			s.until(t, "the oldest have been ended", func(now attackStats) bool {
+			s.until(t, "the oldest transports are closed", func(now attackStats) bool {
 				return now.Descriptors <= s.base.Descriptors+most && now.Goroutines <= s.base.Goroutines+most
 			})
 			now := s.stats(t, "stats")
 			require.Equal(t, s.base.Descriptors+most, now.Descriptors, "the others may still read")
 			attackEach(t, 20, 4, func(int) error { return s.good() })
-			// Every one of them has had everything in its buffers.
+			// The buffers of each client contain everything.
 			attackEach(t, clients, 16, func(i int) error { return tunnels[i].echoed("x") })
 			attackEach(t, clients, 16, func(i int) error { return tunnels[i].Close() })
-			s.forgets(t)
+			s.waitReleased(t)
 		})
 	}
 }
 
-// A flood of requests for WebSockets, each with its key, by clients that leave at once, leaves
-// nothing behind.
+// Many clients send a request for a WebSocket and close the connection at once. Nothing leaks.
 func TestAttackUpgradeFlood(t *testing.T) {
 	s := attackStart(t, attackConfig{Tune: "framed", HandshakeTimeout: attackLong})
 	request := attackCarriers[1].request
@@ -392,11 +392,11 @@ func TestAttackUpgradeFlood(t *testing.T) {
 	}
 	flood(1000)
 	require.NoError(t, s.good())
-	s.forgets(t)
+	s.waitReleased(t)
 	before := s.stats(t, "memory")
 	flood(attackers)
 	attackEach(t, 20, 4, func(int) error { return s.good() })
-	s.forgets(t)
+	s.waitReleased(t)
 	after := s.stats(t, "memory")
 	require.Less(t, after.Heap-before.Heap, 1<<20)
 }

@@ -112,8 +112,8 @@ func (s *attackServer) holds(t testing.TB, n int) {
 	})
 }
 
-// forgets waits until the server holds no connection.
-func (s *attackServer) forgets(t testing.TB) {
+// waitReleased waits until the server holds no connection.
+func (s *attackServer) waitReleased(t testing.TB) {
 	t.Helper()
 	s.until(t, "all connections are gone", func(now attackStats) bool {
 		return now.Descriptors == s.base.Descriptors && now.Goroutines == s.base.Goroutines
@@ -158,7 +158,7 @@ func (s *attackServer) dial() (*net.TCPConn, error) {
 func (s *attackServer) flood(t testing.TB, n int, send string) []*net.TCPConn {
 	t.Helper()
 	conns := make([]*net.TCPConn, n)
-	t.Cleanup(func() { attackLeave(conns) })
+	t.Cleanup(func() { attackClose(conns) })
 	attackEach(t, n, 16, func(i int) (err error) {
 		if conns[i], err = s.dial(); err == nil && send != "" {
 			_, err = io.WriteString(conns[i], send)
@@ -168,8 +168,8 @@ func (s *attackServer) flood(t testing.TB, n int, send string) []*net.TCPConn {
 	return conns
 }
 
-// attackLeave closes the connections.
-func attackLeave(conns []*net.TCPConn) {
+// attackClose closes the connections.
+func attackClose(conns []*net.TCPConn) {
 	for _, c := range conns {
 		if c != nil {
 			c.Close()

@@ -65,7 +65,7 @@ type attackStats struct {
 
 	Calls, Accepted, Errors int // errors of the wrapped Accept
 	Plain, Upgraded         int // returned to the application; see Observe
-	AppErrors               int // likewise
+	AppErrors               int // errors returned to the application
 	BytesRead               int // see Observe
 
 	RSS, Stack, Heap int // bytes

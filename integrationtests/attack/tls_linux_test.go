@@ -70,11 +70,11 @@ func TestAttackHalfHellos(t *testing.T) {
 			})
 			if timeout == attackLong {
 				s.holds(t, attackers)
-				attackLeave(half)
+				attackClose(half)
 			} else {
 				attackEnds(t, half, "")
 			}
-			s.forgets(t)
+			s.waitReleased(t)
 		})
 	}
 }
