@@ -107,6 +107,9 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
+need ssh openssh-client
+need h2o h2o
+need traffic_server trafficserver
 need node nodejs
 need npm npm
 need javac default-jdk-headless
