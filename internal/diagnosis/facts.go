@@ -100,7 +100,7 @@ func (f *facts) later() string {
 func (f *facts) setting(of func(setting) string) string {
 	switch len(f.shown) {
 	case 0:
-		return "Let each proxy on the way pass Upgrade and Connection over HTTP/1.1 (the table has the line of each product)"
+		return "Let each proxy on the way pass Upgrade and Connection over HTTP/1.1 (docs/proxies.md has the line of each product)"
 	case 1:
 		s := settings[f.shown[0]]
 		line := of(s)
@@ -112,7 +112,7 @@ func (f *facts) setting(of func(setting) string) string {
 		}
 		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.ReplaceAll(line, "{token}", f.Token)
 	}
-	return names2(f.shown) + " are on the way: see the line of each in the table"
+	return names2(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }
 
 func names2(all []product) string {

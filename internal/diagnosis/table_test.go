@@ -57,7 +57,7 @@ var byAnswer = []struct{ answer, code, says string }{
 	{"426 U\nServer: nginx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx is on the way; if it is that proxy, its location needs `proxy_set_header Upgrade $http_upgrade`"},
 	{"426 U\nServer: Apache\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "its ProxyPass needs `upgrade=tcp`"},
 	{"426 U\nServer: Apache-Coyote/1.1\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Let each proxy"},
-	{"426 U\nServer: nginx\nVia: 1.1 Caddy, 1.1 x (squid/5.7)\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx and Caddy and Squid are on the way: see"},
+	{"426 U\nServer: nginx\nVia: 1.1 Caddy, 1.1 x (squid/5.7)\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx and Caddy and Squid are on the way: docs/proxies.md"},
 	{"426 U\nServer: nghttpx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Possibly nghttpx, which is on the way"},
 	{"426 U\nServer: nginx\nPreflight-Refusal: no-connection\n\n", "no-connection", "its location needs `proxy_set_header Connection upgrade`"},
 	{"505 H\nPreflight-Refusal: http2\n\n", "http2", "let that proxy speak HTTP/1.1"},

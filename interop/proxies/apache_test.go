@@ -19,7 +19,7 @@ var apache = proxy{
 	// The longer one of the two timeouts counts.
 	idle: []string{"ProxyTimeout 3600", "ProxyTimeout 1\nTimeout 1"},
 	mistakes: []mistake{
-		{[]string{" upgrade=tcp", ""}, []string{"Apache `upgrade=tcp`", "a proxy on the way removed it"}},
+		{[]string{" upgrade=tcp", ""}, []string{"Apache is on the way; if it is that proxy, its ProxyPass needs `upgrade=tcp` [no-upgrade]", "a proxy on the way removed it"}},
 	},
 	outcomes: map[string]string{
 		"Down":      "503",

@@ -15,7 +15,7 @@ var envoy = proxy{
 	start: lab.StartEnvoy,
 	idle:  []string{"idle_timeout: 3600s", "idle_timeout: 1s"},
 	mistakes: []mistake{
-		{[]string{"- upgrade_type: tcp\n", ""}, []string{"upgrade_configs"}},
+		{[]string{"- upgrade_type: tcp\n", ""}, []string{"Add `upgrade_configs: [{upgrade_type: tcp}]`", "[no-upgrades]"}},
 	},
 	outcomes: map[string]string{
 		"Down":          "503",

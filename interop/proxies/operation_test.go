@@ -75,7 +75,7 @@ func testDown(t *testing.T, s scenario) string {
 		if refused.ForwardProxy {
 			require.ErrorContains(t, err, "it cannot resolve or reach the host that was dialed")
 		} else {
-			require.ErrorContains(t, err, "unavailable")
+			require.Regexp(t, `\[(server-down|no-server|bad-gateway|upstream-closed|squid-down)\]$`, err.Error())
 		}
 		require.True(t, refused.Temporary())
 	}
