@@ -286,7 +286,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, t *descent, refused
 		side.addPending(-1)
 		switch {
 		case conn != nil:
-			r.obs.done(kindUpgraded, t.left[0])
+			r.obs.done(outcomeKey{kind: kindUpgraded, carrier: t.left[0]})
 		case err != nil:
 			r.obs.fail(ctx, err)
 		default:

@@ -47,6 +47,7 @@ type StatusError struct {
 
 	what  string // who refused, or who was refused
 	cause string // the known or likely cause
+	finer string // the reason, for telemetry and the log, where it says more than Reason
 	found diagnosis.Finding
 	echo  bool // the phrase may repeat a secret of the request
 

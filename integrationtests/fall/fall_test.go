@@ -368,14 +368,14 @@ func TestTelemetry(t *testing.T) {
 	}
 	require.Equal(t, 4, recorder.Started())
 	for of, want := range map[string]int64{
-		"client.falls preflight.carrier=upgrade,preflight.reason=403":                                                             1,
-		"client.falls preflight.carrier=framed,preflight.reason=carrier":                                                          1,
-		"client.handshake.duration error.type=403,http.response.status_code=403,preflight.carrier=upgrade,preflight.kind=refused": 1,
-		"client.handshake.duration error.type=426,http.response.status_code=426,preflight.carrier=framed,preflight.kind=refused":  1,
-		"client.handshake.duration http.response.status_code=101,preflight.carrier=websocket,preflight.kind=upgraded":             2,
-		"client.connection.active preflight.carrier=websocket,preflight.kind=upgraded":                                            0,
-		"client.connection.io network.io.direction=transmit,preflight.carrier=websocket,preflight.kind=upgraded":                  8,
-		"client.connection.io network.io.direction=receive,preflight.carrier=websocket,preflight.kind=upgraded":                   8,
+		"client.falls preflight.carrier=upgrade,preflight.reason=403":                                                                                        1,
+		"client.falls preflight.carrier=framed,preflight.reason=carrier":                                                                                     1,
+		"client.handshake.duration error.type=403,http.response.status_code=403,preflight.carrier=upgrade,preflight.kind=refused,preflight.reason=forbidden": 1,
+		"client.handshake.duration error.type=426,http.response.status_code=426,preflight.carrier=framed,preflight.kind=refused,preflight.reason=carrier":    1,
+		"client.handshake.duration http.response.status_code=101,preflight.carrier=websocket,preflight.kind=upgraded":                                        2,
+		"client.connection.active preflight.carrier=websocket,preflight.kind=upgraded":                                                                       0,
+		"client.connection.io network.io.direction=transmit,preflight.carrier=websocket,preflight.kind=upgraded":                                             8,
+		"client.connection.io network.io.direction=receive,preflight.carrier=websocket,preflight.kind=upgraded":                                              8,
 	} {
 		require.Equal(t, want, recorder.Sum(of), of)
 	}
