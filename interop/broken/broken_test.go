@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write BROKEN.md")
 
 var tableFile = filepath.Join("..", "BROKEN.md")
 
-var paths = slices.Concat(nginxPaths, haproxyPaths, apachePaths, envoyPaths, traefikPaths, caddyPaths, otherPaths, forwardPaths, listenerPaths, peerPaths)
+var paths = slices.Concat(nginxPaths, edgePaths, haproxyPaths, apachePaths, envoyPaths, traefikPaths, caddyPaths, otherPaths, forwardPaths, listenerPaths, peerPaths)
 
 // TestBroken dials each path. It also requires that BROKEN.md is the table of the texts.
 func TestBroken(t *testing.T) {

@@ -47,6 +47,7 @@ func startNginx(t *testing.T, k *kit, sites []site) {
 		lab.WriteFile(t, dir, "index.html", "<html>Welcome</html>\n")
 		lab.WriteFile(t, dir, "preflight.conf", `
 limit_req_zone $server_port zone=limited:64k rate=1r/m;
+limit_conn_zone $server_port zone=open:64k;
 map $http_upgrade $websocket_alone { default ""; websocket websocket; }
 ssl_certificate {dir}/good.crt;
 ssl_certificate_key {dir}/good.key;
@@ -103,7 +104,7 @@ func startApache(t *testing.T, k *kit, sites []site) {
 		}))
 		config := lab.Render(t, lab.Templates, dir, "apache.conf", map[string]any{
 			"Root": os.Geteuid() == 0, "Dir": dir,
-			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_wstunnel", "slotmem_shm", "socache_shmcb", "ssl", "env"},
+			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_wstunnel", "slotmem_shm", "socache_shmcb", "ssl", "env", "alias"},
 		})
 		return []string{"apache2", "-D", "FOREGROUND", "-f", config}
 	}, func() bool { return lab.HasLogged(t, dir, "resuming normal operations") })
@@ -133,6 +134,8 @@ func startEnvoy(t *testing.T, k *kit, sites []site) {
 		}
 		cluster("good over TLS", k.servers["good"],
 			`transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}},`)
+		cluster("good over HTTP/2", k.servers["good"],
+			`typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}},`)
 		config := lab.WriteFile(t, dir, "envoy.yaml", "static_resources:\n  listeners:\n"+k.join(sites, func(s site) string {
 			return `  - name: {name}
     enable_reuse_port: false
@@ -206,6 +209,7 @@ func startVarnish(t *testing.T, k *kit, sites []site) {
 			fmt.Fprintf(&pipe, "if (local.socket == %q) { %s }\n", s.name, piped)
 		}
 		vcl := "vcl 4.1;\n" + backends.String() + "sub vcl_recv {\n" + recv.String() + "}\nsub vcl_pipe {\n" + pipe.String() + "}\n"
+		command = append(command, "-p", "first_byte_timeout=1")
 		return append(command, "-f", lab.WriteFile(t, dir, "x.vcl", vcl))
 	}, func() bool { return lab.HasLogged(t, dir, "said Child starts") && lab.Accept(k.sites[sites[0].path]) })
 }
@@ -216,7 +220,7 @@ func startLighttpd(t *testing.T, k *kit, sites []site) {
 	lab.StartDaemon(t, dir, len(sites), func(addresses []string) []string {
 		k.place(sites, addresses)
 		config := lab.WriteFile(t, dir, "lighttpd.conf", k.fill(sites[0], `
-server.modules = ( "mod_proxy", "mod_openssl" )
+server.modules = ( "mod_proxy", "mod_redirect" )
 server.document-root = "`+dir+`"
 server.bind = "127.0.0.1"
 server.port = {port}
