@@ -54,6 +54,8 @@ type state struct {
 	readClosed   bool // CloseRead has been called
 	ownFinal     bool // FINAL_DATA was sent, or is due
 	peerFinal    bool // the peer's FINAL_DATA and all its data have come
+	peerAsked    bool // the peer's PING behind it has come
+	awaits       bool // for no longer than drainLimit
 	peerClose    bool // the peer has sent a Close frame
 	peerEnd      bool // the transport has come to its end
 	finalWritten bool // the transport has taken FINAL_DATA
@@ -214,7 +216,7 @@ func (c *Conn) expire() {
 		return
 	}
 	c.sayNormal()
-	c.enter(phaseEnd, lastWord)
+	c.enter(phaseEnd, drainLimit) // or until the end of lingerLimit
 	c.release()
 }
 
@@ -232,14 +234,22 @@ func (c *Conn) settle() {
 	if c.phase > phaseLinger || !c.closed && !bothFinal {
 		return
 	}
-	answered := c.finalPing > 0 && c.ponged >= c.finalPing
+	// A transport that is closed under the PONGs of a peer, which answers PINGs that have
+	// piled up, is reset, and then the peer may lose the Close frame.
+	answered := c.finalPing > 0 && !c.pingDue && c.ponged >= c.pings
 	switch {
 	case c.peerClose && !c.peerEnd:
 		c.tendDue = true
 		c.enter(phaseDrain, drainLimit)
-	case answered, c.peerEnd, c.closed && c.controlErr != nil:
+	case answered && (!c.peerFinal || c.peerAsked || c.threw), c.peerEnd, c.closed && c.controlErr != nil:
 		c.sayNormal()
 		c.enter(phaseEnd, drainLimit)
+	case answered && c.phase == phaseLinger && !c.awaits:
+		// The peer's PING behind its FINAL_DATA is under way. A transport that is
+		// closed before it is reset, and the PONG tells the peer that it has lost
+		// nothing.
+		c.awaits = true
+		c.limit.Reset(drainLimit)
 	}
 }
 

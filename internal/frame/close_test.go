@@ -398,13 +398,13 @@ var ends = []struct {
 	}},
 	{"close write: both are final, and a later PONG comes", func(e *end) {
 		e.peer.mute()
-		e.peer.say(e.peer.final(""))
+		e.peer.say(e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.mu.Lock()
 		e.pingDue = true
 		e.flags.Or(due)
 		e.release()
-		e.peerGot("ping 1")
+		e.peerGot("pong 7, ping 1")
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 2")
 		e.peer.say(e.peer.pong(1))
@@ -423,8 +423,33 @@ var ends = []struct {
 		synctest.Wait()
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("ping 1, final, ping 2")
-		e.peer.say(e.peer.pong(2), e.peer.pong(1), e.peer.final(""))
+		e.peer.say(e.peer.pong(2), e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.ended()
+	}},
+	{"close write: both are final, and the peer's PING comes in a segment of its own", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peerGot("final, ping 1")
+		e.peer.say(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.open()
+		e.peer.say(e.peer.ping(7))
+		e.peerGot("pong 7, <close 1000, >end")
+		e.ended()
+	}},
+	{"close write, close: both are final, and the peer's PING never comes", func(e *end) {
+		e.peer.mute()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.say(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		assert.NoError(e.t, e.Close())
+		time.Sleep(drainLimit - time.Second)
+		e.peer.say(e.peer.capsule(0x12345678, "does not put the end off"))
+		e.open()
+		e.peerGot("final, ping 1")
+		time.Sleep(time.Second)
+		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
 	{"close write: both are final, and the peer ends", func(e *end) {
@@ -919,7 +944,7 @@ func TestEndIsNotPutOff(t *testing.T) {
 			assert.NoError(t, e.CloseWrite())
 			e.peerGot("final, ping 1")
 			e.transport.setWindow(0) // for the Close frame
-			e.peer.say(e.peer.pong(1), e.peer.final(""))
+			e.peer.say(e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 			assert.Equal(t, io.EOF, e.reads(""))
 			time.Sleep(time.Second)
 			e.open()

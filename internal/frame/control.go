@@ -97,12 +97,14 @@ func (c *Conn) writeControls() (at phase, err error) {
 	buf := smallBuffers.Get().(*smallBuffer)
 	defer smallBuffers.Put(buf)
 	for {
-		b := buf.bytes[:0]
+		b, wrote := buf.bytes[:0], true
 		if c.left == 0 {
 			b = append(b, c.tail...)
 		}
 		if len(b) == 0 {
 			c.mu.Lock()
+			// A frame that answers a gateway ends there: to the peer it is silence.
+			wrote = c.wrote || c.pongDue || c.pingDue || c.finalDue
 			b, at = c.takeControls(b), c.phase
 			c.mu.Unlock()
 		}
@@ -110,6 +112,7 @@ func (c *Conn) writeControls() (at phase, err error) {
 			return at, nil
 		}
 		n, err := c.transmit(b)
+		c.wrote = c.wrote && wrote
 		c.keepTail(b[n:])
 		switch {
 		case err == nil:

@@ -14,6 +14,7 @@ func (c *Conn) gotPing(value uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ping, c.pongDue = value, true
+	c.peerAsked = c.peerFinal
 	c.flags.Or(due)
 }
 

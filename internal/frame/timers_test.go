@@ -80,6 +80,29 @@ func TestKeepAliveAnswers(t *testing.T) {
 	})
 }
 
+// An answer to the Ping frame of a gateway ends at the gateway, so that it is silence to
+// the peer, and to what is on the way to the peer.
+func TestKeepAliveBehindGateway(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const period = 20 * time.Second
+			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: period})
+			go io.Copy(io.Discard, struct{ io.Reader }{e})
+			pings := 0
+			for range 100 {
+				time.Sleep(time.Second)
+				e.peer.say(e.peer.frame(0x89, []byte("gateway")))
+				got := e.peer.took()
+				assert.Contains(t, got, "frame pong gateway")
+				pings += strings.Count(", "+got, ", ping ")
+			}
+			assert.GreaterOrEqual(t, pings, 5)
+			e.Close()
+			synctest.Wait()
+		})
+	}
+}
+
 // PINGs go on while one direction is final, and end with both, and with Close.
 func TestKeepAliveEnds(t *testing.T) {
 	const period = 20 * time.Second
@@ -331,5 +354,33 @@ func TestSilence(t *testing.T) {
 		require.True(t, errors.As(err, &e))
 		assert.GreaterOrEqual(t, e.silence, time.Second)
 		assert.LessOrEqual(t, e.silence, 16*time.Second)
+	})
+}
+
+// A peer that reads late answers the PINGs that have piled up, one after the other. Its
+// PONGs must not meet a transport that is closed: they would reset it, and the peer would
+// lose the Close frame.
+func TestLateAnswers(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for _, closed := range []bool{false, true} {
+			e := newEndWith(t, k, Config{KeepAlivePeriod: 2 * time.Second})
+			e.peer.mute()
+			assert.NoError(t, e.CloseWrite())
+			e.peerGot("final, ping 1")
+			time.Sleep(5 * time.Second)
+			e.peerGot("ping 2, ping 3")
+			if closed {
+				assert.NoError(t, e.Close())
+			} else {
+				e.peer.say(e.peer.final(""), e.peer.ping(7))
+				assert.Equal(t, io.EOF, e.reads(""))
+				e.peerGot("pong 7")
+			}
+			e.peer.say(e.peer.pong(1), e.peer.pong(2))
+			e.open()
+			e.peer.say(e.peer.pong(3))
+			e.peerGot("<close 1000, >end")
+			e.ended()
+		}
 	})
 }

@@ -186,7 +186,7 @@ var listenerPaths = []brokenPath{
 	},
 	{
 		name: "the listener is shutting down", direct: "draining",
-		code: "unavailable",
+		code: "draining",
 		hop:  "the listener", cause: "shutting down", line: "try again",
 		waits: true,
 	},

@@ -2,13 +2,16 @@ package proxies
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/interop/internal/lab"
@@ -107,15 +110,42 @@ func testMisconfigured(t *testing.T, s scenario) string {
 	return strings.Join(slices.Sorted(maps.Keys(outcomes)), ", ")
 }
 
-// testIdle waits until the proxy closes a silent tunnel.
+// testIdle waits until the proxy closes a silent tunnel. A tunnel that was opened earlier,
+// with a KeepAlivePeriod below the timeout, must then still be open if the carrier has
+// PINGs.
 func testIdle(t *testing.T, s scenario) string {
 	s.frontend = s.start(t, s.server.address, s.idle...).Plain
-	_, err := s.dial(t, "/client/idle").Read(make([]byte, 1))
-	atClient, atServer := outcomeOf(err), lab.Receive(t, s.server.ends)
-	if atClient == atServer {
-		return atClient
+	keeps := s.dialer()
+	keeps.KeepAlivePeriod = 100 * time.Millisecond
+	kept := s.frontend.DialWith(t, keeps)
+	answer := make(chan string, 1)
+	go func() { // an application answers PINGs only while it reads
+		data, _ := io.ReadAll(io.LimitReader(kept, int64(len("hello"))))
+		answer <- string(data)
+	}()
+
+	silent := s.dial(t, "/client/idle")
+	end, atServer := waitForEnd(silent), lab.Receive(t, s.server.ends)
+	if end != atServer {
+		end += ", " + atServer + " at the server"
 	}
-	return atClient + ", " + atServer + " at the server"
+	kept.Write([]byte("hello")) // the proxy may have closed it too
+	if lab.Receive(t, answer) == "hello" {
+		end += keptOpen
+	}
+	return end
+}
+
+// keptOpen is in the outcome of testIdle if a KeepAlivePeriod keeps a silent tunnel open.
+const keptOpen = ", but stays open with PINGs"
+
+// waitForEnd reads until a silent tunnel ends, and describes the end.
+func waitForEnd(c *preflight.Conn) string {
+	_, err := io.Copy(io.Discard, c)
+	if c.Carrier() != preflight.CarrierUpgrade {
+		return endOf(err)
+	}
+	return outcomeOf(cmp.Or(err, io.EOF))
 }
 
 // testReload reloads a proxy while tunnels are open. The proxy is one of its own, because

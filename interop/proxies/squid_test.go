@@ -50,7 +50,8 @@ var squidForward = proxy{
 	},
 }
 
-var squidIdle = []string{"read_timeout 1 hour", "read_timeout 1 second"}
+// Squid counts in whole seconds. With one second, it may close a tunnel at once.
+var squidIdle = []string{"read_timeout 1 hour", "read_timeout 2 seconds"}
 
 // startSquid runs Squid as a reverse proxy.
 func startSquid(t *testing.T, backend string, edits ...string) *lab.Edge {

@@ -85,13 +85,16 @@ final class Handshake {
 
     private static String head(InputStream in, int budget) throws IOException {
         StringBuilder text = new StringBuilder();
-        while (text.indexOf("\r\n\r\n", text.length() - 4) < 0) {
+        for (int line = 0, length = -1; length != 0;) { // of the last line, without its end
             int c = in.read();
             if (c < 0 || text.length() == budget)
                 throw new Failure(0, null, false, "the answer's head is incomplete or too large");
             if (text.length() < 7 && c != "HTTP/1.".charAt(text.length()))
                 throw new Failure(0, null, false, "the answer is not HTTP/1: check the address");
             text.append((char) c);
+            if (c != '\n') continue;
+            length = text.substring(line).replaceFirst("\r?\n", "").length();
+            line = text.length();
         }
         return text.toString();
     }
@@ -100,8 +103,9 @@ final class Handshake {
      *  status stands under the empty name. */
     private static Map<String, String> parse(String text) throws Failure {
         Map<String, String> head = new HashMap<>();
-        for (String line : text.replaceAll("\r\n[ \t]+", " ").split("\r\n")) {
+        for (String line : text.split("\r?\n(?![ \t])")) {
             boolean first = head.isEmpty();
+            if (!first) line = line.replaceAll("\r?\n[ \t]+", " ");
             if (!line.matches(first ? STATUS : NAME + ":" + TEXT))
                 throw new Failure(0, null, false, "the answer's head has a malformed line");
             String[] field = first ? new String[] {"", line.substring(9, 12)} : line.split(":", 2);
@@ -137,7 +141,8 @@ final class Handshake {
             : !"preflight.v1".equals(head.get("sec-websocket-protocol")) ? "Sec-WebSocket-Protocol"
             : !head.getOrDefault("sec-websocket-extensions", "").isEmpty()
                 ? "Sec-WebSocket-Extensions"
-            : !Objects.equals(head.get("preflight-protocol"), other) ? "Preflight-Protocol" : null;
+            : (other == null ? head.containsKey("preflight-protocol")
+                : !other.equalsIgnoreCase(head.get("preflight-protocol"))) ? "Preflight-Protocol" : null;
         if (wrong != null) throw new Failure(101, code, false, "the 101 has another " + wrong
             + " than asked for: a proxy has changed it, or the server lacks the carrier");
     }
