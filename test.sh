@@ -120,8 +120,6 @@ need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
 need ssh openssh-client
-need h2o h2o
-need traffic_server trafficserver
 need openssl openssl
 need node nodejs
 need npm npm

@@ -30,6 +30,7 @@ var edgePaths = []brokenPath{
 		dial: with("Authorization", "Basic "+secretHeader),
 		code: "credentials-refused",
 		hop:  "a proxy or program in front of", cause: "refuses the Authorization", line: "Renew or correct it",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "nginx with auth_request",
@@ -77,15 +78,16 @@ var edgePaths = []brokenPath{
 		hop:  "nginx denies", cause: "by a rule", line: "`allow`/`deny`",
 	},
 	{
-		name: "nginx with limit_req_status 429", usual: true,
+		name: "nginx limits the rate, with the status 429", usual: true,
 		program: "nginx", site: "location / { limit_req zone=limited; limit_req_status 429; proxy_pass http://{down}; " + upgrades + "}",
 		again: true,
 		code:  "rate-limit",
 		hop:   "a proxy or program in front", cause: "limits the rate", line: "raise its limit",
 		waits: true,
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
-		name:    "nginx with limit_req",
+		name:    "nginx limits the rate, with its default status",
 		program: "nginx", site: "location / { limit_req zone=limited; proxy_pass http://{down}; " + upgrades + "}",
 		again:    true,
 		code:     "server-down",
@@ -244,7 +246,7 @@ var edgePaths = []brokenPath{
 		hop:  "nginx denies", cause: "by a rule", line: "`allow`/`deny`",
 	},
 	{
-		name:    "nginx with limit_conn, and one tunnel that is open",
+		name:    "nginx limits the connections, and one tunnel is open",
 		program: "nginx", site: "location / { limit_conn open 1; proxy_pass http://{good}; " + upgrades + "}",
 		keep:     true,
 		code:     "server-down",

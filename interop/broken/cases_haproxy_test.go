@@ -80,6 +80,7 @@ var haproxyPaths = []brokenPath{
 		code: "rate-limit",
 		hop:  "a proxy or program in front", cause: "limits the rate", line: "raise its limit",
 		waits: true,
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "HAProxy redirects to https",
@@ -188,5 +189,6 @@ var haproxyPaths = []brokenPath{
 		program: "HAProxy", site: "http-request auth realm closed if TRUE\nserver s {good}",
 		code: "credentials-missing",
 		hop:  "a proxy or program in front of it", cause: "wants credentials", line: "Header or GetHeader",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 }

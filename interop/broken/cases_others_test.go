@@ -70,12 +70,14 @@ var caddyPaths = []brokenPath{
 		program: "Caddy", site: "\nroot * /nonexistent\nfile_server",
 		code: "no-route",
 		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "Caddy with basic_auth",
 		program: "Caddy", site: "\nbasic_auth {\njane $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nreverse_proxy {good}",
 		code: "credentials-missing",
 		hop:  "a proxy or program in front of it", cause: "wants credentials", line: "Header or GetHeader",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "Caddy has no route for the path",
@@ -162,6 +164,7 @@ var otherPaths = []brokenPath{
 		program: "lighttpd", site: `server.name = "x"`,
 		code: "no-route",
 		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "Squid as a reverse proxy with its defaults",
@@ -202,6 +205,7 @@ var otherPaths = []brokenPath{
 		program: "h2o", site: "file.dir: /nonexistent",
 		code: "no-route",
 		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
 	},
 	{
 		name:    "Traffic Server, and CarrierUpgrade",

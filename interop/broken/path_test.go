@@ -1,7 +1,6 @@
 package broken
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -110,8 +109,6 @@ func (p brokenPath) try(t *testing.T, k *kit) (text string) {
 	if p.settle {
 		lab.WaitUntil(t, "the health check finds the server down", func() bool {
 			err = dial()
-			t.Log(err)
-			t.Log(err)
 			return err != nil && code(err.Error()) == p.code
 		})
 	}
@@ -173,9 +170,6 @@ func (p brokenPath) requireNoFalseCause(t *testing.T, text string) {
 		text = strings.ReplaceAll(text, beside, "")
 	}
 	about := p.name + p.program + p.edge + p.lacks
-	if strings.Contains(p.name, "limit") {
-		about += "rate"
-	}
 	for _, c := range falseCauses {
 		if !strings.Contains(about, c.about) {
 			assert.NotContains(t, text, c.says)
@@ -199,8 +193,5 @@ func code(text string) string {
 // temporary reports whether err says that the same dial may succeed later.
 func temporary(err error) bool {
 	var e interface{ Temporary() bool }
-	if errors.Is(err, context.DeadlineExceeded) {
-		return true
-	}
 	return errors.As(err, &e) && e.Temporary()
 }
