@@ -119,6 +119,7 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
+need ssh openssh-client
 need openssl openssl
 need node nodejs
 need npm npm

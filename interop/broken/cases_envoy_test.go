@@ -1,0 +1,114 @@
+package broken
+
+import "github.com/preflight-go/preflight"
+
+// Parts of a site of Envoy.
+const (
+	envoyUpgrade = "upgrade_configs: [{upgrade_type: tcp}]\n"
+	envoyRouter  = `http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]` + "\n"
+	envoyRBAC    = `http_filters: [{name: rbac, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {action: ALLOW}}}, ` +
+		`{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]` + "\n"
+)
+
+// envoyRoute is a route to a cluster, which has the name of a server.
+func envoyRoute(prefix, cluster, more string) string {
+	return `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "` + prefix + `"}, route: {cluster: "` + cluster + `"` + more + `}}]}]}` + "\n"
+}
+
+var envoyPaths = []brokenPath{
+	{
+		name: "Envoy without upgrade_configs", usual: true,
+		program: "Envoy", site: envoyRouter + envoyRoute("/", "good", ""),
+		code: "no-upgrades",
+		hop:  "Envoy", cause: "passes no upgrade to tcp", line: "upgrade_configs",
+	},
+	{
+		name:    "Envoy with upgrade_configs for websocket alone, and CarrierUpgrade",
+		program: "Envoy", site: "upgrade_configs: [{upgrade_type: websocket}]\n" + envoyRouter + envoyRoute("/", "good", ""),
+		dial: only(preflight.CarrierUpgrade),
+		code: "no-upgrades",
+		hop:  "Envoy", cause: "passes no upgrade to tcp", line: "upgrade_type: tcp",
+	},
+	{
+		name:    "Envoy has no route for the path",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/other", "good", ""),
+		code: "no-route",
+		hop:  "Envoy", cause: "no route for this Host and path", line: "`routes`",
+	},
+	{
+		name:    "Envoy with a rule of RBAC",
+		program: "Envoy", site: envoyUpgrade + envoyRBAC + envoyRoute("/", "good", ""),
+		code: "rbac",
+		hop:  "Envoy", cause: "an RBAC rule", line: "Allow this path and client",
+		beside: []string{"by carrier websocket: edge answered 403"},
+	},
+	{
+		name:    "Envoy, the server is down",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "down", ""),
+		code: "server-down",
+		hop:  "Envoy", cause: "cannot reach the server behind it", line: "endpoint of the cluster",
+		waits: true,
+	},
+	{
+		name:    "Envoy speaks plain HTTP to a listener above TLS",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "tls", ""),
+		code: "upstream-closed",
+		hop:  "Envoy reached", cause: "wants TLS",
+		beside: []string{"no HTTP server", "has crashed"},
+		waits:  true,
+	},
+	{
+		name:    "Envoy speaks TLS to a plain listener",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "good over TLS", ""),
+		code:     "server-down",
+		misleads: "the server is up: the TLS of the cluster fails",
+		waits:    true,
+	},
+	{
+		name:    "Envoy leads the path to SSH",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "ssh", ""),
+		code: "upstream-not-http",
+		hop:  "Envoy reached", cause: "does not answer in HTTP/1.1", line: "Correct the cluster",
+	},
+	{
+		name:    "Envoy leads the path to another web server",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "page", ""),
+		code: "no-listener",
+		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
+		beside: []string{"by carrier websocket: edge answered 403"},
+	},
+	{
+		name:    "Envoy, the server never answers",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "silent", ", timeout: 1s, idle_timeout: 1s"),
+		code:     "too-slow",
+		misleads: "the request was whole: the server behind Envoy does not answer",
+		waits:    true,
+	},
+	{
+		name:    "Envoy speaks HTTP/2 to the listener",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "good over HTTP/2", ""),
+		code: "upstream-not-http",
+		hop:  "Envoy reached", cause: "does not answer in HTTP/1.1", line: "http_protocol_options",
+		beside: []string{"TLS (`transport_socket`)"},
+	},
+	{
+		name:    "Envoy answers directly",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, direct_response: {status: 200, body: {inline_string: ok}}}]}]}`,
+		code: "no-listener",
+		hop:  "Envoy itself", cause: "no PreflightListener answered", line: "where the proxy leads them",
+		beside: []string{"the Host or its upstream is wrong", "by carrier websocket: edge answered 403"},
+	},
+	{
+		name:    "Envoy redirects to https",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, redirect: {https_redirect: true}}]}]}`,
+		code: "redirect-https",
+		hop:  "on the same host", cause: "leads to https", line: "set TLSConfig",
+		beside: []string{"by carrier websocket: edge answered 403"},
+	},
+	{
+		name:    "Envoy does not know the Host",
+		program: "Envoy", site: envoyUpgrade + envoyRouter + `route_config: {virtual_hosts: [{name: edge, domains: ["edge.example"], routes: [{match: {prefix: "/"}, route: {cluster: good}}]}]}`,
+		code: "no-route",
+		hop:  "Envoy", cause: "no route for this Host and path", line: "`domains`",
+	},
+}

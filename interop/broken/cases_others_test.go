@@ -1,0 +1,272 @@
+package broken
+
+import "github.com/preflight-go/preflight"
+
+var traefikPaths = []brokenPath{
+	{
+		name:    "Traefik does not know the Host",
+		program: "Traefik", site: "Host(`edge.example`)\nservers: [{url: 'http://{good}'}]",
+		code: "no-route",
+		hop:  "Traefik", cause: "no router for this Host and path", line: "`Host`",
+		beside: []string{"or a Go server"},
+	},
+	{
+		name:    "Traefik, the server is down",
+		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{down}'}]",
+		code: "bad-gateway",
+		hop:  "Traefik", cause: "it is down", line: "the URL of the service",
+		beside: []string{"or got no valid answer", "wrong port or scheme"},
+		waits:  true,
+	},
+	{
+		name:    "Traefik has no healthy server",
+		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{down}'}], healthCheck: {path: /, interval: 50ms, timeout: 50ms}",
+		settle: true,
+		code:   "server-down",
+		hop:    "Traefik", cause: "no healthy server", line: "its health check",
+		waits: true,
+	},
+	{
+		name:    "Traefik leads the path to SSH",
+		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{ssh}'}]",
+		code: "upstream-not-http",
+		hop:  "Traefik reached", cause: "does not answer in HTTP/1.1", line: "the URL of its service",
+	},
+	{
+		name:    "Traefik speaks plain HTTP to a listener above TLS",
+		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{tls}'}]",
+		code: "bad-gateway",
+		hop:  "Traefik", cause: "wrong port or scheme", line: "the URL of the service",
+		beside: []string{"it is down"},
+		waits:  true,
+	},
+}
+
+var caddyPaths = []brokenPath{
+	{
+		name:    "Caddy does not know the Host",
+		program: "Caddy", site: "edge.example\nreverse_proxy {good}",
+		code: "no-site",
+		hop:  "Caddy", cause: "no site or route for this Host", line: "its Caddyfile",
+	},
+	{
+		name:    "Caddy, the server is down",
+		program: "Caddy", site: "reverse_proxy {down}",
+		code: "bad-gateway",
+		hop:  "Caddy", cause: "it is down", line: "reverse_proxy",
+		beside: []string{"or got no valid answer", "wrong port or scheme"},
+		waits:  true,
+	},
+	{
+		name:    "Caddy speaks plain HTTP to a listener above TLS",
+		program: "Caddy", site: "reverse_proxy {tls}",
+		code: "bad-gateway",
+		hop:  "Caddy", cause: "wrong port or scheme", line: "reverse_proxy",
+		beside: []string{"it is down"},
+		waits:  true,
+	},
+	{
+		name:    "Caddy serves files on the path",
+		program: "Caddy", site: "\nroot * /nonexistent\nfile_server",
+		code: "no-route",
+		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
+	},
+	{
+		name:    "Caddy with basic_auth",
+		program: "Caddy", site: "\nbasic_auth {\njane $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nreverse_proxy {good}",
+		code: "credentials-missing",
+		hop:  "a proxy or program in front of it", cause: "wants credentials", line: "Header or GetHeader",
+		lacks: "the name of the proxy, which the answer shows",
+	},
+	{
+		name:    "Caddy has no route for the path",
+		program: "Caddy", site: "\nreverse_proxy /other/* {good}",
+		code: "no-site",
+		hop:  "Caddy", cause: "no site or route for this Host and path", line: "its Caddyfile",
+	},
+	{
+		name:    "Caddy speaks HTTP/2 to the listener",
+		program: "Caddy", site: "\nreverse_proxy h2c://{strict}",
+		code: "bad-gateway",
+		hop:  "Caddy", cause: "wrong port or scheme", line: "reverse_proxy",
+		beside: []string{"it is down"},
+		waits:  true,
+	},
+	{
+		name:    "Caddy redirects to https",
+		program: "Caddy", site: "\nredir https://{host}:{port}{uri}",
+		code: "redirect-https",
+		hop:  "on the same host", cause: "leads to https", line: "set TLSConfig",
+	},
+}
+
+var otherPaths = []brokenPath{
+	{
+		name:    "Varnish with its built-in VCL",
+		program: "Varnish", site: "good\n",
+		code: "no-upgrade",
+		hop:  "Varnish is on the way", cause: "without Upgrade", line: "return (pipe)",
+	},
+	{
+		name:    "Varnish pipes, but does not pass the fields",
+		program: "Varnish", site: "good\nreturn (pipe);",
+		code: "no-upgrade",
+		hop:  "a proxy on the way", cause: "without Upgrade", line: "the line of each product",
+		lacks: "Varnish, which adds no name to what it pipes",
+	},
+	{
+		name:    "Varnish does not pass Connection",
+		program: "Varnish", site: "good\nreturn (pipe);---\nset bereq.http.Upgrade = req.http.Upgrade;",
+		code: "no-connection",
+		hop:  "a proxy on the way", cause: "removes upgrade from Connection", line: "the line of each product",
+		lacks: "Varnish, which adds no name to what it pipes",
+	},
+	{
+		name:    "Varnish, the server is down",
+		program: "Varnish", site: "down\n",
+		code: "bad-gateway",
+		hop:  "Varnish", cause: "cannot reach the server behind it", line: "`backend`",
+		beside: []string{"or got no valid answer"},
+		waits:  true,
+	},
+	{
+		name:    "Varnish pipes, and the server is down",
+		program: "Varnish", site: "down\nreturn (pipe);",
+		code:   "ended",
+		cause:  "the server behind is down",
+		beside: []string{"the port speaks TLS", "it waits for a PROXY header", "return 444"},
+		lacks:  "what to change: Varnish says nothing in a pipe",
+		waits:  true,
+		long:   true,
+	},
+	{
+		name:    "lighttpd without upgrade",
+		program: "lighttpd", site: `proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {port of good} )) )`,
+		code: "no-upgrade",
+		hop:  "lighttpd is on the way", cause: "without Upgrade", line: "proxy.header",
+	},
+	{
+		name:    "lighttpd, the server is down",
+		program: "lighttpd", site: `proxy.header = ( "upgrade" => "enable" ) proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {port of down} )) )`,
+		code: "server-down",
+		hop:  "lighttpd", cause: "cannot reach the server behind it", line: "proxy.server",
+		waits: true,
+	},
+	{
+		name:    "lighttpd leads the path to SSH",
+		program: "lighttpd", site: `proxy.header = ( "upgrade" => "enable" ) proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {port of ssh} )) )`,
+		code: "upstream-not-http",
+		hop:  "lighttpd reached", cause: "does not answer in HTTP/1.1", line: "proxy.server",
+	},
+	{
+		name:    "lighttpd serves files on the path",
+		program: "lighttpd", site: `server.name = "x"`,
+		code: "no-route",
+		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
+	},
+	{
+		name:    "Squid as a reverse proxy with its defaults",
+		program: "Squid", site: reverseSquid("good", "http_access allow {name}"),
+		code: "no-upgrade",
+		hop:  "Squid is on the way", cause: "without Upgrade", line: "http_upgrade_request_protocols tcp",
+	},
+	{
+		name:    "Squid as a reverse proxy denies the request",
+		program: "Squid", site: reverseSquid("good", "http_access deny {name}"),
+		code: "squid-denied",
+		hop:  "Squid denies", cause: "by its rules", line: "http_access",
+	},
+	{
+		name:    "Squid as a reverse proxy, the server is down",
+		program: "Squid", site: reverseSquid("down", "http_access allow {name}"),
+		code: "bad-gateway",
+		hop:  "the server behind it", cause: "it is down", line: "its address is wrong",
+		beside: []string{"TLS is on one side alone"},
+		waits:  true,
+	},
+	{
+		name:    "h2o as a reverse proxy, and CarrierUpgrade",
+		program: "h2o", site: "proxy.reverse.url: http://{good}/\nproxy.websocket: ON",
+		dial: only(preflight.CarrierUpgrade),
+		code: "no-upgrade",
+		hop:  "h2o is on the way", cause: "passes websocket alone", line: "CarrierWebSocket",
+	},
+	{
+		name:    "h2o, the server is down",
+		program: "h2o", site: "proxy.reverse.url: http://{down}/",
+		code: "server-down",
+		hop:  "h2o", cause: "cannot reach the server behind it", line: "proxy.reverse.url",
+		waits: true,
+	},
+	{
+		name:    "h2o serves files on the path",
+		program: "h2o", site: "file.dir: /nonexistent",
+		code: "no-route",
+		hop:  "no PreflightListener answered", cause: "no route leads this path", line: "add the route on the proxy",
+		lacks: "the name of the proxy, which the answer shows",
+	},
+	{
+		name:    "Traffic Server, and CarrierUpgrade",
+		program: "Traffic Server", site: "map http://{from} http://{good}/",
+		dial: only(preflight.CarrierUpgrade),
+		code: "websocket-only",
+		hop:  "Traffic Server", cause: "passes websocket alone", line: "ws://",
+	},
+	{
+		name:    "Traffic Server, the server is down",
+		program: "Traffic Server", site: "map http://{from} http://{down}/\nmap ws://{from} ws://{down}/",
+		code: "websocket-only",
+		hop:  "Traffic Server", cause: "cannot reach the server behind it",
+		beside: []string{"add CarrierWebSocket"},
+		waits:  true,
+	},
+	{
+		name:    "Traffic Server has no rule for the Host",
+		program: "Traffic Server", site: "map http://edge.example/ http://{good}/",
+		code: "websocket-only",
+		hop:  "Traffic Server", cause: "no route leads this path and Host", line: "add the route on the proxy",
+		beside: []string{"add CarrierWebSocket"},
+	},
+	{
+		name:    "Varnish with synth 403",
+		program: "Varnish", site: "good\nreturn (synth(403));",
+		code: "forbidden",
+		hop:  "a proxy or program in front", cause: "a rule for this path",
+		beside: []string{"the credentials", "an upgrade that it does not pass"},
+	},
+	{
+		name:    "Varnish, the server never answers",
+		program: "Varnish", site: "silent\n",
+		code: "bad-gateway",
+		hop:  "Varnish", cause: "or got no valid answer", line: "`backend`",
+		beside: []string{"cannot reach the server behind it"},
+		waits:  true,
+	},
+	{
+		name:    "lighttpd redirects to https",
+		program: "lighttpd", site: `url.redirect = ( "" => "https://127.0.0.1:{port}" )`,
+		code: "redirect-https",
+		hop:  "on the same host", cause: "leads to https", line: "set TLSConfig",
+	},
+	{
+		name:    "lighttpd speaks plain HTTP to a listener above TLS",
+		program: "lighttpd", site: `proxy.header = ( "upgrade" => "enable" ) proxy.server = ( "" => (( "host" => "127.0.0.1", "port" => {port of tls} )) )`,
+		code: "upstream-closed",
+		hop:  "lighttpd reached", cause: "wants TLS",
+		beside: []string{"has crashed"},
+		waits:  true,
+	},
+	{
+		name:    "h2o leads the path to SSH",
+		program: "h2o", site: "proxy.reverse.url: http://{ssh}/",
+		code: "upstream-not-http",
+		hop:  "h2o reached", cause: "does not answer in HTTP/1.1", line: "proxy.reverse.url",
+	},
+}
+
+func reverseSquid(server, access string) string {
+	return "http_port {addr} accel vhost name={name}\ncache_peer 127.0.0.1 parent {port of " + server + "} 0 no-query no-digest originserver name={name}\n" +
+		"cache_peer_access {name} allow {name}\ncache_peer_access {name} deny all\nnever_direct allow {name}\n" + access
+}
