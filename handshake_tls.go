@@ -4,12 +4,83 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
+	"time"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"github.com/preflight-go/preflight/internal/frame"
 )
+
+const (
+	stageTLS       = "TLS handshake"
+	stageProxyTLS  = "TLS handshake with the forward proxy"
+	stageTunnelTLS = "TLS handshake in the tunnel"
+	alpnHTTP       = "http/1.1" // RFC 7301 §6
+)
+
+// tlsStages are the stages of TLS, for the diagnosis.
+var tlsStages = map[string]diagnosis.Stage{
+	stageTLS: diagnosis.TLS, stageProxyTLS: diagnosis.ProxyTLS, stageTunnelTLS: diagnosis.TunnelTLS,
+}
+
+// handshakeTLS performs a TLS handshake, bounded by ctx and by deadline, which may be
+// zero. It returns a [*tls.Conn]. peer is that of an error; nil means the peer of c.
+func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time, stage string, peer net.Addr) (net.Conn, error) {
+	bounded := ctx
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	tc := tls.Client(c, config)
+	// HandshakeContext closes a TLS layer below, which could block because it sends
+	// a last message. Close the bottom instead.
+	stop := context.AfterFunc(bounded, func() { closeBottom(c) })
+	err := tc.HandshakeContext(bounded)
+	if !stop() && err == nil {
+		err = bounded.Err()
+	}
+	if err == nil {
+		return tc, nil
+	}
+	switch {
+	case ctx.Err() != nil:
+		err = contextCause(ctx)
+	case bounded.Err() != nil:
+		err = os.ErrDeadlineExceeded // not the caller's context: it has not ended
+	case err == io.EOF:
+		err = errIncomplete
+	}
+	err = explain(&stageError{stage: stage, err: err}, diagnosis.Evidence{Stage: tlsStages[stage]})
+	return nil, failure(c, peer, err, "")
+}
+
+// tlsConfig returns a copy of config for a connection to the server called name that
+// carries HTTP/1.1.
+func tlsConfig(config *tls.Config, name string) (*tls.Config, error) {
+	if offered := config.NextProtos; len(offered) > 0 && !slices.Contains(offered, alpnHTTP) {
+		return nil, fmt.Errorf("NextProtos %q lacks http/1.1; HTTP/2 has no Upgrade", offered)
+	}
+	config = config.Clone()
+	config.NextProtos = []string{alpnHTTP}
+	return config, nameServer(config, name)
+}
+
+// nameServer sets ServerName if it is empty.
+func nameServer(config *tls.Config, name string) error {
+	if config.ServerName == "" {
+		config.ServerName = name
+	}
+	if config.ServerName == "" && !config.InsecureSkipVerify {
+		return errors.New("ServerName is empty and the address has no host name to take it from")
+	}
+	return nil
+}
 
 // A tunnelConn is what TLS inside a tunnel reads from. crypto/tls takes the end of the
 // connection between two records for an orderly end, because web servers often omit the

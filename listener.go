@@ -167,10 +167,10 @@ type PreflightListener struct {
 
 	// IdleTimeout is how long a connection may wait for its next ordinary request,
 	// for Handler. 0 means 11 minutes, which is more than the 10 minutes of
-	// Google's load balancers. A negative value means no limit. It should be longer
-	// than the time for which the proxy keeps an idle connection. Otherwise the
-	// listener may close a connection just when the proxy sends a request on it,
-	// and the client sees a 502.
+	// Google's load balancers. A negative value means no limit. More than 365 days is
+	// an error. It should be longer than the time for which the proxy keeps an idle
+	// connection. Otherwise the listener may close a connection just when the proxy
+	// sends a request on it, and the client sees a 502.
 	IdleTimeout time.Duration
 
 	// TLSConfig accepts TLS on the same port, from clients that speak it first. It

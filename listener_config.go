@@ -84,6 +84,8 @@ func (l *PreflightListener) check() error {
 		return errors.New("preflight: PreflightListener.MaxPending is negative")
 	case l.HandshakeTimeout > maxTimeout:
 		return fmt.Errorf("preflight: PreflightListener.HandshakeTimeout is %v, and may be %v at most", l.HandshakeTimeout, maxTimeout)
+	case l.IdleTimeout > maxTimeout:
+		return fmt.Errorf("preflight: PreflightListener.IdleTimeout is %v, and may be %v at most; negative means no limit", l.IdleTimeout, maxTimeout)
 	case l.PlainAfter > maxTimeout:
 		return fmt.Errorf("preflight: PreflightListener.PlainAfter is %v, and may be %v at most", l.PlainAfter, maxTimeout)
 	case l.MaxHeaderBytes > maxLimit:

@@ -95,6 +95,7 @@ func TestLimitsHaveABound(t *testing.T) {
 	for name, l := range map[string]*preflight.PreflightListener{
 		"HandshakeTimeout": {HandshakeTimeout: math.MaxInt64},
 		"PlainAfter":       {PlainAfter: math.MaxInt64},
+		"IdleTimeout":      {IdleTimeout: math.MaxInt64},
 		"MaxHeaderBytes":   {MaxHeaderBytes: math.MaxInt},
 		"MaxPending":       {MaxPending: math.MaxInt},
 	} {
