@@ -9,7 +9,7 @@ var handshakes = []row{
 	{code: "cert-self-signed", at: ProxyTLS | TLS | TunnelTLS, also: selfSigned,
 		text: "the certificate is self-signed. Add it to RootCAs of {config}, or let the server have one of a known authority"},
 	{code: "cert-chain", at: ProxyTLS | TLS | TunnelTLS, also: leafAlone,
-		text: "the authority that issued the certificate is not trusted here. Add it to RootCAs of {config}; or, if it is an intermediate one (possible), let the peer send the whole chain"},
+		text: "its issuer is not trusted here. Add it to RootCAs of {config}; or, if it is an intermediate one (possible), let the peer send the whole chain"},
 	{code: "cert-authority", at: ProxyTLS | TLS | TunnelTLS, also: unknownAuthority,
 		text: "the chain ends at an authority that is not trusted here. Add it to RootCAs of {config}"},
 	{code: "cert-not-yet", at: ProxyTLS | TLS | TunnelTLS, also: notYet,

@@ -81,7 +81,7 @@ var byError = []struct {
 	{ProxyTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "http://"},
 	{TunnelTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "PreflightListener.TLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/edge"), "cert-self-signed", "RootCAs of TLSConfig"},
-	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "the authority that issued the certificate is not trusted here. Add it to RootCAs of TunnelTLSConfig"},
+	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "its issuer is not trusted here. Add it to RootCAs of TunnelTLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA", "CA/root"), "cert-authority", "RootCAs"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 1 is before 2"}, "edge/CA"), "cert-not-yet", "clock"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2 is after 1"}, "edge/CA"), "cert-expired", "Renew"},
