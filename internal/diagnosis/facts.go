@@ -112,10 +112,10 @@ func (f *facts) setting(of func(setting) string) string {
 		}
 		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.ReplaceAll(line, "{token}", f.Token)
 	}
-	return names2(f.shown) + " are on the way: docs/proxies.md has the line of each"
+	return joined(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }
 
-func names2(all []product) string {
+func joined(all []product) string {
 	var b strings.Builder
 	for i, p := range all {
 		if i > 0 {
@@ -132,7 +132,7 @@ func (f *facts) behind() string {
 	if len(others) == 0 {
 		return "the proxy"
 	}
-	return names2(others)
+	return joined(others)
 }
 
 // A place is where a redirect leads.
