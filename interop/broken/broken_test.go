@@ -39,7 +39,8 @@ func TestBroken(t *testing.T) {
 
 // TestGrades bounds what the texts lack.
 func TestGrades(t *testing.T) {
-	names, usual := make(map[string]bool), 0
+	const mostMisleading = 11 // lower it when a text is mended
+	names, usual, misleading := make(map[string]bool), 0, 0
 	for _, p := range paths {
 		require.False(t, names[p.name], "two paths have the name %s", p.name)
 		names[p.name] = true
@@ -47,7 +48,11 @@ func TestGrades(t *testing.T) {
 		if p.usual {
 			usual++
 		}
+		if p.misleads != "" {
+			misleading++
+		}
 	}
+	require.LessOrEqual(t, misleading, mostMisleading)
 	require.GreaterOrEqual(t, len(paths), 80)
 	require.GreaterOrEqual(t, usual, 20)
 }
