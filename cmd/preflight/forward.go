@@ -42,7 +42,8 @@ type forwarder struct {
 	*forwardCommand
 	log     *slog.Logger
 	tunnels tunnels
-	ctx     context.Context // of the dials
+	ctx     context.Context // ends when the program stops to accept
+	dialing context.Context // ends when it cuts what is open
 }
 
 func (c *forwardCommand) Run(env *environment) error {
@@ -54,6 +55,9 @@ func (c *forwardCommand) Run(env *environment) error {
 	signals := watchSignals(env.ctx)
 	defer signals.stop()
 	f.ctx = signals.ctx
+	dialing, cancelDials := context.WithCancel(signals.again)
+	defer cancelDials()
+	f.dialing = dialing
 	var accepting sync.WaitGroup
 	reloads := make(map[string]func() error)
 	for _, m := range mappings {
@@ -75,6 +79,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	f.log.Info("draining", "tunnels", f.tunnels.count(), "timeout", f.DrainTimeout)
 	ctx, cancel := context.WithTimeout(signals.again, f.DrainTimeout)
 	defer cancel()
+	defer context.AfterFunc(ctx, cancelDials)()
 	for _, m := range mappings {
 		m.listener.Close()
 	}
@@ -138,7 +143,7 @@ func (f *forwarder) acceptAll(m mapping) {
 func (f *forwarder) forward(c relay.Conn, e *edge.Edge) {
 	log := f.log.With("edge", e.String(), "client", strings.TrimPrefix(c.RemoteAddr().String(), "@"))
 	begin := time.Now()
-	tunnel, err := e.Dial(f.ctx)
+	tunnel, err := e.Dial(f.dialing)
 	if err != nil {
 		// A reset, so that the client does not take this for an answer of the server.
 		relay.Reset(c)

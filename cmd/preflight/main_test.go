@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os/exec"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ func TestMain(m *testing.M) {
 		"get":       get,
 		"certs":     certs,
 		"hash":      hash,
+		"exitcode":  exitcode,
+		"relayed":   relayed,
 	})
 }
 
@@ -30,6 +33,12 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[processes{}] = make(map[string]*process)
+			path, err := exec.LookPath("preflight")
+			if err != nil {
+				return err
+			}
+			env.Setenv("PREFLIGHT", path)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each program takes a second to end
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -51,7 +51,7 @@ func watchSignals(ctx context.Context) *signals {
 
 // reloadAll reads files again, by the flag that names them.
 func reloadAll(log *slog.Logger, reloads map[string]func() error) {
-	daemon.SdNotify(false, daemon.SdNotifyReloading)
+	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 	defer ready()
 	for flag, reload := range reloads {
 		if err := reload(); err != nil {

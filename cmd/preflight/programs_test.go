@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -46,6 +47,34 @@ func ask() {
 	}
 	_, err = io.Copy(os.Stdout, c)
 	fail(err)
+}
+
+// relayed ADDRESS FILE connects, and sends when FILE exists: "late", and its end.
+func relayed() {
+	c, err := net.Dial("tcp", os.Args[1])
+	fail(err)
+	c.SetDeadline(time.Now().Add(timeout))
+	for {
+		if _, err := os.Stat(os.Args[2]); err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	_, err = io.WriteString(c, "late")
+	fail(err)
+	fail(c.(*net.TCPConn).CloseWrite())
+	_, err = io.Copy(os.Stdout, c)
+	fail(err)
+}
+
+// exitcode CODE PROGRAM ARGS... requires that the program ends with this exit code.
+func exitcode() {
+	cmd := exec.Command(os.Args[2], os.Args[3:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Run()
+	if code := fmt.Sprint(cmd.ProcessState.ExitCode()); code != os.Args[1] {
+		fail(fmt.Errorf("the exit code is %s", code))
+	}
 }
 
 // get URL [FIELD...] sends a GET, and prints the status, some fields and the body. The

@@ -1,11 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"net"
-	"os"
+	"net/http"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -83,11 +85,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: start NAME ARGS...")
 	}
 	name, args := args[0], args[1:]
-	binary, err := os.Executable()
-	ts.Check(err)
-	p := &process{cmd: exec.Command(binary, args...), done: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd.Args[0] = "preflight"
-	p.cmd.Path = findInPath(ts, "preflight")
+	p := &process{cmd: exec.Command(ts.Getenv("PREFLIGHT"), args...), done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd.Dir = ts.Getenv("WORK")
 	p.cmd.Env = scriptEnv(ts)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
@@ -120,7 +118,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // environment variables that a script may set for preflight.
-var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "HTTPS_PROXY", "NO_PROXY", "NOTIFY_SOCKET", "SSL_CERT_FILE", "TESTSCRIPT_COMMAND", "GOCOVERDIR"}
+var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "HTTPS_PROXY", "NO_PROXY", "GORACE", "GOCOVERDIR"}
 
 func scriptEnv(ts *testscript.TestScript) (env []string) {
 	for _, name := range passed {
@@ -129,16 +127,6 @@ func scriptEnv(ts *testscript.TestScript) (env []string) {
 		}
 	}
 	return env
-}
-
-func findInPath(ts *testscript.TestScript, name string) string {
-	for _, dir := range strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator)) {
-		if path, err := exec.LookPath(dir + "/" + name); err == nil {
-			return path
-		}
-	}
-	ts.Fatalf("%s is not in the PATH", name)
-	return ""
 }
 
 // signal NAME TERM|INT|HUP|KILL sends a signal.
@@ -182,12 +170,19 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 			network, address = "unix", path
 		}
 	}
-	l, err := net.Listen(network, address)
-	ts.Check(err)
 	serve, ok := servers[args[1]]
+	if args[1] == "connect" {
+		// A forward proxy that leads each CONNECT to one address, whatever it names.
+		to := address
+		network, address = "tcp", "127.0.0.1:0"
+		serve, ok = func(c net.Conn, _ <-chan struct{}) { serveConnect(c, to) }, true
+	}
 	if !ok {
 		ts.Fatalf("no server %s", args[1])
 	}
+	l, err := net.Listen(network, address)
+	ts.Check(err)
+	stopped := make(chan struct{})
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	var open []net.Conn
@@ -202,55 +197,65 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 			mu.Unlock()
 			running.Go(func() {
 				defer c.Close()
-				serve(c)
+				serve(c, stopped)
 			})
 		}
 	})
-	var once sync.Once
-	stop := func() {
-		once.Do(func() {
-			l.Close()
-			mu.Lock()
-			for _, c := range open {
-				c.Close()
-			}
-			mu.Unlock()
-			running.Wait()
-		})
-	}
-	ts.Defer(stop)
+	ts.Defer(func() {
+		close(stopped)
+		l.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		running.Wait()
+	})
 	ts.Setenv(args[0], network+":"+l.Addr().String())
 	if network == "tcp" {
 		ts.Setenv(args[0], l.Addr().String())
 	}
 }
 
-var servers = map[string]func(net.Conn){
+func serveConnect(c net.Conn, to string) {
+	r, err := http.ReadRequest(bufio.NewReader(c))
+	if err != nil || r.Method != "CONNECT" {
+		return
+	}
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+	relay.Run(c.(relay.Conn), server.(relay.Conn), timeout)
+}
+
+var servers = map[string]func(c net.Conn, stopped <-chan struct{}){
 	// Answers when the client has ended its direction, and not before.
-	"echo": func(c net.Conn) {
+	"echo": func(c net.Conn, _ <-chan struct{}) {
 		b, err := io.ReadAll(c)
 		if err != nil {
 			return
 		}
 		fmt.Fprintf(c, "echo: %s", b)
 	},
-	"second": func(c net.Conn) {
+	"second": func(c net.Conn, _ <-chan struct{}) {
 		io.Copy(io.Discard, c)
 		io.WriteString(c, "the second server")
 	},
 	// Speaks first.
-	"hello": func(c net.Conn) { io.WriteString(c, "hello\n") },
+	"hello": func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, "hello\n") },
 	// Never ends by itself.
-	"hold": func(c net.Conn) {
+	"hold": func(c net.Conn, stopped <-chan struct{}) {
 		io.WriteString(c, "held\n")
 		io.Copy(io.Discard, c)
-		<-time.After(timeout)
+		<-stopped
 	},
-	"reset": func(c net.Conn) {
+	"reset": func(c net.Conn, _ <-chan struct{}) {
 		c.Read(make([]byte, 1))
 		c.(*net.TCPConn).SetLinger(0)
 	},
-	"proxy": func(c net.Conn) {
+	"proxy": func(c net.Conn, _ <-chan struct{}) {
 		p := proxyproto.NewConn(c)
 		h := p.ProxyHeader()
 		b, _ := io.ReadAll(p)

@@ -68,7 +68,10 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 const claimDelay = 5 * time.Second
 
 func (s *server) refused(r *http.Request, who string, err error) {
-	s.log.Info("refused", "client", r.RemoteAddr, "user", who, "error", err)
+	// Only the refusals of this program come here, and their bodies are fixed texts.
+	var answer *preflight.StatusError
+	errors.As(err, &answer)
+	s.log.Info("refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(string(answer.Body)))
 }
 
 // find returns the route for a path: the longest that is the path or a folder above it. A path
@@ -128,7 +131,7 @@ func gatewayError(err error) *preflight.StatusError {
 	return e
 }
 
-// close gives up what the session holds. It returns whether it was the first to do so.
+// close gives up what the session holds. It may be called again.
 func (x *session) close() {
 	x.once.Do(func() {
 		x.server.Close()

@@ -90,14 +90,16 @@ func New(rawURL string, f Flags, log *slog.Logger, telemetry *preflight.Telemetr
 }
 
 // check asks the library whether the settings are valid. It dials with a context that has
-// ended, which nothing but an error of the settings precedes.
+// ended. What then fails is the dial, and that is a *net.OpError, or the settings.
 func (e *Edge) check() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := e.Dial(ctx); !errors.Is(err, context.Canceled) {
-		return err
+	_, err := e.Dial(ctx)
+	var dial *net.OpError
+	if errors.As(err, &dial) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // minIdle is twice the default KeepAlivePeriod, which the library requires.
