@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/signal"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +50,10 @@ func (c *connectCommand) Run(env *environment, parsed *kong.Context) error {
 	if err != nil {
 		return dialError{err}
 	}
-	r := relay.Run(newStdio(env), tunnel, c.IdleTimeout)
+	local := newStdio(env)
+	defer local.endOn(slices.Concat(endSignals, reloadSignals), tunnel)()
+	env.log.Debug("opened", "edge", e.String(), "carrier", string(tunnel.Carrier()))
+	r := relay.Run(local, tunnel, c.IdleTimeout)
 	if r.Err != nil {
 		return fmt.Errorf("the tunnel ended early, after %d bytes sent and %d received: %w", r.Up, r.Down, r.Err)
 	}
@@ -63,13 +69,14 @@ type stdio struct {
 
 // An input copies standard input into a pipe.
 type input struct {
-	mu  sync.Mutex
-	err error // of standard input; nil if it has ended
+	pipe net.Conn
+	mu   sync.Mutex
+	err  error // of standard input; nil if it has ended
 }
 
 func newStdio(env *environment) *stdio {
 	r, w := net.Pipe()
-	s := &stdio{Conn: r, out: env.stdout, in: new(input)}
+	s := &stdio{Conn: r, out: env.stdout, in: &input{pipe: w}}
 	// It ends with the program: nothing else can interrupt a Read of a terminal.
 	go func() {
 		_, err := io.Copy(w, env.stdin)
@@ -81,6 +88,35 @@ func newStdio(env *environment) *stdio {
 		w.Close()
 	}()
 	return s
+}
+
+// endTimeout is how long the server may take to end its direction after a signal.
+const endTimeout = 2 * time.Second
+
+// endOn makes a signal the end of standard input. ssh sends one when it is done, and a program
+// that is killed would look like a cut tunnel at the other end.
+func (s *stdio) endOn(signals []os.Signal, tunnel net.Conn) (stop func()) {
+	received, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(received, signals...)
+	go func() {
+		select {
+		case <-received:
+			s.in.pipe.Close()
+		case <-done:
+			return
+		}
+		select {
+		case <-received: // a second one
+		case <-time.After(endTimeout):
+		case <-done:
+			return
+		}
+		relay.Reset(tunnel)
+	}()
+	return func() {
+		signal.Stop(received)
+		close(done)
+	}
 }
 
 func (s *stdio) Read(b []byte) (int, error) {

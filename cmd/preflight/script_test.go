@@ -89,12 +89,15 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	p.cmd.Dir = ts.Getenv("WORK")
 	p.cmd.Env = scriptEnv(ts)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
+	stdin, err := p.cmd.StdinPipe() // stays open
+	ts.Check(err)
 	ts.Check(p.cmd.Start())
 	go func() {
 		defer close(p.done)
 		p.cmd.Wait()
 	}()
 	ts.Defer(func() {
+		stdin.Close()
 		p.cmd.Process.Kill()
 		<-p.done
 	})
