@@ -13,6 +13,7 @@ import (
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/sandbox"
 )
 
 type forwardCommand struct {
@@ -20,6 +21,7 @@ type forwardCommand struct {
 	URL              []string          `arg:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags are for all of them."`
 	HalfCloseTimeout time.Duration     `default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration     `default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
+	Landlock         bool              `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc. On by default. It is off with --header-command, which may need anything."`
 	UnsafeListen     bool              `help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
 	edge.Flags
 }
@@ -50,6 +52,9 @@ func (c *forwardCommand) Run(env *environment) error {
 	mappings, err := c.open(env)
 	if err != nil {
 		return usage(err)
+	}
+	if err := c.enterSandbox(); err != nil {
+		return usagef("landlock: %w; --no-landlock goes without", err)
 	}
 	f := &forwarder{forwardCommand: c, log: env.log}
 	signals := watchSignals(env.ctx)
@@ -89,6 +94,20 @@ func (c *forwardCommand) Run(env *environment) error {
 	}
 	f.log.Info("drained")
 	return nil
+}
+
+// enterSandbox gives up what the program does not need any more.
+func (c *forwardCommand) enterSandbox() error {
+	if !c.Landlock || c.HeaderCommand != "" {
+		return nil
+	}
+	needs := sandbox.Needs{Files: []string{c.HeaderFile, c.CA, c.Cert, c.Key}}
+	for _, a := range c.Listen {
+		if socket := a.Socket(); socket != "" {
+			needs.Sockets = append(needs.Sockets, socket)
+		}
+	}
+	return needs.Enter()
 }
 
 // open checks the flags, and listens.

@@ -17,6 +17,7 @@ import (
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/auth"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/reload"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/sandbox"
 )
 
 type serveCommand struct {
@@ -45,6 +46,7 @@ type serveCommand struct {
 	MaxIdle          time.Duration `default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
 	HalfCloseTimeout time.Duration `default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration `default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
+	Landlock         bool          `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc, and TCP connections but those to the servers. On by default."`
 	UnsafeTarget     bool          `help:"Allow servers that are neither on a loopback address nor on a Unix socket. The bytes travel there as they come out of the tunnel."`
 }
 
@@ -276,6 +278,9 @@ func (s *server) run(env *environment) error {
 		return usagef("--listen: %w", err)
 	}
 	s.listener.Listener = inner
+	if err := s.enterSandbox(); err != nil {
+		return usagef("landlock: %w; --no-landlock goes without", err)
+	}
 	signals := watchSignals(env.ctx)
 	defer signals.stop()
 	accepting := make(chan struct{})
@@ -295,6 +300,23 @@ func (s *server) run(env *environment) error {
 		break
 	}
 	return s.drain(accepting, signals)
+}
+
+// enterSandbox gives up what the server does not need any more.
+func (s *server) enterSandbox() error {
+	if !s.Landlock {
+		return nil
+	}
+	needs := sandbox.Needs{Files: []string{s.TokenFile, s.Htpasswd, s.ClientCA, s.TLSCert, s.TLSKey}, Ports: []uint16{}}
+	if socket := s.Listen.Socket(); socket != "" {
+		needs.Sockets = []string{socket}
+	}
+	for _, r := range s.routes {
+		if port := r.to.Port(); port != 0 {
+			needs.Ports = append(needs.Ports, port)
+		}
+	}
+	return needs.Enter()
 }
 
 // drain stops the server in order, for at most DrainTimeout.

@@ -74,6 +74,24 @@ func (a Address) Local() bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
+// Port returns the port of a TCP address, and 0 for others.
+func (a Address) Port() uint16 {
+	if a.Network != "tcp" {
+		return 0
+	}
+	_, text, _ := net.SplitHostPort(a.Address)
+	port, _ := strconv.ParseUint(text, 10, 16) // as Parse requires
+	return uint16(port)
+}
+
+// Socket returns the path of a Unix socket, and "" for others.
+func (a Address) Socket() string {
+	if a.Network != unix {
+		return ""
+	}
+	return a.Address
+}
+
 // CheckTarget reports whether the address can be dialed.
 func (a Address) CheckTarget() error {
 	if a.Network == systemd {
