@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
@@ -22,7 +23,8 @@ type forwardCommand struct {
 	HalfCloseTimeout time.Duration     `default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration     `default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
 	Landlock         bool              `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc. On by default. It is off with --header-command, which may need anything."`
-	UnsafeListen     bool              `help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
+	TelemetryFlags
+	UnsafeListen bool `help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
 	edge.Flags
 }
 
@@ -49,7 +51,12 @@ type forwarder struct {
 }
 
 func (c *forwardCommand) Run(env *environment) error {
-	mappings, err := c.open(env)
+	t, err := c.TelemetryFlags.start(env.ctx, env.log)
+	if err != nil {
+		return usage(err)
+	}
+	defer t.stop(env.log)
+	mappings, err := c.open(env, t.Telemetry)
 	if err != nil {
 		return usage(err)
 	}
@@ -111,7 +118,7 @@ func (c *forwardCommand) enterSandbox() error {
 }
 
 // open checks the flags, and listens.
-func (c *forwardCommand) open(env *environment) (mappings []mapping, err error) {
+func (c *forwardCommand) open(env *environment, t *preflight.Telemetry) (mappings []mapping, err error) {
 	switch {
 	case len(c.Listen) != len(c.URL):
 		return nil, fmt.Errorf("%d times --listen and %d URLs: each URL needs one --listen", len(c.Listen), len(c.URL))
@@ -124,7 +131,7 @@ func (c *forwardCommand) open(env *environment) (mappings []mapping, err error) 
 		if !c.UnsafeListen && !a.Local() {
 			return nil, fmt.Errorf("--listen %s is open to other machines, and so would be the tunnel with its credentials: use a loopback address or a Unix socket, or say --unsafe-listen", a)
 		}
-		e, err := edge.New(c.URL[i], c.Flags, env.log, nil)
+		e, err := edge.New(c.URL[i], c.Flags, env.log, t)
 		if err != nil {
 			return nil, fmt.Errorf("the URL for %s: %w", a, err)
 		}

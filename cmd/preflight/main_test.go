@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"ended":  ended,
 			"logged": logged,
 			"server": server_,
+			"free":   free,
 		},
 	})
 }

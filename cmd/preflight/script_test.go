@@ -121,7 +121,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // environment variables that a script may set for preflight.
-var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "HTTPS_PROXY", "NO_PROXY", "GORACE", "GOCOVERDIR"}
+var passed = []string{"PATH", "HOME", "TMPDIR", "WORK", "HTTPS_PROXY", "NO_PROXY", "GORACE", "GOCOVERDIR", "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"}
 
 func scriptEnv(ts *testscript.TestScript) (env []string) {
 	for _, name := range passed {
@@ -149,6 +149,14 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	if code := fmt.Sprint(p.cmd.ProcessState.ExitCode()); code != args[1] {
 		ts.Fatalf("the exit code is %s:\n%s", code, p.text())
 	}
+}
+
+// free NAME sets the variable to a TCP address at which nothing listens now.
+func free(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], l.Addr().String())
 }
 
 // logged NAME PATTERN waits until the process has logged it. "! logged" requires that it has

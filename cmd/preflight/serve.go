@@ -47,7 +47,8 @@ type serveCommand struct {
 	HalfCloseTimeout time.Duration `default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration `default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
 	Landlock         bool          `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc, and TCP connections but those to the servers. On by default."`
-	UnsafeTarget     bool          `help:"Allow servers that are neither on a loopback address nor on a Unix socket. The bytes travel there as they come out of the tunnel."`
+	TelemetryFlags
+	UnsafeTarget bool `help:"Allow servers that are neither on a loopback address nor on a Unix socket. The bytes travel there as they come out of the tunnel."`
 }
 
 // Help is the text below the flags.
@@ -92,6 +93,7 @@ type server struct {
 	places   atomic.Int64 // that tunnels take, see MaxConns
 	draining atomic.Bool
 	health   health
+	exports  bool // telemetry, by connections of its own
 }
 
 func (c *serveCommand) Run(env *environment) error {
@@ -99,6 +101,12 @@ func (c *serveCommand) Run(env *environment) error {
 	if err := s.configure(); err != nil {
 		return usage(err)
 	}
+	t, err := c.TelemetryFlags.start(env.ctx, env.log)
+	if err != nil {
+		return usage(err)
+	}
+	defer t.stop(env.log)
+	s.listener.Telemetry, s.exports = t.Telemetry, t.dials
 	return s.run(env)
 }
 
@@ -315,6 +323,9 @@ func (s *server) enterSandbox() error {
 		if port := r.to.Port(); port != 0 {
 			needs.Ports = append(needs.Ports, port)
 		}
+	}
+	if s.exports {
+		needs.Ports = nil
 	}
 	return needs.Enter()
 }
