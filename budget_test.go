@@ -361,7 +361,7 @@ func budgetServe(t *testing.T) func(*Telemetry) {
 			t.Error("the exchange failed")
 		}
 		conn := h.conn(c, nil, x.obs)
-		x.obs.done(h.kind(), h.carrier())
+		x.obs.handedOn(&h)
 		x.free()
 		conn.Close()
 	}

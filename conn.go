@@ -393,7 +393,7 @@ func (c *Conn) setLeftoverDeadline(set func(time.Time) error, t time.Time) error
 func (c *Conn) opError(op string, err error) error { return opError(op, c, err) }
 
 // opError describes an error of the connection as package net does.
-func opError(op string, c net.Conn, err error) error {
+func opError(op string, c net.Conn, err error) *net.OpError {
 	e := &net.OpError{Op: op, Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 	if e.Addr != nil {
 		e.Net = e.Addr.Network()

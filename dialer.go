@@ -286,7 +286,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, t *descent, refused
 		side.addPending(-1)
 		switch {
 		case conn != nil:
-			r.obs.done(kindUpgraded, t.left[0])
+			r.obs.done(outcomeKey{kind: kindUpgraded, carrier: t.left[0]})
 		case err != nil:
 			r.obs.fail(ctx, err)
 		default:
@@ -309,7 +309,7 @@ func (d *PreflightDialer) dial(ctx context.Context, r route, t *descent, refused
 	r.obs.tries(t.left[0])
 	c, err := d.connect(ctx, &r, proxy)
 	if err != nil {
-		r.obs.fail(ctx, &stageError{"dial", err}) // a refusal that NetDialer returned is not ours
+		r.obs.fail(ctx, &stageError{stage: "dial", err: err}) // a refusal that NetDialer returned is not ours
 		return nil, nil, err
 	}
 	defer func() { // also if a callback of TLS panics
@@ -387,7 +387,7 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *route, p
 		if len(leftover) > 0 {
 			below.Conn = newConn(c, nil, heads{}, leftover, nil)
 		}
-		inside, err := handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS)
+		inside, err := handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS, r.upgrade.edge)
 		if err != nil {
 			if c != bottom { // from the bottom, so that the layer of the capsules does not linger
 				closeBottom(bottom)
@@ -411,13 +411,15 @@ func (r *route) layers(ctx context.Context, c net.Conn, proxy *forwardProxy, dea
 		if c, err = proxy.connect(ctx, c, deadline); err != nil {
 			return nil, err
 		}
+		r.upgrade.edge = edgeAddr{proxy.target, addrString(c.RemoteAddr())}
 		r.obs.event(eventProxy)
 	}
 	if r.tls != nil {
 		var err error
-		if c, err = handshakeTLS(ctx, c, r.tls, deadline, stageTLS); err != nil {
+		if c, err = handshakeTLS(ctx, c, r.tls, deadline, stageTLS, r.upgrade.edge); err != nil {
 			return nil, err
 		}
+		r.upgrade.tls = true
 		r.obs.event(eventTLS)
 	}
 	return c, nil

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"github.com/preflight-go/preflight/internal/wire"
 	"golang.org/x/net/proxy"
 )
@@ -87,6 +88,13 @@ func (r *route) request(ctx context.Context) *http.Request {
 	req := &http.Request{Method: http.MethodGet, URL: u, Host: r.upgrade.host, Header: make(http.Header)}
 	return req.WithContext(ctx)
 }
+
+// An edgeAddr is the address of an edge that was reached through a forward proxy. The
+// connection has the address of the forward proxy, which does not answer for the edge.
+type edgeAddr struct{ edge, proxy string }
+
+func (edgeAddr) Network() string  { return "tcp" }
+func (a edgeAddr) String() string { return a.edge + " (through the forward proxy " + a.proxy + ")" }
 
 // A proxyError is an error of the function Proxy. Its text is left out, because errors of
 // package url repeat the proxy's URL with its password.
@@ -161,7 +169,7 @@ func basic(user, password string) (string, error) {
 func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Time) (net.Conn, error) {
 	if p.tls != nil {
 		var err error
-		if c, err = handshakeTLS(ctx, c, p.tls, deadline, stageProxyTLS); err != nil {
+		if c, err = handshakeTLS(ctx, c, p.tls, deadline, stageProxyTLS, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -171,17 +179,19 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 		return nil, opError("preflight", c, err)
 	}
 	var err error
+	known := diagnosis.Evidence{Stage: diagnosis.Connect, TLS: p.tls != nil}
 	if p.isSOCKS {
 		err = p.connectSOCKS(c)
+		known.Stage = diagnosis.SOCKS
 	} else {
-		err = x.connect(p.target, p.header)
+		err = x.connect(p.target, p.header, &known)
 	}
-	err = x.end(err)
+	err = explain(x.end(err), known)
 	leftover := bytes.Clone(x.buf)
 	x.free()
 	switch {
 	case err != nil:
-		return nil, failure(c, err, "the forward proxy %s answered ")
+		return nil, failure(c, nil, err, "the forward proxy %s answered ")
 	case len(leftover) > 0:
 		return newConn(c, nil, heads{}, leftover, nil), nil
 	}
@@ -205,18 +215,16 @@ func authority(address string) (string, error) {
 
 // connect asks an HTTP proxy for a tunnel (RFC 9110 §9.3.6). Afterwards x.buf holds the
 // bytes after its answer. Host comes first (RFC 9110 §7.2).
-func (x *exchange) connect(authority string, header http.Header) error {
+func (x *exchange) connect(authority string, header http.Header, known *diagnosis.Evidence) error {
 	head := wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority, header)
+	known.HeadSize = len(head)
+	_, known.Authorization = valuesOf(header, proxyAuthorization)
 	r, n, err := x.roundTrip(head, stageConnect)
 	if err != nil {
 		return err
 	}
 	if r.Status < 200 || r.Status > 299 {
-		e := x.refusal(r, n, head)
-		e.ForwardProxy = true
-		e.Body = x.body()
-		e.cause = likelyCause(e)
-		return e
+		return x.refused(r, n, head, *known)
 	}
 	x.buf = x.buf[n:] // a Content-Length or Transfer-Encoding means nothing here
 	return nil
@@ -235,7 +243,7 @@ func (p *forwardProxy) connectSOCKS(c net.Conn) error {
 	case err == nil:
 		return nil
 	}
-	return &stageError{"SOCKS5 with the forward proxy", err}
+	return &stageError{stage: "SOCKS5 with the forward proxy", err: err}
 }
 
 // dialed is a dialer that has already dialed.

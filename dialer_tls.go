@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"golang.org/x/net/idna"
 )
 
@@ -26,16 +27,14 @@ const (
 	alpnHTTP       = "http/1.1" // RFC 7301 §6
 )
 
-// plainHints give the fix, by stage, for a peer that does not speak TLS.
-var plainHints = map[string]string{
-	stageTLS:       " (leave TLSConfig nil, or write tcp:// in a URL)",
-	stageProxyTLS:  " (write http:// in the URL that Proxy returns)",
-	stageTunnelTLS: " (leave TunnelTLSConfig nil, or set TLSConfig of the listener)",
+// tlsStages are the stages of TLS, for the diagnosis.
+var tlsStages = map[string]diagnosis.Stage{
+	stageTLS: diagnosis.TLS, stageProxyTLS: diagnosis.ProxyTLS, stageTunnelTLS: diagnosis.TunnelTLS,
 }
 
 // handshakeTLS performs a TLS handshake, bounded by ctx and by deadline, which may be
-// zero. It returns a [*tls.Conn].
-func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time, stage string) (net.Conn, error) {
+// zero. It returns a [*tls.Conn]. peer is that of an error; nil means the peer of c.
+func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline time.Time, stage string, peer net.Addr) (net.Conn, error) {
 	bounded := ctx
 	if !deadline.IsZero() {
 		var cancel context.CancelFunc
@@ -53,7 +52,6 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 	if err == nil {
 		return tc, nil
 	}
-	var plain tls.RecordHeaderError
 	switch {
 	case ctx.Err() != nil:
 		err = contextCause(ctx)
@@ -61,10 +59,9 @@ func handshakeTLS(ctx context.Context, c net.Conn, config *tls.Config, deadline 
 		err = os.ErrDeadlineExceeded // not the caller's context: it has not ended
 	case err == io.EOF:
 		err = errIncomplete
-	case errors.As(err, &plain):
-		err = fmt.Errorf("the peer does not speak TLS%s: %w", plainHints[stage], err)
 	}
-	return nil, opError("preflight", c, &stageError{stage, err})
+	err = explain(&stageError{stage: stage, err: err}, diagnosis.Evidence{Stage: tlsStages[stage]})
+	return nil, failure(c, peer, err, "")
 }
 
 // tlsConfig returns a copy of config for a connection to the server called name that

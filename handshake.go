@@ -97,6 +97,7 @@ type bounds struct {
 	interrupted    bool          // nothing more may be done on the connection
 	waiting        bool          // for bytes of the client; otherwise our own work goes on
 	evicted        bool          // by the listener, while it was waiting
+	reported       bool          // its end is in the log; as unknown, not a bound
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
 	stoppedWaiting time.Duration // by clock; when our own work began
 
@@ -317,7 +318,7 @@ func (b *bounds) withCause(err, cause error) error {
 	}
 	var at *stageError
 	if errors.As(err, &at) {
-		return &stageError{at.stage, cause}
+		return &stageError{stage: at.stage, err: cause}
 	}
 	return cause
 }

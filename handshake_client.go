@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/internal/wire"
 )
@@ -49,20 +50,14 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, &terms, key, u.carriers)
 	b = x.obs.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
+	u.sent = len(b)
 	sent := len(b)
 	r, n, err := x.roundTrip(b, stageUpgrade)
 	if err != nil {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		e := x.refused(r, n, b)
-		switch {
-		case r.Status >= 300 && r.Status < 400:
-			e.cause += location(e.Header, b)
-		case u.tunnelTLS && r.Status == http.StatusUpgradeRequired && e.Reason == "":
-			e.cause += "; or the listener offers no TLS inside the tunnel, which TunnelTLSConfig asks for (PreflightListener.TLSConfig)"
-		}
-		return heads{}, e
+		return heads{}, x.refused(r, n, b, u.evidence())
 	}
 	var accept string
 	if terms.WebSocket {
@@ -72,7 +67,7 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 		e := x.refusal(r, n, b)
 		e.Reason = reasonOf(e.Header)
 		e.otherToken = !r.Names(terms.Token())
-		e.cause = broken.Rule
+		e.diagnose(broken, u.evidence())
 		return heads{}, e
 	}
 	x.obs.event(eventUpgraded)
@@ -81,17 +76,13 @@ func (x *exchange) request(u *upgrade) (heads, error) {
 	return heads{b[:sent:sent], b[sent:]}, nil
 }
 
-// A stage names the steps of a request, for errors, and the fix if the peer speaks TLS.
-type stage struct{ write, wait, read, tls string }
+// A stage names the steps of a request, for errors.
+type stage struct{ write, wait, read string }
 
 var (
-	stageUpgrade = &stage{
-		"write the upgrade request", "wait for the 101", "read the answer",
-		"set TLSConfig, or write tcps:// in a URL",
-	}
+	stageUpgrade = &stage{"write the upgrade request", "wait for the 101", "read the answer"}
 	stageConnect = &stage{
 		"write CONNECT to the forward proxy", "wait for the forward proxy's answer to CONNECT", "read the forward proxy's answer to CONNECT",
-		"write https:// in the URL that Proxy returns",
 	}
 )
 
@@ -105,7 +96,7 @@ func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int,
 		if r, n, readFailed := x.response(request, at); readFailed == nil && r.Status >= 300 {
 			return r, n, nil
 		}
-		return r, 0, &stageError{at.write, err}
+		return r, 0, &stageError{stage: at.write, err: err}
 	}
 	x.obs.event(eventWritten)
 	return x.response(request, at)
@@ -115,16 +106,16 @@ func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int,
 func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
 	limit := maxAnswer
 	for range maxInterim + 1 {
-		if n, err = x.responseHead(request, at, limit); err != nil {
+		if n, err = x.responseHead(request, limit); err != nil {
 			stage := at.wait
 			if len(x.buf) > 0 {
 				stage = at.read
 			}
-			return r, 0, &stageError{stage, err}
+			return r, 0, &stageError{stage: stage, err: err}
 		}
 		var broken *wire.Error
 		if r, broken = wire.ParseResponse(x.buf[:n]); broken != nil {
-			return r, 0, &stageError{at.read, fmt.Errorf("the answer is malformed: %w", broken)}
+			return r, 0, &stageError{stage: at.read, err: fmt.Errorf("the answer is malformed: %w", broken)}
 		}
 		if r.Status == http.StatusSwitchingProtocols || r.Status >= 200 {
 			return r, n, nil
@@ -133,15 +124,15 @@ func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, 
 		x.buf = x.buf[n:]
 		limit -= n
 	}
-	return r, 0, &stageError{at.read, fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
+	return r, 0, &stageError{stage: at.read, err: fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
 
 // responseHead reads until x.buf begins with a head, of at most limit bytes, and
 // returns its length.
-func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, error) {
+func (x *exchange) responseHead(request []byte, limit int) (int, error) {
 	for scanned := 0; ; {
 		if wire.NotHTTP(x.buf) {
-			return 0, notHTTP(x.buf, request, at)
+			return 0, notHTTP(x.buf, request)
 		}
 		if n := wire.ResponseEnd(x.buf, scanned); n > 0 {
 			return n, nil
@@ -159,61 +150,46 @@ func (x *exchange) responseHead(request []byte, at *stage, limit int) (int, erro
 		case err == io.EOF:
 			return 0, errIncomplete
 		case errors.Is(err, syscall.ECONNRESET):
-			return 0, fmt.Errorf("the connection was reset before the answer, so the proxy or the server behind it is unavailable: %w", err)
+			return 0, fmt.Errorf("the connection was reset before the answer: %w", err)
 		case err != nil:
 			return 0, err
 		}
 	}
 }
 
-// openings are the beginnings of answers that are not HTTP/1.x, and what they show.
-var openings = []struct{ begins, shows string }{
-	{tlsAlert, "the port speaks TLS"},
-	{"SSH-", "an SSH server listens there"},
-	{"220", "a mail or FTP server listens there"},
-	{"-ERR", "Redis or another server of a line protocol listens there"},
-	{"GET ", "an echo server listens there"},
-	{"CONNECT ", "an echo server listens there"},
-	{"HTTP/", "it is another version of HTTP"},
-	{"<!DOCTYPE html>", noStatusLine},
-	{"<html", noStatusLine},
+// A foreignError is an answer that is not HTTP/1.x.
+type foreignError struct {
+	first []byte // its first bytes
+	shown string // what of them may be shown
 }
 
-const (
-	tlsAlert     = "\x15\x03" // RFC 8446 §5.1
-	noStatusLine = "a page without a status line, which Apache's mod_proxy_wstunnel sends when the server behind it is down"
-)
+func (e *foreignError) Error() string {
+	if e.shown == "" {
+		return "the answer is not HTTP/1.x"
+	}
+	return fmt.Sprintf("the answer is not HTTP/1.x, it begins with %q", e.shown)
+}
 
-// notHTTP is the error of an answer that is not HTTP/1.x. A server that is not an HTTP
-// server may send our own request back, with a credential in it. Then at most a known
-// opening is shown.
-func notHTTP(b, request []byte, at *stage) error {
-	known, why := "", "something else listens there, or a proxy on the way failed without a proper answer"
-	for _, o := range openings {
-		if len(b) >= len(o.begins) && bytes.EqualFold(b[:len(o.begins)], []byte(o.begins)) {
-			known, why = o.begins, o.shows
-			break
-		}
+// notHTTP is the error of an answer that begins with b. A server that is not an HTTP server
+// may send our own request back, with a credential in it. Then nothing of it is shown.
+func notHTTP(b, request []byte) error {
+	e := &foreignError{first: bytes.Clone(b[:min(len(b), 32)])}
+	if shown := string(e.first); !echoes(shown, request) {
+		e.shown = shown
 	}
-	if known == tlsAlert {
-		why += "; " + at.tls
-	}
-	snippet := string(b[:min(len(b), 32)])
-	if echoes(snippet, request) {
-		snippet = known
-	}
-	if snippet == "" {
-		return errors.New("the answer is not HTTP/1.x: " + why)
-	}
-	return fmt.Errorf("the answer is not HTTP/1.x, it begins with %q: %s", snippet, why)
+	return e
 }
 
 // refused is the error of a final answer other than the expected one.
-func (x *exchange) refused(r wire.Response, n int, request []byte) *StatusError {
+func (x *exchange) refused(r wire.Response, n int, request []byte, known diagnosis.Evidence) *StatusError {
 	e := x.refusal(r, n, request)
 	e.Body = x.body()
-	e.Reason = reasonOf(e.Header)
-	e.cause = likelyCause(e)
+	if known.Stage == diagnosis.Connect {
+		e.ForwardProxy = true
+	} else {
+		e.Reason = reasonOf(e.Header)
+	}
+	e.diagnose(nil, known)
 	return e
 }
 

@@ -23,7 +23,10 @@ const (
 	drainTime  = time.Second
 )
 
-const whyDraining = "the server is shutting down"
+const (
+	whyDraining = "the server is shutting down"
+	whyFull     = "too many handshakes are under way"
+)
 
 // A receipt is what every refusal has beside its code: it tells the client that a listener
 // was reached, and what that serves.
@@ -55,6 +58,9 @@ func newReceipt(o *wire.Offer) receipt {
 func unavailable(why string) *StatusError {
 	e := refusal(http.StatusServiceUnavailable, wire.CodeUnavailable, why)
 	e.Header = http.Header{"Retry-After": {"1"}} // seconds; by then there may be room, or another server
+	if e.finer = reasonFull; why == whyDraining {
+		e.finer = reasonDraining
+	}
 	return e
 }
 
@@ -73,6 +79,13 @@ func (x *exchange) refuseHead(broken *wire.Error, p *policy) error {
 	return x.refuse(refusalOf(broken), p)
 }
 
+// refuseOrdinary refuses a request that asks for nothing that is served.
+//
+//go:noinline
+func (x *exchange) refuseOrdinary(r *wire.Request, head []byte, p *policy) error {
+	return x.refuse(refusalOf(r.Ordinary()).refine(head), p)
+}
+
 // refusalOf creates the answer to a request that breaks a rule.
 func refusalOf(broken *wire.Error) *StatusError {
 	e := refusal(broken.Status, broken.Code, broken.Error())
@@ -81,6 +94,8 @@ func refusalOf(broken *wire.Error) *StatusError {
 		e.Header = http.Header{"Allow": {"GET"}} // RFC 9110 §15.5.6
 	case broken.Status == http.StatusUpgradeRequired && broken.Code == wire.CodeWebSocket:
 		e.Header = http.Header{"Sec-Websocket-Version": {"13"}} // RFC 6455 §4.4
+	case broken.Code == wire.CodeRequest:
+		e.finer = reasonClientAddress
 	}
 	return e
 }
@@ -102,7 +117,7 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	x.stopWaiting()
 	defer x.finishBy(time.Now().Add(drainTime))()
 	_, err := x.conn.Write(b)
-	x.obs.fail(x.ctx, e)
+	x.failed(x.ctx, p, e)
 	if err != nil {
 		return e
 	}
@@ -198,11 +213,13 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 			return req, header, nil
 		}
 	case errors.Is(err, errPanic):
-		return nil, nil, refusal(http.StatusInternalServerError, wire.CodeInternal, "the server failed to authorize the request")
+		e := refusal(http.StatusInternalServerError, wire.CodeInternal, "the server failed to authorize the request")
+		e.finer = reasonPanic
+		return nil, nil, e
 	case gone != nil && errors.Is(err, context.Canceled):
 		// Not refused: Authorize has come to no answer. It is sent all the
 		// same, for a client that has only ended its direction.
-		x.obs.fail(x.ctx, &stageError{"authorize", gone})
+		x.failed(x.ctx, p, &stageError{stage: stageAuthorize, err: gone})
 		return nil, nil, refusal(http.StatusBadRequest, wire.CodeAuthorize, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
 	case !errors.As(err, &chosen) || chosen == nil:
 		return nil, nil, refusal(http.StatusForbidden, wire.CodeAuthorize, "the request is not authorized")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -36,6 +37,7 @@ type policy struct {
 	draining    *atomic.Bool // nothing new is let in; nil: never
 	keeper      keeper       // nil: there is no limit on handshakes
 	role        *role
+	logger      *slog.Logger
 }
 
 var zeroPolicy = func() (p policy) {
@@ -97,9 +99,11 @@ func (p *policy) switching(head []byte, t wire.Terms, header http.Header) []byte
 }
 
 var (
-	errPlain   = errors.New("the client sends no upgrade request, and plain connections are refused")
-	errEvicted = errors.New("closed to make room for another handshake")
-	errClosing = errors.New("the listener is shutting down")
+	errPlain      = &plainError{reasonPlain, "the client sends no upgrade request, and plain connections are refused"}
+	errPlainTLS   = &plainError{reasonClientHello, "the client speaks TLS, TLSConfig is not set, and plain connections are refused"}
+	errPlainHTTP2 = &plainError{reasonHTTP2, "the client speaks HTTP/2 with prior knowledge, and plain connections are refused"}
+	errEvicted    = errors.New("closed to make room for another handshake")
+	errClosing    = errors.New("the listener is shutting down")
 )
 
 // An ordinaryError ends sorting if net/http is to judge a request for Handler.
@@ -131,15 +135,15 @@ func (h *handover) carrier() Carrier {
 	return carrierFor(wire.Terms{Framed: h.framed, WebSocket: h.webSocket})
 }
 
-// kind is the outcome of the handshake, for telemetry.
-func (h *handover) kind() string {
+// outcome is that of the handshake, for telemetry.
+func (h *handover) outcome() outcomeKey {
 	switch {
 	case h.ordinary:
-		return kindHTTP
+		return outcomeKey{kind: kindHTTP}
 	case h.heads.answer != nil:
-		return kindUpgraded
+		return outcomeKey{kind: kindUpgraded, carrier: h.carrier()}
 	}
-	return kindPlain
+	return outcomeKey{kind: kindPlain, reason: plainReason(h.leftover)}
 }
 
 func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn {
@@ -180,7 +184,7 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 		}
 		return x.answer(p, n, t, nil, dst, h)
 	case p.refusePlain:
-		return errPlain
+		return errPlainFor(x.buf)
 	case p.isDraining():
 		return errClosing
 	}
@@ -207,7 +211,8 @@ func (x *exchange) choose(p *policy, head []byte) (t wire.Terms, err error) {
 	case p.handler:
 		return t, nil
 	default:
-		broken = request.Ordinary()
+		x.ctx = x.obs.arrive(x.ctx, request.Method, head)
+		return t, x.refuseOrdinary(&request, head, p)
 	}
 	x.ctx = x.obs.arrive(x.ctx, request.Method, head)
 	if broken == nil && p.isDraining() {
@@ -260,7 +265,7 @@ func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, dst
 	h.leftover, h.tunnelTLS = x.buf[n:], t.TunnelTLS
 	h.framed, h.webSocket = t.Framed || t.WebSocket, t.WebSocket
 	if _, err := x.conn.Write(h.heads.answer); err != nil {
-		return &stageError{"write the 101", err}
+		return &stageError{stage: "write the 101", err: err}
 	}
 	return nil
 }

@@ -119,15 +119,15 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
 	case n < 0 || n > p.maxHeader:
-		return false, &stageError{stagePROXY, errors.New("it has no end, or is longer than MaxHeaderBytes")}
+		return false, &stageError{stage: stagePROXY, err: errors.New("it has no end, or is longer than MaxHeaderBytes")}
 	case n > 0 && n <= len(x.buf):
 		if err := x.readProxyHeader(x.buf[:n]); err != nil {
-			return false, &stageError{stagePROXY, err}
+			return false, &stageError{stage: stagePROXY, err: err}
 		}
 		x.consume(n)
 		return true, nil
 	case s.broken != nil:
-		return false, &stageError{stagePROXY, s.broken}
+		return false, &stageError{stage: stagePROXY, err: s.broken}
 	}
 	return false, nil
 }
@@ -149,14 +149,14 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 		x.stopWaiting()
 		p.progressed(x)
 		if err := x.acceptTLS(p); err != nil {
-			return false, &stageError{stageTLS, err}
+			return false, &stageError{stage: stageTLS, err: err}
 		}
 		p.waitsForClient(x)
 		return true, nil
 	case s.broken != nil && ended(s.broken):
-		return false, &stageError{stageTLS, probeError{s.broken}}
+		return false, &stageError{stage: stageTLS, err: probeError{s.broken}}
 	case s.broken != nil:
-		return false, &stageError{stageTLS, s.broken}
+		return false, &stageError{stage: stageTLS, err: s.broken}
 	case m == wire.Yes:
 		s.limit = max(n, p.maxHeader)
 		if len(x.buf) == cap(x.buf) {
@@ -288,7 +288,7 @@ const stageRead = "read the upgrade request"
 // readFailed decides what to do with a client from which no more can be read. nil means
 // that it is a plain connection.
 func (x *exchange) readFailed(err error, verdict wire.Verdict, p *policy) error {
-	failed := &stageError{stageRead, err}
+	failed := &stageError{stage: stageRead, err: err}
 	x.mu.Lock()
 	evicted := x.evicted
 	x.mu.Unlock()
@@ -333,7 +333,7 @@ func (x *exchange) probeFailure(err error, p *policy) error {
 	if !ended(err) || err == io.EOF && !p.refusePlain && !p.isDraining() {
 		return nil
 	}
-	return &stageError{stageRead, probeError{err}}
+	return &stageError{stage: stageRead, err: probeError{err}}
 }
 
 // A head of up to firstRead bytes that arrives in one segment costs one Read.

@@ -80,7 +80,7 @@ func (x *exchange) handshakeBelow() error {
 		return nil
 	}
 	if err := below.HandshakeContext(x.ctx); err != nil {
-		return &stageError{stageTLS, helloError(x.conn, err)}
+		return &stageError{stage: stageTLS, err: helloError(x.conn, err)}
 	}
 	return nil
 }

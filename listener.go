@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -252,6 +253,19 @@ type PreflightListener struct {
 	// outlives [Conn.Close], because the peer has not read everything. At the limit
 	// the oldest of them is closed.
 	MaxPending int
+
+	// Logger gets one record for each handshake that is refused or fails. nil means no
+	// records. Its attributes are the reason, the status of a refusal or the stage of a
+	// failure, the peer, and the client if a proxy reports another. The reasons are the
+	// values of preflight.reason in telemetry. No record has a value of a field, a path
+	// or the text of an error.
+	//
+	// The level depends on who can mend it. Error: a panic, an answer of Authorize that
+	// cannot be sent, a middleware that hides http.Hijacker, an invalid configuration.
+	// Warn: MaxPending is reached, a trusted proxy sends an address that cannot be read,
+	// or Authorize answers 500 or above. Debug: everything that anyone can cause by what
+	// they send, including all other refusals, and clients that say nothing.
+	Logger *slog.Logger
 
 	// Telemetry reports the handshakes and the connections after them. nil disables
 	// telemetry.

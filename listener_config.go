@@ -31,6 +31,7 @@ func (l *PreflightListener) prepare() {
 			draining:    &l.draining,
 			keeper:      l,
 			role:        l.Telemetry.serverSide(),
+			logger:      l.Logger,
 		}
 		protocols, carriers := l.Protocols, l.Carriers
 		if protocols == nil {

@@ -40,7 +40,9 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.prepare()
 	switch {
 	case l.err != nil:
-		l.respond(w, r, refusal(http.StatusInternalServerError, wire.CodeInternal, "the server is misconfigured"))
+		e := refusal(http.StatusInternalServerError, wire.CodeInternal, "the server is misconfigured")
+		e.finer = reasonConfig
+		l.respond(w, r, e)
 	case l.ctx.Err() != nil:
 		l.respond(w, r, unavailable(whyDraining))
 	case l.Handler != nil && !l.isForTunnel(r):
@@ -52,11 +54,12 @@ func (l *PreflightListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		l.upgrade(w, r)
 	default:
 		var request wire.Request
-		broken := request.Parse(headOf(r))
+		head := headOf(r)
+		broken := request.Parse(head)
 		if broken == nil {
 			broken = request.Ordinary()
 		}
-		l.respond(w, r, refusalOf(broken))
+		l.respond(w, r, refusalOf(broken).refine(head))
 	}
 }
 
@@ -92,6 +95,10 @@ func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *S
 		obs.arrive(r.Context(), []byte(r.Method), headOf(r))
 		defer obs.fail(r.Context(), e)
 	}
+	if l.Logger != nil {
+		peer := requestAddr(r.RemoteAddr)
+		defer l.policy.log(r.Context(), e, peer, peer)
+	}
 	body := e.complete(&l.policy)
 	header := w.Header()
 	for name, values := range e.Header {
@@ -105,6 +112,12 @@ func (l *PreflightListener) respond(w http.ResponseWriter, r *http.Request, e *S
 	w.WriteHeader(e.StatusCode)
 	w.Write(body)
 }
+
+// A requestAddr is the RemoteAddr of a request.
+type requestAddr string
+
+func (requestAddr) Network() string  { return "tcp" }
+func (a requestAddr) String() string { return string(a) }
 
 // setConnectionClose makes an answer the last one of its connection. net/http expects close
 // to stand first.
@@ -124,8 +137,10 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	c, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		l.respond(w, r, refusal(http.StatusInternalServerError, wire.CodeInternal,
-			fmt.Sprintf("the connection cannot be taken over from net/http; does a middleware hide http.Hijacker? (%v)", err)))
+		e := refusal(http.StatusInternalServerError, wire.CodeInternal,
+			fmt.Sprintf("the connection cannot be taken over from net/http; does a middleware hide http.Hijacker? (%v)", err))
+		e.finer = reasonHijack
+		l.respond(w, r, e)
 		return
 	}
 	// net/http ends the context of a client that has ended its direction, which
@@ -154,7 +169,7 @@ func (l *PreflightListener) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	defer abandon(c)
 	x.obs.arrive(ctx, []byte(r.Method), head)
-	why := "too many handshakes are under way"
+	why := whyFull
 	if l.ctx.Err() != nil || l.draining.Load() {
 		why = whyDraining
 	}

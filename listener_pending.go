@@ -191,11 +191,11 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 		if x.evicted { // on whatever layer
 			err = errEvicted
 		}
-		x.obs.fail(l.ctx, err)
+		x.failed(l.ctx, &l.policy, err)
 		return
 	}
 	conn := h.conn(x.conn, x.remote, x.obs)
-	x.obs.done(h.kind(), h.carrier())
+	x.obs.handedOn(h)
 	x.base = nil
 	if !l.detach(x) { // Close may have cut it off in its last moment
 		h.giveUp(conn)
@@ -239,7 +239,10 @@ func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 	l.pending.enter(x) // a whole request has come, so its age begins anew
 	l.mu.Unlock()
 	if err := x.acceptTunnelTLS(&l.policy); err != nil {
-		return &stageError{"TLS handshake in the tunnel", err}
+		if left, ok := err.(probeError); ok {
+			err = left.error // a client with a tunnel is no probe
+		}
+		return &stageError{stage: "TLS handshake in the tunnel", err: err}
 	}
 	return nil
 }
@@ -264,7 +267,7 @@ func (l *PreflightListener) release(x *exchange) {
 	}
 	if x.base != nil {
 		abandon(x.base) // what there was to say has been said
-		x.obs.fail(l.ctx, errPanic)
+		x.failed(l.ctx, &l.policy, errPanic)
 	}
 	l.policy.role.addPending(-1)
 	l.mu.Lock()

@@ -112,6 +112,7 @@ type role struct {
 type outcomeKey struct {
 	kind    string
 	carrier Carrier // of kindUpgraded
+	reason  string  // of kindPlain, if it is known; of the handshake alone
 }
 
 // An outcome holds the attributes of a handshake that ended well.
@@ -200,8 +201,12 @@ func (r *role) prepare(side string, kind trace.SpanKind, meter metric.Meter) {
 		key := outcomeKey{kind: kind}
 		r.outcomes[key] = newOutcome(key)
 	}
+	for _, reason := range []string{reasonClientHello, reasonHTTP2} {
+		key := outcomeKey{kind: kindPlain, reason: reason}
+		r.outcomes[key] = newOutcome(key)
+	}
 	for _, carrier := range allCarriers {
-		key := outcomeKey{kindUpgraded, carrier}
+		key := outcomeKey{kind: kindUpgraded, carrier: carrier}
 		r.outcomes[key] = newOutcome(key, semconv.HTTPResponseStatusCode(http.StatusSwitchingProtocols))
 	}
 }
@@ -214,12 +219,16 @@ func newOutcome(key outcomeKey, status ...attribute.KeyValue) *outcome {
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
 		return metric.WithAttributeSet(attribute.NewSet(append(more, common...)...))
 	}
+	of := status
+	if key.reason != "" {
+		of = append(of, reasonKey.String(key.reason))
+	}
 	return &outcome{
 		span: slices.Concat([]attribute.KeyValue{
 			semconv.HTTPRequestMethodGet,
 			semconv.NetworkProtocolName("http"), semconv.NetworkProtocolVersion("1.1"),
 		}, status, common[1:]),
-		handshake: []metric.RecordOption{with(status...)},
+		handshake: []metric.RecordOption{with(of...)},
 		lifetime:  []metric.RecordOption{with()},
 		active:    []metric.AddOption{with()},
 		received:  []metric.AddOption{with(semconv.NetworkIODirectionReceive)},
@@ -295,7 +304,7 @@ func errorType(err error) string {
 		return "canceled"
 	case isTimeout(err):
 		return "timeout"
-	case err == errPlain:
+	case errors.As(err, new(*plainError)):
 		return "plain_refused"
 	case err == errEvicted:
 		return "evicted"

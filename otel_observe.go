@@ -190,19 +190,29 @@ func (o *observation) ensureSpan() {
 	}
 }
 
-// done ends a handshake that succeeded. carrier is "" unless there is a tunnel.
-func (o *observation) done(kind string, carrier Carrier) {
+// handedOn ends a handshake of a listener that succeeded. It is not inlined, so that the
+// key of the outcome is not on the small stack of a handshake.
+//
+//go:noinline
+func (o *observation) handedOn(h *handover) {
+	if o != nil {
+		o.done(h.outcome())
+	}
+}
+
+// done ends a handshake that succeeded.
+func (o *observation) done(key outcomeKey) {
 	if o == nil {
 		return
 	}
-	to, now := o.role.outcomes[outcomeKey{kind, carrier}], time.Now()
+	to, now := o.role.outcomes[key], time.Now()
 	if o.span != nil {
 		o.endSpan(codes.Unset, "", to.span)
 	}
 	o.record(o.role.handshakes, o.ctx, now.Sub(o.since), to.handshake)
 	o.ended, o.outcome, o.since = true, to, now
 	o.ctx, o.span = nil, nil
-	if kind != kindHTTP {
+	if key.kind != kindHTTP {
 		o.role.add(o.role.active, o.base, 1, to.active)
 	}
 }
@@ -239,16 +249,17 @@ func (o *observation) fail(ctx context.Context, err error) {
 	if o.probe(err) {
 		return
 	}
-	stage := stageOf(err)
+	stage, reason := stageOf(err), reasonFor(err)
 	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil {
 		err = ctx.Err()
+		reason = reasonFor(err)
 	}
-	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err))}
+	attributes := []attribute.KeyValue{kindKey.String(kindFailed), semconv.ErrorTypeKey.String(errorType(err)), reasonKey.String(reason)}
 	refused, ok := err.(*StatusError) // not one that NetDialer has met
 	if ok {
 		attributes = append(attributes, semconv.HTTPResponseStatusCode(refused.StatusCode))
 	}
-	if ok || err == errPlain || err == errClosing {
+	if ok || err == errClosing || errors.As(err, new(*plainError)) {
 		attributes[0] = kindKey.String(kindRefused)
 	}
 	if o.carrier != "" {

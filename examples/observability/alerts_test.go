@@ -45,8 +45,12 @@ func testAlerts(t *testing.T, series []labels.Labels) {
 const (
 	upgraded     = `preflight_server_handshake_duration_seconds_count{preflight_kind="upgraded",http_response_status_code="101"}`
 	ordinary     = `preflight_server_handshake_duration_seconds_count{preflight_kind="http"}`
-	refused      = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="403"}`
-	failed       = `preflight_server_handshake_duration_seconds_count{preflight_kind="failed"}`
+	refused      = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="403",preflight_reason="authorize"}`
+	healthCheck  = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="426",preflight_reason="health-check"}`
+	draining     = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="503",preflight_reason="draining"}`
+	stripped     = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="426",preflight_reason="no-upgrade"}`
+	panicked     = `preflight_server_handshake_duration_seconds_count{preflight_kind="refused",http_response_status_code="500",preflight_reason="panic"}`
+	failed       = `preflight_server_handshake_duration_seconds_count{preflight_kind="failed",preflight_reason="timeout"}`
 	probe        = `preflight_server_handshake_duration_seconds_count{preflight_kind="probe"}`
 	within500ms  = `preflight_server_handshake_duration_seconds_bucket{preflight_kind="upgraded",le="0.5"}`
 	within2500ms = `preflight_server_handshake_duration_seconds_bucket{preflight_kind="upgraded",le="2.5"}`
@@ -54,7 +58,8 @@ const (
 	pending      = `preflight_server_handshake_pending`
 	evictions    = `preflight_server_evictions_total`
 	dialed       = `preflight_client_handshake_duration_seconds_count{preflight_kind="upgraded"}`
-	dialRefused  = `preflight_client_handshake_duration_seconds_count{preflight_kind="refused"}`
+	dialRefused  = `preflight_client_handshake_duration_seconds_count{preflight_kind="refused",preflight_reason="no-route"}`
+	dialDraining = `preflight_client_handshake_duration_seconds_count{preflight_kind="refused",preflight_reason="draining"}`
 )
 
 // healthy has the values of a port without problems, minute by minute. 0+6x60 is a counter
@@ -68,7 +73,8 @@ var healthy = map[string]string{
 
 // unhealthy has the values that differ when an alert must fire.
 var unhealthy = map[string]map[string]string{
-	"PreflightNoUpgrades":       {upgraded: "600x60", refused: "6x60", failed: "6x60"},
+	"PreflightNoUpgrades":       {upgraded: "600x60", refused: "6x60", failed: "6x60", stripped: "0+6x60"},
+	"PreflightServerFaults":     {panicked: "0+1x60"},
 	"PreflightRefusals":         {refused: "0+100x60"},
 	"PreflightFailures":         {failed: "0+100x60"},
 	"PreflightPendingNearLimit": {pending: "4000x60"},
@@ -77,23 +83,30 @@ var unhealthy = map[string]map[string]string{
 	"PreflightDialsFail":        {dialRefused: "0+100x60"},
 }
 
+// noise is what must not matter: probes, health checks, and a listener that drains.
+var noise = map[string]string{probe: "0+6000x60", healthCheck: "0+6000x60", draining: "0+6000x60", dialDraining: "0+6000x60"}
+
 // testFiring requires that each alert fires when it must, and that no other alert fires then.
-// Health checks that only connect must change nothing, even if there are many of them: they
-// raise no alert, also on a port without other connections, and they hide none.
+// Noise must change nothing, even if there is much of it: it raises no alert, also on a port
+// without other connections, and it hides none.
 func testFiring(t *testing.T, series []labels.Labels) {
-	checks := func(values map[string]string) map[string]string {
-		values = maps.Clone(values)
-		values[probe] = "0+6000x60"
-		return values
+	with := func(values map[string]string) map[string]string {
+		all := maps.Clone(noise)
+		maps.Copy(all, values)
+		return all
 	}
 	require.Empty(t, firing(t, series, healthy))
-	require.Empty(t, firing(t, series, checks(healthy)))
-	require.Empty(t, firing(t, series, checks(map[string]string{})))
+	require.Empty(t, firing(t, series, with(healthy)))
+	require.Empty(t, firing(t, series, with(nil)))
 	for _, rule := range alerts(t) {
 		values := maps.Clone(healthy)
 		maps.Copy(values, unhealthy[rule.Alert])
-		require.Equal(t, []string{rule.Alert}, firing(t, series, values))
-		require.Equal(t, []string{rule.Alert}, firing(t, series, checks(values)))
+		expected := []string{rule.Alert}
+		if rule.Alert == "PreflightNoUpgrades" {
+			expected = append(expected, "PreflightRefusals") // which all of the requests are then
+		}
+		require.Equal(t, expected, firing(t, series, values))
+		require.Equal(t, expected, firing(t, series, with(values)))
 	}
 }
 
@@ -103,7 +116,7 @@ func firing(t *testing.T, series []labels.Labels, values map[string]string) (nam
 	t.Helper()
 	var stored memory
 	for selector, notation := range values {
-		check(t, series, selector)
+		check(t, series, anyStatus.ReplaceAllString(selector, `http_response_status_code!=""`)) // not every status is played
 		metric, sequence, err := parser.ParseSeriesDesc(selector + " " + notation)
 		require.NoError(t, err)
 		s := promql.Series{Metric: labels.NewBuilder(metric).Set("job", job).Set("instance", instance).Labels()}
@@ -126,6 +139,8 @@ func firing(t *testing.T, series []labels.Labels, values map[string]string) (nam
 	}
 	return names
 }
+
+var anyStatus = regexp.MustCompile(`http_response_status_code="[^"]+"`)
 
 // memory is a storage with a few series.
 type memory []promql.Series

@@ -190,12 +190,23 @@ func below(t *testing.T, series []labels.Labels, expr parser.Expr) (all []labels
 	return all
 }
 
-// selected returns what a selector selects. For a|b, both must exist.
+// selected returns what a selector selects. For a|b, both must exist. Not every reason can
+// be played, so its words must be those of the documentation instead.
 func selected(t *testing.T, series []labels.Labels, selector *parser.VectorSelector) []labels.Labels {
 	t.Helper()
-	all := slices.DeleteFunc(slices.Clone(series), func(s labels.Labels) bool { return !matches(s, selector.LabelMatchers) })
-	require.NotEmpty(t, all, "nothing is selected by %s", selector)
+	var played []*labels.Matcher
 	for _, m := range selector.LabelMatchers {
+		if m.Name != "preflight_reason" {
+			played = append(played, m)
+			continue
+		}
+		for _, reason := range strings.Split(m.Value, "|") {
+			require.Regexp(t, "`\\[?"+regexp.QuoteMeta(reason)+"\\]?`", reasons(t), "no reason %q for %s", reason, selector)
+		}
+	}
+	all := slices.DeleteFunc(slices.Clone(series), func(s labels.Labels) bool { return !matches(s, played) })
+	require.NotEmpty(t, all, "nothing is selected by %s", selector)
+	for _, m := range played {
 		require.True(t, slices.ContainsFunc(all, func(s labels.Labels) bool { return s.Has(m.Name) }),
 			"no label %s is selected by %s", m.Name, selector)
 		for _, value := range m.SetMatches() {
@@ -204,6 +215,17 @@ func selected(t *testing.T, series []labels.Labels, selector *parser.VectorSelec
 		}
 	}
 	return all
+}
+
+// reasons returns the pages that have the words of preflight.reason.
+func reasons(t *testing.T) (text string) {
+	t.Helper()
+	for _, page := range []string{"telemetry", "server", "troubleshooting"} {
+		b, err := os.ReadFile("../../docs/" + page + ".md")
+		require.NoError(t, err)
+		text += string(b)
+	}
+	return text
 }
 
 func matches(s labels.Labels, matchers []*labels.Matcher) bool {

@@ -64,7 +64,7 @@ func TestStandardOutput(t *testing.T) {
 	for name := range wantMetrics {
 		require.Regexp(t, "(?m)^"+name+" \\(.+\\): .+$", text)
 	}
-	require.Contains(t, text, "preflight.client.handshake.duration (s): 101 upgrade upgraded 3, 403 upgrade refused 1, tls upgrade failed 1\n")
+	require.Contains(t, text, "preflight.client.handshake.duration (s): 101 upgrade upgraded 3, 403 upgrade refused authorize 1, tls upgrade failed not-tls 1\n")
 }
 
 func TestUntilCtrlC(t *testing.T) {

@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/preflight-go/preflight/examples/quickstart/broker"
 )
 
 // publish sends one message.
 func publish(conn net.Conn, number int) error {
 	conn.SetWriteDeadline(time.Now().Add(timeout))
-	err := json.NewEncoder(conn).Encode(line{Command: "publish", Topic: topic, Number: number, Data: []byte(greeting)})
+	err := json.NewEncoder(conn).Encode(broker.Line{Command: "publish", Topic: topic, Number: number, Data: []byte(greeting)})
 	if err != nil {
 		return fmt.Errorf("publish message %d: %w", number, err)
 	}
@@ -38,7 +39,7 @@ type subscriber struct {
 // connection.
 type arrival struct {
 	at   *subscriber
-	line line
+	line broker.Line
 	err  error
 }
 
@@ -69,8 +70,8 @@ func subscribe(name string, conn net.Conn, arrivals chan<- arrival) (*subscriber
 		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	conn.SetDeadline(time.Now().Add(timeout))
-	err := json.NewEncoder(conn).Encode(line{Command: "subscribe", Topic: topic})
-	var answer line
+	err := json.NewEncoder(conn).Encode(broker.Line{Command: "subscribe", Topic: topic})
+	var answer broker.Line
 	if err == nil {
 		err = s.lines.Decode(&answer)
 	}
@@ -110,7 +111,7 @@ func (s *subscriber) close() {
 
 // arrive records a message of the publisher. It ignores messages of other publishers, which a
 // user may run if the program runs until Ctrl-C.
-func (s *subscriber) arrive(l line) {
+func (s *subscriber) arrive(l broker.Line) {
 	if l.Number > 0 && string(l.Data) == greeting {
 		s.arrived = append(s.arrived, l.Number)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/examples/quickstart/broker"
 )
 
 // serveHTTP serves h on address until stop is called.
@@ -33,7 +34,7 @@ func serveHTTP(address string, h http.Handler) (actual string, stop func(), err 
 }
 
 // webSocket connects WebSocket clients to the broker. A message is a line.
-func webSocket(b *broker) http.Handler {
+func webSocket(b *broker.Broker) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
@@ -41,7 +42,7 @@ func webSocket(b *broker) http.Handler {
 		}
 		// The WebSocket must not end with the context of the request.
 		conn := websocket.NetConn(context.Background(), c, websocket.MessageText)
-		b.talk(&webSocketConn{Conn: conn, path: r.URL.Path})
+		b.Talk(&webSocketConn{Conn: conn, path: r.URL.Path})
 	})
 }
 
@@ -51,18 +52,16 @@ type webSocketConn struct {
 }
 
 // adminPage shows who is connected, and how.
-func adminPage(b *broker) http.Handler {
+func adminPage(b *broker.Broker) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		var page strings.Builder
 		table := tabwriter.NewWriter(&page, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "connection\tpublished\treceived")
-		b.mu.Lock()
-		for _, c := range b.clients {
-			fmt.Fprintf(table, "%s\t%d\t%d\n", wayIn(c.conn), c.published, c.received)
+		for _, c := range b.Clients() {
+			fmt.Fprintf(table, "%s\t%d\t%d\n", wayIn(c.Conn), c.Published, c.Received)
 		}
-		b.mu.Unlock()
 		table.Flush()
-		fmt.Fprint(w, page.String()) // without the lock, because the client may be slow
+		fmt.Fprint(w, page.String())
 	})
 }
 

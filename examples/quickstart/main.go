@@ -12,9 +12,10 @@
 // Two lines use the library, both in [run]: one in the server, and one in the client. Usage,
 // from the root of the repository:
 //
-//	go run ./examples/quickstart               # a proxy of net/http/httputil
-//	go run ./examples/quickstart -proxy nginx  # a real nginx
-//	go run ./examples/quickstart -for 0        # until Ctrl-C, to try it with your own clients
+//	go run ./examples/quickstart                   # a proxy of net/http/httputil
+//	go run ./examples/quickstart -proxy nginx      # a real nginx
+//	go run ./examples/quickstart -proxy websocket  # a proxy that forwards WebSocket alone
+//	go run ./examples/quickstart -for 0            # until Ctrl-C, to try it with your own clients
 //
 // It exits 0 only if every message arrived at both subscribers, in order.
 package main
@@ -34,6 +35,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/examples/quickstart/broker"
 )
 
 const (
@@ -54,11 +56,18 @@ The two lines of Go that did it, from examples/quickstart/main.go:
 
 What to try next:
 
-  go run ./examples/quickstart -proxy nginx   the same through a real nginx
-  go run ./examples/quickstart -for 0         until Ctrl-C; connect clients of your own
-  go run ./examples/oneport                   TCP, TLS, HTTP, WebSocket and gRPC on one port
-  deploy/README.md                            a configuration to copy for your proxy
-  docs/migration.md                           how to roll it out
+  go run ./examples/quickstart -proxy nginx       the same through a real nginx
+  go run ./examples/quickstart -proxy websocket   the same where the proxy forwards WebSocket alone
+  go run ./examples/quickstart -for 0             until Ctrl-C; connect clients of your own
+  go run ./examples/oneport                       TCP, TLS, HTTP, WebSocket and gRPC on one port
+  deploy/README.md                                a configuration to copy for your proxy
+  docs/migration.md                               how to roll it out
+`
+
+// withoutUpgrade explains the exchange with a proxy that forwards WebSocket alone.
+const withoutUpgrade = `
+This proxy forwards WebSocket alone. The dialer has asked for tcp, and then by itself for
+websocket. It remembers that, so the next dial sends one request.
 `
 
 type config struct {
@@ -95,14 +104,16 @@ func parseFlags(args []string) (config, error) {
 		}
 		return err
 	})
-	flags.Func("proxy", "`name` of the reverse proxy: go or nginx (default go)", func(name string) error {
+	flags.Func("proxy", "`name` of the reverse proxy: go, nginx or websocket (default go)", func(name string) error {
 		switch name {
 		case "go":
 			cfg.startProxy = startGoProxy
 		case "nginx":
 			cfg.startProxy = startNginx
+		case "websocket":
+			cfg.startProxy = startWebSocketProxy
 		default:
-			return errors.New("want go or nginx")
+			return errors.New("want go, nginx or websocket")
 		}
 		return nil
 	})
@@ -124,15 +135,15 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	atServer := new(recorder)
 	ln = &recordedListener{Listener: ln, recorder: atServer} // only to show the bytes below
 
-	server := new(broker)
-	defer server.close()
+	server := new(broker.Broker)
+	defer server.Close()
 
 	// THE LINE in the server. Without it, the server serves ln itself.
 	listener := &preflight.PreflightListener{Listener: ln}
 
 	defer listener.Close()
 	goroutines.Go(func() {
-		if err := server.serve(listener); !errors.Is(err, net.ErrClosed) {
+		if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
 			log.Print(err)
 		}
 	})
@@ -180,6 +191,9 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	}
 	defer publisher.Close()
 	printExchange(out, atClient, atServer)
+	if publisher.(*preflight.Conn).Carrier() == preflight.CarrierWebSocket {
+		fmt.Fprint(out, withoutUpgrade)
+	}
 
 	// The subscribers. The server acknowledges both before the first message, so that they
 	// cannot miss it.

@@ -62,7 +62,7 @@ func TestFarewell(t *testing.T) {
 }
 
 func TestEveryMessageArrives(t *testing.T) {
-	for _, proxy := range []string{"go", "nginx"} {
+	for _, proxy := range []string{"go", "nginx", "websocket"} {
 		t.Run(proxy, func(t *testing.T) {
 			t.Parallel()
 			if proxy == "nginx" {
@@ -93,6 +93,11 @@ func TestEveryMessageArrives(t *testing.T) {
 			}
 			require.Equal(t, 2, strings.Count(text, `HTTP/1.1 101 Switching Protocols\r\n`), "the 101 on both sides of the proxy")
 			require.NotContains(t, text, "#3")
+			byWebSocket := proxy == "websocket"
+			require.Equal(t, byWebSocket, strings.Contains(text, withoutUpgrade))
+			if byWebSocket {
+				require.Equal(t, 2, strings.Count(text, `GET /client/amps/json HTTP/1.1\r\n`), "for tcp, and then for websocket")
+			}
 		})
 	}
 }

@@ -17,12 +17,32 @@ type startProxy func(ctx context.Context, listen string, to backends) (actual st
 // startGoProxy starts a reverse proxy of the standard library. It passes upgrades on without
 // any configuration.
 func startGoProxy(_ context.Context, listen string, to backends) (string, func() error, error) {
+	return serveProxy(listen, locations(to))
+}
+
+// startWebSocketProxy starts a proxy that passes on WebSocket and no other upgrade. Many load
+// balancers of the clouds do so, such as AWS ALB.
+func startWebSocketProxy(_ context.Context, listen string, to backends) (string, func() error, error) {
+	passOn := locations(to)
+	return serveProxy(listen, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" {
+			r.Header.Del("Upgrade")
+		}
+		passOn.ServeHTTP(w, r)
+	}))
+}
+
+func serveProxy(listen string, h http.Handler) (string, func() error, error) {
+	actual, stop, err := serveHTTP(listen, h)
+	return actual, func() error { stop(); return nil }, err
+}
+
+func locations(to backends) http.Handler {
 	locations := http.NewServeMux()
 	locations.Handle("/client/", location("/client", to.tcp))
 	locations.Handle("/ws/", location("/ws", to.ws))
 	locations.Handle("/admin/", location("/admin", to.admin))
-	actual, stop, err := serveHTTP(listen, locations)
-	return actual, func() error { stop(); return nil }, err
+	return locations
 }
 
 // location forwards requests to a server, without the prefix of the location.

@@ -35,6 +35,12 @@ func (r *recorder) take() (received, written []byte) {
 	return r.received.Bytes(), r.written.Bytes()
 }
 
+func (r *recorder) ended() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
 func (r *recorder) record(to *bytes.Buffer, b []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,19 +66,18 @@ func (c *recordedConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// A recordedListener records the first connection that it accepts.
+// A recordedListener records the connections that it accepts, until the recording ends.
 type recordedListener struct {
 	net.Listener
 	recorder *recorder
-	first    sync.Once
 }
 
 func (l *recordedListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
-	if err == nil {
-		l.first.Do(func() { conn = &recordedConn{conn, l.recorder} })
+	if err != nil || l.recorder.ended() {
+		return conn, err
 	}
-	return conn, err
+	return &recordedConn{conn, l.recorder}, nil
 }
 
 // printExchange prints the bytes of the handshake on both sides of the proxy.

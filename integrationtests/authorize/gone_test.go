@@ -139,7 +139,7 @@ func TestAuthorizeContextEndsWhenTheClientLeaves(t *testing.T) {
 					testkit.Talk(t, next, testkit.NextConn(t, accepted))
 				}
 				for end, n := range seen {
-					testkit.ProbeEventually(t, g.Recorder, "server.handshake.duration error.type="+end+",preflight.carrier=upgrade,preflight.kind=failed", int64(n))
+					testkit.ProbeEventually(t, g.Recorder, "server.handshake.duration error.type="+end+",preflight.carrier=upgrade,preflight.kind=failed,preflight.reason=client-gone", int64(n))
 				}
 				require.EqualValues(t, 2, g.Sum("server.handshake.duration http.response.status_code=101,preflight.carrier=upgrade,preflight.kind=upgraded"))
 			})

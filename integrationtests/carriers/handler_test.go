@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The WebSockets of Handler and those of tunnels share a port and a path.
+// WebSockets of Handler and WebSockets of tunnels can use the same port and path.
 func TestWebSocketsOfHandler(t *testing.T) {
 	for name, handler := range testkit.WebSocketHandlers {
 		t.Run(name, func(t *testing.T) {
@@ -37,8 +37,8 @@ func TestWebSocketsOfHandler(t *testing.T) {
 	}
 }
 
-// Without protocols no request is the listener's own: all of them are Handler's, which
-// passes them to others by path.
+// A listener without protocols passes all requests to Handler, which passes some of them to
+// another listener by path.
 func TestNoProtocols(t *testing.T) {
 	inner := new(preflight.PreflightListener)
 	accepted := testkit.AcceptAll(t, inner)
@@ -67,8 +67,8 @@ func TestNoProtocols(t *testing.T) {
 	})
 }
 
-// Empty lines before a request: the listener skips two before the first. Before a later one
-// they are net/http's, whether they come with the request before them or on their own.
+// The listener skips up to two empty lines before the first request. net/http handles empty
+// lines before a later request, whether they arrive with the request before or separately.
 func TestEmptyLinesBeforeALaterRequest(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	testkit.AcceptAll(t, l)
@@ -99,7 +99,7 @@ func TestEmptyLinesBeforeALaterRequest(t *testing.T) {
 		r := send("\r\n\r\n"+testkit.Get, testkit.Get)
 		require.Equal(t, []int{200, 200}, []int{status(r), status(r)})
 		r = send(post, "\r\n\r\n"+testkit.Get)
-		require.Equal(t, []int{200, 200}, []int{status(r), status(r)}, "RFC 9112 §2.2: clients add them to a POST")
+		require.Equal(t, []int{200, 200}, []int{status(r), status(r)}, "RFC 9112 §2.2: old clients send an empty line after a POST")
 		r = send(testkit.Get, "\r\n"+testkit.Get)
 		require.Equal(t, []int{200, 400}, []int{status(r), status(r)})
 	}

@@ -15,13 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The pair of RFC 6455 §1.3.
+// The key and its answer in RFC 6455 §1.3.
 const (
 	sampleKey    = "dGhlIHNhbXBsZSBub25jZQ=="
 	sampleAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 )
 
-// The request of each carrier, up to its last fields.
+// requests are the requests of the carriers. The test adds the last fields.
 var requests = map[preflight.Carrier]string{
 	preflight.CarrierUpgrade: "GET /t HTTP/1.1\r\nHost: h.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n",
 	preflight.CarrierFramed:  "GET /t HTTP/1.1\r\nHost: h.example\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Framing: capsule\r\n",
@@ -29,7 +29,7 @@ var requests = map[preflight.Carrier]string{
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + sampleKey + "\r\nSec-WebSocket-Protocol: preflight.v1\r\nPreflight-Framing: capsule\r\n",
 }
 
-// The 101 of each carrier, up to the fields of Authorize.
+// switched are the 101 answers of the carriers. The fields of Authorize follow.
 var switched = map[preflight.Carrier]string{
 	preflight.CarrierUpgrade: "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n",
 	preflight.CarrierFramed:  "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Framing: capsule\r\n",
@@ -37,15 +37,15 @@ var switched = map[preflight.Carrier]string{
 		"Sec-WebSocket-Accept: " + sampleAccept + "\r\nSec-WebSocket-Protocol: preflight.v1\r\n",
 }
 
-// A peer is a client that does its handshake by hand.
+// A peer is a client with its own code for the handshake.
 type peer struct {
-	net.Conn // what lies on the connection: the layer of the capsules, unless the carrier has none
+	net.Conn // the framed connection, or the plain one if the carrier has no framing
 	r        *bufio.Reader
 	bottom   net.Conn
 }
 
-// ask sends the request of a carrier, with more field lines and the first bytes behind it,
-// and requires the 101 with more field lines.
+// ask sends the request of a carrier with additional field lines, followed by the bytes of
+// early. It requires a 101 with the additional field lines of answer.
 func ask(t testing.TB, c net.Conn, carrier preflight.Carrier, fields, early, answer string) *peer {
 	t.Helper()
 	_, err := io.WriteString(c, requests[carrier]+fields+"\r\n"+early)
@@ -63,13 +63,13 @@ func ask(t testing.TB, c net.Conn, carrier preflight.Carrier, fields, early, ans
 
 func (p *peer) CloseWrite() error { return p.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
-// dial is ask over TCP to l.
+// dial connects to l over TCP and calls ask.
 func dial(t testing.TB, l net.Listener, carrier preflight.Carrier, fields, answer string) *peer {
 	t.Helper()
 	return ask(t, testkit.DialTCP(t, l.Addr()), carrier, fields, "", answer)
 }
 
-// talk requires that each side reads what the other writes, and its end.
+// talk requires that each side reads all data of the other and the end of its direction.
 func talk(t testing.TB, p *peer, server net.Conn) {
 	t.Helper()
 	server.SetDeadline(time.Now().Add(testkit.Patience))
@@ -79,13 +79,13 @@ func talk(t testing.TB, p *peer, server net.Conn) {
 		testkit.Carry(t, text, server, p)
 	}
 	end(t, p, server)
-	testkit.Carry(t, "behind the end of the other direction", server, p)
+	testkit.Carry(t, "after the end of the other direction", server, p)
 	end(t, server.(*preflight.Conn), p)
 	require.NoError(t, server.Close())
 	require.NoError(t, p.Close())
 }
 
-// end requires that the end of w's direction arrives at r, and nothing before it.
+// end ends the direction of w, and requires that r receives the end and no data before it.
 func end(t testing.TB, w interface{ CloseWrite() error }, r io.Reader) {
 	t.Helper()
 	closed := make(chan error, 1)
@@ -107,7 +107,7 @@ func each(t *testing.T, carriers []preflight.Carrier, test func(*testing.T, pref
 	}
 }
 
-// A bufferedConn is a Client that reads what its reader has buffered.
+// A bufferedConn is a Client whose Read first returns the bytes that its reader has buffered.
 type bufferedConn struct{ *testkit.Client }
 
 func (c bufferedConn) Read(b []byte) (int, error) { return c.R.Read(b) }

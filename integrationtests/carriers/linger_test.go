@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inMemory is a tunnel over a connection without a buffer, in virtual time.
+// inMemory opens a tunnel over a connection without a buffer, in virtual time.
 func inMemory(t *testing.T, n *testkit.Network, accepted <-chan *preflight.Conn, carrier preflight.Carrier) (*peer, *preflight.Conn, *testkit.NetworkConn) {
 	t.Helper()
 	c := n.Dial(t)
@@ -21,7 +21,7 @@ func inMemory(t *testing.T, n *testkit.Network, accepted <-chan *preflight.Conn,
 	return p, testkit.NextConn(t, accepted), c.Server
 }
 
-// A connection that Accept has returned is open until its peer has read everything, and
+// The transport of a closed connection stays open until the peer has read everything, and
 // Shutdown waits for that.
 func TestShutdownWaitsForThePeerToRead(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
@@ -49,8 +49,8 @@ func TestShutdownWaitsForThePeerToRead(t *testing.T) {
 	})
 }
 
-// A peer that never reads holds Shutdown up for a minute, or for as long as its context
-// allows; Close of the listener does not wait at all.
+// A peer that never reads delays Shutdown for at most one minute, and for at most as long as
+// the context of Shutdown allows. Close of the listener does not wait.
 func TestShutdownAndAPeerThatNeverReads(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
 		synctest.Test(t, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestShutdownAndAPeerThatNeverReads(t *testing.T) {
 			defer cancel()
 			require.ErrorIs(t, l.Shutdown(ctx), context.DeadlineExceeded)
 			require.Equal(t, 10*time.Second, time.Since(begin))
-			require.False(t, transport.Closed.Load(), "it goes on without Shutdown")
+			require.False(t, transport.Closed.Load(), "it lingers after Shutdown has returned")
 			require.NoError(t, l.Shutdown(context.Background()))
 			require.Equal(t, time.Minute, time.Since(begin).Round(time.Second))
 			require.True(t, transport.Closed.Load())
@@ -87,7 +87,7 @@ func TestShutdownAndAPeerThatNeverReads(t *testing.T) {
 	})
 }
 
-// Peers that never read hold at most MaxPending descriptors: the oldest loses its own.
+// Peers that never read keep at most MaxPending transports open: the oldest is closed first.
 func TestMaxPendingBoundsLingers(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
 		synctest.Test(t, func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestMaxPendingBoundsLingers(t *testing.T) {
 					require.Equal(t, j < i+1-limit, transport.Closed.Load(), "%d of %d", j, i+1)
 				}
 			}
-			// An end that came in order makes room too.
+			// A transport that has ended in order no longer counts.
 			_, err := io.ReadAll(peers[4])
 			require.NoError(t, err)
 			synctest.Wait()
@@ -120,7 +120,7 @@ func TestMaxPendingBoundsLingers(t *testing.T) {
 	})
 }
 
-// A connection that its peer has ended counts until the application closes it.
+// A connection that both sides have ended counts as active until the application closes it.
 func TestActiveUntilClosed(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
 		synctest.Test(t, func(t *testing.T) {
@@ -144,7 +144,8 @@ func TestActiveUntilClosed(t *testing.T) {
 	})
 }
 
-// HandshakeTimeout bounds TLS inside a framed tunnel too, and nothing of it outlives that.
+// HandshakeTimeout also limits the handshake of TLS inside a framed tunnel. After that,
+// nothing remains open.
 func TestTLSInsideThatStalls(t *testing.T) {
 	server, _ := testkit.TLSConfigs(t)
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
@@ -155,9 +156,9 @@ func TestTLSInsideThatStalls(t *testing.T) {
 			begin := time.Now()
 			c := n.Dial(t)
 			p := ask(t, bufferedConn{c}, carrier, "Preflight-Tunnel: tls\r\n", "", "Preflight-Tunnel: tls\r\n")
-			_, err := io.WriteString(p, "\x16\x03\x01") // of a ClientHello
+			_, err := io.WriteString(p, "\x16\x03\x01") // the beginning of a ClientHello
 			require.NoError(t, err)
-			_, err = io.ReadAll(p) // its PINGs need a reader
+			_, err = io.ReadAll(p) // reads the PINGs of the server
 			require.Error(t, err)
 			require.Equal(t, time.Minute, time.Since(begin))
 			require.True(t, c.Server.Closed.Load())
@@ -167,8 +168,9 @@ func TestTLSInsideThatStalls(t *testing.T) {
 	})
 }
 
-// A tunnel that was answered and that nobody accepts ends in no order: nobody has served it.
-func TestCloseOfTunnelsThatNobodyAccepts(t *testing.T) {
+// If a tunnel was answered but never accepted, Close of the listener ends it without
+// FINAL_DATA, because no application has served it.
+func TestCloseOfTunnelsThatWereNotAccepted(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
 		l := testkit.Listen(t, new(preflight.PreflightListener))
 		first := make(chan error, 1)

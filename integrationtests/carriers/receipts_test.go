@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// receipt requires what every refusal has.
+// receipt requires the fields that every refusal must have.
 func receipt(t testing.TB, a testkit.Answer, code string, status int, carriers string) {
 	t.Helper()
 	require.Equal(t, status, a.StatusCode, "%s\n%s", code, a.Raw)
@@ -38,9 +38,9 @@ const (
 	ends         = "\r\n"
 )
 
-// TestReceiptsInOrder begins with a request for a tunnel that breaks all rules, and mends
-// one after the other. The refusal is always that of the first, on each way to the listener,
-// and Handler sees none of them.
+// TestReceiptsInOrder begins with a request for a tunnel that breaks all rules, and fixes one
+// fault after the other. On each way to the listener, the refusal is that of the first rule
+// that is still broken. Handler receives none of these requests.
 func TestReceiptsInOrder(t *testing.T) {
 	l := &preflight.PreflightListener{
 		Protocols:      []string{"tcp"},
@@ -59,7 +59,7 @@ func TestReceiptsInOrder(t *testing.T) {
 	type step struct {
 		code     string
 		status   int
-		old, new string // what mends it
+		old, new string // the replacement that fixes the fault
 	}
 	for name, test := range map[string]struct {
 		request string
@@ -87,7 +87,7 @@ func TestReceiptsInOrder(t *testing.T) {
 			{"body", 400, "Trailer: X", "Trailers: X"},
 			{"expect", 417, "Expect: x", "Expected: x"},
 			{"no-upgrade", 426, "X-Upgrade: y", "Upgrade: websocket"},
-			{"head", 400, ": a, b", ": other"}, // of another token it means nothing
+			{"head", 400, ": a, b", ": other"}, // checked only after Upgrade says websocket
 			{"no-connection", 426, "Host: h", "Host: h\r\nConnection: upgrade"},
 			{"websocket", 426, "Host: h", "Host: h\r\nSec-WebSocket-Version: 13"},
 			{"websocket", 400, "Host: h", "Host: h\r\nSec-WebSocket-Key: " + sampleKey},
@@ -102,7 +102,7 @@ func TestReceiptsInOrder(t *testing.T) {
 			t.Run(name+"/"+way.Name, func(t *testing.T) {
 				request := test.request
 				ours := way.Name == "as the first"
-				if !ours { // net/http answers another expectation itself
+				if !ours { // net/http itself answers an unknown expectation
 					request = strings.Replace(request, "Expect: x\r\n", "", 1)
 				}
 				for _, step := range test.steps {
@@ -120,7 +120,8 @@ func TestReceiptsInOrder(t *testing.T) {
 	}
 }
 
-// The rows that are no property of a well-formed request.
+// The refusals that TestReceiptsInOrder does not cover: malformed heads, ordinary requests,
+// other versions, and errors of Authorize.
 func TestReceiptsOfOthers(t *testing.T) {
 	const get = "GET / HTTP/1.1\r\nHost: h\r\n"
 	server, _ := testkit.TLSConfigs(t)
@@ -164,7 +165,8 @@ func TestReceiptsOfOthers(t *testing.T) {
 	}
 }
 
-// A head that is malformed is still seen to be for a tunnel, and net/http does not judge it.
+// The listener recognizes that a malformed head asks for a tunnel, and refuses it itself. It
+// does not pass the head to net/http.
 func TestMalformedHeadForATunnel(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
 	accepted := testkit.AcceptAll(t, l)
@@ -174,7 +176,7 @@ func TestMalformedHeadForATunnel(t *testing.T) {
 	require.Empty(t, accepted)
 }
 
-// HTTP/2 has no upgrade, whatever else is served.
+// A request for a tunnel over HTTP/2 is refused, because HTTP/2 has no upgrade.
 func TestReceiptOverHTTP2(t *testing.T) {
 	for _, handler := range []http.Handler{nil, testkit.ReportHandler} {
 		l := &preflight.PreflightListener{Handler: handler}
@@ -203,7 +205,7 @@ func TestReceiptOverHTTP2(t *testing.T) {
 	}
 }
 
-// A listener that serves some carriers alone names them, and serves none of the others.
+// A listener that serves only some carriers lists them, and refuses the others.
 func TestCarriers(t *testing.T) {
 	tokens := map[preflight.Carrier]string{preflight.CarrierUpgrade: "tcp, tcps", preflight.CarrierFramed: "tcp, tcps", preflight.CarrierWebSocket: "websocket"}
 	for _, served := range all {
@@ -219,7 +221,7 @@ func TestCarriers(t *testing.T) {
 			require.Equal(t, tokens[served], a.Header.Get("Upgrade"))
 		}
 	}
-	// Of several tokens, the first that is served.
+	// If there are several tokens, the first one that is served is used.
 	l := testkit.Listen(t, &preflight.PreflightListener{Carriers: []preflight.Carrier{preflight.CarrierWebSocket}})
 	accepted := testkit.AcceptAll(t, l)
 	c := testkit.DialTCP(t, l.Addr())
@@ -230,7 +232,7 @@ func TestCarriers(t *testing.T) {
 	require.Equal(t, preflight.CarrierWebSocket, testkit.NextConn(t, accepted).Carrier())
 }
 
-// What contradicts itself is an error of Accept, which names the field.
+// If the configuration contradicts itself, Accept returns an error that names the field.
 func TestConfiguration(t *testing.T) {
 	for want, l := range map[string]*preflight.PreflightListener{
 		"PreflightListener.Carriers is empty":                      {Carriers: []preflight.Carrier{}},
@@ -256,13 +258,14 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-// A listener that shuts down says so in the place that the order gives it.
+// A listener that shuts down answers "unavailable". This code has its place in the order of
+// the checks.
 func TestReceiptWhileShuttingDown(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		l := testkit.Listen(t, new(preflight.PreflightListener))
 		accepted := testkit.AcceptAll(t, l)
 		clients := []net.Conn{testkit.DialTCP(t, l.Addr()), testkit.DialTCP(t, l.Addr())}
-		for _, c := range clients { // so that they are under way
+		for _, c := range clients { // begin their requests before the shutdown
 			_, err := io.WriteString(c, "GET")
 			require.NoError(t, err)
 		}
@@ -284,8 +287,16 @@ func TestReceiptWhileShuttingDown(t *testing.T) {
 			receipt(t, a, []string{"unavailable", "no-upgrade"}[i], []int{503, 426}[i], everyCarrier)
 			clients[i].Close()
 		}
-		require.NoError(t, testkit.NextConn(t, accepted).Close())
 		held.Close()
-		require.NoError(t, <-done)
+		for { // the loop above may have opened plain connections that were accepted too
+			select {
+			case c := <-accepted:
+				c.Close()
+				continue
+			case err := <-done:
+				require.NoError(t, err)
+			}
+			return
+		}
 	})
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tunnel by each carrier: as the first request of a connection, behind an ordinary one,
-// and the same on another server by ServeHTTP.
+// Each carrier opens a tunnel: with the first request of a connection, after an ordinary
+// request, and on another server with ServeHTTP.
 func TestTunnel(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		l := testkit.Listen(t, &preflight.PreflightListener{Handler: testkit.ReportHandler})
@@ -40,13 +40,14 @@ func TestTunnel(t *testing.T) {
 	})
 }
 
-// What is glued to the request is the tunnel's first, below the layer of the capsules,
-// wherever the client's segments end and whoever has buffered it.
-func TestBytesBehindTheRequest(t *testing.T) {
+// Bytes that directly follow the request are the first bytes of the tunnel, below the layer
+// of the capsules. This does not depend on the segments of the client, nor on which buffer
+// holds the bytes.
+func TestBytesAfterTheRequest(t *testing.T) {
 	early := map[preflight.Carrier]string{
 		preflight.CarrierUpgrade: "early",
 		preflight.CarrierFramed:  unhex("ad70f100 03") + "ear" + unhex("ad70f100 02") + "ly",
-		// RFC 6455 §5.7 has this key.
+		// The key is that of the example in RFC 6455 §5.7.
 		preflight.CarrierWebSocket: unhex("8285 37fa213d") + mask(unhex("ad70f100 05")) + unhex("8285 37fa213d") + mask("early"),
 	}
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
@@ -75,7 +76,7 @@ func unhex(s string) string {
 	return string(b)
 }
 
-// mask masks with the key 37fa213d.
+// mask masks s with the key 37fa213d.
 func mask(s string) string {
 	b := []byte(s)
 	for i := range b {
@@ -84,7 +85,7 @@ func mask(s string) string {
 	return string(b)
 }
 
-// The bytes on the wire, as another implementation must write them.
+// TestBytesOnTheWire compares the bytes on the wire, which every implementation must write.
 func TestBytesOnTheWire(t *testing.T) {
 	for carrier, want := range map[preflight.Carrier]struct{ hello, final string }{
 		preflight.CarrierFramed:    {unhex("ad70f100 05") + "hello", unhex("ad70f101 00 ad70f104 08 0000000000000001")},
@@ -106,7 +107,7 @@ func TestBytesOnTheWire(t *testing.T) {
 	}
 }
 
-// TLS to the listener, TLS inside the tunnel, and both.
+// TestTLS uses TLS to the listener, TLS inside the tunnel, and both.
 func TestTLS(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	for name, where := range map[string]struct{ outside, inside bool }{"outside": {outside: true}, "inside": {inside: true}, "both": {true, true}} {
@@ -133,7 +134,7 @@ func TestTLS(t *testing.T) {
 					}
 					conn := testkit.NextConn(t, accepted)
 					require.Equal(t, carrier, conn.Carrier())
-					require.Equal(t, where.outside, conn.Request().TLS != nil, "the request came over it")
+					require.Equal(t, where.outside, conn.Request().TLS != nil, "the request came over TLS")
 					if !where.inside || carrier == preflight.CarrierUpgrade {
 						talk(t, p, conn)
 						continue
@@ -141,8 +142,8 @@ func TestTLS(t *testing.T) {
 					conn.SetDeadline(time.Now().Add(testkit.Patience))
 					testkit.Carry(t, "a question", p, conn)
 					testkit.Carry(t, "an answer", conn, p)
-					// The end of TLS comes first, then that of the layer below, which is
-					// what a proxy cannot take away.
+					// TLS ends first, and then the layer below. A proxy cannot change
+					// the end of that layer.
 					require.NoError(t, conn.CloseWrite())
 					rest, err := io.ReadAll(p.Conn)
 					require.NoError(t, err)
@@ -162,8 +163,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// FINAL_DATA without the close_notify of TLS inside is a truncation: what removes TLS's
-// end is not to be trusted with that of the layer below.
+// FINAL_DATA without a close_notify of TLS inside is a truncation. An attacker who can remove
+// the close_notify can also forge FINAL_DATA, which is outside of TLS.
 func TestTLSInsideWithoutItsEnd(t *testing.T) {
 	server, client := testkit.TLSConfigs(t)
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
@@ -183,8 +184,8 @@ func TestTLSInsideWithoutItsEnd(t *testing.T) {
 	})
 }
 
-// Authorize's fields join the 101, behind those of the exchange, and its client is the one
-// that the trusted proxies name.
+// The fields that Authorize returns are added to the 101, after those of the exchange.
+// Authorize sees the address of the client that the trusted proxies report.
 func TestAuthorizeAndTrustedProxies(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		seen := make(chan string, 8)
@@ -213,8 +214,8 @@ func TestAuthorizeAndTrustedProxies(t *testing.T) {
 	})
 }
 
-// An application that echoes the fields of a request cannot agree to anything: its answer
-// is not sent.
+// Authorize cannot negotiate with the fields of the exchange. If an application returns such a
+// field, for example because it echoes the fields of the request, its answer is not sent.
 func TestAuthorizeCannotNegotiate(t *testing.T) {
 	testkit.CaptureLog(t)
 	for _, name := range []string{"Preflight-Framing", "preflight-tunnel", "Sec-WebSocket-Protocol", "Preflight-Refusal"} {
@@ -238,10 +239,10 @@ func TestAuthorizeCannotNegotiate(t *testing.T) {
 	}})
 	testkit.AcceptAll(t, l)
 	a := testkit.Refused(t, l, testkit.Request())
-	require.Equal(t, []string{"authorize"}, a.Header["Preflight-Refusal"], "no StatusError chooses the code")
+	require.Equal(t, []string{"authorize"}, a.Header["Preflight-Refusal"], "a StatusError cannot choose the code")
 }
 
-// The protocol of a tunnel inside a WebSocket has a field of its own.
+// The protocol of a tunnel inside a WebSocket is in a separate field.
 func TestProtocolInsideWebSocket(t *testing.T) {
 	l := testkit.Listen(t, &preflight.PreflightListener{Protocols: []string{"amps/5", "tcp"}})
 	accepted := testkit.AcceptAll(t, l)
@@ -257,7 +258,7 @@ func TestProtocolInsideWebSocket(t *testing.T) {
 	}
 }
 
-// Server serves each carrier, on any net.Conn.
+// Server serves each carrier on any net.Conn.
 func TestServer(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		for name, pair := range map[string]func() (net.Conn, net.Conn){
@@ -276,7 +277,7 @@ func TestServer(t *testing.T) {
 			p := ask(t, client, carrier, "", "", "")
 			conn := <-conns
 			require.Equal(t, carrier, conn.Carrier())
-			if carrier == preflight.CarrierUpgrade && name == "pipe" { // which has no half-close
+			if carrier == preflight.CarrierUpgrade && name == "pipe" { // a pipe has no half-close
 				testkit.Carry(t, "x", p, conn)
 				client.Close()
 				continue
@@ -286,8 +287,8 @@ func TestServer(t *testing.T) {
 	})
 }
 
-// An end before FINAL_DATA is an error, a reset too; without framing it cannot be told from
-// a clean one.
+// The end of the transport before FINAL_DATA is an error, and so is a reset. Without framing,
+// it cannot be distinguished from a clean end.
 func TestEarlyEnd(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		l := testkit.Listen(t, new(preflight.PreflightListener))
@@ -308,9 +309,9 @@ func TestEarlyEnd(t *testing.T) {
 	})
 }
 
-// A field that a proxy adds, or keeps although it does not understand it, never puts a
-// frame into the bytes of the application, nor an application's bytes into a frame.
-func TestFieldThatThePeerDoesNotMean(t *testing.T) {
+// A proxy may add Preflight-Framing, or echo it although it does not use framing. Even then,
+// the application never reads the bytes of a frame, and its data is never parsed as frames.
+func TestPeerThatDoesNotFrame(t *testing.T) {
 	for name, first := range map[string]string{
 		"a line":            "SUBSCRIBE topic\r\n",
 		"zeros":             "\x00\x00\x00\x00\x00\x00\x00\x00",
@@ -328,7 +329,7 @@ func TestFieldThatThePeerDoesNotMean(t *testing.T) {
 			n, err := conn.Read(b)
 			require.Zero(t, n)
 			require.ErrorContains(t, err, "protocol error of the peer")
-			require.Equal(t, strings.Repeat("\x00", 64), string(b), "not even behind what Read returns")
+			require.Equal(t, strings.Repeat("\x00", 64), string(b), "not even in the part of the buffer that Read does not report")
 			_, err = conn.Write([]byte("x"))
 			require.Error(t, err)
 			require.NoError(t, conn.Close())
@@ -336,8 +337,8 @@ func TestFieldThatThePeerDoesNotMean(t *testing.T) {
 	}
 }
 
-// The counters count the bytes of the application, and every series of a tunnel says how
-// it is carried.
+// The counters count the bytes of the application. Every metric of a tunnel has an attribute
+// for its carrier.
 func TestTelemetry(t *testing.T) {
 	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
 		e := testkit.NewRecorder()

@@ -61,19 +61,19 @@ func TestForwardProxyRefuses(t *testing.T) {
 		code               int
 		status, body, hint string
 	}{
-		"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 2\r\n\r\nno": {407, "407 Proxy Authentication Required", "no", "wants credentials"},
-		"HTTP/1.1 407\r\n\r\n":                                                            {407, "407 Proxy Authentication Required", "", "wants credentials"},
-		"HTTP/1.1 401 \r\n\r\n":                                                           {401, "401 Unauthorized", "", "wants credentials"},
+		"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 2\r\n\r\nno": {407, "407 Proxy Authentication Required", "no", "does not accept the credentials"},
+		"HTTP/1.1 407\r\n\r\n":                                                            {407, "407 Proxy Authentication Required", "", "does not accept the credentials"},
+		"HTTP/1.1 401 \r\n\r\n":                                                           {401, "401 Unauthorized", "", "does not accept the credentials"},
 		"HTTP/1.1 403 Forbidden\r\n\r\n<html>":                                            {403, "403 Forbidden", "<html>", "does not allow CONNECT"},
 		"HTTP/1.1 400 Bad Request\r\n\r\n":                                                {400, "400 Bad Request", "", "no forward proxy"},
 		"HTTP/1.1 404 Not Found\r\n\r\n":                                                  {404, "404 Not Found", "", "no forward proxy"},
 		"HTTP/1.1 405 Method Not Allowed\r\n\r\n":                                         {405, "405 Method Not Allowed", "", "no forward proxy"},
-		"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\n\r\n":                                {429, "429 Slow Down", "", "later"},
+		"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\n\r\n":                                {429, "429 Slow Down", "", "try again in 7s"},
 		"HTTP/1.1 502 Bad Gateway\r\n\r\n":                                                {502, "502 Bad Gateway", "", "cannot resolve or reach"},
 		"HTTP/1.1 503\r\n\r\n":                                                            {503, "503 Service Unavailable", "", "cannot resolve or reach"},
 		"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\n\r\n":                   {302, "302 Found", "", "refused the CONNECT"},
 		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n": {101, "101 Switching Protocols", "", "refused the CONNECT"},
-		"HTTP/1.1 999 \r\n\r\n":                                                           {999, "999", "", "cannot resolve or reach"},
+		"HTTP/1.1 999 \r\n\r\n":                                                           {999, "999", "", "refused the CONNECT"},
 	} {
 		t.Run(want.status, func(t *testing.T) {
 			network := &fwdNet{hosts: map[string]string{"proxy:80": fwdServe(t, func(c net.Conn) {
@@ -103,7 +103,7 @@ func TestForwardProxyRefuses(t *testing.T) {
 		d := preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, Proxy: fwdBy(t, "http://"+proxy)}
 		_, err := d.Dial("tcp", "edge.example:80")
 		require.False(t, testkit.StatusError(t, err).ForwardProxy)
-		require.NotContains(t, err.Error(), "forward proxy")
+		require.ErrorContains(t, err, "preflight: edge.example:80 (through the forward proxy "+proxy+") answered 403 No: ")
 	})
 }
 

@@ -28,12 +28,12 @@ func TestScriptedProxy(t *testing.T) {
 		says         []string
 	}{
 		{"HTML without a status line", "<!DOCTYPE html>\n<title>503</title>", []string{"not HTTP", `"<!DOCTYPE html>`}},
-		{"garbage", "\x00\xff\x1b[2J\x07", []string{"not HTTP", `"\x00\xff\x1b[2J\a"`, "something else listens"}},
-		{"a banner", "SSH-2.0-OpenSSH_9.9\r\n", []string{"not HTTP", `"SSH-2.0-OpenSSH_9.9\r\n"`, "an SSH server listens"}},
+		{"garbage", "\x00\xff\x1b[2J\x07", []string{"not HTTP", `"\x00\xff\x1b[2J\a"`, "something else answered"}},
+		{"a banner", "SSH-2.0-OpenSSH_9.9\r\n", []string{"not HTTP", `"SSH-2.0-OpenSSH_9.9\r\n"`, "an SSH server answered"}},
 		{"another banner", "220 mail.example ESMTP\r\n", []string{"not HTTP", "a mail or FTP server"}},
 		{"Redis", "-ERR wrong number of arguments for 'get' command\r\n", []string{"not HTTP", "Redis"}},
 		{"HTTP/2 in its name alone", "HTTP/2 200\r\n\r\n", []string{"not HTTP", "another version"}},
-		{"garbage behind interim answers", interim + interim + "what?", []string{"not HTTP", "what?", "something else listens"}},
+		{"garbage behind interim answers", interim + interim + "what?", []string{"not HTTP", "what?", "something else answered"}},
 		{"9 interim answers", strings.Repeat(interim, 9), []string{"more than 8 interim"}},
 		{"9 answers 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 9), []string{"more than 8 interim"}},
 		{"malformed", "HTTP/1.1 101 S\r\nX Y: s3cr3t\r\n\r\n", []string{"malformed", "read the answer"}},

@@ -174,6 +174,6 @@ func TestDialerTLSErrors(t *testing.T) {
 			tc.Close()
 		})
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		require.ErrorContains(t, err, "unavailable")
+		require.ErrorContains(t, err, "the connection ended before the answer")
 	})
 }

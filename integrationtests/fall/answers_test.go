@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestStatuses: which answers lead to the next carrier.
+// TestStatuses: the statuses after which the dialer tries the next carrier.
 func TestStatuses(t *testing.T) {
 	falls := func(status int) bool {
 		return status == 200 || status >= 300 && status < 400 ||
@@ -38,7 +38,8 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// TestReceipts: where a listener has answered, its own word decides.
+// TestReceipts: if a listener has answered, its code decides whether the dialer tries the next
+// carrier.
 func TestReceipts(t *testing.T) {
 	codes := []string{
 		"head", "too-large", "too-slow", "http10", "http2", "no-upgrade", "protocol", "method", "body", "expect",
@@ -68,7 +69,7 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
-// TestReason: what is no code is no receipt.
+// TestReason: a value that is not a code is not reported as a reason.
 func TestReason(t *testing.T) {
 	for fields, want := range map[string]string{
 		"Preflight-Refusal: authorize\r\n":                       "authorize",
@@ -89,14 +90,14 @@ func TestReason(t *testing.T) {
 		_, err := new(preflight.PreflightDialer).Dial("tcp", e.address())
 		require.Equal(t, want, testkit.StatusError(t, err).Reason, "%q", fields)
 	}
-	// What cannot be read is a receipt all the same, and leads nowhere.
+	// A malformed code still shows that a listener has answered, so no other carrier is tried.
 	for _, field := range []string{"Preflight-Refusal:", "Preflight-Refusal: No-Upgrade", "Preflight-Refusal: no-upgrade\r\nPreflight-Refusal: no-upgrade"} {
 		e := newEdge(t, func(preflight.Carrier, string) string { return refusal(426, field+"\r\n") })
 		_, err := new(preflight.PreflightDialer).Dial("tcp", e.address())
 		require.Empty(t, testkit.StatusError(t, err).Reason)
 		require.Len(t, e.take(), 1, field)
 	}
-	// A forward proxy is no listener.
+	// A forward proxy is not a listener.
 	e := newEdge(t, func(preflight.Carrier, string) string { return refusal(403, "Preflight-Refusal: carrier\r\n") })
 	_, err := (&preflight.PreflightDialer{Proxy: testkit.Via("http://" + e.address())}).Dial("tcp", "edge.example:80")
 	refused := testkit.StatusError(t, err)
@@ -105,8 +106,8 @@ func TestReason(t *testing.T) {
 	require.Len(t, e.take(), 1, "a refused CONNECT says nothing about carriers")
 }
 
-// TestSwitchedWrong: a 101 with a wrong token, or without one, falls. A 101 that is wrong in
-// another way fails.
+// TestSwitchedWrong: after a 101 with a wrong token, or without one, the dialer tries the next
+// carrier. If a 101 is wrong in another way, the dial fails.
 func TestSwitchedWrong(t *testing.T) {
 	const begin = "HTTP/1.1 101 Switching Protocols\r\n"
 	for answer, text := range map[string]string{
@@ -133,7 +134,7 @@ func TestSwitchedWrong(t *testing.T) {
 		require.ErrorContains(t, err, text)
 		require.Equal(t, []preflight.Carrier{upgradeOnly}, e.take())
 	}
-	// On the other carriers too.
+	// The same for the other carriers.
 	for carrier, text := range map[preflight.Carrier]string{
 		framed:    "does not confirm the framing",
 		webSocket: "no Sec-WebSocket-Accept",
@@ -151,7 +152,7 @@ func TestSwitchedWrong(t *testing.T) {
 	}
 }
 
-// TestFaults: what is no answer never falls.
+// TestFaults: without a valid answer, the dialer does not try another carrier.
 func TestFaults(t *testing.T) {
 	for name, answer := range map[string]string{
 		"end":       "",
@@ -168,7 +169,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestRequests: what each carrier asks for, on the wire.
+// TestRequests: the request of each carrier on the wire.
 func TestRequests(t *testing.T) {
 	e := newEdge(t, func(preflight.Carrier, string) string { return refusal(404, "") })
 	d := preflight.PreflightDialer{Carriers: all, Host: "h", Path: "/p?q", Protocol: "nats", Header: http.Header{"A": {"b"}}}
@@ -185,10 +186,11 @@ func TestRequests(t *testing.T) {
 
 	_, err = d.Dial("tcp", e.address())
 	require.Error(t, err)
-	require.NotEqual(t, key, field(e.head(2), "Sec-WebSocket-Key"), "a key is fresh")
+	require.NotEqual(t, key, field(e.head(2), "Sec-WebSocket-Key"), "each request has a new key")
 }
 
-// TestEarlyBytes: bytes glued to the 101 are the first of the tunnel, below the capsules.
+// TestEarlyBytes: bytes that directly follow the 101 are the first bytes of the tunnel, below
+// the layer of the capsules.
 func TestEarlyBytes(t *testing.T) {
 	for carrier, early := range map[preflight.Carrier]string{
 		upgradeOnly: "early",

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// all are the carriers in the order in which no dialer tries them by default.
+// all lists all carriers. It is not the default list of a dialer.
 var all = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket}
 
 const (
@@ -25,8 +25,8 @@ const (
 	webSocket   = preflight.CarrierWebSocket
 )
 
-// An edge is a server of raw bytes. It answers each request by a script, and notes the
-// carrier that it asked for, and its head.
+// An edge is a server that works on raw bytes. A function of the test answers each request. The
+// edge records the carrier that a request asked for, and the head of the request.
 type edge struct {
 	net.Listener
 	mu    sync.Mutex
@@ -34,8 +34,8 @@ type edge struct {
 	heads []string
 }
 
-// newEdge serves until the end of the test. answer returns what a request is answered; "" is
-// the end of the connection. A 101 begins a tunnel that echoes.
+// newEdge starts an edge, which serves until the end of the test. answer returns the answer to a
+// request. If it returns "", the connection is closed. After a 101, the tunnel echoes.
 func newEdge(t testing.TB, answer func(carrier preflight.Carrier, head string) string) *edge {
 	t.Helper()
 	e := &edge{Listener: testkit.ListenTCP(t)}
@@ -55,9 +55,9 @@ func newEdge(t testing.TB, answer func(carrier preflight.Carrier, head string) s
 				e.asked = append(e.asked, carrier)
 				e.heads = append(e.heads, head)
 				e.mu.Unlock()
-				say := answer(carrier, head)
-				io.WriteString(c, say)
-				if strings.HasPrefix(say, "HTTP/1.1 101") {
+				reply := answer(carrier, head)
+				io.WriteString(c, reply)
+				if strings.HasPrefix(reply, "HTTP/1.1 101") {
 					echo(c, carrier)
 				}
 			})
@@ -107,7 +107,7 @@ func asksFor(head string) preflight.Carrier {
 	return upgradeOnly
 }
 
-// switched is the 101 to a request of a carrier, with further field lines.
+// switched returns the 101 to a request of a carrier, with additional field lines.
 func switched(carrier preflight.Carrier, head, fields string) string {
 	switch carrier {
 	case webSocket:
@@ -121,19 +121,19 @@ func switched(carrier preflight.Carrier, head, fields string) string {
 	return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n" + fields + "\r\n"
 }
 
-// field is the value of a field of a head; "" if there is none.
+// field returns the value of a field in a head, or "" if the field is missing.
 func field(head, name string) string {
 	_, value, _ := strings.Cut(head, "\r\n"+name+": ")
 	value, _, _ = strings.Cut(value, "\r\n")
 	return value
 }
 
-// refusal is an answer of a status with field lines.
+// refusal returns an answer with a status and field lines.
 func refusal(status int, fields string) string {
 	return fmt.Sprintf("HTTP/1.1 %d No\r\nContent-Length: 0\r\n%s\r\n", status, fields)
 }
 
-// passing is an edge that passes these carriers, and refuses others with a status.
+// passing starts an edge that accepts these carriers, and refuses the others with a status.
 func passing(t testing.TB, status int, carriers ...preflight.Carrier) *edge {
 	return newEdge(t, func(carrier preflight.Carrier, head string) string {
 		for _, c := range carriers {
@@ -145,7 +145,8 @@ func passing(t testing.TB, status int, carriers ...preflight.Carrier) *edge {
 	})
 }
 
-// ping requires that the tunnel works by carrier, half-close included, and closes it.
+// ping requires that the tunnel uses carrier and works, including half-close. It then closes the
+// tunnel.
 func ping(t testing.TB, c net.Conn, err error, carrier preflight.Carrier) {
 	t.Helper()
 	require.NoError(t, err)

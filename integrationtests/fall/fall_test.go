@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPool: a pool behind an edge that passes WebSocket alone costs one request more.
+// TestPool: if the edge accepts only WebSocket, a pool needs only one additional request.
 func TestPool(t *testing.T) {
 	e := passing(t, 403, webSocket)
 	d := new(preflight.PreflightDialer)
@@ -42,8 +42,9 @@ func TestPool(t *testing.T) {
 	require.NotContains(t, asked, upgradeOnly)
 }
 
-// TestCopies: copies of a dialer that has been used share what it knows, and so does DialURL.
-// Another dialer, another path, Host or list of carriers does not.
+// TestCopies: copies of a dialer that has been used share its memory of carriers, and so does
+// DialURL. Another dialer does not share it. Another path, Host or list of carriers has a
+// separate record.
 func TestCopies(t *testing.T) {
 	e := passing(t, 403, webSocket)
 	base := &preflight.PreflightDialer{Path: "/other"}
@@ -54,7 +55,7 @@ func TestCopies(t *testing.T) {
 		return e.take()
 	}
 	walk, straight := []preflight.Carrier{upgradeOnly, webSocket}, []preflight.Carrier{webSocket}
-	require.Equal(t, walk, dial(*base), "a copy of an unused dialer learns for itself")
+	require.Equal(t, walk, dial(*base), "a copy of an unused dialer has its own memory")
 	require.Equal(t, walk, dial(*base))
 	c, err := base.Dial("tcp", e.address())
 	ping(t, c, err, webSocket)
@@ -88,7 +89,8 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// TestForgotten: a remembered carrier that is refused is forgotten, and that dial walks once.
+// TestForgotten: if a remembered carrier is refused, it is forgotten, and this dial tries the
+// other carriers once.
 func TestForgotten(t *testing.T) {
 	var passes atomic.Value
 	passes.Store(webSocket)
@@ -110,7 +112,7 @@ func TestForgotten(t *testing.T) {
 	passes.Store(framed)
 	c, err := d.Dial("tcp", e.address())
 	ping(t, c, err, framed)
-	require.Equal(t, "websocket, upgrade, framed", field(e.head(0), "Preflight-Carriers"), "all that can still be tried")
+	require.Equal(t, "websocket, upgrade, framed", field(e.head(0), "Preflight-Carriers"), "all carriers that can still be tried")
 	require.Equal(t, "framed", field(e.head(2), "Preflight-Carriers"))
 	require.Equal(t, []preflight.Carrier{webSocket, upgradeOnly, framed}, e.take())
 	dial(framed, framed)
@@ -119,7 +121,7 @@ func TestForgotten(t *testing.T) {
 	dial(upgradeOnly, upgradeOnly)
 }
 
-// TestOutage: an outage teaches nothing, and what is known outlives it.
+// TestOutage: an outage does not change the memory of a dialer.
 func TestOutage(t *testing.T) {
 	var status atomic.Int64
 	status.Store(503)
@@ -153,7 +155,7 @@ func TestOutage(t *testing.T) {
 	require.Equal(t, []preflight.Carrier{webSocket}, e.take())
 }
 
-// TestAllRefused: the error is that of the first carrier, and names the others.
+// TestAllRefused: the error of the first carrier comes first, followed by those of the others.
 func TestAllRefused(t *testing.T) {
 	e := newEdge(t, func(carrier preflight.Carrier, _ string) string {
 		return refusal(map[preflight.Carrier]int{upgradeOnly: 403, framed: 404, webSocket: 503}[carrier], "Retry-After: 1\r\n")
@@ -162,7 +164,7 @@ func TestAllRefused(t *testing.T) {
 	_, err := d.Dial("tcp", e.address())
 	require.Error(t, err)
 	require.Equal(t, all, e.take())
-	_, err = d.Dial("tcp", e.address()) // which waits for nothing that the first has left
+	_, err = d.Dial("tcp", e.address()) // does not wait for a walk of the first dial
 	require.Equal(t, all, e.take())
 	require.Equal(t, 403, testkit.StatusError(t, err).StatusCode)
 	require.Regexp(t, `^preflight: 127\.0\.0\.1:\d+ answered 403 No: .+; and by carrier framed: 127\.0\.0\.1:\d+ answered 404 No: .+; and by carrier websocket: 127\.0\.0\.1:\d+ answered 503 No: `, err.Error())
@@ -176,16 +178,17 @@ func TestAllRefused(t *testing.T) {
 	var netErr net.Error
 	require.ErrorAs(t, err, &netErr)
 	require.False(t, netErr.Timeout())
-	var temporary interface{ Temporary() bool } // which gRPC asks
+	var temporary interface{ Temporary() bool } // gRPC calls this method
 	require.ErrorAs(t, err, &temporary)
 	require.True(t, temporary.Temporary())
 
-	// A single carrier has its own error, unchanged.
+	// With a single carrier, its error is returned unchanged.
 	_, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{webSocket}}).Dial("tcp", e.address())
 	require.IsType(t, new(preflight.StatusError), err)
 }
 
-// TestErrorOfTheSecond: what ends the dial behind a fall can be found, whatever it is.
+// TestErrorOfTheSecond: the error of the second carrier can be found with errors.Is, whatever
+// it is.
 func TestErrorOfTheSecond(t *testing.T) {
 	e := passing(t, 403)
 	gone := errors.New("gone")
@@ -202,7 +205,7 @@ func TestErrorOfTheSecond(t *testing.T) {
 	require.ErrorContains(t, err, "; and by carrier websocket: gone")
 	require.Len(t, e.take(), 1)
 
-	// A refusal that NetDialer returned is none of this dial's.
+	// A StatusError of NetDialer is not an answer to this dial, so no other carrier is tried.
 	dials = 0
 	d.NetDialer = testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
 		dials++
@@ -213,7 +216,8 @@ func TestErrorOfTheSecond(t *testing.T) {
 	require.Equal(t, 1, dials)
 }
 
-// TestContext: a dial whose context has ended does not go on, and its error says so.
+// TestContext: when its context has ended, a dial tries no other carrier. The error contains the
+// cause.
 func TestContext(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -232,7 +236,8 @@ func TestContext(t *testing.T) {
 	require.ErrorIs(t, err, cause)
 }
 
-// A closeConn tells when it is closed: a refused dial closes its connection first.
+// A closeConn calls closed before it closes. A refused dial closes its connection before it
+// tries the next carrier.
 type closeConn struct {
 	net.Conn
 	closed func()
@@ -243,7 +248,8 @@ func (c *closeConn) Close() error {
 	return c.Conn.Close()
 }
 
-// TestTimeouts: HandshakeTimeout bounds each attempt, and one that expires does not fall.
+// TestTimeouts: HandshakeTimeout limits each attempt. After a timeout, the dialer does not try
+// another carrier.
 func TestTimeouts(t *testing.T) {
 	silent := make(chan struct{})
 	e := newEdge(t, func(carrier preflight.Carrier, _ string) string {
@@ -263,18 +269,18 @@ func TestTimeouts(t *testing.T) {
 	require.Equal(t, []preflight.Carrier{upgradeOnly, webSocket}, e.take())
 }
 
-// TestGetHeader: each carrier may be tried again with fresh fields, and a dial sends four
-// requests at most.
+// TestGetHeader: the dialer may try each carrier again with fresh fields. A dial sends at most
+// four requests.
 func TestGetHeader(t *testing.T) {
 	const token = "Authorization"
 	for name, test := range map[string]struct {
 		answer   func(carrier preflight.Carrier, fresh bool) int // 101: the tunnel
 		carriers []preflight.Carrier
-		refused  []int // what GetHeader is given; 0: nil
+		refused  []int // the statuses that GetHeader receives; 0: nil
 		asked    []preflight.Carrier
-		status   int // of the error; 0: none
+		status   int // the status of the error; 0: no error
 	}{
-		"behind the fall": {
+		"for the second carrier": {
 			func(c preflight.Carrier, fresh bool) int {
 				switch {
 				case c == upgradeOnly:
@@ -300,11 +306,11 @@ func TestGetHeader(t *testing.T) {
 			func(preflight.Carrier, bool) int { return 401 },
 			nil, []int{0, 401}, []preflight.Carrier{upgradeOnly, upgradeOnly}, 401,
 		},
-		"never behind 403": {
+		"never after 403": {
 			func(preflight.Carrier, bool) int { return 403 },
 			nil, []int{0, 0}, []preflight.Carrier{upgradeOnly, webSocket}, 403,
 		},
-		"four at most": {
+		"at most four": {
 			func(c preflight.Carrier, fresh bool) int {
 				if fresh {
 					return 404
@@ -349,7 +355,8 @@ func TestGetHeader(t *testing.T) {
 	}
 }
 
-// TestTelemetry: a span for each attempt, with its carrier, and a count of the falls.
+// TestTelemetry: each attempt has a span with its carrier, and a counter counts how often the
+// dialer falls back.
 func TestTelemetry(t *testing.T) {
 	e := newEdge(t, func(carrier preflight.Carrier, head string) string {
 		switch carrier {
@@ -368,20 +375,20 @@ func TestTelemetry(t *testing.T) {
 	}
 	require.Equal(t, 4, recorder.Started())
 	for of, want := range map[string]int64{
-		"client.falls preflight.carrier=upgrade,preflight.reason=403":                                                             1,
-		"client.falls preflight.carrier=framed,preflight.reason=carrier":                                                          1,
-		"client.handshake.duration error.type=403,http.response.status_code=403,preflight.carrier=upgrade,preflight.kind=refused": 1,
-		"client.handshake.duration error.type=426,http.response.status_code=426,preflight.carrier=framed,preflight.kind=refused":  1,
-		"client.handshake.duration http.response.status_code=101,preflight.carrier=websocket,preflight.kind=upgraded":             2,
-		"client.connection.active preflight.carrier=websocket,preflight.kind=upgraded":                                            0,
-		"client.connection.io network.io.direction=transmit,preflight.carrier=websocket,preflight.kind=upgraded":                  8,
-		"client.connection.io network.io.direction=receive,preflight.carrier=websocket,preflight.kind=upgraded":                   8,
+		"client.falls preflight.carrier=upgrade,preflight.reason=403":                                                                                        1,
+		"client.falls preflight.carrier=framed,preflight.reason=carrier":                                                                                     1,
+		"client.handshake.duration error.type=403,http.response.status_code=403,preflight.carrier=upgrade,preflight.kind=refused,preflight.reason=forbidden": 1,
+		"client.handshake.duration error.type=426,http.response.status_code=426,preflight.carrier=framed,preflight.kind=refused,preflight.reason=carrier":    1,
+		"client.handshake.duration http.response.status_code=101,preflight.carrier=websocket,preflight.kind=upgraded":                                        2,
+		"client.connection.active preflight.carrier=websocket,preflight.kind=upgraded":                                                                       0,
+		"client.connection.io network.io.direction=transmit,preflight.carrier=websocket,preflight.kind=upgraded":                                             8,
+		"client.connection.io network.io.direction=receive,preflight.carrier=websocket,preflight.kind=upgraded":                                              8,
 	} {
 		require.Equal(t, want, recorder.Sum(of), of)
 	}
 }
 
-// TestConfiguration: what cannot work is an error before anything is dialed.
+// TestConfiguration: the dialer returns an error for an invalid configuration before it dials.
 func TestConfiguration(t *testing.T) {
 	for text, d := range map[string]preflight.PreflightDialer{
 		"Carriers is empty":                 {Carriers: []preflight.Carrier{}},
@@ -425,7 +432,8 @@ func TestConfiguration(t *testing.T) {
 	require.ErrorContains(t, err, "Preflight-Tunnel may not be set")
 }
 
-// TestDefault: the first carrier is the plain upgrade, and it stays with it.
+// TestDefault: the first carrier is the plain upgrade. If it works, the dialer does not change
+// to another.
 func TestDefault(t *testing.T) {
 	e := passing(t, 404, all...)
 	d := new(preflight.PreflightDialer)

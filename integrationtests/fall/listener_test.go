@@ -19,7 +19,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// serveEcho echoes on what l accepts, and passes half-closes on.
+// serveEcho echoes on the connections that l accepts, including half-closes.
 func serveEcho(t testing.TB, l *preflight.PreflightListener) {
 	t.Helper()
 	testkit.Listen(t, l)
@@ -42,7 +42,7 @@ func serveEcho(t testing.TB, l *preflight.PreflightListener) {
 	t.Cleanup(func() { l.Close(); <-done })
 }
 
-// TestListener: every carrier through a listener of this package, under every layer.
+// TestListener: every carrier to a listener of this package, with every combination of layers.
 func TestListener(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	forward := newForwardProxy(t)
@@ -80,7 +80,7 @@ func TestListener(t *testing.T) {
 	}
 }
 
-// newForwardProxy is a CONNECT proxy.
+// newForwardProxy starts a CONNECT proxy.
 func newForwardProxy(t testing.TB) (address string) {
 	t.Helper()
 	return relay(t, "", func(head string) (string, string) {
@@ -90,7 +90,7 @@ func newForwardProxy(t testing.TB) (address string) {
 	}, nil)
 }
 
-// TestNet: the tunnels of each carrier are net.Conns to the letter.
+// TestNet: the tunnels of each carrier fulfil the contract of net.Conn.
 func TestNet(t *testing.T) {
 	for _, carrier := range all {
 		t.Run(string(carrier), func(t *testing.T) {
@@ -118,8 +118,8 @@ func TestNet(t *testing.T) {
 	}
 }
 
-// TestServes: a dialer falls to what the listener serves, and its error says so if that is
-// nothing.
+// TestServes: a dialer falls back to a carrier that the listener serves. If there is none, the
+// error says so.
 func TestServes(t *testing.T) {
 	for _, carrier := range all {
 		l := &preflight.PreflightListener{Carriers: []preflight.Carrier{carrier}}
@@ -140,8 +140,8 @@ func TestServes(t *testing.T) {
 	}
 }
 
-// TestAuthorize: a refusal of the listener is final, whatever its status, and 401 gets fresh
-// fields.
+// TestAuthorize: after a refusal by Authorize, the dialer tries no other carrier, whatever the
+// status is. After a 401 it tries again with fresh fields.
 func TestAuthorize(t *testing.T) {
 	var asked atomic.Int64
 	l := &preflight.PreflightListener{Authorize: func(r *http.Request) (http.Header, error) {
@@ -173,7 +173,7 @@ func TestAuthorize(t *testing.T) {
 	require.EqualValues(t, 1, asked.Load())
 }
 
-// TestRefusals: what a listener says of each fault of a configuration, in the text too.
+// TestRefusals: the code and the text of a listener for each fault in a configuration.
 func TestRefusals(t *testing.T) {
 	l := new(preflight.PreflightListener)
 	serveEcho(t, l)
@@ -194,7 +194,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestDialURL: ws and wss are CarrierWebSocket alone.
+// TestDialURL: with ws and wss, the dialer uses only CarrierWebSocket.
 func TestDialURL(t *testing.T) {
 	server := testkit.NewIdentity(t)
 	l := &preflight.PreflightListener{TLSConfig: server.Config}
@@ -223,7 +223,7 @@ func TestDialURL(t *testing.T) {
 	}
 }
 
-// TestClient: Client frames if its request says so, and tries no other carrier.
+// TestClient: Client uses framing if its request asks for it. It tries no other carrier.
 func TestClient(t *testing.T) {
 	l := new(preflight.PreflightListener)
 	serveEcho(t, l)
@@ -261,15 +261,15 @@ func TestClient(t *testing.T) {
 		_, err := preflight.Client(t.Context(), nil, request(fields))
 		require.ErrorContains(t, err, text)
 	}
-	// It says what it asks for, and falls to nothing.
+	// Preflight-Carriers lists only the carrier of the request, because there is no other.
 	e := newEdge(t, func(preflight.Carrier, string) string { return refusal(426, "Preflight-Refusal: carrier\r\n") })
 	_, err := preflight.Client(t.Context(), testkit.DialTCP(t, e.Addr()), request(http.Header{"Preflight-Framing": {"capsule"}, "A": {"b"}}))
 	require.Equal(t, "carrier", testkit.StatusError(t, err).Reason)
 	require.Equal(t, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Framing: capsule\r\nPreflight-Carriers: framed\r\nA: b\r\n\r\n", e.head(0))
 }
 
-// TestReverseProxy: an edge that passes WebSocket alone, made of net/http. The dialer needs no
-// other configuration, and its second dial goes straight.
+// TestReverseProxy: the edge is a reverse proxy of net/http that forwards only WebSocket. The
+// dialer needs no additional configuration. Its second dial sends only one request.
 func TestReverseProxy(t *testing.T) {
 	l := new(preflight.PreflightListener)
 	serveEcho(t, l)

@@ -1,4 +1,4 @@
-// Package fall_test tests how a dialer chooses its carrier, and what it verifies of each.
+// Package fall_test tests how a dialer chooses its carrier, and how it verifies each answer.
 package fall_test
 
 import (

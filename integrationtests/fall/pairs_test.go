@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// relay is a proxy of raw bytes. change returns where a request goes ("": to address), and
-// the head that goes there; answer changes the head of the answer, if it is set.
+// relay starts a proxy that works on raw bytes. change returns the destination of a request
+// ("": address) and the head to send there. answer changes the head of the answer, if it is set.
 func relay(t testing.TB, address string, change func(head string) (to, changed string), answer func(string) string) string {
 	t.Helper()
 	ln := testkit.ListenTCP(t)
@@ -61,7 +61,7 @@ func relay(t testing.TB, address string, change func(head string) (to, changed s
 	return ln.Addr().String()
 }
 
-// without removes the field lines called names from a head.
+// without removes the fields with these names from a head.
 func without(head string, names ...string) string {
 	var kept []string
 	for line := range strings.SplitSeq(head, "\r\n") {
@@ -82,16 +82,17 @@ func with(head, lines string) string {
 	return strings.TrimSuffix(head, "\r\n") + lines + "\r\n"
 }
 
-// TestProxies: a proxy that strips a field from the request or from the 101, or injects one,
-// leads to an error of its own or to another carrier. A frame never reaches the application.
+// TestProxies: a proxy removes a field from the request or from the 101, or adds one. The dial
+// then fails with a specific error, or uses another carrier. The application never reads the
+// bytes of a frame.
 func TestProxies(t *testing.T) {
 	same := func(head string) string { return head }
 	for name, test := range map[string]struct {
 		carriers        []preflight.Carrier
 		request, answer func(string) string
-		text            string            // of the error
-		reason          string            // of the refusal; "" for a 101
-		carrier         preflight.Carrier // that works
+		text            string            // a part of the error
+		reason          string            // the code of the refusal; "" for a 101
+		carrier         preflight.Carrier // the carrier that works; "": none
 	}{
 		"framing stripped from the request": {
 			all[1:2], func(h string) string { return without(h, "Preflight-Framing") }, same,
@@ -194,8 +195,8 @@ func TestProxies(t *testing.T) {
 	}
 }
 
-// TestFirstStage: a server that knows upgrades to tcp alone, and one that echoes fields of the
-// request that it does not know.
+// TestFirstStage: one server supports only upgrades to tcp. Another server echoes the fields of
+// the request that it does not know.
 func TestFirstStage(t *testing.T) {
 	plain := func(carrier preflight.Carrier, head string) string {
 		if carrier == webSocket {
@@ -207,7 +208,7 @@ func TestFirstStage(t *testing.T) {
 	c, err := new(preflight.PreflightDialer).Dial("tcp", e.address())
 	ping(t, c, err, upgradeOnly)
 	_, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{framed, upgradeOnly}}).Dial("tcp", e.address())
-	require.ErrorContains(t, err, "does not confirm the framing", "it is not asked for less")
+	require.ErrorContains(t, err, "does not confirm the framing", "the dialer does not accept a tunnel without framing")
 	c, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{webSocket, upgradeOnly}}).Dial("tcp", e.address())
 	ping(t, c, err, upgradeOnly)
 
@@ -216,7 +217,7 @@ func TestFirstStage(t *testing.T) {
 		fields = without(strings.TrimSuffix(fields, "\r\n"), "Host", "Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + field(head, "Upgrade") + "\r\n" + fields + "\r\n"
 	})
-	// It echoes what asks for framing, and then does not frame: the first bytes show that.
+	// This server echoes the fields that ask for framing, but does not use framing.
 	c, err = (&preflight.PreflightDialer{Carriers: []preflight.Carrier{webSocket}}).Dial("tcp", echoes.address())
 	require.ErrorContains(t, err, "no Sec-WebSocket-Accept")
 	require.Nil(t, c)
@@ -224,8 +225,8 @@ func TestFirstStage(t *testing.T) {
 	ping(t, c, err, upgradeOnly)
 }
 
-// TestNotFramed: a peer that confirms framing, and does not frame, is a protocol error, and
-// not data.
+// TestNotFramed: if a peer confirms framing and does not use it, Read returns a protocol error
+// and no data.
 func TestNotFramed(t *testing.T) {
 	for _, carrier := range all[1:] {
 		e := newEdge(t, func(c preflight.Carrier, head string) string { return switched(c, head, "") + "hello, this is raw" })

@@ -16,11 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pingCapsule is how a framed PING begins: its type and its length.
+// pingCapsule is the header of a PING capsule: its type and its length.
 const pingCapsule = "\xad\x70\xf1\x04\x08"
 
-// silentPeer is the client's end of a connection whose peer agrees to framing and says no more.
-// It hands over the time until the first PING.
+// silentPeer returns the client's end of a connection. The peer agrees to framing and then sends
+// nothing. It sends the time until the first PING to pings.
 func silentPeer(t *testing.T, pings chan<- time.Duration) net.Conn {
 	client, server := net.Pipe()
 	t.Cleanup(func() { client.Close(); server.Close() })
@@ -42,7 +42,7 @@ func silentPeer(t *testing.T, pings chan<- time.Duration) net.Conn {
 	return client
 }
 
-// TestKeepAlive: the periods of the dialer reach the tunnel, and Client has the default ones.
+// TestKeepAlive: the tunnel uses the KeepAlivePeriod of the dialer. Client uses the default.
 func TestKeepAlive(t *testing.T) {
 	for name, test := range map[string]struct {
 		period, want time.Duration // 0: no PING
@@ -83,7 +83,7 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// TestMaxIdle: a tunnel of which nothing comes ends while Read waits.
+// TestMaxIdle: if nothing arrives while Read waits, the tunnel ends after MaxIdleTimeout.
 func TestMaxIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peer := silentPeer(t, make(chan time.Duration, 1))
@@ -101,12 +101,12 @@ func TestMaxIdle(t *testing.T) {
 	})
 }
 
-// TestWait: a dial that fell waits for the one that tries the other carriers, and for its
-// HandshakeTimeout at most.
+// TestWait: after a refusal, a dial waits while another dial tries the other carriers. It waits
+// at most for its HandshakeTimeout.
 func TestWait(t *testing.T) {
 	for name, test := range map[string]struct {
-		answers bool // the carrier that is tried by the first dial
-		framed  int  // how often it is asked for
+		answers bool // the edge answers the request for framed
+		framed  int  // the number of requests for framed
 	}{
 		"until the result":         {true, 1},
 		"at most HandshakeTimeout": {false, 2},

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestVectors: the answers of the wire document, as a whole and byte by byte.
+// TestVectors runs the answers of the wire document, in one piece and byte by byte.
 func TestVectors(t *testing.T) {
 	all, err := vectors.All()
 	require.NoError(t, err)
@@ -36,13 +36,13 @@ func TestVectors(t *testing.T) {
 	require.Greater(t, count, 100)
 }
 
-// testVector dials a server that answers with the bytes of v in pieces of n bytes. A second
-// request is answered 503, which ends the dial.
+// testVector dials a server that answers with the bytes of v in pieces of n bytes. The server
+// answers a second request with 503, which ends the dial.
 func testVector(t *testing.T, v vectors.Vector, n int) {
 	ln := testkit.ListenTCP(t)
 	first := make(chan net.Conn, 1)
-	defer func() { (<-first).Close() }() // or what lingers waits for it
-	behind := make(chan []byte, 1)       // the first request
+	defer func() { (<-first).Close() }() // otherwise a lingering transport waits for it
+	afterRequest := make(chan []byte, 1) // the bytes after the first request
 	requests := make(chan int, 1)
 	go func() {
 		defer close(requests)
@@ -58,12 +58,12 @@ func testVector(t *testing.T, v vectors.Vector, n int) {
 				first <- c
 				answerVector(c, v, head, n)
 				if !v.Tunnel {
-					go func() { b, _ := io.ReadAll(c); behind <- b }()
+					go func() { b, _ := io.ReadAll(c); afterRequest <- b }()
 					continue
 				}
 				hello := make([]byte, 1)
 				io.ReadFull(c, hello)
-				behind <- hello
+				afterRequest <- hello
 			} else {
 				io.WriteString(c, refusal(503, ""))
 			}
@@ -90,11 +90,11 @@ func testVector(t *testing.T, v vectors.Vector, n int) {
 		require.Error(t, err)
 		require.Equal(t, 1, <-requests)
 		if v.Transport != "reset" {
-			require.Empty(t, <-behind, "the client sent something behind its request")
+			require.Empty(t, <-afterRequest, "the client sent bytes after its request")
 		}
 	case v.Tunnel:
 		require.ErrorContains(t, err, "TLS handshake in the tunnel")
-		require.Contains(t, "\x16\xad\x82", string(<-behind), "neither a ClientHello nor a capsule")
+		require.Contains(t, "\x16\xad\x82", string(<-afterRequest), "neither a ClientHello nor a capsule")
 	default:
 		require.NoError(t, err)
 		defer c.Close()
@@ -112,10 +112,10 @@ func testVector(t *testing.T, v vectors.Vector, n int) {
 	}
 }
 
-// answerVector sends the bytes of v, and what follows them.
+// answerVector sends the bytes of v, and then ends the transport as v says.
 func answerVector(c net.Conn, v vectors.Vector, head string, n int) {
 	b := bytes.ReplaceAll(v.Bytes, []byte(websocket.Accept(v.Key)), []byte(websocket.Accept(field(head, "Sec-WebSocket-Key"))))
-	if strings.Contains(v.ID, "accept-case") { // of the sample key
+	if strings.Contains(v.ID, "accept-case") { // the answer to the sample key in another case
 		b = v.Bytes
 	}
 	for len(b) > 0 {

@@ -30,26 +30,26 @@ func TestRefusal(t *testing.T) {
 		"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nX-A: 1\r\nx-a: 2\r\n\r\nnot youHTTP/1.1 200 OK\r\n\r\n": {
 			403, "403 Forbidden", "not you", http.Header{"X-A": {"1", "2"}, "Content-Length": {"7"}}, "credentials"},
 		// These have no reason phrase, with and without the space before it.
-		"HTTP/1.1 407\r\nProxy-Authenticate: Basic\r\n\r\n":                                             {407, "407 Proxy Authentication Required", "", http.Header{"Proxy-Authenticate": {"Basic"}}, "proxy wants credentials"},
-		"HTTP/1.1 502 \r\nContent-Length: 0\r\n\r\n":                                                    {502, "502 Bad Gateway", "", nil, "unavailable"},
-		"HTTP/1.1 599\r\n\r\n":                                                                          {599, "599", "", nil, "unavailable"},
-		"HTTP/1.0 503 Busy\r\nRetry-After: 7\r\n\r\n<busy>":                                             {503, "503 Busy", "<busy>", http.Header{"Retry-After": {"7"}}, "unavailable"},
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<>":                                                {200, "200 OK", "<>", nil, "removes Upgrade"},
-		"HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\n\r\n":                                           {426, "426 Upgrade Required", "", http.Header{"Upgrade": {"x"}}, "removes Upgrade"},
+		"HTTP/1.1 407\r\nProxy-Authenticate: Basic\r\n\r\n":                                             {407, "407 Proxy Authentication Required", "", http.Header{"Proxy-Authenticate": {"Basic"}}, "wants credentials"},
+		"HTTP/1.1 502 \r\nContent-Length: 0\r\n\r\n":                                                    {502, "502 Bad Gateway", "", nil, "cannot reach the server behind"},
+		"HTTP/1.1 599\r\n\r\n":                                                                          {599, "599", "", nil, "Its log has the fault"},
+		"HTTP/1.0 503 Busy\r\nRetry-After: 7\r\n\r\n<busy>":                                             {503, "503 Busy", "<busy>", http.Header{"Retry-After": {"7"}}, "try again in 7s"},
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<>":                                                {200, "200 OK", "<>", nil, "no PreflightListener answered"},
+		"HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\n\r\n":                                           {426, "426 Upgrade Required", "", http.Header{"Upgrade": {"x"}}, "upgrades to other protocols than tcp"},
 		"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n":                                                {302, "302 Found", "", http.Header{"Location": {"/login"}}, "Location"},
 		"HTTP/1.1 401 Unauthorized\r\n\r\n":                                                             {401, "401 Unauthorized", "", nil, "credentials"},
 		"HTTP/1.1 404 Not Found\n\nnope":                                                                {404, "404 Not Found", "nope", nil, "Path"},
-		"HTTP/1.1 400 Bad Request\r\n\r\n":                                                              {400, "400 Bad Request", "", nil, "7 KiB"},
+		"HTTP/1.1 400 Bad Request\r\n\r\n":                                                              {400, "400 Bad Request", "", nil, "malformed"},
 		"HTTP/1.1 414 URI Too Long\r\n\r\n":                                                             {414, "414 URI Too Long", "", nil, "7 KiB"},
 		"HTTP/1.1 431 Too Large\r\n\r\n":                                                                {431, "431 Too Large", "", nil, "7 KiB"},
 		"HTTP/1.1 429 Slow Down\r\n\r\n":                                                                {429, "429 Slow Down", "", nil, "later"},
 		"HTTP/1.1 418 I'm a teapot\r\n\r\n":                                                             {418, "418 I'm a teapot", "", nil, "refused"},
-		"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n": {500, "500 Oops", "abcdefg", nil, "unavailable"},
-		"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc":                                       {204, "204 No Content", "", nil, "removes Upgrade"},
+		"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n": {500, "500 Oops", "abcdefg", nil, "Its log has the fault"},
+		"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc":                                       {204, "204 No Content", "", nil, "no PreflightListener answered"},
 		// A body that ends too early, or invalid framing, still gives the
 		// StatusError.
-		"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\npart":     {503, "503 Busy", "part", nil, "unavailable"},
-		"HTTP/1.1 503 Busy\r\nContent-Length: minus\r\n\r\nwhat?": {503, "503 Busy", "", nil, "unavailable"},
+		"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\npart":     {503, "503 Busy", "part", nil, "is down"},
+		"HTTP/1.1 503 Busy\r\nContent-Length: minus\r\n\r\nwhat?": {503, "503 Busy", "", nil, "is down"},
 		// Interim answers come first.
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 403 No\r\n\r\n": {403, "403 No", "", nil, "credentials"},
 	} {
@@ -239,7 +239,8 @@ func TestAnswerEndsEarly(t *testing.T) {
 		for i := range len(testkit.UpgradeAnswer) {
 			_, err := testkit.UpgradeAnswered(t, before+testkit.UpgradeAnswer[:i], false)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF, "after %d bytes", i)
-			require.ErrorContains(t, err, "unavailable")
+			require.ErrorContains(t, err, "the connection ended before the answer")
+			require.ErrorContains(t, err, "[ended]")
 			var op *net.OpError
 			require.ErrorAs(t, err, &op)
 			require.Equal(t, "preflight", op.Op)
@@ -271,7 +272,7 @@ func TestAnswerIsReset(t *testing.T) {
 // open, like a server that waits for its own protocol.
 func TestAnswerIsNotHTTP(t *testing.T) {
 	for answer, snippet := range map[string]string{
-		"SSH-2.0-OpenSSH_9.9\r\n":        `it begins with "SSH-2.0-OpenSSH_9.9\r\n": an SSH server listens there`,
+		"SSH-2.0-OpenSSH_9.9\r\n":        `it begins with "SSH-2.0-OpenSSH_9.9\r\n": an SSH server answered`,
 		"\x15\x03\x01\x00\x02":           `it begins with "\x15\x03\x01\x00\x02": the port speaks TLS`,
 		"HTTP/2.0 200\r\n\r\n":           `it begins with "HTTP/2.0 200\r\n\r\n": it is another version of HTTP`,
 		"HTTQ":                           `it begins with "HTTQ"`,

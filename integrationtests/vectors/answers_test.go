@@ -8,16 +8,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// said is what a side has sent, taken apart by the rules for senders.
-type said struct {
+// sent is what a side has sent. Parsing it checks the rules for senders.
+type sent struct {
 	pongs   []string // values of PONG capsules
 	wsPongs []string // payloads of Pong frames
 	closes  []string // codes of Close frames, or "none"
 	final   bool     // FINAL_DATA was sent
 }
 
-// listen takes apart what a side has sent. It requires that each rule for senders is kept.
-func listen(t *testing.T, b []byte, webSocket, fromClient bool) (s said) {
+// parseSent parses what a side has sent. It requires that no rule for senders is broken.
+func parseSent(t *testing.T, b []byte, webSocket, fromClient bool) (s sent) {
 	t.Helper()
 	for len(b) > 0 {
 		if !webSocket {
@@ -35,23 +35,23 @@ func listen(t *testing.T, b []byte, webSocket, fromClient bool) (s said) {
 		case 0x8:
 			code := "none"
 			if len(payload) > 0 {
-				require.Len(t, payload, 2, "a Close has a code alone: M64")
+				require.Len(t, payload, 2, "a Close has only a code: M64")
 				code = fmt.Sprint(binary.BigEndian.Uint16(payload))
 			}
 			s.closes = append(s.closes, code)
 			require.Empty(t, b, "nothing follows a Close: M64")
 		default:
-			require.Failf(t, "no such frame is sent", "opcode %x", opcode)
+			require.Failf(t, "a frame that must not be sent", "opcode %x", opcode)
 		}
 	}
 	return s
 }
 
-// takeFrame takes one frame from the beginning of b.
+// takeFrame parses one frame at the beginning of b.
 func takeFrame(t *testing.T, b []byte, fromClient bool) (opcode byte, payload, rest []byte) {
 	t.Helper()
 	require.GreaterOrEqual(t, len(b), 2)
-	require.EqualValues(t, 0x80, b[0]&0xf0, "FIN alone: M53")
+	require.EqualValues(t, 0x80, b[0]&0xf0, "only FIN is set: M53")
 	require.Equal(t, fromClient, b[1]&0x80 != 0, "a client masks: M53")
 	opcode = b[0] & 0xf
 	length := int(b[1] & 0x7f)
@@ -68,8 +68,8 @@ func takeFrame(t *testing.T, b []byte, fromClient bool) (opcode byte, payload, r
 	return opcode, payload, b[length:]
 }
 
-// capsule takes one capsule from the beginning of b.
-func (s *said) capsule(t *testing.T, b []byte) (rest []byte) {
+// capsule parses one capsule at the beginning of b.
+func (s *sent) capsule(t *testing.T, b []byte) (rest []byte) {
 	t.Helper()
 	require.GreaterOrEqual(t, len(b), 5)
 	require.Equal(t, "\xad\x70\xf1", string(b[:3]), "a type of the document")
@@ -79,7 +79,7 @@ func (s *said) capsule(t *testing.T, b []byte) (rest []byte) {
 	value := string(b[5 : 5+length])
 	switch b[3] {
 	case 0x01:
-		require.False(t, s.final, "FINAL_DATA stands once: M34")
+		require.False(t, s.final, "FINAL_DATA is sent once: M34")
 		s.final = true
 	case 0x04, 0x05:
 		require.Len(t, value, 8, "M36")
@@ -87,7 +87,7 @@ func (s *said) capsule(t *testing.T, b []byte) (rest []byte) {
 			s.pongs = append(s.pongs, value)
 		}
 	default:
-		require.Failf(t, "no such capsule is sent", "type %x", b[3])
+		require.Failf(t, "a capsule that must not be sent", "type %x", b[3])
 	}
 	return b[5+length:]
 }

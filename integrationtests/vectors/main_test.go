@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// of returns the vectors of some kinds.
+// of returns the vectors of these kinds.
 func of(t *testing.T, kinds ...string) (some []vectors.Vector) {
 	t.Helper()
 	all, err := vectors.All()
@@ -27,7 +27,7 @@ func of(t *testing.T, kinds ...string) (some []vectors.Vector) {
 	return some
 }
 
-// chunkings calls run with each way in which the bytes of v are to arrive.
+// chunkings calls run with each way in which the bytes of v must be split.
 func chunkings(v vectors.Vector, run func(chunks [][]byte)) {
 	run([][]byte{v.Bytes})
 	if !v.EachByte {

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestStreams gives the frame layer, in the role that receives, the streams of capsules
-// and of WebSocket frames.
+// TestStreams runs the frame layer, as the receiver, on the streams of capsules and of WebSocket
+// frames.
 func TestStreams(t *testing.T) {
 	for _, v := range of(t, vectors.Capsules, vectors.WebSocket) {
 		for _, role := range []string{"server", "client"} {
@@ -30,11 +30,11 @@ func runStream(t *testing.T, v vectors.Vector, client bool) {
 		synctest.Test(t, func(t *testing.T) { receive(t, v, client, chunks, 4096) })
 	})
 	synctest.Test(t, func(t *testing.T) { receive(t, v, client, [][]byte{v.Bytes}, 1) })
-	// What has come with the head is in front of the transport's bytes.
+	// Bytes that arrived with the head come before those of the transport.
 	synctest.Test(t, func(t *testing.T) { receive(t, v, client, [][]byte{v.Bytes}, 4096, true) })
 }
 
-// receive reads one stream, by Reads of size bytes. It runs in a bubble.
+// receive reads one stream with Reads of size bytes. It runs in a synctest bubble.
 func receive(t *testing.T, v vectors.Vector, client bool, chunks [][]byte, size int, rest ...bool) {
 	cfg := frame.Config{WebSocket: v.Kind == vectors.WebSocket, Client: client}
 	if rest != nil {
@@ -47,14 +47,14 @@ func receive(t *testing.T, v vectors.Vector, client bool, chunks [][]byte, size 
 		c.Close()
 	}()
 	r := startReading(c, size)
-	synctest.Wait() // until everything has happened that the bytes can lead to
+	synctest.Wait() // until all effects of the bytes have happened
 
 	r.check(t, v)
 	if v.After == "malformed" {
 		_, err := c.Write([]byte("x"))
-		assert.ErrorContains(t, err, "protocol error of the peer", "Write behind the end")
+		assert.ErrorContains(t, err, "protocol error of the peer", "Write after the end")
 	}
-	checkAnswers(t, v, listen(t, below.sent(), cfg.WebSocket, client))
+	checkAnswers(t, v, parseSent(t, below.sent(), cfg.WebSocket, client))
 }
 
 // A reading is what Read has returned.
@@ -64,7 +64,7 @@ type reading struct {
 	done chan struct{}
 }
 
-// startReading reads r until it ends. What it has is read after synctest.Wait.
+// startReading reads r until it ends. The result may be used after synctest.Wait.
 func startReading(r io.Reader, size int) *reading {
 	got := &reading{done: make(chan struct{})}
 	go func() {
@@ -75,7 +75,7 @@ func startReading(r io.Reader, size int) *reading {
 			n, got.err = r.Read(buf)
 			got.data = append(got.data, buf[:n]...)
 			if n == 0 && got.err == nil {
-				got.err = io.ErrNoProgress // Read never returns nothing: M33
+				got.err = io.ErrNoProgress // Read must not return 0 bytes without an error: M33
 			}
 		}
 	}()
@@ -85,7 +85,7 @@ func startReading(r io.Reader, size int) *reading {
 // check compares what was read with the vector.
 func (r *reading) check(t *testing.T, v vectors.Vector) {
 	t.Helper()
-	// A receiver may pass on less in front of a protocol error. This one passes on all.
+	// A receiver may pass on less data before a protocol error. This one passes on all of it.
 	require.Equal(t, string(v.Data), string(r.data))
 	ended := false
 	select {
@@ -108,7 +108,7 @@ func (r *reading) check(t *testing.T, v vectors.Vector) {
 }
 
 // checkAnswers compares what was sent with the vector.
-func checkAnswers(t *testing.T, v vectors.Vector, s said) {
+func checkAnswers(t *testing.T, v vectors.Vector, s sent) {
 	t.Helper()
 	if v.Pong != nil {
 		require.NotEmpty(t, s.pongs)
@@ -121,5 +121,5 @@ func checkAnswers(t *testing.T, v vectors.Vector, s said) {
 	if v.Close != "" {
 		assert.Equal(t, []string{v.Close}, s.closes)
 	}
-	assert.False(t, s.final, "FINAL_DATA that the application has not asked for: M47")
+	assert.False(t, s.final, "FINAL_DATA was sent although the application has not ended its direction: M47")
 }

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// A transport is a net.Conn whose peer sends what a vector says, and takes everything.
+// A transport is a net.Conn whose peer sends the bytes of a vector, and accepts everything.
 type transport struct {
 	mu       sync.Mutex
 	change   *sync.Cond
 	chunks   [][]byte
-	last     error // what Read returns behind the chunks; nil: it waits
+	last     error // the error that Read returns after the chunks; nil: it waits
 	deadline time.Time
 	closed   bool
 	written  bytes.Buffer
@@ -73,7 +73,7 @@ func (t *transport) end() {
 	t.change.Broadcast()
 }
 
-// sent returns what has been written so far.
+// sent returns the bytes that have been written so far.
 func (t *transport) sent() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +96,7 @@ func (t *transport) SetReadDeadline(d time.Time) error {
 	return nil
 }
 
-// SetWriteDeadline has nothing to do: a Write never waits.
+// SetWriteDeadline does nothing, because a Write never waits.
 func (t *transport) SetWriteDeadline(time.Time) error { return nil }
 func (t *transport) SetDeadline(d time.Time) error    { return t.SetReadDeadline(d) }
 func (t *transport) CloseWrite() error                { return nil }

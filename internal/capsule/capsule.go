@@ -8,7 +8,7 @@
 //	PING        8 bytes that the peer repeats in a PONG
 //	PONG        the 8 bytes of a PING
 //
-// The package works on bytes alone: it reads no connection, keeps no buffer and
+// The package works only on bytes: it reads no connection, keeps no buffer and
 // allocates nothing. [Decoder] takes a stream in pieces of any size.
 package capsule
 
@@ -35,7 +35,7 @@ const (
 
 	// MaxUnknown is the longest value of a capsule of an unknown type. Such a
 	// capsule is skipped. Without a limit, one capsule could hide the end of
-	// the stream for ever.
+	// the stream forever.
 	MaxUnknown = 65536
 )
 

@@ -41,8 +41,8 @@ func TestInt(t *testing.T) {
 		{"c000000000000000", 0, false},
 	} {
 		wire := unhex(t, c.wire)
-		for _, behind := range []int{0, 1, 20} { // short and long inputs take different code paths
-			v, n := parseInt(append(wire[:len(wire):len(wire)], make([]byte, behind)...))
+		for _, after := range []int{0, 1, 20} { // short and long inputs take different code paths
+			v, n := parseInt(append(wire[:len(wire):len(wire)], make([]byte, after)...))
 			assert.Equal(t, c.v, v, c.wire)
 			assert.Equal(t, len(wire), n, c.wire)
 		}

@@ -8,11 +8,11 @@ import (
 // The faults of a stream. Each is a protocol error. After it, nothing more can
 // be decoded.
 var (
-	errFirst       = errors.New("the stream does not begin with a capsule of ours: the peer does not frame, or not as we do")
-	errTypeForm    = errors.New("the type of a capsule is not in its shortest form")
-	errControl     = errors.New("the value of a PING or PONG capsule is not 8 bytes long")
-	errUnknown     = errors.New("a capsule of an unknown type is longer than 65536 bytes")
-	errBehindFinal = errors.New("application data behind FINAL_DATA")
+	errFirst      = errors.New("the stream does not begin with a capsule of ours: the peer does not frame, or not as we do")
+	errTypeForm   = errors.New("the type of a capsule is not in its shortest form")
+	errControl    = errors.New("the value of a PING or PONG capsule is not 8 bytes long")
+	errUnknown    = errors.New("a capsule of an unknown type is longer than 65536 bytes")
+	errAfterFinal = errors.New("application data behind FINAL_DATA")
 )
 
 // prefix is the beginning of the type of each known capsule. A stream must
@@ -122,7 +122,7 @@ func (d *Decoder) parse(b []byte) (n int, err error) {
 	switch h.Type {
 	case Data, FinalData:
 		if d.final {
-			return 0, errBehindFinal
+			return 0, errAfterFinal
 		}
 		d.final = h.Type == FinalData
 	case Ping, Pong:

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// What framing itself costs for each call, without a transport.
+// The benchmarks measure the cost of framing for each call, without a real transport.
 func BenchmarkWrite(b *testing.B) {
 	eachBenchmark(b, func(b *testing.B, k kind, size int) {
-		c := k.above(&reader{}, Config{}) // takes everything
+		c := k.above(&reader{}, Config{}) // accepts everything
 		p := make([]byte, size)
 		for b.Loop() {
 			c.Write(p)

@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates on its own account.
+// The race detector itself allocates.
 
 package frame
 
@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Write and a Read allocate nothing, on TCP and above what is not TCP.
+// Write and Read allocate nothing, over TCP and over other transports.
 func TestBudgetAllocations(t *testing.T) {
 	for _, carrier := range carriers {
 		for _, wrapped := range []bool{false, true} {
@@ -43,7 +43,7 @@ func TestBudgetAllocations(t *testing.T) {
 					client.Write(p)
 					io.ReadFull(client, p)
 				})
-				// The pools may be emptied by a collection in between.
+				// A garbage collection during the test may empty the pools.
 				assert.Less(t, allocs, 1.0, "%s, wrapped %v: a round of %d bytes", carrier.name, wrapped, size)
 				client.Close()
 				<-echoed
@@ -53,7 +53,7 @@ func TestBudgetAllocations(t *testing.T) {
 	}
 }
 
-// Controls allocate nothing for the reader, however many come.
+// Reading controls allocates nothing, for any number of controls.
 func TestBudgetControlFlood(t *testing.T) {
 	for _, k := range kinds {
 		p := peer{kind: k}
@@ -71,8 +71,8 @@ func TestBudgetControlFlood(t *testing.T) {
 	}
 }
 
-// Framing makes no more calls to the transport than the application does, but for
-// the bytes of the headers.
+// Framing makes as many calls to the transport as the application makes. Reading may
+// take a few more, for the bytes of the headers.
 func TestBudgetCalls(t *testing.T) {
 	const total = 16 << 20
 	for _, k := range kinds {
@@ -100,11 +100,10 @@ func TestBudgetCalls(t *testing.T) {
 	}
 }
 
-// An idle connection has no goroutine, and little memory: also one that has carried
-// large writes.
+// An idle connection has no goroutine and uses little memory, even after large writes.
 func TestBudgetIdle(t *testing.T) {
 	const count = 300
-	// What earlier tests have left would be freed meanwhile.
+	// Memory of earlier tests would be freed during this one.
 	waitFor(func() bool { return runningAt("frame.(*Conn).") == 0 })
 	for _, carrier := range carriers {
 		var transports []net.Conn
@@ -116,7 +115,7 @@ func TestBudgetIdle(t *testing.T) {
 		p := make([]byte, 64<<10)
 		settle := func() uint64 {
 			for range 3 {
-				runtime.GC() // and empties the pools
+				runtime.GC() // also empties the pools
 			}
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)

@@ -9,82 +9,87 @@ import (
 )
 
 const (
-	// lingerLimit bounds how long the transport outlives Close: the peer must
-	// have read everything by then.
+	// lingerLimit is how long the transport stays open after Close. The peer must
+	// have read everything within this time.
 	lingerLimit = 60 * time.Second
 
-	// drainLimit bounds how long the transport outlives a connection that the
-	// peer has given up, or has broken.
+	// drainLimit is how long the transport stays open after the peer has sent a
+	// Close frame or has broken the protocol.
 	drainLimit = 2 * time.Second
 
-	// lastWord is the time for a Close frame at the end of lingerLimit.
-	lastWord = 50 * time.Millisecond
+	// closeFrameTimeout is the time to send a Close frame at the end of lingerLimit.
+	closeFrameTimeout = 50 * time.Millisecond
 )
 
-// A phase of the life of a transport. It only grows.
+// A phase is a stage in the life of a transport. A later phase has a higher value, and
+// no transport returns to an earlier one.
 type phase uint8
 
 const (
-	// phaseOpen: the application has the connection.
+	// phaseOpen: the application uses the connection.
 	phaseOpen phase = iota
 
-	// phaseLinger: the application has closed it. The layer waits until the
-	// peer has read everything, and discards what the peer sends.
+	// phaseLinger: the application has closed the connection. The Conn waits
+	// until the peer has read everything. It discards the data that the peer
+	// sends.
 	phaseLinger
 
-	// phaseDrain: the peer reads no more, or nothing that it sends can be
-	// understood. The layer ends its own direction and reads to the end of
-	// the other. A transport that is closed with unread bytes is reset, and
-	// then the peer may lose what was sent to it: the Close frame that says why.
+	// phaseDrain: the peer has stopped reading, or its stream can no longer be
+	// parsed. The Conn ends its own direction and reads the other one to its end.
+	// If a transport is closed while it has unread bytes, TCP resets it. The
+	// peer may then lose the Close frame that contains the reason.
 	phaseDrain
 
-	// phaseEnd: the transport is closed as soon as controls have been sent.
+	// phaseEnd: the Conn closes the transport as soon as the controls are sent.
 	phaseEnd
 
 	// phaseClosed: the transport is closed.
 	phaseClosed
 )
 
-// state is what reader, writer and the end of a connection share.
+// state is the state that the reader, the writer and the close procedure share.
 type state struct {
 	controls
 	phase phase
 
-	closed       bool // Close has been called
-	readClosed   bool // CloseRead has been called
-	ownFinal     bool // FINAL_DATA was sent, or is due
-	peerFinal    bool // the peer's FINAL_DATA and all its data have come
-	peerClose    bool // the peer has sent a Close frame
-	peerEnd      bool // the transport has come to its end
-	finalWritten bool // the transport has taken FINAL_DATA
-	threw        bool // DATA of the peer was discarded
-	told         bool // onLinger was called
-	tendDue      bool // the layer is to read by itself
-	tending      bool // it does
+	closed            bool // Close has been called
+	readClosed        bool // CloseRead has been called
+	ownFinal          bool // FINAL_DATA was sent or is due
+	peerFinal         bool // the peer's FINAL_DATA and all its data have arrived
+	peerPinged        bool // the peer's PING after its FINAL_DATA has arrived
+	awaitsPing        bool // the Conn waits for this PING, for at most drainLimit
+	peerClose         bool // the peer has sent a Close frame
+	peerEnd           bool // reading the transport has ended
+	finalWritten      bool // the transport has accepted FINAL_DATA
+	discarded         bool // DATA of the peer was discarded
+	lingerReported    bool // onLinger was called
+	backgroundReadDue bool // the Conn itself must read from now on
+	backgroundReading bool // the goroutine of backgroundRead was started
 
-	pings     uint64 // the value of our last PING: they are counted
-	finalPing uint64 // the value of the PING behind FINAL_DATA; 0: not sent
-	ponged    uint64 // the highest value that a PONG had
+	pings     uint64 // the value of our last PING; the values are 1, 2, 3, ...
+	finalPing uint64 // the value of the PING after FINAL_DATA; 0: not sent
+	ponged    uint64 // the highest value of a PONG
 
 	cause      error // why the connection failed: a protocol error, or silence
 	readErr    error // what Read returns at the end, if that is not io.EOF
-	controlErr error // the first error of the transport that controls met
+	controlErr error // the first error of the transport while it wrote controls
 
-	ticker *time.Timer   // of KeepAlivePeriod
-	limit  *time.Timer   // of phaseLinger, phaseDrain and phaseEnd
-	until  time.Duration // when the phases of the end must be over, since epoch; 0: no limit
+	ticker      *time.Timer   // of KeepAlivePeriod
+	phaseTimer  *time.Timer   // of phaseLinger, phaseDrain and phaseEnd
+	endDeadline time.Duration // when the last phase must end, since epoch; 0: no limit
 }
 
-// CloseWrite ends the direction to the peer. It sends FINAL_DATA, which is not
-// under the deadline of Write. It waits at most 2 s for room in the transport;
-// what is left is sent when there is room. Behind a Write that was cut short
-// inside a capsule it is an error, until another Write has completed the capsule.
+// CloseWrite ends the direction to the peer. It sends FINAL_DATA. The write deadline
+// does not apply to it. CloseWrite waits at most 2 s until the transport accepts the
+// bytes. The remaining bytes are sent later, when the transport accepts them. If a
+// Write ended inside a capsule, CloseWrite returns an error until another Write has
+// completed the capsule.
 func (c *Conn) CloseWrite() error {
 	if err := c.queueFinal(); err != nil {
 		return err
 	}
 	if c.tls {
-		c.kick() // without a deadline, only a goroutine may wait for room
+		c.startControls() // there is no deadline, so a goroutine waits, and not the caller
 		return nil
 	}
 	if c.sending.CompareAndSwap(false, true) {
@@ -101,7 +106,7 @@ func (c *Conn) CloseWrite() error {
 	return c.controlErr
 }
 
-// queueFinal makes FINAL_DATA due, behind the Writes that are under way.
+// queueFinal makes FINAL_DATA due. It waits for the Writes that are in progress.
 func (c *Conn) queueFinal() error {
 	if c.writes.Load() > 0 {
 		c.wmu.Lock()
@@ -111,7 +116,7 @@ func (c *Conn) queueFinal() error {
 	defer c.mu.Unlock()
 	switch f := c.flags.Load(); {
 	case c.closed, !c.ownFinal && f&writeStop != 0:
-		return c.whyNo("close")
+		return c.closedError("close")
 	case f&openCapsule != 0:
 		return c.opError("close", errOpenCapsule)
 	case !c.ownFinal:
@@ -121,55 +126,57 @@ func (c *Conn) queueFinal() error {
 	return nil
 }
 
-// CloseRead ends the direction from the peer, for this side alone: the peer does
-// not hear of it. What it goes on to send is not read, and then blocks it.
+// CloseRead stops reading from the peer. Only this side knows: nothing is sent to the
+// peer. If the peer continues to send, its data is not read, and its writes block when
+// the buffers of the transport are full.
 func (c *Conn) CloseRead() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return c.whyNo("close")
+		return c.closedError("close")
 	}
 	c.readClosed = true
 	c.flags.Or(readStop)
 	return c.wakeRead()
 }
 
-// Close closes the connection. If all that was written has its place on the wire,
-// it returns at once, and the transport outlives the connection until the peer
-// has read everything, for at most 60 s: Close sends FINAL_DATA unless CloseWrite
-// has, and discards what comes. If a Write is under way or the last one failed,
-// the transport is closed at once, and the peer sees that data is missing.
+// Close closes the connection. It does not wait for the peer. If no Write is in
+// progress and the last one succeeded, Close sends FINAL_DATA, unless CloseWrite has
+// sent it. The transport then stays open until the peer has read everything, for at
+// most 60 s. Incoming data is discarded. If a Write is in progress or the last one
+// failed, Close closes the transport at once, and the peer sees that data is missing.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
 		defer c.mu.Unlock()
-		return c.whyNo("close")
+		return c.closedError("close")
 	}
 	c.closed = true
 	c.flags.Or(closing | readStop | writeStop)
-	if c.writes.Load() > 0 || c.marked(openCapsule|writeFailed) {
+	if c.writes.Load() > 0 || c.hasFlag(openCapsule|writeFailed) {
 		c.mu.Unlock()
 		c.end(true)
 		return nil
 	}
 	if c.phase == phaseOpen {
-		gone := c.peerClose || c.peerFinal && c.peerEnd
-		if !c.ownFinal && !gone {
+		peerGone := c.peerClose || c.peerFinal && c.peerEnd
+		if !c.ownFinal && !peerGone {
 			c.ownFinal, c.finalDue = true, true
 		}
-		c.tendDue = true
-		c.until = now() + lingerLimit
-		c.enter(phaseLinger, lingerLimit-lastWord)
+		c.backgroundReadDue = true
+		c.endDeadline = now() + lingerLimit
+		c.enterPhase(phaseLinger, lingerLimit-closeFrameTimeout)
 	}
 	c.release()
 	if c.wakeRead() != nil {
-		// A Read that cannot be woken still has the reader.
-		c.hasten()
+		// The transport has no deadlines, so a Read that waits in it still holds
+		// rmu, and nothing else can read.
+		c.shortenLinger()
 	}
 	return nil
 }
 
-// EndLinger closes the transport at once if it outlives the connection.
+// EndLinger closes the transport at once if it lingers.
 func (c *Conn) EndLinger() {
 	c.mu.Lock()
 	lingers := c.phase > phaseOpen
@@ -179,91 +186,99 @@ func (c *Conn) EndLinger() {
 	}
 }
 
-// enter begins a phase. mu is held.
-func (c *Conn) enter(p phase, limit time.Duration) {
+// enterPhase begins phase p, which may last for limit. mu is held.
+func (c *Conn) enterPhase(p phase, limit time.Duration) {
 	c.phase = p
-	c.flags.Or(due) // sendControls takes the steps of the phase
+	c.flags.Or(due) // sendControls performs the steps of the phase
 	if c.ticker != nil {
 		c.ticker.Stop()
 	}
-	if c.until != 0 {
-		limit = min(limit, c.until-now())
+	if c.endDeadline != 0 {
+		limit = min(limit, c.endDeadline-now())
 	}
-	if c.limit == nil {
-		c.limit = time.AfterFunc(limit, c.expire)
+	if c.phaseTimer == nil {
+		c.phaseTimer = time.AfterFunc(limit, c.phaseExpired)
 	} else {
-		c.limit.Reset(limit)
+		c.phaseTimer.Reset(limit)
 	}
 }
 
-// hasten shortens phaseLinger.
-func (c *Conn) hasten() {
+// shortenLinger reduces the time left for phaseLinger to drainLimit.
+func (c *Conn) shortenLinger() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase == phaseLinger {
-		c.limit.Reset(drainLimit)
+		c.phaseTimer.Reset(drainLimit)
 	}
 }
 
-// expire is the end of the time that a phase may take.
-func (c *Conn) expire() {
+// phaseExpired runs when the time limit of a phase is reached.
+func (c *Conn) phaseExpired() {
 	c.mu.Lock()
 	if c.phase != phaseLinger {
 		c.mu.Unlock()
 		c.end(true)
 		return
 	}
-	c.sayNormal()
-	c.enter(phaseEnd, lastWord)
+	c.queueNormalClose()
+	c.enterPhase(phaseEnd, drainLimit) // or until the end of lingerLimit
 	c.release()
 }
 
-// sayNormal makes a Close frame due, as whoever ends a WebSocket sends one. mu is
-// held.
-func (c *Conn) sayNormal() {
+// queueNormalClose makes a Close frame due: the side that ends a WebSocket sends one.
+// mu is held.
+func (c *Conn) queueNormalClose() {
 	if c.ws != nil && !c.peerClose && !c.peerEnd {
 		c.closeDue = websocket.CodeNormal
 	}
 }
 
-// settle begins the next phase if its time has come. mu is held.
-func (c *Conn) settle() {
+// updatePhase begins the next phase if its conditions are met. mu is held.
+func (c *Conn) updatePhase() {
 	bothFinal := c.ownFinal && c.peerFinal
 	if c.phase > phaseLinger || !c.closed && !bothFinal {
 		return
 	}
-	answered := c.finalPing > 0 && c.ponged >= c.finalPing
+	// A slow peer may still have to answer several PINGs. If the transport is closed before
+	// the last PONG has arrived, TCP resets it, and the peer may lose the Close frame.
+	answered := c.finalPing > 0 && !c.pingDue && c.ponged >= c.pings
 	switch {
 	case c.peerClose && !c.peerEnd:
-		c.tendDue = true
-		c.enter(phaseDrain, drainLimit)
-	case answered, c.peerEnd, c.closed && c.controlErr != nil:
-		c.sayNormal()
-		c.enter(phaseEnd, drainLimit)
+		c.backgroundReadDue = true
+		c.enterPhase(phaseDrain, drainLimit)
+	case answered && (!c.peerFinal || c.peerPinged || c.discarded), c.peerEnd, c.closed && c.controlErr != nil:
+		c.queueNormalClose()
+		c.enterPhase(phaseEnd, drainLimit)
+	case answered && c.phase == phaseLinger && !c.awaitsPing:
+		// The peer sends a PING after its FINAL_DATA, which has not arrived yet. If the
+		// transport is closed before, the PING resets it. The PONG shows the peer that
+		// it has lost nothing.
+		c.awaitsPing = true
+		c.phaseTimer.Reset(drainLimit)
 	}
 }
 
-// release releases mu behind a change of the state, and does what follows from
-// the change but must not be done under mu.
+// release unlocks mu after a change of the state. It then performs the actions that
+// follow from the change and that must not run under mu.
 func (c *Conn) release() {
-	c.settle()
-	tell := !c.told && c.phase > phaseOpen && c.phase < phaseClosed
-	c.told = c.told || tell
-	tend := c.tendDue && !c.tending && c.phase < phaseEnd
-	c.tending = c.tending || tend
+	c.updatePhase()
+	report := !c.lingerReported && c.phase > phaseOpen && c.phase < phaseClosed
+	c.lingerReported = c.lingerReported || report
+	startRead := c.backgroundReadDue && !c.backgroundReading && c.phase < phaseEnd
+	c.backgroundReading = c.backgroundReading || startRead
 	c.mu.Unlock()
 
-	if tell && c.onLinger != nil {
+	if report && c.onLinger != nil {
 		c.onLinger()
 	}
-	if tend {
-		go c.tend()
+	if startRead {
+		go c.backgroundRead()
 	}
-	c.kick()
+	c.startControls()
 }
 
-// advance takes the step of phase p that comes behind its controls.
-func (c *Conn) advance(p phase) {
+// finishPhase performs the last step of phase p, after the controls have been sent.
+func (c *Conn) finishPhase(p phase) {
 	switch p {
 	case phaseDrain:
 		if t, ok := c.conn.(interface{ CloseWrite() error }); ok {
@@ -274,9 +289,9 @@ func (c *Conn) advance(p phase) {
 	}
 }
 
-// end closes the transport. If hard is set, what lies at the bottom is closed
-// first, so that nothing waits: neither a TLS layer that would take its leave nor
-// the calls that are under way.
+// end closes the transport. If hard is set, it closes the lowest connection first, so
+// that nothing waits: a TLS layer does not wait to send close_notify, and the calls
+// that are in progress return.
 func (c *Conn) end(hard bool) {
 	c.mu.Lock()
 	if c.phase == phaseClosed {
@@ -288,16 +303,16 @@ func (c *Conn) end(hard bool) {
 	if c.ticker != nil {
 		c.ticker.Stop()
 	}
-	if c.limit != nil {
-		c.limit.Stop()
+	if c.phaseTimer != nil {
+		c.phaseTimer.Stop()
 	}
-	threw := c.threw
+	reset := c.discarded
 	c.mu.Unlock()
 
-	if t := bottom(c.conn); hard || threw {
-		// The peer must see that what it sent was not read, as it does when a
-		// socket is closed that has unread bytes.
-		if tcp, ok := t.(interface{ SetLinger(int) error }); ok && threw {
+	if t := bottom(c.conn); hard || reset {
+		// The peer must learn that its data was not read. A reset says so, as it
+		// does when a socket with unread bytes is closed.
+		if tcp, ok := t.(interface{ SetLinger(int) error }); ok && reset {
 			tcp.SetLinger(0)
 		}
 		t.Close()
@@ -308,7 +323,7 @@ func (c *Conn) end(hard bool) {
 	}
 }
 
-// bottom returns the connection below all layers of c that name what is below.
+// bottom returns the lowest connection that can be reached from c with NetConn.
 func bottom(c net.Conn) net.Conn {
 	for {
 		layer, ok := c.(interface{ NetConn() net.Conn })
@@ -323,8 +338,8 @@ func bottom(c net.Conn) net.Conn {
 	}
 }
 
-// whyNo returns the error of an op that cannot be done any more. mu is held.
-func (c *Conn) whyNo(op string) error {
+// closedError returns the error of an op that is no longer possible. mu is held.
+func (c *Conn) closedError(op string) error {
 	switch {
 	case c.closed:
 		return c.opError(op, net.ErrClosed)

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An end is a Conn under test with all that the table of ends looks at.
+// An end is a Conn under test, with its peer, its transport and the calls of its callbacks.
 type end struct {
 	t *testing.T
 	kind
@@ -38,7 +38,7 @@ func newEnd(t *testing.T, k kind, window int) *end {
 	return e
 }
 
-// write writes s, and all of it is taken.
+// write writes s, and asserts that all of it was written.
 func (e *end) write(s string) {
 	e.t.Helper()
 	n, err := e.Write([]byte(s))
@@ -46,7 +46,8 @@ func (e *end) write(s string) {
 	assert.Equal(e.t, len(s), n)
 }
 
-// reads asserts what Read returns up to its end, and returns the error of the end.
+// reads asserts the bytes that Read returns until an error, and returns the error. It also
+// asserts that the next Read returns the same error.
 func (e *end) reads(want string) error {
 	e.t.Helper()
 	var got []byte
@@ -58,17 +59,17 @@ func (e *end) reads(want string) error {
 			assert.Equal(e.t, want, string(got))
 			again, err2 := e.Read(buf)
 			assert.Zero(e.t, again)
-			assert.Equal(e.t, err, err2, "an end is the end")
+			assert.Equal(e.t, err, err2, "the error is permanent")
 			return err
 		}
 	}
 }
 
-// peerGot asserts what the peer has been sent since the last call. What stands in
-// angle brackets is for WebSocket alone.
+// peerGot asserts what the peer has received since the last call. The text in angle brackets
+// is expected only with WebSocket.
 func (e *end) peerGot(want string) {
 	e.t.Helper()
-	assert.Equal(e.t, e.only(want), e.peer.took())
+	assert.Equal(e.t, e.only(want), e.peer.received())
 }
 
 func (e *end) only(want string) string {
@@ -121,7 +122,7 @@ func truncated(t *testing.T, err error, text string) {
 	assert.False(t, op.Timeout())
 }
 
-// Ends in every order.
+// ends are tests for the end of a connection, with all orders of the steps.
 var ends = []struct {
 	name string
 	run  func(e *end)
@@ -138,62 +139,62 @@ var ends = []struct {
 		e.peerGot("final, ping 1, <close 1000, >end")
 		e.ended()
 	}},
-	{"close: PINGs are answered while lingering, and what comes is discarded", func(e *end) {
-		e.peer.mute()
+	{"close: while lingering, PINGs are answered and capsules are discarded", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.ping(70), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(12345))
+		e.peer.send(e.peer.ping(70), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(12345))
 		e.peerGot("pong 70")
 		e.open()
-		e.peer.say(e.peer.pong(1))
+		e.peer.send(e.peer.pong(1))
 		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
-	{"close: a linger that threw data away ends with a reset", func(e *end) {
-		e.peer.mute()
+	{"close: a linger that discarded data ends with a reset", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.data("lost"), e.peer.ping(5))
+		e.peer.send(e.peer.data("lost"), e.peer.ping(5))
 		e.peerGot("pong 5")
-		e.peer.say(e.peer.pong(1))
+		e.peer.send(e.peer.pong(1))
 		synctest.Wait()
-		got := e.peer.took()
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 		e.ended()
 	}},
-	{"close: a linger that threw the data of FINAL_DATA away ends with a reset", func(e *end) {
-		e.peer.mute()
+	{"close: a linger that discarded the data of FINAL_DATA ends with a reset", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.final("lost"))
+		e.peer.send(e.peer.final("lost"))
 		e.open()
-		e.peer.say(e.peer.pong(1))
-		got := e.peer.took()
+		e.peer.send(e.peer.pong(1))
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 	}},
-	{"close: unread data is thrown away too", func(e *end) {
-		e.peer.mute()
-		e.peer.say(e.peer.data("never read"))
+	{"close: unread data is discarded too", func(e *end) {
+		e.peer.stopAnswering()
+		e.peer.send(e.peer.data("never read"))
 		synctest.Wait()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.pong(1))
-		got := e.peer.took()
+		e.peer.send(e.peer.pong(1))
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 	}},
-	{"close: data that was half read is thrown away too", func(e *end) {
-		e.peer.mute()
-		e.peer.say(e.peer.data("half"))
+	{"close: data that was read in part is discarded too", func(e *end) {
+		e.peer.stopAnswering()
+		e.peer.send(e.peer.data("half"))
 		_, err := e.Read(make([]byte, 1))
 		assert.NoError(e.t, err)
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.pong(1))
-		got := e.peer.took()
+		e.peer.send(e.peer.pong(1))
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 	}},
 	{"close: without an answer it ends after 60 s", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		time.Sleep(59 * time.Second)
 		e.open()
@@ -232,7 +233,7 @@ var ends = []struct {
 		e.ended()
 	}},
 	{"close: the peer's end ends the linger", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
 		e.peer.link.CloseWrite()
@@ -240,35 +241,35 @@ var ends = []struct {
 		e.ended()
 	}},
 	{"close: the peer's reset ends the linger", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
 		e.peer.link.reset()
 		e.ended()
 	}},
 	{"close: the peer's FINAL_DATA does not end the linger, and its PING is answered", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.final(""), e.peer.ping(9))
+		e.peer.send(e.peer.final(""), e.peer.ping(9))
 		e.peerGot("pong 9")
 		e.open()
-		e.peer.say(e.peer.pong(1))
+		e.peer.send(e.peer.pong(1))
 		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
-	{"close: all of it in one piece", func(e *end) {
-		e.peer.mute()
+	{"close: FINAL_DATA, PING and PONG arrive in one piece", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(join(e.peer.final(""), e.peer.ping(9), e.peer.pong(1)))
+		e.peer.send(join(e.peer.final(""), e.peer.ping(9), e.peer.pong(1)))
 		e.peerGot("pong 9, <close 1000, >end")
 		e.ended()
 	}},
 	{"close: EndLinger ends it at once", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		e.EndLinger()
-		e.open() // it does not linger
+		e.open() // it does not linger yet
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
 		e.EndLinger()
@@ -277,7 +278,7 @@ var ends = []struct {
 		e.EndLinger()
 		e.ended()
 	}},
-	{"close: a second time is an error, and all else, too", func(e *end) {
+	{"close: every later call is an error", func(e *end) {
 		assert.NoError(e.t, e.Close())
 		assert.ErrorIs(e.t, e.Close(), net.ErrClosed)
 		e.writeFails(net.ErrClosed)
@@ -303,7 +304,7 @@ var ends = []struct {
 		e.peerGot("final, ping 1, <close 1000, >end")
 		e.ended()
 	}},
-	{"close: a Write under way is cut", func(e *end) {
+	{"close: a Write in progress is interrupted", func(e *end) {
 		e.peer.stall()
 		wrote := make(chan error)
 		go func() {
@@ -316,7 +317,7 @@ var ends = []struct {
 		e.ended()
 		assert.Zero(e.t, e.lingers.Load())
 		e.peer.resume()
-		got := e.peer.took()
+		got := e.peer.received()
 		assert.Contains(e.t, got, "half of 2d70f100")
 		assert.NotContains(e.t, got, "final")
 	}},
@@ -329,7 +330,7 @@ var ends = []struct {
 		assert.NoError(e.t, e.Close())
 		e.ended()
 		e.peer.resume()
-		assert.NotContains(e.t, e.peer.took(), "final")
+		assert.NotContains(e.t, e.peer.received(), "final")
 	}},
 	{"close: the last Write failed between two capsules", func(e *end) {
 		e.SetWriteDeadline(past)
@@ -338,7 +339,7 @@ var ends = []struct {
 		e.ended()
 		e.peerGot("end")
 	}},
-	{"close: a failed Write was made good", func(e *end) {
+	{"close: a Write failed, and the next one succeeded", func(e *end) {
 		e.SetWriteDeadline(past)
 		e.writeFails(os.ErrDeadlineExceeded)
 		e.SetWriteDeadline(time.Time{})
@@ -351,14 +352,15 @@ var ends = []struct {
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("data question, final, ping 1")
 		e.writeFails(syscall.EPIPE)
-		e.peer.say(e.peer.data("answer"))
+		e.peer.send(e.peer.data("answer"))
 		e.open()
-		e.peer.say(e.peer.final(""), e.peer.ping(1))
+		e.peer.send(e.peer.final(""), e.peer.ping(1))
 		assert.Equal(e.t, io.EOF, e.reads("answer"))
-		// Both are final, and the PONG has come: the peer has everything. Its PING is
-		// answered unless the end was faster. A PING that comes to a transport that
-		// is closed resets it, and then the Close frame may be lost.
-		got := e.peer.took()
+		// Both directions are final, and the PONG has arrived: the peer has read
+		// everything. Its PING is answered, unless the transport was closed before. A
+		// PING that arrives at a closed transport resets it, and then the Close frame
+		// may be lost.
+		got := e.peer.received()
 		assert.Contains(e.t, []string{e.only("<close 1000, >end"), e.only("pong 1, <close 1000, >end"),
 			e.only("<close 1000, >reset"), "reset"}, got)
 		e.ended()
@@ -370,52 +372,52 @@ var ends = []struct {
 	{"close write: the peer's PING in one piece with its FINAL_DATA is answered", func(e *end) {
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 1")
-		e.peer.say(join(e.peer.final("last"), e.peer.ping(1)))
+		e.peer.send(join(e.peer.final("last"), e.peer.ping(1)))
 		assert.Equal(e.t, io.EOF, e.reads("last"))
 		e.peerGot("pong 1, <close 1000, >end")
 		e.ended()
 	}},
-	{"close write: twice is once", func(e *end) {
+	{"close write: a second call does nothing", func(e *end) {
 		assert.NoError(e.t, e.CloseWrite())
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 1")
 		e.open()
 	}},
-	{"close write: both are final, and nothing more comes", func(e *end) {
-		e.peer.mute()
+	{"close write: both are final, and nothing more arrives", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.CloseWrite())
-		e.peer.say(e.peer.final(""))
+		e.peer.send(e.peer.final(""))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.peerGot("final, ping 1")
 		time.Sleep(24 * time.Hour)
-		e.open() // the application still has it
-		e.peer.say(e.peer.ping(3))
+		e.open() // the application has not closed it
+		e.peer.send(e.peer.ping(3))
 		e.peerGot("pong 3")
-		e.peer.say(e.peer.pong(1))
+		e.peer.send(e.peer.pong(1))
 		e.peerGot("<close 1000, >end")
 		e.ended()
 		assert.NoError(e.t, e.Close())
 	}},
-	{"close write: both are final, and a later PONG comes", func(e *end) {
-		e.peer.mute()
-		e.peer.say(e.peer.final(""))
+	{"close write: both are final, and PONGs with other values arrive", func(e *end) {
+		e.peer.stopAnswering()
+		e.peer.send(e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.mu.Lock()
 		e.pingDue = true
 		e.flags.Or(due)
 		e.release()
-		e.peerGot("ping 1")
+		e.peerGot("pong 7, ping 1")
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 2")
-		e.peer.say(e.peer.pong(1))
-		e.open() // it answers what was before FINAL_DATA
-		e.peer.say(e.peer.pong(3))
-		e.open() // it answers nothing
-		e.peer.say(e.peer.pong(2))
+		e.peer.send(e.peer.pong(1))
+		e.open() // it answers the PING before FINAL_DATA
+		e.peer.send(e.peer.pong(3))
+		e.open() // it answers no PING
+		e.peer.send(e.peer.pong(2))
 		e.ended()
 	}},
-	{"close write: both are final, and an older PONG comes behind the PONG", func(e *end) {
-		e.peer.mute()
+	{"close write: both are final, and an older PONG arrives after the newest", func(e *end) {
+		e.peer.stopAnswering()
 		e.mu.Lock()
 		e.pingDue = true
 		e.flags.Or(due)
@@ -423,14 +425,39 @@ var ends = []struct {
 		synctest.Wait()
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("ping 1, final, ping 2")
-		e.peer.say(e.peer.pong(2), e.peer.pong(1), e.peer.final(""))
+		e.peer.send(e.peer.pong(2), e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.ended()
 	}},
-	{"close write: both are final, and the peer ends", func(e *end) {
-		e.peer.mute()
+	{"close write: both are final, and the peer's PING arrives in a separate segment", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.CloseWrite())
-		e.peer.say(e.peer.final(""))
+		e.peerGot("final, ping 1")
+		e.peer.send(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.open()
+		e.peer.send(e.peer.ping(7))
+		e.peerGot("pong 7, <close 1000, >end")
+		e.ended()
+	}},
+	{"close write, close: both are final, and the peer's PING never arrives", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.pong(1), e.peer.final(""))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		assert.NoError(e.t, e.Close())
+		time.Sleep(drainLimit - time.Second)
+		e.peer.send(e.peer.capsule(0x12345678, "does not delay the end"))
+		e.open()
+		e.peerGot("final, ping 1")
+		time.Sleep(time.Second)
+		e.peerGot("<close 1000, >end")
+		e.ended()
+	}},
+	{"close write: both are final, and the peer ends", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.final(""))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.open()
 		e.peer.link.CloseWrite()
@@ -438,18 +465,18 @@ var ends = []struct {
 		e.ended()
 	}},
 	{"close write: both are final, and the peer resets", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.CloseWrite())
-		e.peer.say(e.peer.final(""))
+		e.peer.send(e.peer.final(""))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.peer.link.reset()
 		e.ended()
 		assert.Equal(e.t, io.EOF, e.reads(""))
 	}},
-	{"close write, close: the PONG has come before", func(e *end) {
+	{"close write, close: the PONG arrived before", func(e *end) {
 		assert.NoError(e.t, e.CloseWrite())
-		e.peer.say(e.peer.data("x"))
-		_, err := e.Read(make([]byte, 10)) // and sees the PONG
+		e.peer.send(e.peer.data("x"))
+		_, err := e.Read(make([]byte, 10)) // also reads the PONG
 		assert.NoError(e.t, err)
 		e.peerGot("final, ping 1")
 		e.open()
@@ -457,13 +484,13 @@ var ends = []struct {
 		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
-	{"close write, close: the PONG comes behind", func(e *end) {
-		e.peer.mute()
+	{"close write, close: the PONG arrives after", func(e *end) {
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.CloseWrite())
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
 		e.open()
-		e.peer.say(e.peer.pong(1))
+		e.peer.send(e.peer.pong(1))
 		e.peerGot("<close 1000, >end")
 		e.ended()
 	}},
@@ -480,10 +507,10 @@ var ends = []struct {
 		e.peer.resume()
 		e.write(long[n:])
 		assert.NoError(e.t, e.CloseWrite())
-		got := e.peer.took()
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "x, final, ping 1"), "%.100s", got)
 	}},
-	{"close write: the application's deadline has passed, and stays", func(e *end) {
+	{"close write: the application's deadline has expired, and is kept", func(e *end) {
 		e.SetWriteDeadline(past)
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 1")
@@ -491,7 +518,7 @@ var ends = []struct {
 		assert.Equal(e.t, past, e.transport.write.t)
 		e.transport.out.mu.Unlock()
 	}},
-	{"close write: it waits 2 s for room, and goes on without", func(e *end) {
+	{"close write: it waits at most 2 s for a transport that is full", func(e *end) {
 		e.peer.stall()
 		e.write("hi")
 		e.transport.out.mu.Lock()
@@ -509,27 +536,27 @@ var ends = []struct {
 		e.peerGot("data hi, final, ping 1")
 		e.open()
 	}},
-	{"the peer is final: it may answer later", func(e *end) {
-		e.peer.say(e.peer.data("question"), e.peer.final(""), e.peer.ping(1))
+	{"the peer is final: this side may answer later", func(e *end) {
+		e.peer.send(e.peer.data("question"), e.peer.final(""), e.peer.ping(1))
 		assert.Equal(e.t, io.EOF, e.reads("question"))
 		e.peerGot("pong 1")
 		time.Sleep(time.Hour)
-		e.SetReadDeadline(past) // does not disturb the layer's reading
-		e.peer.say(e.peer.ping(2), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(7))
+		e.SetReadDeadline(past) // does not interrupt the background read
+		e.peer.send(e.peer.ping(2), e.peer.capsule(0x12345678, "unknown"), e.peer.pong(7))
 		e.peerGot("pong 2")
 		e.write("answer")
 		assert.NoError(e.t, e.Close())
-		// The peer's PONG comes behind FINAL_DATA.
+		// The peer sends its PONG after FINAL_DATA.
 		e.peerGot("data answer, final, ping 1, <close 1000, >end")
 		e.ended()
 	}},
-	{"the peer is final with its last data: they come before io.EOF", func(e *end) {
-		e.peer.say(e.peer.data("ques"), e.peer.final("tion"))
+	{"the peer is final with its last data: Read returns it before io.EOF", func(e *end) {
+		e.peer.send(e.peer.data("ques"), e.peer.final("tion"))
 		assert.Equal(e.t, io.EOF, e.reads("question"))
 		e.open()
 	}},
-	{"the peer is final, and ends: it is gone both ways", func(e *end) {
-		e.peer.say(e.peer.final(""))
+	{"the peer is final, and ends the transport: both directions have ended", func(e *end) {
+		e.peer.send(e.peer.final(""))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.peer.link.CloseWrite()
 		synctest.Wait()
@@ -540,8 +567,8 @@ var ends = []struct {
 		e.peerGot("end")
 		e.ended()
 	}},
-	{"the peer is final, and resets: Read stays at io.EOF", func(e *end) {
-		e.peer.say(e.peer.final(""))
+	{"the peer is final, and resets: Read still returns io.EOF", func(e *end) {
+		e.peer.send(e.peer.final(""))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.peer.link.reset()
 		synctest.Wait()
@@ -550,13 +577,13 @@ var ends = []struct {
 		assert.NoError(e.t, e.Close())
 		e.ended()
 	}},
-	{"the peer is final, and sends data: the next Write says so", func(e *end) {
+	{"the peer is final, and sends data: the next Write returns the error", func(e *end) {
 		for _, more := range [][]byte{e.peer.data("more"), e.peer.data(""), e.peer.final("")} {
 			e := newEnd(e.t, e.kind, window)
-			e.peer.say(e.peer.data("all"), e.peer.final(""))
+			e.peer.send(e.peer.data("all"), e.peer.final(""))
 			assert.Equal(e.t, io.EOF, e.reads("all"))
 			e.write("fine")
-			e.peer.say(more)
+			e.peer.send(more)
 			synctest.Wait()
 			_, err := e.Write([]byte("x"))
 			assert.ErrorContains(e.t, err, "behind FINAL_DATA")
@@ -570,7 +597,7 @@ var ends = []struct {
 		}
 	}},
 	{"the peer ends without FINAL_DATA", func(e *end) {
-		e.peer.say(e.peer.data("half"))
+		e.peer.send(e.peer.data("half"))
 		read := make(chan error)
 		go func() { read <- e.reads("half") }()
 		time.Sleep(90 * time.Second)
@@ -583,14 +610,14 @@ var ends = []struct {
 	}},
 	{"the peer ends inside a capsule", func(e *end) {
 		b := e.peer.data("half")
-		e.peer.say(b[:len(b)-2])
+		e.peer.send(b[:len(b)-2])
 		synctest.Wait()
 		e.peer.link.CloseWrite()
 		truncated(e.t, e.reads("ha"), "the transport ended")
 	}},
 	{"the peer ends inside FINAL_DATA", func(e *end) {
 		b := e.peer.final("half")
-		e.peer.say(b[:len(b)-1])
+		e.peer.send(b[:len(b)-1])
 		synctest.Wait()
 		e.peer.link.CloseWrite()
 		truncated(e.t, e.reads("hal"), "the transport ended")
@@ -600,7 +627,7 @@ var ends = []struct {
 		truncated(e.t, e.reads(""), "after 0s of silence")
 	}},
 	{"the peer resets", func(e *end) {
-		e.peer.say(e.peer.data("half"))
+		e.peer.send(e.peer.data("half"))
 		got := make([]byte, 10)
 		n, err := e.Read(got)
 		assert.NoError(e.t, err)
@@ -613,7 +640,7 @@ var ends = []struct {
 		e.ended()
 	}},
 	{"the peer does not frame", func(e *end) {
-		e.peer.say(e.peer.message([]byte("220 ready\r\n")))
+		e.peer.send(e.peer.message([]byte("220 ready\r\n")))
 		err := e.reads("")
 		assert.ErrorContains(e.t, err, "protocol error of the peer: the stream does not begin with a capsule of ours")
 		assert.IsType(e.t, &net.OpError{}, err)
@@ -623,14 +650,14 @@ var ends = []struct {
 		e.open()
 		assert.Equal(e.t, int32(1), e.lingers.Load())
 		time.Sleep(1999 * time.Millisecond)
-		e.peer.say([]byte("is not looked at")) // and does not reset what was sent
+		e.peer.send([]byte("is ignored")) // and does not cause a reset
 		e.open()
 		time.Sleep(time.Millisecond)
 		e.ended()
 		assert.NoError(e.t, e.Close())
 	}},
-	{"a protocol error: the peer's end ends it", func(e *end) {
-		e.peer.say(e.peer.data("fine"), e.peer.control(0x2d70f104, 1)[:0], e.peer.capsule(0x2d70f104, "seven b"))
+	{"a protocol error: the end of the peer's transport ends the connection", func(e *end) {
+		e.peer.send(e.peer.data("fine"), e.peer.control(0x2d70f104, 1)[:0], e.peer.capsule(0x2d70f104, "seven b"))
 		err := e.reads("fine")
 		assert.ErrorContains(e.t, err, "not 8 bytes long")
 		e.peerGot("<close 1002, >end")
@@ -640,10 +667,10 @@ var ends = []struct {
 		e.ended()
 	}},
 	{"a protocol error while lingering", func(e *end) {
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.message([]byte{1, 0}))
+		e.peer.send(e.peer.message([]byte{1, 0}))
 		e.peerGot("<close 1002, >end")
 		time.Sleep(2 * time.Second)
 		e.ended()
@@ -653,11 +680,11 @@ var ends = []struct {
 		e.SetWriteDeadline(time.Now().Add(time.Second))
 		_, err := e.Write(make([]byte, 2*window))
 		assert.ErrorIs(e.t, err, os.ErrDeadlineExceeded)
-		e.peer.say(e.peer.message([]byte{1, 0}))
+		e.peer.send(e.peer.message([]byte{1, 0}))
 		assert.ErrorContains(e.t, e.reads(""), "protocol error")
 		e.peer.resume()
-		got := e.peer.took()
-		assert.True(e.t, strings.HasSuffix(got, "end inside"), "no Close frame can stand inside another")
+		got := e.peer.received()
+		assert.True(e.t, strings.HasSuffix(got, "end inside"), "no Close frame can be sent inside another frame")
 		time.Sleep(2 * time.Second)
 		e.ended()
 	}},
@@ -670,21 +697,21 @@ var ends = []struct {
 		synctest.Wait()
 		assert.NoError(e.t, e.CloseRead())
 		assert.Equal(e.t, io.EOF, <-read)
-		e.peer.say(e.peer.data("not read"))
+		e.peer.send(e.peer.data("not read"))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		assert.NoError(e.t, e.SetReadDeadline(time.Now().Add(time.Hour)))
 		assert.Equal(e.t, io.EOF, e.reads(""))
 		e.write("hi")
 		e.peerGot("data hi")
 		e.open()
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1")
-		e.peer.say(e.peer.pong(1))
-		got := e.peer.took()
+		e.peer.send(e.peer.pong(1))
+		got := e.peer.received()
 		assert.True(e.t, strings.HasSuffix(got, "reset"), got)
 	}},
-	{"the transport below is closed first: an abort", func(e *end) {
+	{"abort: the transport is closed first", func(e *end) {
 		e.write("hi")
 		e.transport.Close()
 		assert.NoError(e.t, e.Close())
@@ -701,42 +728,42 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// Ends by a Close frame.
+// A Close frame of the peer ends the connection.
 func TestCloseFrames(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		run  func(e *end)
 	}{
 		{"before FINAL_DATA", func(e *end) {
-			e.peer.say(e.peer.data("half"), e.peer.closeFrame(1001))
+			e.peer.send(e.peer.data("half"), e.peer.closeFrame(1001))
 			truncated(e.t, e.reads("half"), "the peer sent a WebSocket Close with code 1001 before the stream was complete")
 			e.peerGot("close 1001")
 			e.writeFails(syscall.EPIPE)
 			assert.ErrorIs(e.t, e.CloseWrite(), syscall.EPIPE)
 			e.open()
 			assert.NoError(e.t, e.Close())
-			e.peerGot("end") // at once, and without FINAL_DATA
+			e.peerGot("end") // at once and without FINAL_DATA
 			e.open()
 			time.Sleep(1999 * time.Millisecond)
-			e.peer.say([]byte("is not looked at"))
+			e.peer.send([]byte("is ignored"))
 			e.open()
 			time.Sleep(time.Millisecond)
 			e.ended()
 		}},
 		{"without a code", func(e *end) {
-			e.peer.say(e.peer.frame(0x88, nil))
+			e.peer.send(e.peer.frame(0x88, nil))
 			truncated(e.t, e.reads(""), "the peer sent a WebSocket Close before")
 			e.peerGot("close")
 		}},
 		{"with a reason, which is not repeated", func(e *end) {
-			e.peer.say(e.peer.frame(0x88, []byte("\x0f\xa0secret")))
+			e.peer.send(e.peer.frame(0x88, []byte("\x0f\xa0secret")))
 			err := e.reads("")
 			truncated(e.t, err, "code 4000")
 			assert.NotContains(e.t, err.Error(), "secret")
 			e.peerGot("close 4000")
 		}},
-		{"behind FINAL_DATA", func(e *end) {
-			e.peer.say(e.peer.data("all"), e.peer.final(""), e.peer.closeFrame(1000))
+		{"after FINAL_DATA", func(e *end) {
+			e.peer.send(e.peer.data("all"), e.peer.final(""), e.peer.closeFrame(1000))
 			assert.Equal(e.t, io.EOF, e.reads("all"))
 			e.peerGot("close 1000")
 			e.writeFails(syscall.EPIPE)
@@ -748,17 +775,17 @@ func TestCloseFrames(t *testing.T) {
 			e.ended()
 		}},
 		{"when both are final", func(e *end) {
-			e.peer.mute()
+			e.peer.stopAnswering()
 			assert.NoError(e.t, e.CloseWrite())
 			e.peerGot("final, ping 1")
-			e.peer.say(e.peer.final(""), e.peer.closeFrame(1000))
+			e.peer.send(e.peer.final(""), e.peer.closeFrame(1000))
 			assert.Equal(e.t, io.EOF, e.reads(""))
 			e.peerGot("close 1000, end")
 			e.open()
 			time.Sleep(2 * time.Second)
 			e.ended()
 		}},
-		{"behind FINAL_DATA, between two messages", func(e *end) {
+		{"after FINAL_DATA, between two messages of a Write", func(e *end) {
 			e.peer.stall()
 			wrote := make(chan error)
 			go func() {
@@ -766,49 +793,49 @@ func TestCloseFrames(t *testing.T) {
 				wrote <- err
 			}()
 			synctest.Wait()
-			e.peer.say(e.peer.final(""), e.peer.closeFrame(1000))
+			e.peer.send(e.peer.final(""), e.peer.closeFrame(1000))
 			assert.Equal(e.t, io.EOF, e.reads(""))
 			synctest.Wait()
 			e.peer.resume()
 			assert.ErrorIs(e.t, <-wrote, syscall.EPIPE)
-			got := e.peer.took()
+			got := e.peer.received()
 			assert.True(e.t, strings.HasSuffix(got, "x, close 1000"), got[max(0, len(got)-100):])
 		}},
 		{"while lingering", func(e *end) {
-			e.peer.mute()
+			e.peer.stopAnswering()
 			assert.NoError(e.t, e.Close())
 			e.peerGot("final, ping 1")
-			e.peer.say(e.peer.closeFrame(1001))
+			e.peer.send(e.peer.closeFrame(1001))
 			e.peerGot("close 1001, end")
 			e.open()
 			e.peer.link.CloseWrite()
 			e.ended()
 		}},
 		{"twice", func(e *end) {
-			e.peer.say(e.peer.closeFrame(1000), e.peer.closeFrame(1000))
+			e.peer.send(e.peer.closeFrame(1000), e.peer.closeFrame(1000))
 			truncated(e.t, e.reads(""), "code 1000")
 			e.peerGot("close 1000")
 		}},
 		{"as the answer to ours", func(e *end) {
-			e.peer.mute()
+			e.peer.stopAnswering()
 			assert.NoError(e.t, e.Close())
 			e.peerGot("final, ping 1")
-			time.Sleep(lingerLimit - lastWord)
+			time.Sleep(lingerLimit - closeFrameTimeout)
 			e.peerGot("close 1000, end")
 			e.ended()
 		}},
 		{"text", func(e *end) {
-			e.peer.say(e.peer.frame(0x81, []byte("hello")))
+			e.peer.send(e.peer.frame(0x81, []byte("hello")))
 			assert.ErrorContains(e.t, e.reads(""), "text message")
 			e.peerGot("close 1003, end")
 		}},
 		{"fragmented text", func(e *end) {
-			e.peer.say(e.peer.frame(0x01, []byte("hello")))
+			e.peer.send(e.peer.frame(0x01, []byte("hello")))
 			assert.ErrorContains(e.t, e.reads(""), "text message")
 			e.peerGot("close 1003, end")
 		}},
 		{"a Close that is malformed", func(e *end) {
-			e.peer.say(e.peer.closeFrame(1005))
+			e.peer.send(e.peer.closeFrame(1005))
 			assert.ErrorContains(e.t, e.reads(""), "protocol error")
 			e.peerGot("close 1002, end")
 		}},
@@ -824,7 +851,7 @@ func TestCloseFrames(t *testing.T) {
 	}
 }
 
-// The two sides of the package end each other's connections in every order.
+// Two Conns end their connection in every order.
 func TestBothSidesEnd(t *testing.T) {
 	orders := map[string]func(a, b *Conn){
 		"both close":                    func(a, b *Conn) { a.Close(); b.Close() },
@@ -849,7 +876,7 @@ func TestBothSidesEnd(t *testing.T) {
 						order(a, b)
 						synctest.Wait()
 						assert.True(t, x.isClosed() && y.isClosed(), "%v: both transports are closed", k)
-						assert.Zero(t, time.Since(before), "nobody waited for a timer")
+						assert.Zero(t, time.Since(before), "neither side waited for a timer")
 					})
 				}
 			}
@@ -857,7 +884,8 @@ func TestBothSidesEnd(t *testing.T) {
 	}
 }
 
-// A layer's Close waits until what is below it is closed, as that of TLS may.
+// The Close method of a layer waits until the connection below is closed. That of TLS may
+// wait too.
 type layer struct {
 	*link
 	below *link
@@ -872,21 +900,21 @@ func (l layer) Close() error {
 	return l.link.Close()
 }
 
-// What must end at once does not wait for layers of the transport.
-func TestHardEnds(t *testing.T) {
+// If a connection must end at once, it does not wait for the layers of the transport.
+func TestImmediateEnds(t *testing.T) {
 	for name, run := range map[string]func(e *end){
-		"a Write under way": func(e *end) {
+		"a Write in progress": func(e *end) {
 			e.peer.stall()
 			go e.Write(make([]byte, 2*window))
 			synctest.Wait()
 			e.Close()
 		},
 		"EndLinger": func(e *end) {
-			e.peer.mute()
+			e.peer.stopAnswering()
 			e.Close()
 			e.EndLinger()
 		},
-		"the end of all patience": func(e *end) {
+		"the end of lingerLimit": func(e *end) {
 			e.transport.setWindow(0)
 			e.Close()
 			time.Sleep(lingerLimit)
@@ -910,28 +938,28 @@ func TestHardEnds(t *testing.T) {
 	}
 }
 
-// The end of a connection is not put off by what the peer sends meanwhile.
-func TestEndIsNotPutOff(t *testing.T) {
+// Bytes that the peer sends do not delay the end of a connection.
+func TestEndIsNotDelayed(t *testing.T) {
 	for _, client := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newEnd(t, kind{true, client}, window)
-			e.peer.mute()
+			e.peer.stopAnswering()
 			assert.NoError(t, e.CloseWrite())
 			e.peerGot("final, ping 1")
 			e.transport.setWindow(0) // for the Close frame
-			e.peer.say(e.peer.pong(1), e.peer.final(""))
+			e.peer.send(e.peer.pong(1), e.peer.final(""), e.peer.ping(7))
 			assert.Equal(t, io.EOF, e.reads(""))
 			time.Sleep(time.Second)
 			e.open()
-			e.peer.say(e.peer.data("against the rules"))
+			e.peer.send(e.peer.data("a protocol error"))
 			time.Sleep(time.Second)
 			e.ended()
 		})
 	}
 }
 
-// A transport without deadlines, such as a channel of SSH, cannot wake a Read. What
-// the peer sends does: at the latest the answer to the PING of Close.
+// On a transport without deadlines, such as an SSH channel, Close cannot interrupt a Read.
+// The next bytes from the peer end it. At the latest, this is the PONG for the PING of Close.
 func TestCloseWithoutDeadlines(t *testing.T) {
 	for _, k := range kinds {
 		x, y := newLink(window)
@@ -947,7 +975,7 @@ func TestCloseWithoutDeadlines(t *testing.T) {
 			_, err := a.Read(got)
 			read <- err
 		}()
-		waitFor(func() bool { // until Read waits in the transport
+		waitFor(func() bool { // Read waits in the transport
 			x.in.mu.Lock()
 			defer x.in.mu.Unlock()
 			return x.reads > 0

@@ -10,48 +10,49 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// Config says how a [Conn] frames, and whom it tells of its end.
+// Config configures a [Conn].
 type Config struct {
-	// WebSocket puts each capsule into a binary WebSocket message. Without it
-	// the capsules stand on the bare transport.
+	// WebSocket puts each capsule into a binary WebSocket message. If it is
+	// false, capsules are written directly to the transport.
 	WebSocket bool
 
-	// Client is set on the side that sent the upgrade request. It masks its
-	// WebSocket frames, and the other side does not.
+	// Client is set on the side that sent the upgrade request. The client masks
+	// its WebSocket frames. The server does not.
 	Client bool
 
-	// TLS is set where the transport is a TLS connection, or lies above one. A
-	// write deadline that expires ruins such a connection for good. So control
-	// capsules have no deadline there, and whoever sends them waits.
+	// TLS is set if the transport is a TLS connection, or is layered over one. If a
+	// write deadline expires, such a connection cannot be written to again. For
+	// this reason control capsules have no deadline there, and the goroutine that
+	// sends them waits.
 	TLS bool
 
-	// Rest is what has been read from the transport behind the handshake. It is
-	// the beginning of the stream. Conn keeps the slice until it has been read.
+	// Rest holds the bytes that were read from the transport after the handshake.
+	// They are the beginning of the stream. Conn keeps the slice until it has
+	// been read.
 	Rest []byte
 
-	// KeepAlivePeriod is the longest silence of this side: then a PING is sent.
-	// Zero or a negative value disables PINGs.
+	// KeepAlivePeriod is the longest time in which this side writes nothing. A
+	// PING is sent before a longer silence. Zero or a negative value disables PINGs.
 	KeepAlivePeriod time.Duration
 
-	// MaxIdleTimeout ends the connection when a Read has waited for so long and
-	// no byte of a capsule has come. Zero or a negative value disables it.
+	// MaxIdleTimeout ends the connection if a Read waits for this time and no byte
+	// of a capsule arrives. Zero or a negative value disables the timeout.
 	MaxIdleTimeout time.Duration
 
-	// OnLinger is called once if the transport outlives the connection: see
-	// [Conn.Close]. It may be nil.
+	// OnLinger is called once if the transport stays open after [Conn.Close]. It
+	// may be nil.
 	OnLinger func()
 
 	// OnClosed is called once, when the transport has been closed. It may be nil.
 	OnClosed func()
 }
 
-// Conn is the net.Conn of a framed tunnel. All methods may be called at the same
-// time.
+// Conn is the net.Conn of a framed tunnel. Its methods are safe for concurrent use.
 //
-// There are four locks. rmu and wmu are held while the transport reads or writes,
-// and never both, so that reading does not wait for writing. mu guards the state
-// that both share, and may be taken under either. dmu guards the deadlines, and
-// comes last.
+// There are four locks. rmu is held while the transport reads, and wmu while it
+// writes. No goroutine holds both, so reading does not wait for writing. mu guards
+// the state that readers and writers share. It may be locked while rmu or wmu is
+// held. dmu guards the deadlines. It is always locked last.
 type Conn struct {
 	conn   net.Conn
 	client bool
@@ -59,64 +60,66 @@ type Conn struct {
 	vector bool // conn writes net.Buffers in one call
 
 	flags   atomic.Uint32
-	writes  atomic.Int32 // Writes that are under way, or wait for wmu
-	sending atomic.Bool  // sendControls is running
+	writes  atomic.Int32 // the Writes that are in progress or wait for wmu
+	sending atomic.Bool  // a goroutine is sending controls
 
-	// The reader: rmu, or the goroutine of tend when Read has ended.
-	rmu       sync.Mutex
-	final     bool // the peer's FINAL_DATA was seen
-	deaf      bool // what comes can no longer be understood, or means nothing
-	fresh     bool // capsules were heard of since stamp
-	unstamped uint8
-	capsules  capsule.Decoder
-	ws        *webSocket // nil without WebSocket
-	rest      []byte     // read from the transport and not taken apart yet
-	late      error      // what the transport returned beside rest
-	hold      [holdSize]byte
+	// The state of the reader. rmu guards it. After the last Read, only the
+	// goroutine of backgroundRead uses it.
+	rmu         sync.Mutex
+	final       bool // the peer's FINAL_DATA was seen
+	ignoreInput bool // further input is dropped: it cannot be parsed, or has no meaning
+	received    bool // bytes of a capsule have arrived since recordReceived
+	unrecorded  uint8
+	capsules    capsule.Decoder
+	ws          *webSocket // nil without WebSocket
+	buffered    []byte     // read from the transport but not parsed yet
+	bufferedErr error      // the error that the transport returned with the bytes in buffered
+	readBuf     [readBufSize]byte
 
-	// The writer: wmu.
-	wmu   sync.Mutex
-	tail  []byte        // headers and controls that must be written before all else
-	left  int           // data that the open capsule lacks; 0: none is open
-	key   websocket.Key // that masks the next byte of it
-	wrote bool          // since the last tick
+	// The state of the writer. wmu guards it.
+	wmu            sync.Mutex
+	unsent         []byte        // headers and controls that must be written first
+	capsuleLeft    int           // the data bytes that the open capsule still needs; 0: none is open
+	key            websocket.Key // the key for the next of these bytes
+	wroteSinceTick bool          // something was written since the last tick
 
 	mu sync.Mutex
 	state
 
-	dmu           sync.Mutex
-	readDeadline  time.Time // the application's
-	writeDeadline time.Time
-	readTaken     bool          // the transport's read deadline is the layer's
-	writeTaken    bool          // its write deadline is
-	controlsUntil time.Duration // when that passes, since epoch
+	dmu               sync.Mutex
+	readDeadline      time.Time // set by the application
+	writeDeadline     time.Time
+	ownsReadDeadline  bool          // the Conn has set the transport's read deadline for itself
+	ownsWriteDeadline bool          // the same for the write deadline
+	controlDeadline   time.Duration // when the write deadline of the controls expires, since epoch
 
-	keepAlive time.Duration
-	idle      *idleTimer   // nil without MaxIdleTimeout
-	heard     atomic.Int64 // when capsules were last heard of: see now
+	keepAlive    time.Duration
+	idle         *idleTimer   // nil without MaxIdleTimeout
+	lastReceived atomic.Int64 // when bytes of a capsule last arrived, since epoch
 
 	onLinger, onClosed func()
 }
 
-// webSocket is what a Conn needs besides for WebSocket.
+// webSocket is the additional state of a Conn that uses WebSocket.
 type webSocket struct {
-	websocket.Decoder        // the reader's
-	ping              []byte // the payload of the newest Ping frame of the peer; under mu
+	websocket.Decoder        // used by the reader
+	ping              []byte // the payload of the newest Ping frame of the peer; guarded by mu
 }
 
-// Flags tell a Read or a Write with one load that there is nothing to see to.
+// The flags let Read and Write find out with one atomic load whether they have
+// anything to do besides moving data.
 const (
 	readStop    = 1 << iota // Read must return readError; set under mu
 	writeStop               // Write must return writeError; set under mu
 	closing                 // Close was called; set under mu
-	due                     // there are controls to send, or a phase to go on with; mu
-	openCapsule             // left is not 0; set under wmu
-	tailLeft                // tail is not empty; set under wmu
-	writeFailed             // the last Write was cut short; set under wmu
+	due                     // there are controls to send, or a step of a phase to take; set under mu
+	openCapsule             // capsuleLeft is not 0; set under wmu
+	hasUnsent               // unsent is not empty; set under wmu
+	writeFailed             // the last Write failed; set under wmu
 )
 
-// mark sets or clears a flag.
-func (c *Conn) mark(flag uint32, set bool) {
+// setFlag sets or clears a flag.
+func (c *Conn) setFlag(flag uint32, set bool) {
 	if set {
 		c.flags.Or(flag)
 	} else if c.flags.Load()&flag != 0 {
@@ -124,20 +127,20 @@ func (c *Conn) mark(flag uint32, set bool) {
 	}
 }
 
-func (c *Conn) marked(flag uint32) bool { return c.flags.Load()&flag != 0 }
+func (c *Conn) hasFlag(flag uint32) bool { return c.flags.Load()&flag != 0 }
 
-// holdSize is how much Read asks the transport for where the caller asks for less.
-// It is room for a small message with its headers.
-const holdSize = 80
+// readBufSize is the size of the buffer that Read uses if the buffer of the caller is smaller.
+// A small message and its headers fit into it.
+const readBufSize = 80
 
-// New returns a Conn above transport, which then belongs to it: nobody else may
-// read, write or close it.
+// New returns a Conn over transport. The Conn then owns the transport: the caller must
+// not read, write or close it.
 func New(transport net.Conn, cfg Config) *Conn {
 	c := &Conn{
 		conn:      transport,
 		client:    cfg.Client,
 		tls:       cfg.TLS,
-		rest:      cfg.Rest,
+		buffered:  cfg.Rest,
 		keepAlive: cfg.KeepAlivePeriod,
 		onLinger:  cfg.OnLinger,
 		onClosed:  cfg.OnClosed,
@@ -149,7 +152,7 @@ func New(transport net.Conn, cfg Config) *Conn {
 	if cfg.WebSocket {
 		c.ws = &webSocket{Decoder: websocket.NewDecoder(!cfg.Client)}
 	}
-	c.heard.Store(int64(now()))
+	c.lastReceived.Store(int64(now()))
 	if cfg.MaxIdleTimeout > 0 {
 		c.idle = newIdleTimer(c, cfg.MaxIdleTimeout)
 	}
@@ -165,12 +168,12 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // RemoteAddr returns the remote address of the transport.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
-// NetConn returns the transport, for socket options alone: who reads it, writes it or
-// closes it breaks the tunnel.
+// NetConn returns the transport. It is only for socket options. Reading, writing or
+// closing the transport breaks the tunnel.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
-// epoch is what the times of this package count from. They take a third of the
-// room of a time.Time.
+// epoch is the start of the times that this package stores. A time.Duration takes a
+// third of the memory of a time.Time.
 var epoch = time.Now()
 
 func now() time.Duration { return time.Since(epoch) }

@@ -9,41 +9,42 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// controlTimeout bounds how long controls wait for room in the transport. The
-// peer may not be reading.
+// controlTimeout is how long controls wait until the transport accepts them. A peer
+// that does not read would block them without a limit.
 const controlTimeout = 2 * time.Second
 
-// controls are the control capsules and frames that are due.
+// controls are the control capsules and frames that must be sent.
 type controls struct {
-	ping uint64 // the newest PING of the peer. Its PONG answers those before, too.
+	ping uint64 // the newest PING of the peer; its PONG also answers the earlier ones
 
 	pongDue    bool // for ping
 	rfcPongDue bool // for webSocket.ping
 	pingDue    bool
-	finalDue   bool   // FINAL_DATA, with a PING behind it
+	finalDue   bool   // FINAL_DATA, followed by a PING
 	closeDue   uint16 // the code of a Close frame; 0: none is due
-	closeSent  bool   // nothing may follow it
+	closeSent  bool   // a Close frame was sent, and nothing may follow it
 }
 
-// kick has controls that are due sent by a goroutine, if no Write will. It does not
-// wait. A reader that waited for its writer would block two peers for good, each
-// behind the full window of the other.
-func (c *Conn) kick() {
+// startControls starts a goroutine that sends the controls that are due, unless a Write
+// will send them. It does not wait. If a reader waited for its writer, two peers could
+// deadlock: each would wait for the other to read from a full window.
+func (c *Conn) startControls() {
 	if c.mayControl() && c.sending.CompareAndSwap(false, true) {
 		go c.sendControls()
 	}
 }
 
-// mayControl reports whether sendControls has something to do. It has not while a
-// Write is under way, which takes controls along, or calls kick at its end. It has
-// not while a capsule is open that a Write can still complete.
+// mayControl reports whether sendControls has something to do. It has nothing to do
+// while a Write is in progress: the Write sends the controls itself, or calls
+// startControls at its end. It also has nothing to do while a capsule is open that a
+// Write can still complete.
 func (c *Conn) mayControl() bool {
 	f := c.flags.Load()
 	return f&due != 0 && c.writes.Load() == 0 && (f&openCapsule == 0 || f&writeStop != 0)
 }
 
-// sendControls sends what is due. Whoever has set sending runs it: once at a time
-// for each connection.
+// sendControls sends the controls that are due. The caller must have set c.sending, so
+// it runs at most once at a time for each connection.
 func (c *Conn) sendControls() {
 	for {
 		c.flush()
@@ -53,15 +54,15 @@ func (c *Conn) sendControls() {
 	}
 }
 
-// stillDue gives sending up, unless more has become due. Whoever has found sending
-// set relies on that.
+// stillDue clears c.sending, unless more controls have become due. A goroutine that has
+// found c.sending set relies on this check: its controls are sent too.
 func (c *Conn) stillDue() bool {
 	c.sending.Store(false)
 	return c.mayControl() && c.sending.CompareAndSwap(false, true)
 }
 
-// flush writes the controls that are due, and takes the step in the end of the
-// connection that comes behind them.
+// flush writes the controls that are due, and then performs the step of the phase that
+// follows them.
 func (c *Conn) flush() {
 	c.wmu.Lock()
 	at, err := c.writeControls()
@@ -71,24 +72,24 @@ func (c *Conn) flush() {
 	switch {
 	case err == nil:
 	case err == errCutShort:
-		if c.marked(writeStop) && c.phase < phaseClosed {
-			// No Write comes any more that would finish them. What sets
-			// writeStop later makes controls due itself.
+		if c.hasFlag(writeStop) && c.phase < phaseClosed {
+			// No further Write can finish them. Code that sets writeStop later
+			// also makes controls due.
 			c.flags.Or(due)
 		}
 	case c.controlErr == nil:
 		c.controlErr = err // Read will return it
 	}
 	c.release()
-	c.advance(at)
+	c.finishPhase(at)
 }
 
-// errCutShort is how writeControls says that controls can be finished later.
+// errCutShort means that writeControls was interrupted. The controls can be finished later.
 var errCutShort = errors.New("cut short")
 
-// writeControls writes the controls that are due, unless a Write waits, which takes
-// them along. It returns the phase in which there was nothing more to write. wmu
-// is held.
+// writeControls writes the controls that are due. If a Write waits, writeControls does
+// nothing, because the Write sends them. It returns the phase in which no controls
+// remained to be written. wmu is held.
 func (c *Conn) writeControls() (at phase, err error) {
 	if !c.beginControls() {
 		return phaseOpen, nil
@@ -97,12 +98,15 @@ func (c *Conn) writeControls() (at phase, err error) {
 	buf := smallBuffers.Get().(*smallBuffer)
 	defer smallBuffers.Put(buf)
 	for {
-		b := buf.bytes[:0]
-		if c.left == 0 {
-			b = append(b, c.tail...)
+		b, wrote := buf.bytes[:0], true
+		if c.capsuleLeft == 0 {
+			b = append(b, c.unsent...)
 		}
 		if len(b) == 0 {
 			c.mu.Lock()
+			// A gateway does not forward Pong frames, so they do not end the
+			// silence of this side.
+			wrote = c.wroteSinceTick || c.pongDue || c.pingDue || c.finalDue
 			b, at = c.takeControls(b), c.phase
 			c.mu.Unlock()
 		}
@@ -110,15 +114,16 @@ func (c *Conn) writeControls() (at phase, err error) {
 			return at, nil
 		}
 		n, err := c.transmit(b)
-		c.keepTail(b[n:])
+		c.wroteSinceTick = c.wroteSinceTick && wrote
+		c.keepUnsent(b[n:])
 		switch {
 		case err == nil:
 		case isTimeout(err) && c.controlsExpired():
-			// The step that comes behind them must wait: the end of the transport
-			// would cut off a Close frame.
+			// The next step must wait. Closing the transport now would cut off a
+			// Close frame.
 			return phaseOpen, errCutShort
 		default:
-			// What is due can no longer be sent, but it can end.
+			// The controls can no longer be sent, but the phase can still end.
 			c.mu.Lock()
 			c.flags.And(^uint32(due))
 			at = c.phase
@@ -128,23 +133,23 @@ func (c *Conn) writeControls() (at phase, err error) {
 	}
 }
 
-// keepTail keeps what the transport has not taken. Whatever writes next writes it
-// first.
-func (c *Conn) keepTail(b []byte) {
-	c.tail = nil
+// keepUnsent keeps the bytes that the transport has not accepted. The next call that
+// writes sends them first.
+func (c *Conn) keepUnsent(b []byte) {
+	c.unsent = nil
 	if len(b) > 0 {
-		c.tail = bytes.Clone(b)
+		c.unsent = bytes.Clone(b)
 	}
-	c.mark(tailLeft, len(b) > 0)
+	c.setFlag(hasUnsent, len(b) > 0)
 }
 
-// takeControls appends the controls that are due to b. wmu and mu are held, and
-// those that it has appended before have been written.
+// takeControls appends the controls that are due to b. wmu and mu are held. The
+// controls of earlier calls have been written.
 func (c *Conn) takeControls(b []byte) []byte {
 	c.finalWritten = c.finalPing > 0
 	c.flags.And(^uint32(due))
-	if c.left > 0 || c.closeSent {
-		return b // inside a capsule that nobody can complete, or behind the end
+	if c.capsuleLeft > 0 || c.closeSent {
+		return b // inside a capsule that can never be completed, or after a Close frame
 	}
 	if c.pongDue {
 		b = c.appendControl(b, capsule.Pong, c.ping)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// setWindow sets how much the transport of c takes.
+// setWindow sets how many bytes the transport accepts.
 func (l *link) setWindow(n int) {
 	l.out.mu.Lock()
 	defer l.out.mu.Unlock()
@@ -29,14 +29,14 @@ func (l *link) writeDeadline() (t time.Time, sets int) {
 	return l.write.t, l.write.sets
 }
 
-// running counts the goroutines of the caller's bubble that are in a method of Conn.
-// Others, which an earlier test has left behind, may need a moment to end.
+// running counts the goroutines of the caller's bubble that run a method of Conn. It does
+// not count goroutines of earlier tests, which may need a moment to end.
 func running(method string) int { return runningAt("frame.(*Conn)." + method + "(") }
 
 func runningAt(function string) (n int) {
 	buf := make([]byte, 1<<20)
 	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-	bubble := bubbleOf(stacks[0]) // that of the caller is the first
+	bubble := bubbleOf(stacks[0]) // the first stack is that of the caller
 	for _, stack := range stacks {
 		if bubbleOf(stack) == bubble && strings.Contains(stack, function) {
 			n++
@@ -56,25 +56,25 @@ func TestPong(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		go io.Copy(io.Discard, struct{ io.Reader }{e})
-		e.peer.say(e.peer.ping(0x0102030405060708))
+		e.peer.send(e.peer.ping(0x0102030405060708))
 		e.peerGot("pong 72623859790382856")
-		e.peer.say(e.peer.ping(1<<64-1), e.peer.ping(0))
-		got := e.peer.took()
+		e.peer.send(e.peer.ping(1<<64-1), e.peer.ping(0))
+		got := e.peer.received()
 		assert.True(t, strings.HasSuffix(got, "pong 0"), got)
 		e.Close()
 		synctest.Wait()
 	})
 }
 
-// Read never writes: a transport that takes nothing does not hold it up. Of the
-// PINGs that come meanwhile, the newest is answered, by one goroutine.
+// Read never writes, so a transport that accepts nothing does not block it. One goroutine
+// answers the newest of the PINGs that arrive in the meantime.
 func TestReadNeverWrites(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.transport.setWindow(0)
 		buf := make([]byte, 10)
 		for i := range uint64(100) {
-			e.peer.say(e.peer.ping(i), e.peer.data("x"))
+			e.peer.send(e.peer.ping(i), e.peer.data("x"))
 			n, err := e.Read(buf)
 			assert.NoError(t, err)
 			assert.Equal(t, 1, n)
@@ -82,15 +82,15 @@ func TestReadNeverWrites(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, 1, running("sendControls"))
 		e.transport.setWindow(window)
-		// The PONG that was being written, and the newest.
-		got := strings.Split(e.peer.took(), ", ")
+		// The PONG that was blocked, and the newest PONG.
+		got := strings.Split(e.peer.received(), ", ")
 		assert.LessOrEqual(t, len(got), 2)
 		assert.Equal(t, "pong 99", got[len(got)-1])
 		assert.Zero(t, running("sendControls"))
 	})
 }
 
-// The Write that is under way carries the PONG between two capsules.
+// A Write in progress sends the PONG between two capsules.
 func TestPongInsideWrite(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
@@ -102,10 +102,10 @@ func TestPongInsideWrite(t *testing.T) {
 			wrote <- err
 		}()
 		synctest.Wait()
-		e.peer.say(e.peer.ping(1), e.peer.ping(2), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.ping(2), e.peer.data("y"))
 		_, err := e.Read(make([]byte, 10))
 		assert.NoError(t, err)
-		assert.Zero(t, running("sendControls"), "the Write will see to it")
+		assert.Zero(t, running("sendControls"), "the Write sends the PONG")
 		e.peer.resume()
 		assert.NoError(t, <-wrote)
 		x := "data " + strings.Repeat("x", maxData)
@@ -113,9 +113,8 @@ func TestPongInsideWrite(t *testing.T) {
 	})
 }
 
-// A PING that comes while the last call of a Write is under way is answered behind
-// it.
-func TestPongBehindWrite(t *testing.T) {
+// If a PING arrives during the last call of a Write, it is answered after the Write.
+func TestPongAfterWrite(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.transport.setWindow(10)
@@ -126,7 +125,7 @@ func TestPongBehindWrite(t *testing.T) {
 			wrote <- err
 		}()
 		synctest.Wait()
-		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.data("y"))
 		_, err := e.Read(make([]byte, 10))
 		assert.NoError(t, err)
 		e.peer.resume()
@@ -135,8 +134,8 @@ func TestPongBehindWrite(t *testing.T) {
 	})
 }
 
-// Controls are given up after 2 s without room. The goroutine ends, the application's
-// deadline is in force again, and what was cut short goes first when there is room.
+// If the transport is full for 2 s, the goroutine that sends controls ends, and the deadline
+// of the application is restored. The rest of the controls is sent first, by the next write.
 func TestControlExpires(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
@@ -144,7 +143,7 @@ func TestControlExpires(t *testing.T) {
 		e.peer.stall()
 		deadline := time.Now().Add(time.Hour)
 		e.SetWriteDeadline(deadline)
-		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.data("y"))
 		_, err := e.Read(make([]byte, 10))
 		assert.NoError(t, err)
 		synctest.Wait()
@@ -158,20 +157,20 @@ func TestControlExpires(t *testing.T) {
 
 		e.transport.setWindow(window)
 		e.peer.resume()
-		assert.Empty(t, e.peer.took(), "part of a PONG")
+		assert.Empty(t, e.peer.received(), "part of a PONG")
 		e.write("data")
 		e.peerGot("pong 1, data data")
 
-		// The same, finished by the next PONG.
+		// The next PONG also finishes an interrupted one.
 		e.transport.setWindow(4)
 		e.peer.stall()
-		e.peer.say(e.peer.ping(2), e.peer.data("y"))
+		e.peer.send(e.peer.ping(2), e.peer.data("y"))
 		e.Read(make([]byte, 10))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		e.transport.setWindow(window)
 		e.peer.resume()
-		e.peer.say(e.peer.ping(3), e.peer.data("y"))
+		e.peer.send(e.peer.ping(3), e.peer.data("y"))
 		e.Read(make([]byte, 10))
 		e.peerGot("pong 2, pong 3")
 		e.Close()
@@ -179,13 +178,13 @@ func TestControlExpires(t *testing.T) {
 	})
 }
 
-// A Write does not wait behind controls: its own deadline holds.
-func TestWriteBeforeControls(t *testing.T) {
+// A Write interrupts controls that are blocked, and its own deadline applies.
+func TestWriteInterruptsControls(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.transport.setWindow(5)
 		e.peer.stall()
-		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.data("y"))
 		e.Read(make([]byte, 10))
 		synctest.Wait()
 		assert.Equal(t, 1, running("sendControls"))
@@ -195,7 +194,7 @@ func TestWriteBeforeControls(t *testing.T) {
 		assert.Zero(t, n)
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		assert.Equal(t, 100*time.Millisecond, time.Since(before))
-		assert.False(t, e.marked(openCapsule))
+		assert.False(t, e.hasFlag(openCapsule))
 
 		e.SetWriteDeadline(time.Time{})
 		wrote := make(chan error)
@@ -211,12 +210,12 @@ func TestWriteBeforeControls(t *testing.T) {
 	})
 }
 
-// Controls are not under the application's deadline, and leave it alone.
+// The application's deadline does not apply to controls, and they do not change it.
 func TestControlsIgnoreDeadline(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.SetWriteDeadline(past)
-		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.data("y"))
 		e.Read(make([]byte, 10))
 		e.peerGot("pong 1")
 		e.writeFails(os.ErrDeadlineExceeded)
@@ -225,13 +224,13 @@ func TestControlsIgnoreDeadline(t *testing.T) {
 	})
 }
 
-// A deadline that the application sets while controls are written counts from then.
+// If the application sets a deadline while controls are being written, it applies after them.
 func TestDeadlineDuringControls(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.transport.setWindow(5)
 		e.peer.stall()
-		e.peer.say(e.peer.ping(1), e.peer.data("y"))
+		e.peer.send(e.peer.ping(1), e.peer.data("y"))
 		e.Read(make([]byte, 10))
 		synctest.Wait()
 		deadline := time.Now().Add(time.Minute)
@@ -246,8 +245,8 @@ func TestDeadlineDuringControls(t *testing.T) {
 	})
 }
 
-// On TLS no deadline of the layer's cuts controls short: the goroutine waits. The
-// application's holds as soon as it waits in a Write.
+// On TLS, no deadline interrupts controls: the goroutine waits. The deadline of the
+// application applies as soon as the application waits in a Write.
 func TestControlsOnTLS(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
@@ -256,20 +255,20 @@ func TestControlsOnTLS(t *testing.T) {
 		p := newPeer(t, k, b)
 		p.stall()
 		_, sets := a.writeDeadline()
-		p.say(p.ping(1), p.data("y"))
+		p.send(p.ping(1), p.data("y"))
 		c.Read(make([]byte, 10))
 		time.Sleep(time.Hour)
 		assert.Equal(t, 1, running("sendControls"))
 		_, now := a.writeDeadline()
 		assert.Equal(t, sets, now, "no deadline was set")
 
-		// The end of the direction waits behind, and CloseWrite does not.
+		// FINAL_DATA waits for the PONG. CloseWrite does not wait.
 		before := time.Now()
 		assert.NoError(t, c.CloseWrite())
 		assert.Zero(t, time.Since(before))
 		a.setWindow(window)
 		p.resume()
-		assert.Equal(t, "pong 1, final, ping 1", p.took())
+		assert.Equal(t, "pong 1, final, ping 1", p.received())
 		assert.Zero(t, running("sendControls"))
 	})
 	eachKind(t, func(t *testing.T, k kind) {
@@ -280,11 +279,11 @@ func TestControlsOnTLS(t *testing.T) {
 		a.setWindow(5)
 		before := time.Now()
 		assert.NoError(t, c.CloseWrite())
-		assert.Zero(t, time.Since(before), "it does not wait for room")
+		assert.Zero(t, time.Since(before), "it does not wait for the transport")
 		time.Sleep(time.Hour)
 		a.setWindow(window)
 		p.resume()
-		assert.Equal(t, "final, ping 1", p.took())
+		assert.Equal(t, "final, ping 1", p.received())
 	})
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
@@ -293,30 +292,31 @@ func TestControlsOnTLS(t *testing.T) {
 		p := newPeer(t, k, b)
 		p.stall()
 		c.SetWriteDeadline(past)
-		p.say(p.ping(1), p.data("y"))
+		p.send(p.ping(1), p.data("y"))
 		c.Read(make([]byte, 10))
 		synctest.Wait()
 		during, _ := a.writeDeadline()
-		assert.True(t, during.IsZero(), "what the application has left behind would ruin TLS")
+		assert.True(t, during.IsZero(), "the expired deadline of the application would break TLS")
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		during, _ = a.writeDeadline()
 		assert.True(t, during.IsZero())
 		a.setWindow(window)
 		p.resume()
-		assert.Equal(t, "pong 1", p.took())
+		assert.Equal(t, "pong 1", p.received())
 		after, _ := a.writeDeadline()
 		assert.Equal(t, time.Second, time.Until(after))
 	})
-	// A Write that waits behind controls does so under its deadline, be it set
-	// before or meanwhile. It waits for a lock, so that this is no bubble.
+	// The deadline of a Write applies while the Write waits for controls, whether it was
+	// set before or is set in the meantime. The Write waits for a mutex, so the test does
+	// not use a bubble.
 	for _, k := range kinds {
-		for _, meanwhile := range []bool{false, true} {
+		for _, duringWait := range []bool{false, true} {
 			a, _ := newLink(5)
 			c := k.above(a, Config{TLS: true})
 			c.gotPing(1)
-			c.kick()
+			c.startControls()
 			waitFor(func() bool { return a.calls() > 0 })
-			if !meanwhile {
+			if !duringWait {
 				c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 			}
 			wrote := make(chan error)
@@ -324,7 +324,7 @@ func TestControlsOnTLS(t *testing.T) {
 				_, err := c.Write([]byte("x"))
 				wrote <- err
 			}()
-			if meanwhile {
+			if duringWait {
 				waitFor(func() bool { return c.writes.Load() > 0 })
 				c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 			}
@@ -342,22 +342,22 @@ func waitFor(reached func() bool) {
 	}
 }
 
-// calls returns how often Write was called.
+// calls returns the number of calls of Write.
 func (l *link) calls() int {
 	l.out.mu.Lock()
 	defer l.out.mu.Unlock()
 	return l.writes
 }
 
-// An error that controls meet is nobody's at first. It is what Read returns when
-// the data run out.
+// If writing controls fails, no call returns the error at once. Read returns it after the
+// last data.
 func TestControlError(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
 		broken := &brokenWriter{link: a}
 		c := k.above(broken, Config{})
 		p := newPeer(t, k, b)
-		p.say(p.ping(1), p.data("still "))
+		p.send(p.ping(1), p.data("still "))
 		synctest.Wait()
 		buf := make([]byte, 6)
 		n, err := io.ReadFull(c, buf)
@@ -365,7 +365,7 @@ func TestControlError(t *testing.T) {
 		assert.Equal(t, "still ", string(buf[:n]))
 		synctest.Wait()
 		broken.err = errors.New("another, later")
-		p.say(p.ping(2), p.data("readable"))
+		p.send(p.ping(2), p.data("readable"))
 		synctest.Wait()
 		p.link.CloseWrite()
 		got, err := io.ReadAll(c)
@@ -382,7 +382,7 @@ func TestControlError(t *testing.T) {
 		a, _ := newLink(window)
 		c := k.above(&brokenWriter{link: a}, Config{})
 		assert.ErrorIs(t, c.CloseWrite(), syscall.EHOSTUNREACH)
-		// And Close, which cannot say that all was written, does not linger.
+		// FINAL_DATA was not written, so Close does not linger.
 		assert.NoError(t, c.Close())
 		synctest.Wait()
 		assert.True(t, a.isClosed())
@@ -401,26 +401,26 @@ func (b *brokenWriter) Write([]byte) (int, error) {
 	return 0, b.err
 }
 
-// An error that comes behind FINAL_DATA is none of CloseWrite.
+// CloseWrite does not return an error that occurs after FINAL_DATA was written.
 func TestCloseWriteBeforeError(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
-		once := &writesOnce{link: a}
+		once := &writeOnce{link: a}
 		c := k.above(once, Config{})
-		once.then = func() { c.gotPing(1) } // so that more is due
+		once.then = func() { c.gotPing(1) } // makes another control due
 		p := newPeer(t, k, b)
 		assert.NoError(t, c.CloseWrite())
-		assert.Equal(t, "final, ping 1", p.took())
+		assert.Equal(t, "final, ping 1", p.received())
 		c.Close()
 	})
 }
 
-type writesOnce struct {
+type writeOnce struct {
 	*link
 	then func()
 }
 
-func (w *writesOnce) Write(p []byte) (int, error) {
+func (w *writeOnce) Write(p []byte) (int, error) {
 	if w.then == nil {
 		return 0, syscall.EHOSTUNREACH
 	}
@@ -429,11 +429,11 @@ func (w *writesOnce) Write(p []byte) (int, error) {
 	return w.link.Write(p)
 }
 
-// A Close frame that waits for room is not lost: neither by a Write, which fails, nor
-// by the time that it waits while the application holds the connection.
-func TestCloseFrameWaitsForRoom(t *testing.T) {
-	protocolError := func(e *end) { e.peer.say(e.peer.message([]byte{1, 0})) }
-	closeFrame := func(e *end) { e.peer.say(e.peer.closeFrame(1001)) }
+// A Close frame that the transport does not accept yet is not lost. A Write, which fails,
+// does not remove it. Neither does time, while the application holds the connection.
+func TestBlockedCloseFrame(t *testing.T) {
+	protocolError := func(e *end) { e.peer.send(e.peer.message([]byte{1, 0})) }
+	closeFrame := func(e *end) { e.peer.send(e.peer.closeFrame(1001)) }
 	write := func(e *end) {
 		_, err := e.Write([]byte("x"))
 		assert.Error(e.t, err)
@@ -441,14 +441,14 @@ func TestCloseFrameWaitsForRoom(t *testing.T) {
 		assert.Error(e.t, err)
 	}
 	for _, test := range []struct {
-		name     string
-		say, cut func(e *end)
-		want     string
+		name      string
+		send, cut func(e *end)
+		want      string
 	}{
 		{"protocol error, Write", protocolError, write, "close 1002, end"},
-		{"protocol error, a Write had begun", protocolError, func(e *end) { e.hurry() }, "close 1002, end"},
+		{"protocol error, a Write had begun", protocolError, func(e *end) { e.interruptControls() }, "close 1002, end"},
 		{"Close frame, Write", closeFrame, write, "close 1001"},
-		{"Close frame, a Write had begun", closeFrame, func(e *end) { e.hurry() }, "close 1001"},
+		{"Close frame, a Write had begun", closeFrame, func(e *end) { e.interruptControls() }, "close 1001"},
 		{"Close frame, time", closeFrame, func(*end) { time.Sleep(time.Minute) }, "close 1001"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -456,7 +456,7 @@ func TestCloseFrameWaitsForRoom(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					e := newEnd(t, kind{true, client}, window)
 					e.transport.setWindow(0)
-					test.say(e)
+					test.send(e)
 					e.reads("")
 					synctest.Wait()
 					test.cut(e)
@@ -469,21 +469,21 @@ func TestCloseFrameWaitsForRoom(t *testing.T) {
 	}
 }
 
-// Controls that have run into a deadline on TLS are not tried again: the connection is
-// ruined. The error is not one that Read would be called again for. The same holds
-// where the owner cannot tell that there is TLS.
-func TestControlsCutOnTLS(t *testing.T) {
+// If a deadline interrupts controls on TLS, they are not sent again, because the connection
+// is broken. Read does not return a timeout, after which a caller would read again. The same
+// applies if the owner does not know that there is TLS.
+func TestInterruptedControlsOnTLS(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		a, b := newLink(window)
 		a.setWindow(5)
 		c := k.above(&fragile{link: a}, Config{TLS: true})
 		p := newPeer(t, k, b)
 		p.stall()
-		p.say(p.data("y"))
+		p.send(p.data("y"))
 		assert.NoError(t, c.CloseWrite())
 		synctest.Wait()
 		c.SetWriteDeadline(past)
-		c.hurry() // for a Write that had begun before CloseWrite
+		c.interruptControls() // for a Write that had begun before CloseWrite
 		synctest.Wait()
 		assert.Zero(t, running("sendControls"))
 		p.link.CloseWrite()
@@ -509,7 +509,7 @@ func TestControlsCutOnTLS(t *testing.T) {
 	})
 }
 
-// A fragile link is like TLS: once a Write has failed, none succeeds.
+// A fragile link behaves like TLS: after a failed Write, every Write fails.
 type fragile struct {
 	*link
 	err error
@@ -522,14 +522,14 @@ func (f *fragile) Write(p []byte) (n int, err error) {
 	return n, f.err
 }
 
-// Controls are not begun while a Write waits: it takes them along.
-func TestControlsGiveWay(t *testing.T) {
+// While a Write waits, no goroutine sends controls: the Write sends them.
+func TestWriteSendsControls(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.gotPing(1)
 		e.writes.Add(1)
 		e.flush()
-		e.kick()
+		e.startControls()
 		e.peerGot("")
 		e.writes.Add(-1)
 		e.write("x")
@@ -537,7 +537,7 @@ func TestControlsGiveWay(t *testing.T) {
 	})
 }
 
-// A PING that comes while a capsule is open is answered behind it.
+// If a PING arrives while a capsule is open, it is answered after the capsule.
 func TestPingInsideCapsule(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
@@ -547,7 +547,7 @@ func TestPingInsideCapsule(t *testing.T) {
 		n, err := e.Write([]byte("a message that has no room"))
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		assert.Positive(t, n)
-		e.peer.say(e.peer.ping(1), e.peer.data("x"))
+		e.peer.send(e.peer.ping(1), e.peer.data("x"))
 		e.Read(make([]byte, 100))
 		synctest.Wait()
 		assert.Zero(t, running("sendControls"), "there is nothing to do")
@@ -560,17 +560,17 @@ func TestPingInsideCapsule(t *testing.T) {
 }
 
 // Nothing follows a Close frame.
-func TestNothingBehindClose(t *testing.T) {
+func TestNothingAfterCloseFrame(t *testing.T) {
 	for _, client := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: time.Second})
-			e.peer.say(e.peer.closeFrame(1000))
+			e.peer.send(e.peer.closeFrame(1000))
 			e.reads("")
 			e.peerGot("close 1000")
 			time.Sleep(time.Hour)
 			e.peerGot("")
 
-			// Neither does the data of a Write that has looked before.
+			// This includes the data of a Write that had begun before.
 			e = newEndWith(t, kind{true, client}, Config{})
 			e.gotClose(1000)
 			n, err := e.writeBatch([]byte("data"), 0, false)
@@ -581,36 +581,36 @@ func TestNothingBehindClose(t *testing.T) {
 	}
 }
 
-// What has failed does not say that it is complete.
-func TestNoFinalBehindProtocolError(t *testing.T) {
+// After a protocol error, no FINAL_DATA is sent: it would say that the stream is complete.
+func TestNoFinalDataAfterProtocolError(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		e.mu.Lock()
 		e.ownFinal, e.finalDue, e.pingDue = true, true, true
 		e.mu.Unlock()
-		e.broke(errors.New("broken"))
-		e.kick()
+		e.gotProtocolError(errors.New("broken"))
+		e.startControls()
 		e.peerGot("<close 1002, >end")
 	})
 }
 
-// Ping frames of gateways are answered, the newest at least.
+// Ping frames, which gateways send, are answered. At least the newest one is.
 func TestPingFrames(t *testing.T) {
 	for _, client := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newEnd(t, kind{true, client}, window)
 			long := strings.Repeat("p", 125)
-			e.peer.say(e.peer.frame(0x89, []byte("hello")), e.peer.data("x"))
+			e.peer.send(e.peer.frame(0x89, []byte("hello")), e.peer.data("x"))
 			e.Read(make([]byte, 10))
 			e.peerGot("frame pong hello")
-			e.peer.say(join(e.peer.frame(0x89, []byte("old")), e.peer.frame(0x89, []byte(long)), e.peer.frame(0x8a, []byte("unasked")), e.peer.ping(4), e.peer.data("x")))
+			e.peer.send(join(e.peer.frame(0x89, []byte("old")), e.peer.frame(0x89, []byte(long)), e.peer.frame(0x8a, []byte("unasked")), e.peer.ping(4), e.peer.data("x")))
 			e.Read(make([]byte, 10))
-			// The answers may go together or one by one, as they become due.
-			got := strings.Split(strings.TrimPrefix(e.peer.took(), "frame pong old, "), ", ")
+			// The answers may be sent together or one by one.
+			got := strings.Split(strings.TrimPrefix(e.peer.received(), "frame pong old, "), ", ")
 			assert.ElementsMatch(t, []string{"pong 4", "frame pong " + long}, got)
-			// Inside a fragmented message, and empty.
+			// An empty Ping frame inside a fragmented message.
 			whole := []byte("\xad\x70\xf1\x00\x03abc")
-			e.peer.say(e.peer.frame(0x02, whole[:3]), e.peer.frame(0x89, nil), e.peer.frame(0x80, whole[3:]))
+			e.peer.send(e.peer.frame(0x02, whole[:3]), e.peer.frame(0x89, nil), e.peer.frame(0x80, whole[3:]))
 			n, err := io.ReadFull(e, make([]byte, 3))
 			assert.NoError(t, err)
 			assert.Equal(t, 3, n)

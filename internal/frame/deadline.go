@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// past is a deadline that ends a call under way.
+// past is a deadline that interrupts a call in progress.
 var past = time.Unix(1, 0)
 
-// SetDeadline sets both deadlines, as [net.Conn] says.
+// SetDeadline sets both deadlines: see [net.Conn].
 func (c *Conn) SetDeadline(t time.Time) error {
 	err := c.SetReadDeadline(t)
 	if writeErr := c.SetWriteDeadline(t); err == nil {
@@ -18,32 +18,32 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return err
 }
 
-// SetReadDeadline sets the deadline of Read, as [net.Conn] says. A Read that has
-// run into it can be repeated.
+// SetReadDeadline sets the deadline of Read: see [net.Conn]. After the deadline has
+// expired, Read can be called again with a new deadline.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	if c.marked(closing) {
+	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
 	c.readDeadline = t
-	if c.readTaken {
+	if c.ownsReadDeadline {
 		return nil
 	}
 	return c.conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline sets the deadline of Write, as [net.Conn] says. A Write that has
-// run into it can be continued, unless there is TLS below. Controls are not under
-// this deadline.
+// SetWriteDeadline sets the deadline of Write: see [net.Conn]. After the deadline has
+// expired, the rest can be written with another Write, unless there is TLS below. The
+// deadline does not apply to controls.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	if c.marked(closing) {
+	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
 	c.writeDeadline = t
-	if c.writeTaken && !(c.tls && c.writes.Load() > 0) {
+	if c.ownsWriteDeadline && !(c.tls && c.writes.Load() > 0) {
 		return nil // endControls sets it
 	}
 	return c.conn.SetWriteDeadline(t)
@@ -56,36 +56,38 @@ func (c *Conn) readExpired() bool {
 	return !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline)
 }
 
-// wakeRead ends a Read that waits in the transport, and all that would follow.
+// wakeRead interrupts a Read that waits in the transport, and makes later ones fail.
 func (c *Conn) wakeRead() error {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	if c.readTaken {
+	if c.ownsReadDeadline {
 		return nil
 	}
-	c.readTaken = true
+	c.ownsReadDeadline = true
 	return c.conn.SetReadDeadline(past)
 }
 
-// takeReads lets the layer itself read from the transport, without a deadline.
+// takeReads removes the read deadline, so that the Conn itself can read from the
+// transport.
 func (c *Conn) takeReads() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	c.readTaken = true
+	c.ownsReadDeadline = true
 	c.conn.SetReadDeadline(time.Time{})
 }
 
-// beginControls makes the transport's write deadline the layer's. It reports
-// whether controls may be written now: a Write goes first. wmu is held.
+// beginControls reports whether controls may be written now. A Write has priority. If
+// they may, it replaces the application's write deadline by that of the controls. wmu
+// is held.
 func (c *Conn) beginControls() bool {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
 	if c.writes.Load() > 0 {
 		return false
 	}
-	c.writeTaken = true
+	c.ownsWriteDeadline = true
 	if !c.tls {
-		c.controlsUntil = now() + controlTimeout
+		c.controlDeadline = now() + controlTimeout
 		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
 	} else if !c.writeDeadline.IsZero() {
 		c.conn.SetWriteDeadline(time.Time{})
@@ -93,37 +95,38 @@ func (c *Conn) beginControls() bool {
 	return true
 }
 
-// endControls gives the write deadline back to the application.
+// endControls restores the write deadline of the application.
 func (c *Conn) endControls() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	c.writeTaken = false
+	c.ownsWriteDeadline = false
 	if !c.tls || !c.writeDeadline.IsZero() {
 		c.conn.SetWriteDeadline(c.writeDeadline)
 	}
 }
 
-// controlsExpired reports whether it was the layer's deadline that ended controls.
-// Where none was in force, such as on TLS, the transport can write no more, and says
-// so each time.
+// controlsExpired reports whether the deadline of the controls has interrupted them. If
+// there was no such deadline, as on TLS, a timeout means that the transport can no
+// longer be written to, and every later write fails.
 func (c *Conn) controlsExpired() bool {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	return !c.tls && now() >= c.controlsUntil
+	return !c.tls && now() >= c.controlDeadline
 }
 
-// hurry makes way for whoever waits for wmu. Controls that wait for room in the
-// transport are cut short, and whatever writes next finishes them. On TLS nothing
-// may be cut short, but by the deadline of the application that waits.
-func (c *Conn) hurry() {
+// interruptControls lets a caller that waits for wmu proceed. It interrupts controls
+// that wait until the transport accepts them. The next write finishes them. On TLS an
+// interrupted write would break the connection, so only the deadline of the waiting
+// application interrupts them.
+func (c *Conn) interruptControls() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
 	switch {
-	case !c.writeTaken:
+	case !c.ownsWriteDeadline:
 	case c.tls:
 		c.conn.SetWriteDeadline(c.writeDeadline)
 	default:
-		c.controlsUntil = math.MinInt64 // long ago
+		c.controlDeadline = math.MinInt64 // always in the past
 		c.conn.SetWriteDeadline(past)
 	}
 }

@@ -1,15 +1,16 @@
-// Package frame is the net.Conn of a framed tunnel.
+// Package frame implements the net.Conn of a framed tunnel.
 //
-// A proxy may turn the end of one direction into the end of both, a reset into an
-// orderly end, and silence into either. Framing puts the end of a direction into
-// the stream, so that no proxy can change what it means. The stream consists of
-// the capsules of package capsule: on the bare transport, or each in a binary
-// WebSocket message of package websocket.
+// A proxy may turn the end of one direction into the end of both directions. It may
+// turn a reset into an orderly end, and silence into a reset or an orderly end.
+// Framing puts the end of a direction into the stream, so no proxy can change its
+// meaning. The stream consists of the capsules of package capsule. A capsule is
+// written directly to the transport, or in a binary WebSocket message of package
+// websocket.
 //
 // # Use
 //
-// The owner does the handshake and then calls [New], once for each side. It hands
-// over the transport, and what it has read from the transport behind the handshake:
+// The owner performs the handshake and then calls [New]. Each side does this once.
+// The owner passes the transport, and the bytes that it has read after the handshake:
 //
 //	c := frame.New(transport, frame.Config{
 //		WebSocket:       carrier == CarrierWebSocket,
@@ -21,38 +22,40 @@
 //		OnClosed:        func() { … },
 //	})
 //
-// From then on nobody else may read, write or close the transport. What lies above,
-// a tls.Conn or the application, uses c as a net.Conn that has CloseWrite,
+// After that, only the Conn may read, write or close the transport. The layer above
+// is a tls.Conn or the application. It uses c as a net.Conn that also has CloseWrite,
 // CloseRead, ReadFrom and WriteTo. A tls.Conn above sends its close_notify before
 // the owner calls [Conn.CloseWrite].
 //
-// Negative settings and zero both disable what they belong to: the owner resolves
-// defaults.
+// Zero and negative settings both disable a feature. The owner resolves defaults.
 //
-// # Ends
+// # How a connection ends
 //
-//	CloseWrite  sends FINAL_DATA and a PING. The peer's PONG says that it has read
-//	            everything. Reading goes on.
-//	Close       does so too unless CloseWrite has, and returns. The transport
-//	            lingers until the PONG comes, or the peer's end, for 60 s at most.
-//	            If a Write is under way or has failed, it is closed at once.
+//	CloseWrite  sends FINAL_DATA and a PING. The peer's PONG confirms that the peer
+//	            has read everything. Read still works.
+//	Close       sends FINAL_DATA and a PING, unless CloseWrite has sent them, and
+//	            returns. The transport lingers until the PONG arrives or the peer
+//	            ends the transport, for 60 s at most. If a Write is in progress or
+//	            has failed, Close closes the transport at once.
 //	EndLinger   closes a transport that lingers.
 //
-// OnLinger is called when a transport begins to linger, OnClosed when it has been
-// closed, each once. OnClosed may come first or alone: where the transport was
-// closed at once, or where both sides have ended their directions while the
-// application still holds the connection. An owner that counts transports adds one
-// with New and removes it with OnClosed. One that limits lingers keeps a list: it
-// adds in OnLinger, removes in OnClosed, and calls EndLinger on the oldest. Neither
-// function is called under a lock, and neither may block.
+// OnLinger is called when a transport begins to linger. OnClosed is called when the
+// transport has been closed. Each is called at most once. OnClosed may be called
+// first, or without OnLinger. This happens if the transport is closed at once. It
+// also happens if both sides have ended their directions while the application still
+// holds the connection. An owner that counts transports adds one when it calls New
+// and removes it in OnClosed. An owner that limits lingering transports keeps a list:
+// it adds in OnLinger, removes in OnClosed, and calls EndLinger on the oldest. Both
+// functions are called without a lock held, and must not block.
 //
-// A program that exits takes its lingers with it. To be sure that the peer has
-// everything, call CloseWrite, Read until io.EOF, then Close.
+// When a program exits, its lingering transports end too. To be sure that the peer
+// has read everything, call CloseWrite, call Read until it returns io.EOF, and then
+// call Close.
 //
 // # Goroutines
 //
-// An open connection has none. A PING that the peer sends while nothing is being
-// written is answered by one that ends behind its answer. A connection whose peer
-// has sent FINAL_DATA has one that reads, until the transport ends; so has a
-// transport that lingers.
+// An open connection has no goroutine. If the peer sends a PING while no Write is in
+// progress, a goroutine sends the PONG and then ends. After the peer has sent
+// FINAL_DATA, one goroutine reads until the transport ends. A transport that lingers
+// also has one goroutine that reads.
 package frame

@@ -12,20 +12,20 @@ import (
 
 const (
 	// maxData is the longest value of a DATA capsule that is sent. With its
-	// headers it stays below 65535 bytes, where gateways that take messages
-	// apart begin to refuse them.
+	// headers the message is shorter than 65535 bytes. Some gateways that parse
+	// messages refuse longer ones.
 	maxData = 32768
 
-	// maxHeader is the length of the longest header that is sent: a frame of up
-	// to 64 KiB, masked, and a capsule.
+	// maxHeader is the length of the longest header that is sent: that of a masked
+	// frame of up to 64 KiB, and that of a capsule.
 	maxHeader = 4 + 4 + 8
 
 	// maxControls is the length of all control capsules and frames that can be
 	// due at once, on the side that masks: PONG, Pong, FINAL_DATA, PING, Close.
 	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (6 + 5) + (6 + 13) + (6 + 2)
 
-	// maxCopy is how much data is copied behind its header even if the
-	// transport could take the two from different places.
+	// maxCopy is the longest data that is copied after its header. Longer data is
+	// written from its own place, if the transport can gather buffers.
 	maxCopy = 4096
 )
 
@@ -33,24 +33,25 @@ const (
 type smallBuffer struct {
 	bytes [maxControls + 2*maxHeader + maxCopy]byte
 
-	// For a call that takes headers and data from different places. net.Buffers
-	// loses its elements as they are written, so that it needs an array of its own.
+	// For a call that gathers headers and data from several buffers. net.Buffers
+	// removes its elements as they are written, so it needs its own array.
 	vector  net.Buffers
 	vectors [4][]byte
 }
 
-// A largeBuffer holds the largest call: controls and two full capsules. It takes
-// whole pages.
+// A largeBuffer holds the data of the largest call: controls and two full capsules. Its
+// size is a multiple of the page size.
 type largeBuffer [72 << 10]byte
 
-const _ = uint(len(largeBuffer{}) - maxControls - 2*(maxHeader+maxData)) // it does
+// This does not compile if a largeBuffer is too small.
+const _ = uint(len(largeBuffer{}) - maxControls - 2*(maxHeader+maxData))
 
 var (
 	smallBuffers = sync.Pool{New: func() any { return new(smallBuffer) }}
 	largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
 )
 
-// newKey returns the key that masks the next message. RFC 6455 §5.3 wants it
+// newKey returns the key that masks the next message. RFC 6455 §5.3 requires that it is
 // unpredictable, so that a page in a browser cannot choose the bytes on the wire.
 func (c *Conn) newKey() websocket.Key {
 	if c.ws == nil || !c.client {
@@ -59,17 +60,18 @@ func (c *Conn) newKey() websocket.Key {
 	return websocket.Key(rand.Uint32())
 }
 
-// appendHeader appends the header of a capsule, and in front of it that of the
-// WebSocket message that holds it. It returns the key for the capsule's value.
+// appendHeader appends the header of a capsule. With WebSocket, it appends the header
+// of the message that contains the capsule first. It returns the key for the capsule's
+// value.
 func (c *Conn) appendHeader(b []byte, h capsule.Header, key websocket.Key) ([]byte, websocket.Key) {
 	if c.ws == nil {
 		return capsule.AppendHeader(b, h), 0
 	}
 	b = c.appendFrameHeader(b, websocket.Binary, uint64(h.Len())+h.Length, key)
-	had := len(b)
+	start := len(b)
 	b = capsule.AppendHeader(b, h)
 	if c.client {
-		key = websocket.Mask(b[had:], b[had:], key)
+		key = websocket.Mask(b[start:], b[start:], key)
 	}
 	return b, key
 }
@@ -97,16 +99,16 @@ func (c *Conn) appendFrameHeader(b []byte, op websocket.Opcode, length uint64, k
 	})
 }
 
-// appendMasked appends p, which is part of the payload of a message, and returns
-// the key for what follows it. b has room for p.
+// appendMasked appends p, which is part of the payload of a message. It returns the key
+// for the bytes that follow. The capacity of b is sufficient.
 func (c *Conn) appendMasked(b, p []byte, key websocket.Key) ([]byte, websocket.Key) {
 	if !c.masks() {
 		return append(b, p...), 0
 	}
-	had := len(b)
-	b = b[:had+len(p)]
-	return b, websocket.Mask(b[had:], p, key)
+	start := len(b)
+	b = b[:start+len(p)]
+	return b, websocket.Mask(b[start:], p, key)
 }
 
-// masks reports whether what is written must be masked.
+// masks reports whether this side must mask its frames.
 func (c *Conn) masks() bool { return c.ws != nil && c.client }

@@ -12,7 +12,7 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// errOpenCapsule is what CloseWrite returns behind a Write that was cut short.
+// errOpenCapsule is what CloseWrite returns after a Write that ended inside a capsule.
 var errOpenCapsule = errors.New("a Write was cut short inside a capsule; write the rest first")
 
 // protocolError is a violation of the protocol by the peer.
@@ -23,9 +23,9 @@ func (e *protocolError) Unwrap() error { return e.err }
 
 // truncatedError is the end of a stream without FINAL_DATA.
 type truncatedError struct {
-	silence time.Duration // before the end
-	atMost  bool          // it was less
-	code    uint16        // of the WebSocket Close that was the end; 0: the transport ended
+	silence time.Duration // how long nothing had arrived before the end
+	atMost  bool          // silence is an upper bound
+	code    uint16        // the code of the WebSocket Close frame; 0: the transport ended
 }
 
 func (e *truncatedError) Error() string {
@@ -47,8 +47,8 @@ func (e *truncatedError) Error() string {
 
 func (e *truncatedError) Unwrap() error { return io.ErrUnexpectedEOF }
 
-// idleError is the end of a connection by MaxIdleTimeout. It has no Timeout
-// method: a caller that reads again after a timeout would do so for ever.
+// idleError is the end of a connection by MaxIdleTimeout. It has no Timeout method: a
+// caller that reads again after each timeout would never stop.
 type idleError struct{ limit time.Duration }
 
 func (e *idleError) Error() string {
@@ -66,9 +66,9 @@ func (c *Conn) opError(op string, err error) error {
 	return e
 }
 
-// isTimeout reports whether err is the expiry of a deadline, after which the
-// connection can be used again. ETIMEDOUT is none, though it says Timeout: the
-// kernel has given the connection up.
+// isTimeout reports whether err is an expired deadline. After that, the connection can be
+// used again. ETIMEDOUT is different, although its Timeout method returns true: the kernel
+// has aborted the connection.
 func isTimeout(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true

@@ -26,7 +26,7 @@ func (k kind) String() string {
 
 var kinds = []kind{{false, false}, {false, true}, {true, false}, {true, true}}
 
-// eachKind runs a test for each kind, in a bubble of its own time.
+// eachKind runs a test for each kind, each in its own synctest bubble.
 func eachKind(t *testing.T, test func(t *testing.T, k kind)) {
 	for _, k := range kinds {
 		t.Run(k.String(), func(t *testing.T) {
@@ -35,10 +35,10 @@ func eachKind(t *testing.T, test func(t *testing.T, k kind)) {
 	}
 }
 
-// window is that of a link in a test in which windows do not matter.
+// window is the window of a link for tests in which its size does not matter.
 const window = 1 << 20
 
-// pair returns a Conn above a link, and the peer at its other end.
+// pair returns a Conn over a link, and the peer at its other end.
 func (k kind) pair(t *testing.T, window int, cfg Config) (*Conn, *peer) {
 	a, b := newLink(window)
 	return k.above(a, cfg), newPeer(t, k, b)
@@ -49,17 +49,17 @@ func (k kind) above(transport net.Conn, cfg Config) *Conn {
 	return New(transport, cfg)
 }
 
-// A peer is the other side of a Conn, written once more from the description of the
-// protocol. It writes down what comes, and says what a test tells it to.
+// A peer is the other side of a Conn. It is an independent implementation, written from the
+// description of the protocol. It records what it receives, and sends what the test gives it.
 type peer struct {
 	t    *testing.T
-	kind // of the Conn that it talks to
+	kind // of the Conn at the other end
 	link *link
 	out  chan []byte
 
 	mu      sync.Mutex
 	got     []string
-	answers bool // PINGs
+	answers bool // it answers PINGs
 }
 
 func newPeer(t *testing.T, k kind, l *link) *peer {
@@ -70,7 +70,7 @@ func newPeer(t *testing.T, k kind, l *link) *peer {
 	t.Cleanup(func() {
 		p.resume()
 		l.Close()
-		close(done) // and not out, for which the peer may just have an answer
+		close(done) // out is not closed, because the peer may be sending an answer to it
 		synctest.Wait()
 	})
 	return p
@@ -87,8 +87,8 @@ func (p *peer) write(done chan bool) {
 	}
 }
 
-// stall makes the peer read no more. It takes nothing from then on, even if its read
-// is already under way.
+// stall makes the peer stop reading. A read that is already in progress returns nothing
+// either.
 func (p *peer) stall() { p.setStall(true) }
 
 // resume makes the peer read again.
@@ -102,8 +102,8 @@ func (p *peer) setStall(stall bool) {
 	d.change.Broadcast()
 }
 
-// mute makes the peer answer no PINGs.
-func (p *peer) mute() {
+// stopAnswering makes the peer stop answering PINGs.
+func (p *peer) stopAnswering() {
 	p.mu.Lock()
 	p.answers = false
 	p.mu.Unlock()
@@ -115,8 +115,9 @@ func (p *peer) note(format string, args ...any) {
 	p.got = append(p.got, fmt.Sprintf(format, args...))
 }
 
-// took returns what has come since the last call, when everything has come that can.
-func (p *peer) took() string {
+// received waits until nothing more can arrive. It returns what has arrived since the last
+// call.
+func (p *peer) received() string {
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +127,7 @@ func (p *peer) took() string {
 }
 
 func (p *peer) read() {
-	var r io.Reader = bufio.NewReaderSize(p.link, 16) // a small buffer stalls soon
+	var r io.Reader = bufio.NewReaderSize(p.link, 16) // a stall takes effect soon with a small buffer
 	var err error
 	for err == nil {
 		if p.webSocket {
@@ -176,12 +177,12 @@ func (p *peer) readFrame(r io.Reader) error {
 	assert.LessOrEqual(p.t, length, int64(32776))
 	payload := io.LimitReader(&unmask{r: r, key: key}, length)
 	if h[0] == 0x82 {
-		// One whole capsule in each message.
+		// Each message contains exactly one capsule.
 		if err := p.readCapsule(payload); err != nil {
 			return noEOF(err)
 		}
 		if n, err := io.Copy(io.Discard, payload); n != 0 || err != nil {
-			p.note("%d bytes behind the capsule", n)
+			p.note("%d bytes after the capsule", n)
 		}
 		return nil
 	}
@@ -238,7 +239,7 @@ func (p *peer) readCapsule(r io.Reader) error {
 	}
 	switch t {
 	case 0x2d70f100:
-		assert.NotEmpty(p.t, value, "empty DATA is legal, and useless")
+		assert.NotEmpty(p.t, value, "an empty DATA capsule is allowed, but useless")
 		p.note("data %s", value)
 	case 0x2d70f101:
 		p.note("final%s", value)
@@ -248,7 +249,7 @@ func (p *peer) readCapsule(r io.Reader) error {
 		answers := p.answers
 		p.mu.Unlock()
 		if answers {
-			p.say(p.control(0x2d70f105, binary.BigEndian.Uint64(value)))
+			p.send(p.control(0x2d70f105, binary.BigEndian.Uint64(value)))
 		}
 	case 0x2d70f105:
 		p.note("pong %d", binary.BigEndian.Uint64(value))
@@ -281,14 +282,14 @@ func noEOF(err error) error {
 	return err
 }
 
-// say sends b, without waiting.
-func (p *peer) say(b ...[]byte) {
+// send sends b, without waiting.
+func (p *peer) send(b ...[]byte) {
 	for _, b := range b {
 		p.out <- b
 	}
 }
 
-// The peer's messages, as bytes.
+// The functions below return the messages of the peer as bytes.
 
 func (p *peer) data(s string) []byte     { return p.capsule(0x2d70f100, s) }
 func (p *peer) final(s string) []byte    { return p.capsule(0x2d70f101, s) }
@@ -299,14 +300,14 @@ func (p *peer) control(t uint32, value uint64) []byte {
 	return p.capsule(t, string(binary.BigEndian.AppendUint64(nil, value)))
 }
 
-// capsule returns a capsule, with a length in 4 bytes, and its message.
+// capsule returns a capsule whose length takes 4 bytes. With WebSocket, it is in a message.
 func (p *peer) capsule(t uint32, value string) []byte {
 	b := binary.BigEndian.AppendUint32(nil, t|0x80000000)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(value))|0x80000000)
 	return p.message(append(b, value...))
 }
 
-// message returns b in a message, if messages carry it.
+// message returns b, with WebSocket in a message.
 func (p *peer) message(b []byte) []byte {
 	if !p.webSocket {
 		return b
@@ -314,7 +315,7 @@ func (p *peer) message(b []byte) []byte {
 	return p.frame(0x82, b)
 }
 
-// frame returns a frame as the peer must send it.
+// frame returns a frame, which is masked if the peer is the client.
 func (p *peer) frame(first byte, payload []byte) []byte {
 	b := []byte{first, 0}
 	switch {

@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft returns the stacks of the goroutines that run this package,
-// once those that are about to end have had the time to.
+// goroutinesLeft returns the stacks of the goroutines that still run code of this package.
+// It waits for up to 2 s until they have ended.
 func goroutinesLeft() string {
 	var left string
 	for range 100 {
@@ -38,7 +38,7 @@ func goroutinesLeft() string {
 	return left
 }
 
-// carriers are the two ways in which capsules travel.
+// carriers are the two ways to send capsules.
 var carriers = []struct {
 	name      string
 	webSocket bool

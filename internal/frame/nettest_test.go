@@ -7,8 +7,8 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// The contract of net.Conn holds over each carrier, above each kind of transport,
-// for both roles.
+// A Conn fulfils the contract of net.Conn with each carrier, over each kind of transport,
+// in both roles.
 func TestConn(t *testing.T) {
 	transports := []struct {
 		name string
@@ -17,9 +17,9 @@ func TestConn(t *testing.T) {
 		{"tcp", func(t *testing.T) (a, b net.Conn) { return tcpPipe(t) }},
 		{"pipe", func(*testing.T) (a, b net.Conn) { return net.Pipe() }},
 		{"link", func(*testing.T) (a, b net.Conn) { return newLink(5000) }},
-		{"drip", func(*testing.T) (a, b net.Conn) {
+		{"slow reader", func(*testing.T) (a, b net.Conn) {
 			a, b = newLink(5000)
-			return newDrip(a), newDrip(b)
+			return newSlowReader(a), newSlowReader(b)
 		}},
 	}
 	for _, carrier := range carriers {

@@ -6,22 +6,23 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// What the reader comes upon is noted here under mu. What follows from it must wait
-// until the reader has taken apart all that it has read, which then calls release:
-// behind FINAL_DATA, say, there may be a PING that must be answered before the end.
+// The reader calls the got functions for what it finds in the stream. They only record
+// it, under mu. The reader calls release after it has parsed all bytes that it has read,
+// and only then acts on it. For example, FINAL_DATA may be followed by a PING, which
+// must be answered before the end.
 
 func (c *Conn) gotPing(value uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ping, c.pongDue = value, true
+	c.peerPinged = c.peerFinal
 	c.flags.Or(due)
 }
 
 func (c *Conn) gotPong(value uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// A PONG answers the PINGs before its own, too. One that answers nothing is
-	// ignored.
+	// A PONG also answers the earlier PINGs. A PONG that answers no PING is ignored.
 	if value <= c.pings {
 		c.ponged = max(c.ponged, value)
 	}
@@ -34,20 +35,20 @@ func (c *Conn) gotRFCPing(payload []byte) {
 	c.flags.Or(due)
 }
 
-// gotFinalData notes that the peer has ended its direction. From now on the layer
-// reads by itself, to answer PINGs and to see the end.
+// gotFinalData records that the peer has ended its direction. From now on the Conn reads
+// without the application, to answer PINGs and to detect the end of the transport.
 func (c *Conn) gotFinalData() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peerFinal = true
-	c.tendDue = true
+	c.backgroundReadDue = true
 	c.flags.Or(readStop)
 }
 
-// gotClose notes that the peer has ended both directions by a Close frame, which
-// is answered at once. What follows it means nothing.
+// gotClose records that the peer has ended both directions with a Close frame. It is
+// answered at once. The bytes that follow it are ignored.
 func (c *Conn) gotClose(code uint16) {
-	c.deaf = true
+	c.ignoreInput = true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peerClose = true
@@ -58,10 +59,10 @@ func (c *Conn) gotClose(code uint16) {
 	c.flags.Or(readStop | writeStop | due)
 }
 
-// broke notes that the peer has broken the protocol: what follows cannot be
-// understood.
-func (c *Conn) broke(err error) {
-	c.deaf = true
+// gotProtocolError records that the peer has broken the protocol. The bytes that follow
+// cannot be parsed.
+func (c *Conn) gotProtocolError(err error) {
+	c.ignoreInput = true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase >= phaseDrain {
@@ -76,45 +77,45 @@ func (c *Conn) broke(err error) {
 		}
 	}
 	c.flags.Or(readStop | writeStop)
-	c.tendDue = true
-	c.enter(phaseDrain, drainLimit)
+	c.backgroundReadDue = true
+	c.enterPhase(phaseDrain, drainLimit)
 }
 
-// discard passes over n application bytes.
+// discard skips n application bytes.
 func (c *Conn) discard(n int) {
 	if c.ws != nil {
 		c.ws.Skip(n)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.threw = true
+	c.discarded = true
 }
 
-// Sizes of the buffer that the layer reads into. A half-closed peer sends only
-// controls. One that does not know yet that the connection is closed may send
-// what it has.
+// The sizes of the buffer of backgroundRead. A peer that has ended its direction sends
+// only controls. A peer that does not know yet that the connection is closed may send
+// data.
 const (
-	tendBuffer    = 512
-	discardBuffer = 16 << 10
+	controlBufferSize = 512
+	discardBufferSize = 16 << 10
 )
 
-// tend reads what comes when the application reads no more: behind the peer's
-// FINAL_DATA, and after Close. It ends with the transport.
-func (c *Conn) tend() {
-	c.rmu.Lock() // until the last Read has left the reader
+// backgroundRead reads when the application no longer does: after the peer's FINAL_DATA,
+// and after Close. It returns when the transport ends.
+func (c *Conn) backgroundRead() {
+	c.rmu.Lock() // waits until the last Read has returned
 	c.takeReads()
-	src, err := c.rest, c.late
-	c.rest = nil
+	src, err := c.buffered, c.bufferedErr
+	c.buffered = nil
 	c.rmu.Unlock()
-	buf := make([]byte, tendBuffer)
+	buf := make([]byte, controlBufferSize)
 	for {
 		c.deframe(nil, src, true)
-		c.stamp(false)
+		c.recordReceived(false)
 		if err != nil {
 			break
 		}
-		if len(src) == tendBuffer && len(buf) == tendBuffer {
-			buf = make([]byte, discardBuffer)
+		if len(src) == controlBufferSize && len(buf) == controlBufferSize {
+			buf = make([]byte, discardBufferSize)
 		}
 		var n int
 		n, err = c.conn.Read(buf)

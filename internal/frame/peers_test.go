@@ -20,13 +20,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sides returns a client and a server above the two ends of a transport.
+// sides returns a client and a server over the two ends of a transport.
 func sides(webSocket bool, a, b net.Conn, cfg Config) (client, server *Conn) {
 	return kind{webSocket, true}.above(a, cfg), kind{webSocket, false}.above(b, cfg)
 }
 
-// Two peers whose windows are full of data, with PINGs to answer all the time,
-// always go on, and end in order.
+// Two peers never deadlock while both windows are full of data and both must answer PINGs.
+// Both directions end in order.
 func TestFullWindows(t *testing.T) {
 	const each = 4 << 20
 	transports := map[string]func(t *testing.T) (a, b net.Conn){
@@ -84,23 +84,23 @@ func TestFullWindows(t *testing.T) {
 	}
 }
 
-// Whoever reads late has everything, and a clean end, though the writer has long
-// closed.
-func TestLateReader(t *testing.T) {
+// A reader that is slow receives everything and a clean end, even if the writer has closed
+// long before.
+func TestSlowReader(t *testing.T) {
 	for _, carrier := range carriers {
 		for _, fromClient := range []bool{false, true} {
-			for _, late := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
+			for _, delay := range []time.Duration{0, time.Second, 30 * time.Second, 59 * time.Second} {
 				synctest.Test(t, func(t *testing.T) {
 					a, b := newLink(2 << 20)
-					// So many PINGs that there are always some that are not read.
-					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: max(20*time.Millisecond, late/100)})
+					// The period is short, so that some PINGs are always unread.
+					from, to := sides(carrier.webSocket, a, b, Config{KeepAlivePeriod: max(20*time.Millisecond, delay/100)})
 					if !fromClient {
 						from, to = to, from
 					}
 					p := pattern(1 << 20)
 					from.Write(p)
 					assert.NoError(t, from.Close())
-					time.Sleep(late)
+					time.Sleep(delay)
 					got, err := io.ReadAll(to)
 					assert.NoError(t, err)
 					assert.True(t, bytes.Equal(p, got))
@@ -111,8 +111,7 @@ func TestLateReader(t *testing.T) {
 	}
 }
 
-// A half-close with 1 MiB under way loses nothing, in both orders, above TCP and
-// above TLS.
+// A half-close with 1 MiB in flight loses nothing, in both directions, over TCP and over TLS.
 func TestHalfClose(t *testing.T) {
 	for _, carrier := range carriers {
 		for _, secure := range []bool{false, true} {
@@ -152,8 +151,8 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
-// A connection that is cut in the middle never ends cleanly.
-func TestCutInTheMiddle(t *testing.T) {
+// If the transport is closed during a transfer, the reader never sees a clean end.
+func TestTransportClosedDuringTransfer(t *testing.T) {
 	for _, carrier := range carriers {
 		for _, secure := range []bool{false, true} {
 			var a, b net.Conn
@@ -184,7 +183,7 @@ func isReset(err error) bool {
 	return errors.As(err, &op) && !errors.Is(err, io.EOF)
 }
 
-// tlsPipe puts TLS above the two ends of a connection.
+// tlsPipe adds TLS to the two ends of a connection.
 func tlsPipe(t *testing.T, a, b net.Conn) (client, server net.Conn) {
 	t.Helper()
 	cert := certificate(t)
@@ -197,7 +196,7 @@ func tlsPipe(t *testing.T, a, b net.Conn) (client, server net.Conn) {
 	return c, s
 }
 
-// A relay of framed connections in a row carries everything, and each end.
+// A relay between two framed connections passes on all data and the end of each direction.
 func TestRelay(t *testing.T) {
 	for _, carrier := range carriers {
 		a, b := tcpPipe(t)
@@ -240,9 +239,9 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// On a TCP connection that takes little at a time, Writes are cut short again and
-// again by their deadline, also between the parts of one call, and nothing is lost.
-func TestWriteCutOnTCP(t *testing.T) {
+// On a TCP connection with small buffers, deadlines interrupt many Writes, some of them
+// between the buffers of one writev call. Nothing is lost.
+func TestInterruptedWritesOnTCP(t *testing.T) {
 	for _, k := range kinds {
 		a, b := tcpPipe(t)
 		a.SetWriteBuffer(64 << 10)
@@ -250,7 +249,7 @@ func TestWriteCutOnTCP(t *testing.T) {
 		c := k.above(a, Config{KeepAlivePeriod: time.Millisecond})
 		other := kind{k.webSocket, !k.client}.above(b, Config{})
 		p := pattern(8 << 20)
-		// Nobody reads yet, so that the first Write is cut short.
+		// The peer does not read yet, so the deadline interrupts the first Write.
 		c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 		sent, err := c.Write(p)
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)

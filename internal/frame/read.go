@@ -11,33 +11,33 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// Read reads application bytes. It has the transport read into p, and takes the
-// headers out there, so that it may return fewer bytes than the transport had
-// for p. It never writes. It returns io.EOF behind the peer's FINAL_DATA, and
-// io.ErrUnexpectedEOF, wrapped, if the stream ends without.
+// Read reads application bytes. The transport reads into p, and Read removes the headers
+// there, so it may return fewer bytes than the transport has read. It never writes. It
+// returns io.EOF after the peer's FINAL_DATA. If the stream ends without FINAL_DATA, the
+// error wraps io.ErrUnexpectedEOF.
 //
-// The layer sees a PING only while the application reads.
+// PINGs are answered only while the application reads.
 func (c *Conn) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	c.beginRead()
 	defer c.endRead()
-	// A goroutine may wait here for long. All that it does not need for that is done
-	// in other functions, so that its stack stays small.
+	// A goroutine may wait here for a long time, and its stack must stay small. So other
+	// functions do everything that is not needed during the wait.
 	for n == 0 && err == nil {
-		if len(c.rest) > 0 || c.late != nil || c.marked(readStop) {
-			n, err = c.readRest(p)
+		if len(c.buffered) > 0 || c.bufferedErr != nil || c.hasFlag(readStop) {
+			n, err = c.readBuffered(p)
 			continue
 		}
 		buf := p
-		if len(p) < len(c.hold) {
-			// Without room for a header beside it, a small message would take
-			// two calls to the transport.
-			buf = c.hold[:]
+		if len(p) < len(c.readBuf) {
+			// p has no space for the header of a small message. Without this
+			// buffer, such a message would take two calls to the transport.
+			buf = c.readBuf[:]
 		}
 		got, readErr := c.conn.Read(buf)
-		n, err = c.digest(p, buf[:got], readErr)
+		n, err = c.handleRead(p, buf[:got], readErr)
 	}
 	return n, err
 }
@@ -45,19 +45,18 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 func (c *Conn) beginRead() {
 	c.rmu.Lock()
 	if c.idle != nil {
-		c.idle.waits()
+		c.idle.beginWait()
 	}
 }
 
 func (c *Conn) endRead() {
 	if c.idle != nil {
-		c.idle.waited()
+		c.idle.endWait()
 	}
 	c.rmu.Unlock()
 }
 
-// WriteTo writes to w what can be read until EOF. It reads into one buffer and
-// writes from there.
+// WriteTo reads until EOF and writes the data to w. It uses one buffer for both.
 func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 	buf := largeBuffers.Get().(*largeBuffer)
 	defer largeBuffers.Put(buf)
@@ -83,27 +82,28 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// readRest is Read where nothing is to be read from the transport: at the end, and
-// while there is a rest, or an error that was returned beside it.
-func (c *Conn) readRest(p []byte) (int, error) {
+// readBuffered does the work of Read if nothing needs to be read from the transport: at
+// the end of the stream, and while there are buffered bytes or a buffered error.
+func (c *Conn) readBuffered(p []byte) (int, error) {
 	switch {
-	case c.marked(readStop):
+	case c.hasFlag(readStop):
 		return 0, c.readError()
-	case len(c.rest) == 0:
-		return 0, c.readFailed(c.late)
+	case len(c.buffered) == 0:
+		return 0, c.readFailed(c.bufferedErr)
 	case c.readExpired():
-		// As over bytes that wait in a socket, the deadline wins.
+		// An expired deadline takes precedence over buffered bytes, as it does
+		// over the bytes in the buffer of a socket.
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	moved, used := c.deframe(p, c.rest, false)
-	c.rest = c.rest[used:]
-	c.stamp(moved > 0)
+	moved, used := c.deframe(p, c.buffered, false)
+	c.buffered = c.buffered[used:]
+	c.recordReceived(moved > 0)
 	return moved, nil
 }
 
-// digest takes apart what the transport has returned, and returns what Read must
-// return. It returns no bytes if there were only headers and controls.
-func (c *Conn) digest(p, raw []byte, err error) (int, error) {
+// handleRead parses what the transport has returned, and returns the results of Read. The
+// number of bytes is 0 if there were only headers and controls.
+func (c *Conn) handleRead(p, raw []byte, err error) (int, error) {
 	if len(raw) == 0 {
 		if err != nil {
 			err = c.readFailed(err)
@@ -111,37 +111,37 @@ func (c *Conn) digest(p, raw []byte, err error) (int, error) {
 		return 0, err
 	}
 	if err != nil && !isTimeout(err) {
-		c.late = err
+		c.bufferedErr = err
 	}
 	moved, used := c.deframe(p, raw, false)
-	c.rest = raw[used:] // empty unless raw is in c.hold: nothing outgrows p in p
-	c.stamp(moved > 0 && len(raw) == max(len(p), len(c.hold)))
+	c.buffered = raw[used:] // empty if raw is in p, which has space for all its data
+	c.recordReceived(moved > 0 && len(raw) == max(len(p), len(c.readBuf)))
 	return moved, nil
 }
 
-// deframe takes src apart. It moves the application's bytes to dst, or discards
-// them, and sees to everything else. dst may begin where src does. It returns how
-// many bytes it has moved and how many of src it has used: all, if dst is not full.
-// rmu is held, or the layer itself reads.
+// deframe parses src. It moves the application's bytes to dst, or discards them, and
+// handles headers and controls. dst and src may begin at the same address. deframe returns
+// how many bytes it has moved, and how many bytes of src it has used. It uses all of them
+// unless dst is full. The caller holds rmu, or is backgroundRead.
 func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
-	news := false
-	for used < len(src) && !c.deaf {
+	changed := false
+	for used < len(src) && !c.ignoreInput {
 		b := src[used:]
 		if c.ws != nil {
 			data := c.ws.Data()
 			if data == 0 {
 				n, more := c.takeFrame(b)
 				used += n
-				news = news || more
+				changed = changed || more
 				continue
 			}
 			b = b[:min(data, uint64(len(b)))]
 		}
-		c.fresh = true
+		c.received = true
 		if data := c.capsules.Data(); data == 0 {
 			n, more := c.takeCapsule(b)
 			used += n
-			news = news || more
+			changed = changed || more
 		} else {
 			b = b[:min(data, uint64(len(b)))]
 			if discard {
@@ -158,21 +158,21 @@ func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
 			used += len(b)
 		}
 		if !c.final && c.capsules.Ended() {
-			c.final, news = true, true
+			c.final, changed = true, true
 			c.gotFinalData()
 		}
 	}
-	if c.deaf {
+	if c.ignoreInput {
 		used = len(src)
 	}
-	if news {
+	if changed {
 		c.mu.Lock()
 		c.release()
 	}
 	return moved, used
 }
 
-// move moves application bytes to where the application wants them.
+// move moves application bytes to the buffer of the application, and unmasks them.
 func (c *Conn) move(dst, src []byte) {
 	if c.ws != nil {
 		if !c.client {
@@ -184,8 +184,8 @@ func (c *Conn) move(dst, src []byte) {
 	if &dst[0] == &src[0] {
 		return
 	}
-	// Above 2 KiB, copy uses a string instruction, which takes twice the time
-	// where dst begins just before src.
+	// Above 2 KiB, copy uses a string instruction. This takes twice the time if dst
+	// begins a few bytes before src.
 	const step = 1 << 10
 	for len(src) > step {
 		copy(dst, src[:step])
@@ -194,13 +194,13 @@ func (c *Conn) move(dst, src []byte) {
 	copy(dst, src)
 }
 
-// takeFrame takes a header or a control frame from the beginning of b. It returns
-// its length, and whether there is news for release.
-func (c *Conn) takeFrame(b []byte) (n int, news bool) {
+// takeFrame consumes a frame header or a control frame at the beginning of b. It returns
+// the number of bytes, and whether the caller must call release.
+func (c *Conn) takeFrame(b []byte) (n int, changed bool) {
 	n, event, err := c.ws.Next(b)
 	switch {
 	case err != nil:
-		c.broke(err)
+		c.gotProtocolError(err)
 	case event == websocket.PingPassed:
 		c.gotRFCPing(c.ws.Control())
 	case event == websocket.ClosePassed:
@@ -211,9 +211,10 @@ func (c *Conn) takeFrame(b []byte) (n int, news bool) {
 	return n, true
 }
 
-// takeCapsule takes a header, a PING, a PONG or an unknown value from the
-// beginning of b. It returns its length, and whether there is news for release.
-func (c *Conn) takeCapsule(b []byte) (n int, news bool) {
+// takeCapsule consumes a capsule header, a PING, a PONG or a value of an unknown type at
+// the beginning of b. It returns the number of bytes, and whether the caller must call
+// release.
+func (c *Conn) takeCapsule(b []byte) (n int, changed bool) {
 	var unmasked [capsule.MaxHeader]byte
 	if c.ws != nil {
 		n := min(len(b), len(unmasked))
@@ -226,7 +227,7 @@ func (c *Conn) takeCapsule(b []byte) (n int, news bool) {
 	}
 	switch {
 	case err != nil:
-		c.broke(err)
+		c.gotProtocolError(err)
 	case event == capsule.PingPassed:
 		c.gotPing(c.capsules.Value())
 	case event == capsule.PongPassed:
@@ -237,10 +238,10 @@ func (c *Conn) takeCapsule(b []byte) (n int, news bool) {
 	return n, true
 }
 
-// readFailed returns what Read must return for an error of the transport.
+// readFailed returns the error that Read must return for an error of the transport.
 func (c *Conn) readFailed(err error) error {
-	if c.marked(readStop) {
-		return c.readError() // the transport failed because Read was to end
+	if c.hasFlag(readStop) {
+		return c.readError() // the Conn itself has interrupted the Read
 	}
 	if isTimeout(err) {
 		return err
@@ -248,7 +249,7 @@ func (c *Conn) readFailed(err error) error {
 	c.mu.Lock()
 	c.peerEnd = true
 	switch {
-	case c.controlErr != nil && !isTimeout(c.controlErr): // a caller would try again behind a timeout
+	case c.controlErr != nil && !isTimeout(c.controlErr): // after a timeout, a caller would read again
 		err = c.controlErr
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = c.truncated(0)
@@ -259,34 +260,34 @@ func (c *Conn) readFailed(err error) error {
 	return err
 }
 
-// stamp notes when capsules were last heard of. A look at the clock costs as much
-// as a small capsule. While the transport fills one buffer after the other, and
-// so has more, one in 16 must do.
-func (c *Conn) stamp(full bool) {
-	if !c.fresh {
+// recordReceived records when bytes of a capsule last arrived. Reading the clock costs as
+// much as a small capsule. While the transport fills each buffer, more bytes are waiting,
+// and the clock is read for one buffer in 16.
+func (c *Conn) recordReceived(full bool) {
+	if !c.received {
 		return
 	}
-	c.fresh = false
-	if full && c.unstamped < 15 {
-		c.unstamped++
+	c.received = false
+	if full && c.unrecorded < 15 {
+		c.unrecorded++
 		return
 	}
-	c.unstamped = 0
-	c.heard.Store(int64(now()))
+	c.unrecorded = 0
+	c.lastReceived.Store(int64(now()))
 }
 
-// truncated returns the error for a stream that has ended without FINAL_DATA. code
-// is that of the Close frame that ended it, or 0.
+// truncated returns the error for a stream that has ended without FINAL_DATA. code is the
+// code of the Close frame that ended it, or 0.
 func (c *Conn) truncated(code uint16) error {
-	c.stamp(false)
+	c.recordReceived(false)
 	return c.opError("read", &truncatedError{
-		silence: now() - time.Duration(c.heard.Load()),
-		atMost:  c.unstamped > 0,
+		silence: now() - time.Duration(c.lastReceived.Load()),
+		atMost:  c.unrecorded > 0,
 		code:    code,
 	})
 }
 
-// readError returns why there is readStop.
+// readError returns the error that Read must return after readStop was set.
 func (c *Conn) readError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

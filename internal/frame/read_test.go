@@ -17,15 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A foreign writes a stream as a peer may that is not ours: capsules of any length,
-// unknown types, lengths in any form, and messages that some gateway has cut anew.
-type foreign struct {
+// A randomPeer generates streams that another implementation could send: capsules of any
+// length, unknown types, lengths in any form, and messages that a gateway has fragmented.
+type randomPeer struct {
 	kind   // of the Conn that reads
 	random *rand.Rand
-	open   bool // a message is
+	open   bool // a message is not complete yet
 }
 
-func (f *foreign) integer(v uint64) []byte {
+func (f *randomPeer) integer(v uint64) []byte {
 	form := f.random.IntN(4)
 	switch {
 	case v < 1<<6 && form == 0:
@@ -38,14 +38,14 @@ func (f *foreign) integer(v uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, v|0xc000000000000000)
 }
 
-func (f *foreign) capsule(t uint32, value []byte) []byte {
+func (f *randomPeer) capsule(t uint32, value []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, t|0x80000000)
 	b = append(b, f.integer(uint64(len(value)))...)
 	return append(b, value...)
 }
 
-// stream returns a stream that carries data.
-func (f *foreign) stream(data []byte) []byte {
+// stream returns a stream that contains data.
+func (f *randomPeer) stream(data []byte) []byte {
 	var capsules []byte
 	for first := true; len(data) > 0 || first; first = false {
 		switch f.random.IntN(6) {
@@ -68,8 +68,8 @@ func (f *foreign) stream(data []byte) []byte {
 	return f.cut(capsules)
 }
 
-// cut puts the bytes into messages, cut where it pleases.
-func (f *foreign) cut(b []byte) []byte {
+// cut splits the bytes at random and puts the parts into messages.
+func (f *randomPeer) cut(b []byte) []byte {
 	if !f.webSocket {
 		return b
 	}
@@ -92,12 +92,12 @@ func (f *foreign) cut(b []byte) []byte {
 	return wire
 }
 
-func (f *foreign) frame(first byte, payload []byte) []byte {
+func (f *randomPeer) frame(first byte, payload []byte) []byte {
 	p := peer{kind: f.kind}
 	return p.frame(first, payload)
 }
 
-// chunks returns at most so many bytes for a Read as chance will have it.
+// chunks returns a random number of bytes for each Read, at most max.
 type chunks struct {
 	r      io.Reader
 	random *rand.Rand
@@ -112,14 +112,14 @@ func (c *chunks) Read(p []byte) (int, error) {
 	return c.r.Read(p[:min(len(p), 1+c.random.IntN(c.max))])
 }
 
-// However the transport cuts a stream, and whatever is asked for, the bytes are the
-// same.
+// The result is the same for every way in which the transport splits a stream, and for
+// every size of the buffer of Read.
 func TestReadAnyChunking(t *testing.T) {
 	for _, k := range kinds {
 		for seed := range uint64(40) {
 			random := rand.New(rand.NewPCG(seed, 9))
 			data := pattern(random.IntN(1 + random.IntN(200_000)))
-			f := &foreign{kind: k, random: random}
+			f := &randomPeer{kind: k, random: random}
 			wire := f.stream(data)
 			rest := random.IntN(min(len(wire), 1+random.IntN(5000)))
 			transport := io.Reader(newChunks(bytes.NewReader(wire[rest:]), seed, 1+random.IntN(1+random.IntN(100_000))))
@@ -145,8 +145,8 @@ func TestReadAnyChunking(t *testing.T) {
 	}
 }
 
-// The stream is cut at each byte in turn, between the rest of the handshake and the
-// transport, and between two reads with a deadline that passes in between.
+// The stream is split at each byte. The first part is in Config.Rest, and the second comes
+// from the transport. Then the same with two reads, and a deadline that expires between them.
 func TestReadEachSplit(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		p := peer{kind: k}
@@ -186,8 +186,8 @@ func TestReadEachSplit(t *testing.T) {
 	})
 }
 
-// A deadline that has passed wins over bytes that have come.
-func TestReadDeadlineWins(t *testing.T) {
+// An expired deadline takes precedence over bytes that have arrived.
+func TestReadDeadlineTakesPrecedence(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		p := peer{kind: k}
 		c := k.above(&reader{r: bytes.NewReader(nil)}, Config{Rest: p.data("hello")})
@@ -211,51 +211,51 @@ func TestReadDeadlineWins(t *testing.T) {
 	})
 }
 
-// A transport may return its error beside the last bytes, and only once.
-func TestReadErrorBesideBytes(t *testing.T) {
+// A transport may return its error together with the last bytes, and only once.
+func TestReadErrorWithBytes(t *testing.T) {
 	for _, k := range kinds {
 		p := peer{kind: k}
-		r := &reader{r: &lastWords{b: p.data("hello"), err: syscall.ECONNRESET}}
+		r := &reader{r: &dataErrReader{b: p.data("hello"), err: syscall.ECONNRESET}}
 		got, err := io.ReadAll(k.above(r, Config{}))
 		assert.Equal(t, "hello", string(got))
 		assert.ErrorIs(t, err, syscall.ECONNRESET)
 	}
 }
 
-type lastWords struct {
+type dataErrReader struct {
 	b   []byte
 	err error
 }
 
-func (l *lastWords) Read(p []byte) (int, error) {
+func (l *dataErrReader) Read(p []byte) (int, error) {
 	n := copy(p, l.b)
 	err := l.err
 	l.b, l.err = nil, io.EOF
 	return n, err
 }
 
-func TestReadNothing(t *testing.T) {
+func TestReadEmpty(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEnd(t, k, window)
 		n, err := e.Read(nil)
 		assert.NoError(t, err)
 		assert.Zero(t, n)
-		e.peer.say(e.peer.data(""), e.peer.message(nil), e.peer.data("x"))
+		e.peer.send(e.peer.data(""), e.peer.message(nil), e.peer.data("x"))
 		n, err = e.Read(make([]byte, 10))
 		assert.NoError(t, err)
-		assert.Equal(t, 1, n, "empty DATA and empty messages never make Read return")
+		assert.Equal(t, 1, n, "Read does not return for empty DATA or empty messages")
 		n, err = e.Read([]byte{})
 		assert.NoError(t, err)
 		assert.Zero(t, n)
 	})
 }
 
-// A length that a peer declares costs nothing.
-func TestReadGiantLengths(t *testing.T) {
+// A large length in a header allocates no memory.
+func TestReadHugeLengths(t *testing.T) {
 	for _, k := range kinds {
 		wire := []byte("\xad\x70\xf1\x00\xff\xff\xff\xff\xff\xff\xff\xffsome of it")
 		if k.webSocket {
-			// A message without end, too.
+			// The message has the greatest length, too.
 			head := []byte("\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff")
 			if !k.client {
 				head[1] |= 0x80
@@ -270,8 +270,8 @@ func TestReadGiantLengths(t *testing.T) {
 	}
 }
 
-// Small messages, each read with a buffer of its size, take one call each, and a
-// length and a body that are read one after the other take no more than they would
+// A small message that is read with a buffer of its size takes one call to the transport. A
+// length and a body that are read one after the other take at most two calls, as they do
 // without framing.
 func TestReadSmallMessages(t *testing.T) {
 	for _, k := range kinds {
@@ -281,7 +281,7 @@ func TestReadSmallMessages(t *testing.T) {
 			for range 100 {
 				wire.Write(unpadded(k, pattern(size)))
 			}
-			// The transport has one message at a time.
+			// The transport returns one message at a time.
 			one := wire.Len() / 100
 			r := &reader{r: &chunksOf{&wire, one}}
 			c := k.above(r, Config{})
@@ -309,14 +309,14 @@ func TestReadSmallMessages(t *testing.T) {
 	}
 }
 
-// unpadded returns a capsule as the package itself writes it to a Conn of kind k.
+// unpadded returns a capsule in the form in which this package writes it to a Conn of kind k.
 func unpadded(k kind, data []byte) []byte {
 	r := &recorder{}
 	kind{k.webSocket, !k.client}.above(r, Config{}).Write(data)
 	return r.calls[0]
 }
 
-// chunksOf gives so many bytes at a time.
+// chunksOf returns at most size bytes for each Read, and never parts of two chunks.
 type chunksOf struct {
 	b    *bytes.Buffer
 	size int
@@ -330,14 +330,14 @@ func (c *chunksOf) Read(p []byte) (int, error) {
 	return c.b.Read(p[:min(len(p), left)])
 }
 
-// Two peers read whatever the fuzzer says, and one of them in pieces: they see the
-// same bytes and the same end.
+// Two Conns read the same input of the fuzzer, one of them in pieces. Both must return the
+// same bytes and the same error.
 func FuzzRead(f *testing.F) {
 	for i, k := range kinds {
 		p := peer{kind: k}
 		f.Add(join(p.data("hello"), p.ping(1), p.final(""), p.ping(2)), uint8(i), uint64(i))
 		f.Add(join(p.data("hello"), p.capsule(0x2d70f104, "short")), uint8(i), uint64(i))
-		f.Add((&foreign{kind: k, random: rand.New(rand.NewPCG(1, 2))}).stream(pattern(500)), uint8(i), uint64(i))
+		f.Add((&randomPeer{kind: k, random: rand.New(rand.NewPCG(1, 2))}).stream(pattern(500)), uint8(i), uint64(i))
 	}
 	f.Fuzz(func(t *testing.T, wire []byte, which uint8, seed uint64) {
 		k := kinds[which%4]
@@ -370,7 +370,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// kindOf returns what an error says, but for times.
+// kindOf returns the text of an error, without times.
 func kindOf(err error) string {
 	if op, ok := err.(*net.OpError); ok {
 		if e, ok := op.Err.(*truncatedError); ok {

@@ -7,9 +7,9 @@ import (
 	"weak"
 )
 
-// afterFunc calls f after d, unless c is unreachable by then. The timer does not
-// keep c alive: a Conn that was dropped without Close ends as a net.TCPConn does,
-// when the garbage collector finds it.
+// afterFunc calls f after d, unless c is unreachable at that time. The timer does not keep
+// c alive. If an application drops a Conn without calling Close, the garbage collector
+// frees it, as it does with a net.TCPConn.
 func afterFunc(c *Conn, d time.Duration, f func(*Conn)) *time.Timer {
 	w := weak.Make(c)
 	return time.AfterFunc(d, func() {
@@ -20,13 +20,13 @@ func afterFunc(c *Conn, d time.Duration, f func(*Conn)) *time.Timer {
 }
 
 func (c *Conn) startKeepAlive() {
-	c.mu.Lock() // the timer may be faster than the assignment
+	c.mu.Lock() // the timer may run before the assignment
 	c.ticker = afterFunc(c, c.keepAlive/2, (*Conn).tick)
 	c.mu.Unlock()
 }
 
-// tick sends a PING, unless something was written since the last tick. At two
-// ticks a period, no silence of this side is longer than a period.
+// tick sends a PING, unless something was written since the last tick. There are two ticks
+// in a period, so this side is never silent for longer than a period.
 func (c *Conn) tick() {
 	c.mu.Lock()
 	if c.phase != phaseOpen || c.ownFinal && c.peerFinal {
@@ -35,7 +35,7 @@ func (c *Conn) tick() {
 	}
 	c.ticker.Reset(c.keepAlive / 2)
 	c.mu.Unlock()
-	if c.spoke() {
+	if c.recentlyWrote() {
 		return
 	}
 	c.mu.Lock()
@@ -44,67 +44,68 @@ func (c *Conn) tick() {
 	c.release()
 }
 
-// spoke reports whether something was written since the last call, or is being
-// written.
-func (c *Conn) spoke() bool {
+// recentlyWrote reports whether something was written since the last call, or is being
+// written now.
+func (c *Conn) recentlyWrote() bool {
 	if !c.wmu.TryLock() {
 		return true
 	}
 	defer c.wmu.Unlock()
-	wrote := c.wrote
-	c.wrote = false
+	wrote := c.wroteSinceTick
+	c.wroteSinceTick = false
 	return wrote
 }
 
-// An idleTimer measures how long a Read has waited. It is not set for each
-// Read: it goes off at a time that once was right, and then finds out whether
-// it still is.
+// An idleTimer measures how long a Read has waited. Setting a timer for each Read would be
+// expensive. So the timer may fire too early. It then computes the time that is left, and
+// is set again.
 type idleTimer struct {
-	limit time.Duration
-	timer *time.Timer
-	armed atomic.Bool
-	since atomic.Int64 // when the Read that waits has begun, since epoch; or noRead
+	limit        time.Duration
+	timer        *time.Timer
+	armed        atomic.Bool
+	waitingSince atomic.Int64 // when the Read that waits has begun, since epoch; or noRead
 }
 
-// noRead stands for the time of a Read where none waits.
+// noRead is the value of waitingSince while no Read waits.
 const noRead = math.MinInt64
 
 func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
 	i := &idleTimer{limit: limit, timer: afterFunc(c, limit, (*Conn).checkIdle)}
 	i.timer.Stop()
-	i.since.Store(noRead)
+	i.waitingSince.Store(noRead)
 	return i
 }
 
-// waits notes that a Read begins to wait.
-func (i *idleTimer) waits() {
-	i.since.Store(int64(now()))
+// beginWait records that a Read begins to wait.
+func (i *idleTimer) beginWait() {
+	i.waitingSince.Store(int64(now()))
 	if i.armed.CompareAndSwap(false, true) {
 		i.timer.Reset(i.limit)
 	}
 }
 
-// waited notes that no Read waits any more.
-func (i *idleTimer) waited() { i.since.Store(noRead) }
+// endWait records that no Read waits any longer.
+func (i *idleTimer) endWait() { i.waitingSince.Store(noRead) }
 
-// checkIdle ends the connection if the Read that waits has done so for too long.
+// checkIdle ends the connection if a Read has waited for too long.
 func (c *Conn) checkIdle() {
 	i := c.idle
-	since := i.since.Load()
+	since := i.waitingSince.Load()
 	for since == noRead {
 		i.armed.Store(false)
-		// A Read that has begun in between may have seen armed as it was.
-		if since = i.since.Load(); since == noRead || !i.armed.CompareAndSwap(false, true) {
+		// A Read may have begun before armed was cleared, and then it has not set
+		// the timer.
+		if since = i.waitingSince.Load(); since == noRead || !i.armed.CompareAndSwap(false, true) {
 			return
 		}
 	}
-	silence := now() - time.Duration(max(since, c.heard.Load()))
+	silence := now() - time.Duration(max(since, c.lastReceived.Load()))
 	if silence < i.limit {
 		i.timer.Reset(i.limit - silence)
 		return
 	}
 	c.mu.Lock()
-	if c.phase != phaseOpen || c.marked(readStop) {
+	if c.phase != phaseOpen || c.hasFlag(readStop) {
 		c.mu.Unlock()
 		return
 	}

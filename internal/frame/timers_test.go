@@ -36,22 +36,22 @@ func TestKeepAlive(t *testing.T) {
 		var at []time.Duration
 		for range 120 {
 			time.Sleep(time.Second)
-			if strings.Contains(e.peer.took(), "ping") {
+			if strings.Contains(e.peer.received(), "ping") {
 				at = append(at, time.Since(begin))
 			}
 		}
-		// The first PING comes at the first tick with nothing before it.
+		// The first PING is sent at the first tick, because nothing was written before.
 		assert.Equal(t, []time.Duration{10 * time.Second, 30 * time.Second, 50 * time.Second, 70 * time.Second,
 			90 * time.Second, 110 * time.Second}, at)
 
-		// No silence is longer than a period, and who writes sends none.
+		// No silence is longer than a period. A side that writes data sends no PING.
 		last := time.Now()
 		for i := range 200 {
 			time.Sleep(time.Second)
 			if i%7 == 0 && i < 100 {
 				e.write("x")
 			}
-			if got := e.peer.took(); got != "" {
+			if got := e.peer.received(); got != "" {
 				assert.LessOrEqual(t, time.Since(last), period)
 				last = time.Now()
 				if i > 10 && i < 100 {
@@ -65,54 +65,78 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-// Answers are no silence either.
-func TestKeepAliveAnswers(t *testing.T) {
+// PONGs count as writes, so no PINGs are needed.
+func TestKeepAliveCountsPongs(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
 		go io.Copy(io.Discard, struct{ io.Reader }{e})
 		for i := range uint64(20) {
 			time.Sleep(8 * time.Second)
-			e.peer.say(e.peer.ping(i))
-			assert.NotContains(t, e.peer.took(), "ping")
+			e.peer.send(e.peer.ping(i))
+			assert.NotContains(t, e.peer.received(), "ping")
 		}
 		e.Close()
 		synctest.Wait()
 	})
 }
 
-// PINGs go on while one direction is final, and end with both, and with Close.
+// The answer to the Ping frame of a gateway goes only to the gateway. It does not end the
+// silence towards the peer, nor towards what is on the way to the peer.
+func TestKeepAliveBehindGateway(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const period = 20 * time.Second
+			e := newEndWith(t, kind{true, client}, Config{KeepAlivePeriod: period})
+			go io.Copy(io.Discard, struct{ io.Reader }{e})
+			pings := 0
+			for range 100 {
+				time.Sleep(time.Second)
+				e.peer.send(e.peer.frame(0x89, []byte("gateway")))
+				got := e.peer.received()
+				assert.Contains(t, got, "frame pong gateway")
+				pings += strings.Count(", "+got, ", ping ")
+			}
+			assert.GreaterOrEqual(t, pings, 5)
+			e.Close()
+			synctest.Wait()
+		})
+	}
+}
+
+// PINGs are sent while one direction is final. They stop when both are, and after Close.
 func TestKeepAliveEnds(t *testing.T) {
 	const period = 20 * time.Second
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEndWith(t, k, Config{KeepAlivePeriod: period})
-		e.peer.mute()
+		e.peer.stopAnswering()
 		assert.NoError(t, e.CloseWrite())
 		e.peerGot("final, ping 1")
 		time.Sleep(2 * period)
-		assert.Contains(t, e.peer.took(), "ping 2")
-		e.peer.say(e.peer.final(""))
+		assert.Contains(t, e.peer.received(), "ping 2")
+		e.peer.send(e.peer.final(""))
 		assert.Equal(t, io.EOF, e.reads(""))
-		e.peer.took()
+		e.peer.received()
 		time.Sleep(time.Hour)
 		e.peerGot("")
 		e.open()
 	})
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEndWith(t, k, Config{KeepAlivePeriod: period})
-		e.peer.mute()
-		e.peer.say(e.peer.final(""))
+		e.peer.stopAnswering()
+		e.peer.send(e.peer.final(""))
 		assert.Equal(t, io.EOF, e.reads(""))
 		time.Sleep(2 * period)
-		assert.Contains(t, e.peer.took(), "ping")
+		assert.Contains(t, e.peer.received(), "ping")
 		assert.NoError(t, e.Close())
-		assert.Contains(t, e.peer.took(), "final")
+		assert.Contains(t, e.peer.received(), "final")
 		time.Sleep(2 * period)
 		e.peerGot("")
 	})
 }
 
-// A PING that finds no room is given up after 2 s, and the next one finishes it.
-func TestKeepAliveWithoutRoom(t *testing.T) {
+// A PING that the transport does not accept is interrupted after 2 s. The next one finishes
+// it.
+func TestKeepAliveBlocked(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
 		e.peer.stall()
@@ -128,7 +152,7 @@ func TestKeepAliveWithoutRoom(t *testing.T) {
 	})
 }
 
-// While a Write is under way there is nothing to send, and no room for it.
+// While a Write is in progress, no PING is sent.
 func TestKeepAliveDuringWrite(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		e := newEndWith(t, k, Config{KeepAlivePeriod: 20 * time.Second})
@@ -136,9 +160,9 @@ func TestKeepAliveDuringWrite(t *testing.T) {
 		go e.Write(make([]byte, 2*window))
 		time.Sleep(time.Hour)
 		e.peer.resume()
-		assert.NotContains(t, e.peer.took(), "ping")
+		assert.NotContains(t, e.peer.received(), "ping")
 		time.Sleep(20 * time.Second)
-		assert.Contains(t, e.peer.took(), "ping")
+		assert.Contains(t, e.peer.received(), "ping")
 	})
 }
 
@@ -170,12 +194,12 @@ func TestMaxIdleTimeout(t *testing.T) {
 		"it counts from the last byte": func(e *end) {
 			begin := time.Now()
 			b := e.peer.data("x")
-			const bytes = 4 + 4 + 1 // of the capsule; headers of frames do not count
+			const bytes = 4 + 4 + 1 // the bytes of the capsule; headers of frames do not count
 			go func() {
-				e.peer.say(b[:len(b)-bytes])
+				e.peer.send(b[:len(b)-bytes])
 				for _, b := range b[len(b)-bytes:] {
 					time.Sleep(30 * time.Second)
-					e.peer.say([]byte{b})
+					e.peer.send([]byte{b})
 				}
 			}()
 			idle(e.t, e.reads("x"))
@@ -186,7 +210,7 @@ func TestMaxIdleTimeout(t *testing.T) {
 			go func() {
 				for _, b := range [][]byte{e.peer.data(""), e.peer.ping(1), e.peer.pong(9), e.peer.capsule(0x12345678, "x"), e.peer.data("")} {
 					time.Sleep(30 * time.Second)
-					e.peer.say(b)
+					e.peer.send(b)
 				}
 			}()
 			idle(e.t, e.reads(""))
@@ -196,11 +220,11 @@ func TestMaxIdleTimeout(t *testing.T) {
 			size := 200
 			b := e.peer.capsule(0x12345678, strings.Repeat("x", size-len(e.peer.capsule(0x12345678, strings.Repeat("x", 150)))+150))
 			assert.Len(e.t, b, size)
-			e.peer.say(e.peer.data(""))
+			e.peer.send(e.peer.data(""))
 			begin := time.Now()
 			go func() {
 				time.Sleep(30 * time.Second)
-				e.peer.say(b)
+				e.peer.send(b)
 			}()
 			_, err := e.Read(make([]byte, size))
 			idle(e.t, err)
@@ -208,7 +232,7 @@ func TestMaxIdleTimeout(t *testing.T) {
 		},
 		"it counts while a Read waits": func(e *end) {
 			time.Sleep(time.Hour)
-			e.peer.say(e.peer.data("x"))
+			e.peer.send(e.peer.data("x"))
 			buf := make([]byte, 10)
 			n, err := e.Read(buf)
 			assert.NoError(e.t, err)
@@ -227,12 +251,12 @@ func TestMaxIdleTimeout(t *testing.T) {
 			}
 			assert.Equal(e.t, 300*time.Second, time.Since(begin), "no Read has waited for long enough")
 			e.SetReadDeadline(time.Time{})
-			e.peer.say(e.peer.data("x"))
+			e.peer.send(e.peer.data("x"))
 			n, err := e.Read(make([]byte, 10))
 			assert.NoError(e.t, err)
 			assert.Equal(e.t, 1, n)
 		},
-		"it goes on while our own Write is blocked": func(e *end) {
+		"it also counts while a Write of this side is blocked": func(e *end) {
 			e.peer.stall()
 			wrote := make(chan error)
 			go func() {
@@ -245,16 +269,16 @@ func TestMaxIdleTimeout(t *testing.T) {
 			assert.ErrorIs(e.t, <-wrote, syscall.ETIMEDOUT)
 			e.ended()
 		},
-		"not behind FINAL_DATA": func(e *end) {
-			e.peer.say(e.peer.final(""))
+		"not after FINAL_DATA": func(e *end) {
+			e.peer.send(e.peer.final(""))
 			assert.Equal(e.t, io.EOF, e.reads(""))
 			time.Sleep(time.Hour)
 			e.open()
 			e.write("still")
 			e.peerGot("data still")
 		},
-		"not behind Close": func(e *end) {
-			e.peer.mute()
+		"not after Close": func(e *end) {
+			e.peer.stopAnswering()
 			go e.Read(make([]byte, 10))
 			time.Sleep(limit - time.Second)
 			assert.NoError(e.t, e.Close())
@@ -274,7 +298,7 @@ func TestMaxIdleTimeout(t *testing.T) {
 			go func() {
 				for _, b := range [][]byte{e.peer.frame(0x89, nil), e.peer.frame(0x8a, []byte("pong")), e.peer.message(nil), e.peer.data("x")[:2]} {
 					time.Sleep(9 * time.Second)
-					e.peer.say(b)
+					e.peer.send(b)
 				}
 			}()
 			idle(t, e.reads(""))
@@ -283,22 +307,22 @@ func TestMaxIdleTimeout(t *testing.T) {
 	})
 }
 
-// A timer does not keep a Conn alive that nobody can reach, nor its transport.
-func TestTimersLetGo(t *testing.T) {
+// Timers do not keep an unreachable Conn or its transport alive.
+func TestTimersDoNotKeepConnAlive(t *testing.T) {
 	for _, k := range kinds {
 		client, server := tcpPipe(t)
-		gone := make(chan bool)
+		freed := make(chan bool)
 		func() {
 			c := k.above(server, Config{KeepAlivePeriod: time.Hour, MaxIdleTimeout: 3 * time.Hour})
 			c.SetReadDeadline(time.Now().Add(time.Millisecond))
-			_, err := c.Read(make([]byte, 1)) // and the idle timer runs
+			_, err := c.Read(make([]byte, 1)) // starts the idle timer
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-			runtime.AddCleanup(c, func(int) { close(gone) }, 0)
+			runtime.AddCleanup(c, func(int) { close(freed) }, 0)
 		}()
 		for collected := false; !collected; {
 			runtime.GC()
 			select {
-			case <-gone:
+			case <-freed:
 				collected = true
 			case <-time.After(time.Millisecond):
 			}
@@ -308,9 +332,9 @@ func TestTimersLetGo(t *testing.T) {
 	}
 }
 
-// The silence in the error is exact, or said to be an upper limit.
+// The silence in the error is exact, or the text says that it is an upper bound.
 func TestSilence(t *testing.T) {
-	// Buffers that are always full are not timed one by one.
+	// While all buffers are full, the clock is not read for each of them.
 	synctest.Test(t, func(t *testing.T) {
 		k := kind{false, false}
 		a, b := newLink(1 << 16)
@@ -331,5 +355,33 @@ func TestSilence(t *testing.T) {
 		require.True(t, errors.As(err, &e))
 		assert.GreaterOrEqual(t, e.silence, time.Second)
 		assert.LessOrEqual(t, e.silence, 16*time.Second)
+	})
+}
+
+// A slow peer answers several PINGs one after the other. The transport must not be closed
+// before the last PONG has arrived: the PONG would reset it, and the peer would lose the
+// Close frame.
+func TestSlowPeerAnswersAllPings(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for _, closed := range []bool{false, true} {
+			e := newEndWith(t, k, Config{KeepAlivePeriod: 2 * time.Second})
+			e.peer.stopAnswering()
+			assert.NoError(t, e.CloseWrite())
+			e.peerGot("final, ping 1")
+			time.Sleep(5 * time.Second)
+			e.peerGot("ping 2, ping 3")
+			if closed {
+				assert.NoError(t, e.Close())
+			} else {
+				e.peer.send(e.peer.final(""), e.peer.ping(7))
+				assert.Equal(t, io.EOF, e.reads(""))
+				e.peerGot("pong 7")
+			}
+			e.peer.send(e.peer.pong(1), e.peer.pong(2))
+			e.open()
+			e.peer.send(e.peer.pong(3))
+			e.peerGot("<close 1000, >end")
+			e.ended()
+		}
 	})
 }

@@ -32,26 +32,26 @@ func tcpPipe(t testing.TB) (client, server *net.TCPConn) {
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
-// A link is a connection in memory that behaves as TCP does at its ends: a side
-// that is closed with unread bytes resets the other, which loses what it has not
-// read. Its windows have a size, and it works inside a synctest bubble.
+// A link is a connection in memory whose ends behave like those of TCP. If a side is closed
+// with unread bytes, it resets the other side, which loses the bytes that it has not read.
+// Each direction has a window of limited size. A link works inside a synctest bubble.
 type link struct {
 	in, out       *direction
 	read, write   deadline
 	mu            sync.Mutex
 	closed        bool
 	linger        bool // SetLinger(0) was called
-	reads, writes int  // calls
+	reads, writes int  // the numbers of calls
 }
 
 type direction struct {
-	mu     sync.Mutex
-	change *sync.Cond
-	buf    []byte
-	window int
-	end    error // what comes behind buf
-	gone   bool  // the reader was closed
-	stall  bool  // the reader gets nothing, for now
+	mu           sync.Mutex
+	change       *sync.Cond
+	buf          []byte
+	window       int
+	end          error // the error after the bytes in buf
+	readerClosed bool
+	stall        bool // Read blocks for now
 }
 
 func newLink(window int) (a, b *link) {
@@ -97,7 +97,7 @@ func (l *link) Read(p []byte) (int, error) {
 	l.reads++
 	for {
 		switch {
-		case d.gone:
+		case d.readerClosed:
 			return 0, l.error("read", net.ErrClosed)
 		case l.read.passed():
 			return 0, l.error("read", os.ErrDeadlineExceeded)
@@ -127,7 +127,7 @@ func (l *link) Write(p []byte) (n int, err error) {
 			return n, l.error("write", net.ErrClosed)
 		case l.write.passed():
 			return n, l.error("write", os.ErrDeadlineExceeded)
-		case d.gone:
+		case d.readerClosed:
 			return n, l.error("write", syscall.EPIPE)
 		case len(p) == 0:
 			return n, nil
@@ -171,7 +171,7 @@ func (l *link) Close() error {
 	d := l.in
 	d.mu.Lock()
 	unread := len(d.buf) > 0
-	d.gone, d.buf = true, nil
+	d.readerClosed, d.buf = true, nil
 	d.change.Broadcast()
 	d.mu.Unlock()
 	if unread || l.linger {
@@ -184,7 +184,7 @@ func (l *link) Close() error {
 	return nil
 }
 
-// reset ends the connection as a SetLinger(0) and Close does.
+// reset ends the connection with SetLinger(0) and Close.
 func (l *link) reset() {
 	l.SetLinger(0)
 	l.Close()
@@ -219,16 +219,16 @@ type linkAddr struct{}
 func (linkAddr) Network() string { return "link" }
 func (linkAddr) String() string  { return "link" }
 
-// A drip is a transport that gives one byte at a time, and after 31 of them 500, so
-// that a MiB comes within a second also under the race detector.
-type drip struct {
+// A slowReader is a transport that returns one byte for most Reads. Every 32nd Read returns
+// up to 500 bytes, so that a MiB takes less than a second, even under the race detector.
+type slowReader struct {
 	net.Conn
 	reads *atomic.Int64
 }
 
-func newDrip(c net.Conn) drip { return drip{c, new(atomic.Int64)} }
+func newSlowReader(c net.Conn) slowReader { return slowReader{c, new(atomic.Int64)} }
 
-func (d drip) Read(p []byte) (int, error) {
+func (d slowReader) Read(p []byte) (int, error) {
 	size := 1
 	if d.reads.Add(1)%32 == 0 {
 		size = 500
@@ -236,7 +236,7 @@ func (d drip) Read(p []byte) (int, error) {
 	return d.Conn.Read(p[:min(len(p), size)])
 }
 
-// A repeat gives the same bytes again and again.
+// A repeat returns the same bytes again and again.
 type repeat struct {
 	b  []byte
 	at int

@@ -9,11 +9,11 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// Write writes p in DATA capsules of at most 32768 bytes. Headers and data go
-// to the transport in one call, which may hold two capsules.
+// Write writes p in DATA capsules of at most 32768 bytes. One call to the transport
+// writes headers and data, for up to two capsules.
 //
-// A Write that is cut short, by its deadline say, returns how much of p was
-// taken, and may leave a capsule open. The next Write fills it.
+// If a Write is interrupted, for example by its deadline, it returns how many bytes of p
+// were written. It may leave a capsule open. The next Write completes the capsule.
 func (c *Conn) Write(p []byte) (int, error) {
 	if !c.beginWrite() {
 		return 0, c.writeError()
@@ -25,8 +25,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.write(p, 0)
 }
 
-// ReadFrom writes what it reads from r until EOF. It reads to where a header
-// fits in front and masks in place, so that nothing is copied.
+// ReadFrom reads from r until EOF and writes the data. It leaves space for a header before
+// the data and masks the data in place, so nothing is copied.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	buf := largeBuffers.Get().(*largeBuffer)
 	defer largeBuffers.Put(buf)
@@ -53,9 +53,8 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// writeSmall is the usual Write: p fits into a small buffer, and there is nothing
-// to see to but p. It does what write does, in fewer steps and with less of the
-// stack.
+// writeSmall is the usual case of Write: p fits into a small buffer, and nothing else must
+// be written. It does what write does, in fewer steps and with a smaller stack.
 func (c *Conn) writeSmall(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -67,19 +66,20 @@ func (c *Conn) writeSmall(p []byte) (int, error) {
 	n, err := c.conn.Write(b)
 	smallBuffers.Put(buf)
 	if n != len(b) || err != nil {
-		return c.smallCut(len(p), len(b), start, n, err)
+		return c.finishShortWrite(len(p), len(b), start, n, err)
 	}
-	c.wrote = true
+	c.wroteSinceTick = true
 	return len(p), nil
 }
 
-// smallCut ends a writeSmall of so much data, in so many bytes, of which the
-// transport says that it has taken n.
-func (c *Conn) smallCut(data, size int, start websocket.Key, n int, err error) (int, error) {
-	n, err = c.believe(n, size, err)
+// finishShortWrite ends a writeSmall that the transport has not completed. data is the
+// length of the data, size the length of the data with its header. n is the number of
+// bytes that the transport has reported.
+func (c *Conn) finishShortWrite(data, size int, start websocket.Key, n int, err error) (int, error) {
+	n, err = c.checkWritten(n, size, err)
 	_, key := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(data), start)
 	only := piece{head: size - data, body: data, start: start, key: key}
-	n = c.took(&batch{pieces: [2]piece{only}, count: 1}, n)
+	n = c.recordWritten(&batch{pieces: [2]piece{only}, count: 1}, n)
 	c.markWrite(err)
 	if err != nil {
 		err = c.writeFailure(err)
@@ -89,7 +89,7 @@ func (c *Conn) smallCut(data, size int, start websocket.Key, n int, err error) (
 
 // write writes b[off:]. If off is not 0, write may overwrite all of b.
 func (c *Conn) write(b []byte, off int) (n int, err error) {
-	if off == len(b) && c.marked(writeStop) {
+	if off == len(b) && c.hasFlag(writeStop) {
 		return 0, c.writeError()
 	}
 	owned := off > 0
@@ -108,57 +108,58 @@ func (c *Conn) write(b []byte, off int) (n int, err error) {
 	return n, nil
 }
 
-// errStopped is how writeBatch says that there is writeStop.
+// errStopped is what writeBatch returns if writeStop is set.
 var errStopped = errors.New("stopped")
 
-// beginWrite waits for other Writes, and makes controls give way. It reports whether
-// there may be a Write: one that cannot write anything leaves the controls alone.
+// beginWrite waits for other Writes, and interrupts controls that are being written. It
+// reports whether a Write is possible. If not, it does not interrupt the controls.
 func (c *Conn) beginWrite() bool {
-	if c.marked(writeStop) {
+	if c.hasFlag(writeStop) {
 		return false
 	}
 	c.writes.Add(1)
 	if !c.wmu.TryLock() {
-		c.hurry()
+		c.interruptControls()
 		c.wmu.Lock()
 	}
 	return true
 }
 
-// endWrite has the controls sent that have become due during the Write.
+// endWrite ends a Write, and starts sending the controls that have become due during it.
 func (c *Conn) endWrite() {
 	c.wmu.Unlock()
 	c.writes.Add(-1)
-	c.kick()
+	c.startControls()
 }
 
-// A batch is what one call to the transport writes: a lead, which is what must
-// or may go first, then one or two capsules.
+// A batch is what one call to the transport writes: the lead, then one or two capsules. The
+// lead contains the bytes that were left over from the last call, or the controls that are
+// due.
 type batch struct {
 	lead   []byte
 	pieces [2]piece
 	count  int // of pieces
 }
 
-// A piece of a batch is a capsule, or what a batch holds of the one that is open.
+// A piece of a batch is a whole capsule, or a part of the value of the open capsule.
 type piece struct {
-	head  int           // the length of its headers; 0: it is open
+	head  int           // the length of its headers; 0: it continues the open capsule
 	body  int           // the length of the data in the batch
 	start websocket.Key // for the headers
 	key   websocket.Key // for the data
 }
 
-// add adds the capsule for the next of n bytes to the batch, and appends its
-// headers to b.
+// add adds a capsule to the batch, for as many of the next n bytes as it can contain. It
+// appends the headers of the capsule to b.
 func (c *Conn) add(t *batch, b []byte, n int) ([]byte, piece) {
 	var p piece
-	if t.count == 0 && c.left > 0 {
-		p = piece{body: min(n, c.left), key: c.key}
+	if t.count == 0 && c.capsuleLeft > 0 {
+		p = piece{body: min(n, c.capsuleLeft), key: c.key}
 	} else {
 		p = piece{body: min(n, maxData), start: c.newKey()}
-		had := len(b)
+		start := len(b)
 		b, p.key = c.appendHeader(b, dataHeader(p.body), p.start)
-		p.head = len(b) - had
+		p.head = len(b) - start
 	}
 	t.pieces[t.count] = p
 	t.count++
@@ -167,12 +168,12 @@ func (c *Conn) add(t *batch, b []byte, n int) ([]byte, piece) {
 
 func dataHeader(n int) capsule.Header { return capsule.Header{Type: capsule.Data, Length: uint64(n)} }
 
-// writeBatch writes the beginning of b[off:] in one call to the transport, and
-// returns how much of it was taken.
+// writeBatch writes the beginning of b[off:] in one call to the transport. It returns how
+// many bytes of data the transport has accepted. If owned is set, it may overwrite b.
 func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) {
 	buf := smallBuffers.Get().(*smallBuffer)
 	defer smallBuffers.Put(buf)
-	lead, err := c.lead(buf.bytes[:0])
+	lead, err := c.appendLead(buf.bytes[:0])
 	if err != nil {
 		return 0, err
 	}
@@ -191,24 +192,25 @@ func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) 
 	return c.writeCopy(&t, b[off:], append(large[:0], lead...))
 }
 
-// lead appends to b what must go before data: what the transport did not take
-// of the last call, or else the controls that are due.
-func (c *Conn) lead(b []byte) ([]byte, error) {
-	if c.marked(writeStop | due) {
-		// Under mu, so that what is due is no Close frame: no data may follow one.
+// appendLead appends to b the bytes that must be written before data: those that the
+// transport did not accept in the last call, or else the controls that are due.
+func (c *Conn) appendLead(b []byte) ([]byte, error) {
+	if c.hasFlag(writeStop | due) {
+		// No data may follow a Close frame. mu is held, so no Close frame can
+		// become due after writeStop was checked.
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.marked(writeStop) {
+		if c.hasFlag(writeStop) {
 			return nil, errStopped
 		}
-		if len(c.tail) == 0 && c.left == 0 {
+		if len(c.unsent) == 0 && c.capsuleLeft == 0 {
 			return c.takeControls(b), nil
 		}
 	}
-	return append(b, c.tail...), nil
+	return append(b, c.unsent...), nil
 }
 
-// writeCopy copies the data behind its headers to b, which begins with the lead.
+// writeCopy copies headers and data to b, which already contains the lead.
 func (c *Conn) writeCopy(t *batch, p, b []byte) (int, error) {
 	for len(p) > 0 && t.count < len(t.pieces) {
 		var piece piece
@@ -217,11 +219,11 @@ func (c *Conn) writeCopy(t *batch, p, b []byte) (int, error) {
 		p = p[piece.body:]
 	}
 	n, err := c.transmit(b)
-	return c.took(t, n), err
+	return c.recordWritten(t, n), err
 }
 
-// writeInPlace puts lead and headers in front of b[off:], and masks the data
-// where it is.
+// writeInPlace puts the lead and the headers directly before b[off:], and masks the data in
+// place.
 func (c *Conn) writeInPlace(t *batch, b []byte, off int) (int, error) {
 	head, piece := c.add(t, t.lead, len(b)-off)
 	end := off + piece.body
@@ -230,10 +232,10 @@ func (c *Conn) writeInPlace(t *batch, b []byte, off int) (int, error) {
 	}
 	off -= copy(b[off-len(head):], head)
 	n, err := c.transmit(b[off:end])
-	return c.took(t, n), err
+	return c.recordWritten(t, n), err
 }
 
-// writeVector has the kernel gather lead, headers and data.
+// writeVector lets the kernel gather the lead, the headers and the data (writev).
 func (c *Conn) writeVector(t *batch, p []byte, buf *smallBuffer) (int, error) {
 	b, from := t.lead, 0
 	v := buf.vectors[:0]
@@ -247,53 +249,54 @@ func (c *Conn) writeVector(t *batch, p []byte, buf *smallBuffer) (int, error) {
 	buf.vector = v
 	n, err := buf.vector.WriteTo(c.conn)
 	clear(buf.vectors[:])
-	c.wrote = c.wrote || n > 0
-	return c.took(t, int(n)), err
+	c.wroteSinceTick = c.wroteSinceTick || n > 0
+	return c.recordWritten(t, int(n)), err
 }
 
 // transmit writes b.
 func (c *Conn) transmit(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	return c.believe(n, len(b), err)
+	return c.checkWritten(n, len(b), err)
 }
 
-// believe returns what the transport has done with size bytes. It believes none that
-// says more, or less, than it can have done.
-func (c *Conn) believe(n, size int, err error) (int, error) {
+// checkWritten checks the result of a Write of size bytes to the transport, which may break
+// the contract of io.Writer. It returns a valid number of bytes, and an error if not all
+// bytes were written.
+func (c *Conn) checkWritten(n, size int, err error) (int, error) {
 	n = min(max(n, 0), size)
 	if n < size && err == nil {
 		err = io.ErrShortWrite
 	}
-	c.wrote = c.wrote || n > 0
+	c.wroteSinceTick = c.wroteSinceTick || n > 0
 	return n, err
 }
 
-// took notes that the transport has taken the first n bytes of t, and returns
+// recordWritten records that the transport has accepted the first n bytes of t. It returns
 // how many bytes of data are among them.
-func (c *Conn) took(t *batch, n int) (taken int) {
+func (c *Conn) recordWritten(t *batch, n int) (taken int) {
 	if n < len(t.lead) {
-		c.keepTail(t.lead[n:])
+		c.keepUnsent(t.lead[n:])
 		return 0
 	}
-	if len(c.tail) > 0 {
-		c.keepTail(nil)
+	if len(c.unsent) > 0 {
+		c.keepUnsent(nil)
 	}
 	n -= len(t.lead)
 	for _, p := range t.pieces[:t.count] {
 		if p.head > 0 {
 			if n == 0 {
-				break // it has not begun
+				break // nothing of the capsule was written
 			}
-			c.left, c.key = p.body, p.key
+			c.capsuleLeft, c.key = p.body, p.key
 			if n < p.head {
 				b, _ := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(p.body), p.start)
-				c.keepTail(b[n:])
+				c.keepUnsent(b[n:])
 				break
 			}
 			n -= p.head
 		}
 		body := min(n, p.body)
-		c.left -= body
+		c.capsuleLeft -= body
 		c.key = c.key.At(body)
 		taken += body
 		n -= body
@@ -304,10 +307,10 @@ func (c *Conn) took(t *batch, n int) (taken int) {
 	return taken
 }
 
-// markWrite shows the others how a call to the transport has left things.
+// markWrite sets the flags that show the result of a call to the transport.
 func (c *Conn) markWrite(err error) {
-	c.mark(openCapsule, c.left > 0)
-	c.mark(writeFailed, err != nil)
+	c.setFlag(openCapsule, c.capsuleLeft > 0)
+	c.setFlag(writeFailed, err != nil)
 }
 
 // writeFailure returns the error for a call to the transport that has failed
@@ -316,16 +319,16 @@ func (c *Conn) writeFailure(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.cause != nil {
-		return c.whyNo("write") // the transport failed because it was closed
+		return c.closedError("write") // the Conn itself has closed the transport
 	}
 	return err
 }
 
-// writeError returns why there is writeStop.
+// writeError returns the error that Write must return after writeStop was set.
 func (c *Conn) writeError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.whyNo("write")
+	return c.closedError("write")
 }
 
 var _ net.Conn = (*Conn)(nil)

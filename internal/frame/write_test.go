@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A recorder is a transport that takes everything, in memory.
+// A recorder is a transport that accepts everything and keeps it in memory.
 type recorder struct {
 	net.Conn
 	calls [][]byte
@@ -37,7 +37,7 @@ func (r *recorder) hex() string {
 	return all
 }
 
-// What goes onto the wire, byte by byte.
+// TestWire compares the bytes on the wire.
 func TestWire(t *testing.T) {
 	for _, c := range []struct {
 		kind
@@ -59,7 +59,8 @@ func TestWire(t *testing.T) {
 		assert.Equal(t, strings.ReplaceAll(c.want, " ", ""), r.hex(), "%v", c.kind)
 	}
 
-	// A client's mask is another each time, and the bytes below it are a server's.
+	// A client uses a new mask each time. Without the mask, it sends the bytes that a server
+	// sends.
 	r := &recorder{}
 	conn := kind{true, true}.above(r, Config{})
 	keys := map[string]bool{}
@@ -76,12 +77,12 @@ func TestWire(t *testing.T) {
 	assert.Len(t, keys, 20)
 }
 
-// sizes are those around which a Write takes another way.
+// sizes are the lengths at which Write begins to use another form or another path.
 var sizes = []int{1, 55, 63, 64, 119, 120, 125, 126, 127, 512, maxCopy - 1, maxCopy, maxCopy + 1, 16383, 16384,
 	maxData - 1, maxData, maxData + 1, 2*maxData - 1, 2 * maxData, 2*maxData + 1, 200_000}
 
-// A Write is one call to the transport for each 64 KiB, in capsules of at most
-// 32 KiB, and leaves p as it was. The frames stay below what gateways take.
+// A Write makes one call to the transport for each 64 KiB, in capsules of at most 32 KiB,
+// and does not change p.
 func TestWriteCalls(t *testing.T) {
 	for _, k := range kinds {
 		for _, size := range sizes {
@@ -108,14 +109,14 @@ func TestWriteCalls(t *testing.T) {
 	}
 }
 
-// pattern returns bytes that show where they come from.
+// pattern returns n pseudo-random bytes, the same for each call.
 func pattern(n int) []byte {
 	p := make([]byte, n)
 	rand.NewChaCha8([32]byte{1, byte(n), byte(n >> 8), byte(n >> 16)}).Read(p)
 	return p
 }
 
-// unframe returns what a peer of a Conn of kind k reads from wire.
+// unframe returns the data that a peer of a Conn of kind k reads from wire.
 func unframe(t *testing.T, k kind, wire []byte) []byte {
 	t.Helper()
 	data, err := io.ReadAll(kind{k.webSocket, !k.client}.above(&reader{r: bytes.NewReader(wire)}, Config{}))
@@ -138,13 +139,13 @@ func (r *reader) SetWriteDeadline(time.Time) error { return nil }
 func (r *reader) Write(p []byte) (int, error)      { return len(p), nil }
 func (r *reader) Close() error                     { return nil }
 
-// A miser takes so many bytes, and then none until it is given more.
-type miser struct {
+// A limitedWriter accepts left bytes. After that, Write fails until the test increases left.
+type limitedWriter struct {
 	recorder
 	left int
 }
 
-func (m *miser) Write(p []byte) (int, error) {
+func (m *limitedWriter) Write(p []byte) (int, error) {
 	n := min(len(p), m.left)
 	m.left -= n
 	m.recorder.Write(p[:n])
@@ -154,12 +155,12 @@ func (m *miser) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (m *miser) LocalAddr() net.Addr  { return linkAddr{} }
-func (m *miser) RemoteAddr() net.Addr { return linkAddr{} }
+func (m *limitedWriter) LocalAddr() net.Addr  { return linkAddr{} }
+func (m *limitedWriter) RemoteAddr() net.Addr { return linkAddr{} }
 
-// A Write is cut short at each byte in turn: the bytes that it says were taken are
-// on the wire, and what follows completes them. Controls and the end wait.
-func TestWriteCutShort(t *testing.T) {
+// A Write is interrupted at each byte. The bytes that it reports are on the wire, and later
+// Writes complete the capsule. Controls and FINAL_DATA wait for that.
+func TestInterruptedWrite(t *testing.T) {
 	for _, k := range kinds {
 		for _, size := range []int{10, 200, 70_000} {
 			t.Run(fmt.Sprintf("%v/%d", k, size), func(t *testing.T) {
@@ -168,15 +169,15 @@ func TestWriteCutShort(t *testing.T) {
 				k.above(probe, Config{}).Write(p)
 				total := len(bytes.Join(probe.calls, nil))
 				for cut := 0; cut < total; cut += 1 + cut/40*(size/7000) {
-					m := &miser{left: cut}
+					m := &limitedWriter{left: cut}
 					c := k.above(m, Config{})
 					n, err := c.Write(p)
 					require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 					require.LessOrEqual(t, n, size)
-					open := c.marked(openCapsule)
+					open := c.hasFlag(openCapsule)
 
-					// A PING that has come cannot be answered inside a capsule,
-					// nor can the direction end.
+					// Inside a capsule, no PING can be answered, and the direction
+					// cannot end.
 					c.gotPing(7)
 					m.left = 1 << 30
 					c.flush()
@@ -187,8 +188,8 @@ func TestWriteCutShort(t *testing.T) {
 					} else {
 						require.Greater(t, len(onWire), cut)
 					}
-					// The rest, in two Writes of which the first may be too small
-					// to complete the capsule.
+					// Two Writes send the rest. The first may be too small to
+					// complete the capsule.
 					some := (size - n) / 3
 					for _, b := range [][]byte{p[n : n+some], p[n+some:]} {
 						m, err := c.Write(b)
@@ -202,7 +203,7 @@ func TestWriteCutShort(t *testing.T) {
 					require.NoError(t, err, "cut at %d: the stream is complete", cut)
 					require.True(t, bytes.Equal(p, got), "cut at %d", cut)
 					other.mu.Lock()
-					require.Equal(t, uint64(1), other.ping, "the PING behind FINAL_DATA")
+					require.Equal(t, uint64(1), other.ping, "the PING after FINAL_DATA")
 					other.mu.Unlock()
 				}
 			})
@@ -210,20 +211,20 @@ func TestWriteCutShort(t *testing.T) {
 	}
 }
 
-// Cuts at random, again and again, by Write and ReadFrom.
-func TestWriteCutOften(t *testing.T) {
+// Write and ReadFrom are interrupted many times, at random.
+func TestInterruptedWritesAtRandom(t *testing.T) {
 	for _, k := range kinds {
 		for seed := range uint64(30) {
 			random := rand.New(rand.NewPCG(seed, 5))
 			p := pattern(300_000)
-			m := &miser{}
+			m := &limitedWriter{}
 			c := k.above(m, Config{})
 			for sent := 0; sent < len(p); {
 				m.left = random.IntN(1 + random.IntN(50_000))
 				b := p[sent:min(len(p), sent+1+random.IntN(100_000))]
 				if random.IntN(3) == 0 {
-					// What ReadFrom has read and could not write is lost, so it
-					// is given what there is room for.
+					// ReadFrom loses the bytes that it has read and cannot write, so
+					// it gets only as many as the transport accepts.
 					b = b[:min(len(b), max(m.left-100, 0), maxData)]
 					n, err := c.ReadFrom(struct{ io.Reader }{bytes.NewReader(b)})
 					require.NoError(t, err)
@@ -245,11 +246,11 @@ func TestWriteCutOften(t *testing.T) {
 	}
 }
 
-// A transport that breaks the contract of io.Writer is not believed.
-func TestWriteOddTransports(t *testing.T) {
+// Write returns a valid result even if the transport breaks the contract of io.Writer.
+func TestWriteWrongCount(t *testing.T) {
 	for _, k := range kinds {
 		for _, n := range []int{-5, 0, 3, 1 << 20} {
-			c := k.above(&odd{n: n}, Config{})
+			c := k.above(&wrongCount{n: n}, Config{})
 			m, err := c.Write([]byte("hello"))
 			if n == 1<<20 {
 				assert.NoError(t, err)
@@ -262,15 +263,15 @@ func TestWriteOddTransports(t *testing.T) {
 	}
 }
 
-type odd struct {
+type wrongCount struct {
 	reader
 	n int
 }
 
-func (o *odd) Write([]byte) (int, error) { return o.n, nil }
+func (w *wrongCount) Write([]byte) (int, error) { return w.n, nil }
 
-// A Write of many batches stops between two capsules when the direction ends.
-func TestWriteEndsBetween(t *testing.T) {
+// CloseWrite waits for a Write in progress, which completes.
+func TestCloseWriteWaitsForWrite(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		c, p := k.pair(t, window, Config{})
 		p.stall()
@@ -292,21 +293,21 @@ func TestWriteEndsBetween(t *testing.T) {
 		assert.NoError(t, r.err)
 		assert.Equal(t, 3*window, r.n)
 		assert.NoError(t, <-closed)
-		got := p.took()
+		got := p.received()
 		assert.True(t, strings.HasSuffix(got, "final, ping 1"))
 	})
 }
 
-// ReadFrom and WriteTo end with their source, and report the error of either side.
+// ReadFrom and WriteTo return at the end of the source, and return the error of either side.
 func TestCopy(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {
 		c, p := k.pair(t, window, Config{})
 		n, err := c.ReadFrom(io.MultiReader(strings.NewReader("some"), &failing{}))
 		assert.Equal(t, int64(4), n)
 		assert.ErrorIs(t, err, errFailing)
-		assert.Equal(t, "data some", p.took())
+		assert.Equal(t, "data some", p.received())
 
-		p.say(p.data("hello"), p.data(" there"), p.final("!"))
+		p.send(p.data("hello"), p.data(" there"), p.final("!"))
 		var b strings.Builder
 		n, err = c.WriteTo(&b)
 		assert.NoError(t, err)
@@ -320,11 +321,11 @@ func TestCopy(t *testing.T) {
 	})
 	eachKind(t, func(t *testing.T, k kind) {
 		c, p := k.pair(t, window, Config{})
-		p.say(p.data("hello"))
+		p.send(p.data("hello"))
 		n, err := c.WriteTo(&failing{})
 		assert.Equal(t, int64(2), n)
 		assert.ErrorIs(t, err, errFailing)
-		p.say(p.data("hello"))
+		p.send(p.data("hello"))
 		n, err = c.WriteTo(&short{})
 		assert.Equal(t, int64(2), n)
 		assert.ErrorIs(t, err, io.ErrShortWrite)

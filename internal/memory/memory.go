@@ -1,10 +1,10 @@
-// Package memory remembers which of several choices has worked, by key.
+// Package memory remembers which of several choices has worked, for each key.
 //
-// A caller that has no record tries its choices in its own order, and is never held
-// back. A choice that was refused leads to a walk over the others. Of the callers
-// with the same key one walks at a time; the others wait for its result. What
-// worked behind a refusal is remembered for a time. When that is over, one caller
-// tries its first choice again, while the others keep to the record.
+// A caller without a record tries its choices in its own order, and does not wait before
+// the first one. If a choice is refused, the caller walks over the others. Of the callers
+// with the same key, one walks at a time. The others wait for its result. A choice that
+// worked after a refusal is remembered for a time. When the record has expired, one
+// caller tries its first choice again, while the others still use the record.
 package memory
 
 import (
@@ -16,27 +16,27 @@ import (
 const (
 	// Lifetime is how long a record is valid.
 	Lifetime = 15 * time.Minute
-	// Most is the number of records that a table holds. A further one replaces the
-	// oldest.
+	// Most is the largest number of records in a table. A new record then replaces the
+	// oldest one.
 	Most = 256
 )
 
-// A Table holds records. The zero value is empty and ready to use. All methods may be
-// called at the same time.
+// A Table holds records. The zero value is empty and ready to use. Its methods are safe
+// for concurrent use.
 type Table[K, V comparable] struct {
 	mu      sync.Mutex
 	records map[K]*record[V]
-	walks   map[K]*walk[V] // under way
+	walks   map[K]*walk[V] // the walks in progress
 }
 
 type record[V comparable] struct {
 	value V
 	until time.Time
-	trial bool // it has expired, and a visit tries its first choice again
+	trial bool // the record has expired, and a visit tries its first choice again
 }
 
 type walk[V comparable] struct {
-	done  chan struct{} // closed at the end; found and value are set before
+	done  chan struct{} // closed at the end, after found and value were set
 	found bool
 	value V
 }
@@ -44,15 +44,16 @@ type walk[V comparable] struct {
 // A Visit is the use of a table by one caller for one key. [Visit.End] must be called.
 // Its methods must not be called at the same time. The zero Visit remembers nothing.
 type Visit[K, V comparable] struct {
-	table  *Table[K, V]
-	key    K
-	trial  *record[V] // that this visit may replace; nil: none
-	walk   *walk[V]   // of this visit; nil: none
-	fell   bool       // a choice was refused
-	waited bool
+	table   *Table[K, V]
+	key     K
+	trial   *record[V] // the expired record that this visit may replace; nil: none
+	walk    *walk[V]   // the walk of this visit; nil: none
+	refused bool       // a choice was refused
+	waited  bool       // Next has waited for another visit
 }
 
-// Visit begins a visit. If ok, value has worked, and is to be tried first.
+// Visit begins a visit. If ok is true, value has worked before, and the caller must try it
+// first.
 func (t *Table[K, V]) Visit(key K) (v Visit[K, V], value V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,13 +70,13 @@ func (t *Table[K, V]) Visit(key K) (v Visit[K, V], value V, ok bool) {
 	return v, r.value, true
 }
 
-// Refused says that a choice was refused. If it is the one that is remembered, it is
-// forgotten.
+// Refused reports that a choice was refused. If the record contains this choice, the record
+// is deleted.
 func (v *Visit[K, V]) Refused(value V) {
 	if v.table == nil {
 		return
 	}
-	v.fell = true
+	v.refused = true
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
 	if r := v.table.records[v.key]; r != nil && r.value == value {
@@ -83,13 +84,13 @@ func (v *Visit[K, V]) Refused(value V) {
 	}
 }
 
-// Next is called between Refused and the next choice. If ok, value has worked for
-// another visit meanwhile, and is to be tried next. Otherwise this visit goes on in its
-// own order.
+// Next is called between Refused and the next choice. If ok is true, value has worked for
+// another visit since this one began, and the caller must try it next. Otherwise the caller
+// continues in its own order.
 //
-// If another visit walks, Next waits for its result, once in a visit. It waits until
-// ctx ends, and at most for patience, if that is not negative. A walk that has found
-// nothing lets those who wait go on by themselves.
+// If another visit walks, Next waits for its result. It does so once in a visit. It waits
+// until ctx ends, and at most for patience. A negative patience means no limit. If the walk
+// finds nothing, the waiting visits continue on their own.
 func (v *Visit[K, V]) Next(ctx context.Context, patience time.Duration) (value V, ok bool) {
 	if v.table == nil || v.walk != nil {
 		return value, false
@@ -117,8 +118,8 @@ func (v *Visit[K, V]) Next(ctx context.Context, patience time.Duration) (value V
 	return value, false
 }
 
-// join takes the walk. It returns the walk of another visit, or a record that was made
-// since this visit began, instead.
+// join begins a walk for this visit. If another visit walks, it returns that walk instead.
+// If a record was made since this visit began, it returns the record instead.
 func (v *Visit[K, V]) join() (other *walk[V], r *record[V]) {
 	t := v.table
 	t.mu.Lock()
@@ -137,10 +138,11 @@ func (v *Visit[K, V]) join() (other *walk[V], r *record[V]) {
 	return nil, nil
 }
 
-// Worked ends the visit with the choice that worked. It is remembered if another was
-// refused before, unless it is the first choice, with which every visit begins anyway.
+// Worked ends the visit with the choice that worked. The choice is remembered if another
+// one was refused before. The first choice is not remembered, because every visit without a
+// record begins with it.
 func (v *Visit[K, V]) Worked(value V, first bool) {
-	if !v.fell && v.trial == nil {
+	if !v.refused && v.trial == nil {
 		return
 	}
 	t := v.table
@@ -157,7 +159,7 @@ func (v *Visit[K, V]) Worked(value V, first bool) {
 	v.end()
 }
 
-// put makes a record, in place of the oldest if there are too many.
+// put makes a record. If the table is full, the record replaces the oldest one.
 func (t *Table[K, V]) put(key K, value V) {
 	if t.records == nil {
 		t.records = make(map[K]*record[V])
@@ -175,8 +177,8 @@ func (t *Table[K, V]) put(key K, value V) {
 	t.records[key] = &record[V]{value: value, until: time.Now().Add(Lifetime)}
 }
 
-// End ends the visit. Behind Worked it does nothing. Otherwise nothing is written and
-// nothing deleted: a failure that is no refusal says nothing about the choices.
+// End ends the visit. After Worked it does nothing. Otherwise it changes no record: a
+// failure that is not a refusal gives no information about the choices.
 func (v *Visit[K, V]) End() {
 	if v.walk == nil && v.trial == nil {
 		return
@@ -186,10 +188,10 @@ func (v *Visit[K, V]) End() {
 	v.end()
 }
 
-// end gives back what the visit has taken. The caller holds the lock.
+// end releases the trial and the walk of the visit. The caller holds the lock.
 func (v *Visit[K, V]) end() {
 	if v.trial != nil {
-		v.trial.trial = false // the next visit tries again, if the record is still there
+		v.trial.trial = false // if the record still exists, the next visit tries again
 		v.trial = nil
 	}
 	if v.walk != nil {

@@ -18,13 +18,13 @@ var choices = []string{"first", "second", "third"}
 
 const patience = 10 * time.Second
 
-// An edge passes some choices. It counts what it is asked.
+// An edge accepts some choices. It counts the requests for each choice.
 type edge struct {
 	memory.Table[string, string]
-	passes sync.Map     // by choice
-	down   atomic.Bool  // nothing is answered
-	delay  atomic.Int64 // of each answer
-	asked  sync.Map     // *atomic.Int64 by choice
+	passes sync.Map     // the choices that it accepts
+	down   atomic.Bool  // it answers nothing
+	delay  atomic.Int64 // the delay of each answer
+	asked  sync.Map     // the number of requests, an *atomic.Int64 for each choice
 }
 
 func newEdge(passes ...string) *edge {
@@ -45,7 +45,7 @@ func (e *edge) count(choice string) int64 {
 	return n.(*atomic.Int64).Load()
 }
 
-// counts returns how often each choice was asked for, and forgets it.
+// counts returns the number of requests for each choice since the last call.
 func (e *edge) counts() (n [3]int64) {
 	for i, c := range choices {
 		n[i] = e.count(c)
@@ -110,7 +110,7 @@ func (e *edge) pool(n int) map[string]int {
 	return worked
 }
 
-// TestHealthy: where the first choice passes, nobody waits for anybody, and nothing is
+// TestHealthy: if the first choice works, no caller waits for another, and nothing is
 // remembered.
 func TestHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestHealthy(t *testing.T) {
 	})
 }
 
-// TestPool: behind one dial that fell, a pool goes straight.
+// TestPool: after one dial that walked, all dials of a pool use its result.
 func TestPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("third")
@@ -137,8 +137,8 @@ func TestPool(t *testing.T) {
 	})
 }
 
-// TestPoolAtOnce: no dial is held back before the first answer, so each of a cold pool
-// may lose its first request. One of them walks over the others.
+// TestPoolAtOnce: no dial waits before its first answer. So the first request of each dial
+// of a new pool may be refused. Then one dial walks over the other choices.
 func TestPoolAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("third")
@@ -146,13 +146,13 @@ func TestPoolAtOnce(t *testing.T) {
 		start := time.Now()
 		require.Equal(t, map[string]int{"third": 100}, e.pool(100))
 		require.Equal(t, [3]int64{100, 1, 100}, e.counts())
-		require.Equal(t, 4*time.Second, time.Since(start)) // the waiters begin behind the walk
+		require.Equal(t, 4*time.Second, time.Since(start)) // the others continue after the walk
 	})
 }
 
-// TestLate: a dial that began before the walk and is refused behind it starts at its
-// result.
-func TestLate(t *testing.T) {
+// TestRefusedAfterWalk: if a dial began before a walk and is refused after it, its next
+// choice is the result of the walk.
+func TestRefusedAfterWalk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("third")
 		v, _, ok := e.Visit("key")
@@ -166,7 +166,7 @@ func TestLate(t *testing.T) {
 	})
 }
 
-// TestOutage: what is no refusal neither writes nor deletes.
+// TestOutage: a failure that is not a refusal neither writes nor deletes a record.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("second")
@@ -186,22 +186,22 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// TestAllRefused: a walk that finds nothing is not remembered, and holds nobody back.
+// TestAllRefused: a walk that finds nothing is not remembered, and the others do not wait again.
 func TestAllRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge()
 		e.delay.Store(int64(time.Second))
 		start := time.Now()
 		require.Equal(t, map[string]int{"": 10}, e.pool(10))
-		require.Equal(t, 5*time.Second, time.Since(start)) // 1 each, 2 for the walk, 2 by themselves
+		require.Equal(t, 5*time.Second, time.Since(start)) // 1 for the first choice, 2 for the walk, 2 for each of the others
 		require.Equal(t, [3]int64{10, 10, 10}, e.counts())
 		e.pass("second")
 		require.Equal(t, "second", e.dial(t.Context(), "key"))
 	})
 }
 
-// TestForgotten: a remembered choice that is refused is forgotten, and the dial walks once
-// over the others.
+// TestForgotten: if a remembered choice is refused, its record is deleted, and the dial walks
+// once over the others.
 func TestForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("third")
@@ -213,13 +213,13 @@ func TestForgotten(t *testing.T) {
 		require.Equal(t, "second", e.dial(t.Context(), "key"))
 		require.Equal(t, [3]int64{0, 1, 0}, e.counts())
 
-		// What every dial begins with is not remembered.
+		// The first choice is not remembered.
 		e.pass("first")
 		require.Equal(t, "first", e.dial(t.Context(), "key"))
 		_, _, ok := e.Visit("key")
 		require.False(t, ok)
 
-		// A pool whose choice is refused walks once, too.
+		// If the choice of a pool is refused, the pool walks once, too.
 		e.pass("third")
 		require.Equal(t, "third", e.dial(t.Context(), "key"))
 		e.pass("second")
@@ -230,8 +230,8 @@ func TestForgotten(t *testing.T) {
 	})
 }
 
-// TestExpiry: when a record has expired, one dial tries from the top while the others keep
-// to it.
+// TestExpiry: when a record has expired, one dial begins with its first choice, while the
+// others still use the record.
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("third")
@@ -246,11 +246,11 @@ func TestExpiry(t *testing.T) {
 		start := time.Now()
 		require.Equal(t, map[string]int{"third": 100}, e.pool(100))
 		require.Equal(t, [3]int64{1, 1, 100}, e.counts())
-		require.Equal(t, 3*time.Second, time.Since(start)) // of the one; nobody waited for it
+		require.Equal(t, 3*time.Second, time.Since(start)) // for the one dial; the others did not wait for it
 		require.Equal(t, map[string]int{"third": 100}, e.pool(100))
 		require.Equal(t, [3]int64{0, 0, 100}, e.counts(), "the record is new")
 
-		// An outage of the one leaves it to the next.
+		// If that dial meets an outage, the next dial tries the first choice.
 		time.Sleep(memory.Lifetime)
 		e.down.Store(true)
 		require.Empty(t, e.dial(t.Context(), "key"))
@@ -262,7 +262,7 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
-// TestPatience: who waits for a walk does so until his patience or his context ends.
+// TestPatience: a visit waits for a walk until its patience or its context ends.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var table memory.Table[string, string]
@@ -303,11 +303,11 @@ func TestPatience(t *testing.T) {
 		waited, ok = wait(ctx, -1)
 		require.True(t, ok)
 		require.Equal(t, time.Minute, waited)
-		walker.End() // does nothing any more
+		walker.End() // does nothing
 	})
 }
 
-// TestMost: the oldest record makes room.
+// TestMost: a new record replaces the oldest one.
 func TestMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEdge("second")

@@ -1,5 +1,5 @@
-// Package origin decides which web pages may open tunnels. It is pure: it compares the
-// Origin field of a request with a list.
+// Package origin decides which web pages may open tunnels. It compares the Origin field of a
+// request with a list. It does no I/O.
 //
 // A browser lets any page open a WebSocket to any server, and sends the origin of the page
 // with the request (RFC 6454 §7). The Host field says nothing about the page: with DNS
@@ -13,20 +13,20 @@ import (
 	"strings"
 )
 
-// A List holds the origins that are allowed. The zero List allows none.
+// A List holds the allowed origins. The zero List allows none.
 type List struct {
-	any     bool     // "*"
-	exact   []string // null too
+	any     bool     // the list contains "*"
+	exact   []string // the origins without a wildcard, and null
 	subsets []subset
 }
 
-// A subset is an entry with "*." in front of its host.
+// A subset is an entry whose host begins with "*.".
 type subset struct {
-	scheme string // with ://
-	suffix string // from the dot on, with a port
+	scheme string // the scheme with ://
+	suffix string // the dot, the rest of the host and the port
 }
 
-// New returns the list of the entries. The error names the entry that is wrong.
+// New returns a list of the entries. The error names the entry that is wrong.
 func New(entries []string) (List, error) {
 	var l List
 	for _, entry := range entries {
@@ -55,7 +55,8 @@ func New(entries []string) (List, error) {
 }
 
 // Allows reports whether the value of an Origin field is the serialization of an origin
-// that is listed. "*" does not stand for null, which a page of any origin can have.
+// that is listed. "*" does not include null, because a page of any origin can make a
+// browser send null.
 func (l *List) Allows(value string) bool {
 	for _, entry := range l.exact {
 		if value == entry {
@@ -74,9 +75,9 @@ func (l *List) Allows(value string) bool {
 	return l.any
 }
 
-// check reports why s is not the serialization of an origin, as browsers send it (RFC 6454
-// §6.2): scheme "://" host [":" port], in lower case, with an internationalized name in
-// ASCII, and without the default port of the scheme.
+// check returns an error if s is not the serialization of an origin that a browser sends
+// (RFC 6454 §6.2): scheme "://" host [":" port], in lower case, with an internationalized
+// name in ASCII, and without the default port of the scheme.
 func check(s string) error {
 	scheme, host, ok := strings.Cut(s, "://")
 	if !ok || !isScheme(scheme) {
@@ -98,7 +99,7 @@ func check(s string) error {
 	return nil
 }
 
-// isScheme is RFC 3986 §3.1, in lower case.
+// isScheme reports whether s is a scheme (RFC 3986 §3.1) in lower case.
 func isScheme(s string) bool {
 	return s != "" && isLetter(s[0]) && only(s, func(c byte) bool {
 		return isLetter(c) || isDigit(c) || c == '+' || c == '-' || c == '.'
@@ -112,7 +113,7 @@ func isPort(s string) bool {
 	return len(s) < 5 || s <= "65535"
 }
 
-// isName accepts names and IPv4 addresses: labels without an empty one.
+// isName reports whether s is a name or an IPv4 address. No label may be empty.
 func isName(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
 		if label == "" || !only(label, func(c byte) bool {
@@ -124,7 +125,7 @@ func isName(s string) bool {
 	return true
 }
 
-// isIPv6 accepts the one form that browsers send (RFC 5952).
+// isIPv6 reports whether s is an IPv6 address in the form that browsers send (RFC 5952).
 func isIPv6(s string) bool {
 	if len(s) < 2 || s[0] != '[' || s[len(s)-1] != ']' {
 		return false

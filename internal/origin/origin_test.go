@@ -74,15 +74,15 @@ func TestAllows(t *testing.T) {
 			"https://App.example", "https://app.example.evil", "https://evil-app.example", "https://a.app.example", "https://app.exampl", " https://app.example",
 		}},
 		"a port": {[]string{"http://localhost:3000"}, []string{"http://localhost:3000"}, []string{"http://localhost", "http://localhost:30001"}},
-		"below": {[]string{"https://*.app.example"}, []string{"https://a.app.example", "https://a.b.app.example"}, []string{
+		"subdomains": {[]string{"https://*.app.example"}, []string{"https://a.app.example", "https://a.b.app.example"}, []string{
 			"https://app.example", "https://.app.example", "https://a..app.example", "https://evilapp.example", "http://a.app.example",
 			"https://a.app.example:8443", "https://a.app.example.evil", "https://evil/.app.example", "https://evil:1.app.example",
 			"https://evil#.app.example", "https://u@a.app.example", "https://A.app.example", "https://*.app.example", "null",
 		}},
-		"below, with a port": {[]string{"https://*.app.example:8443"}, []string{"https://a.app.example:8443"}, []string{"https://a.app.example", "https://app.example:8443"}},
-		"any":                {[]string{"*"}, []string{"https://app.example", "http://[::1]", "app://x"}, []string{"null", "*", "", "x", "https://", "https://a/b"}},
-		"any and null":       {[]string{"*", "null"}, []string{"https://app.example", "null"}, []string{"Null"}},
-		"null":               {[]string{"null"}, []string{"null"}, []string{"https://null", ""}},
+		"subdomains, with a port": {[]string{"https://*.app.example:8443"}, []string{"https://a.app.example:8443"}, []string{"https://a.app.example", "https://app.example:8443"}},
+		"any":                     {[]string{"*"}, []string{"https://app.example", "http://[::1]", "app://x"}, []string{"null", "*", "", "x", "https://", "https://a/b"}},
+		"any and null":            {[]string{"*", "null"}, []string{"https://app.example", "null"}, []string{"Null"}},
+		"null":                    {[]string{"null"}, []string{"null"}, []string{"https://null", ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := origin.New(test.list)

@@ -320,9 +320,9 @@ type malformedAnswer struct {
 const badSwitch = "Upgrade: tcp\r\nConnection: Upgrade\r\n"
 
 var MalformedAnswers = []malformedAnswer{
-	{"nothing", "", 0, "unavailable"},
-	{"end inside the status line", "HTTP/1.1 10", 0, "unavailable"},
-	{"end inside the fields", "HTTP/1.1 101 x\r\n" + badSwitch, 0, "unavailable"},
+	{"nothing", "", 0, "[ended]"},
+	{"end inside the status line", "HTTP/1.1 10", 0, "[ended]"},
+	{"end inside the fields", "HTTP/1.1 101 x\r\n" + badSwitch, 0, "[ended]"},
 	{"HTML without a status line", "<!DOCTYPE HTML>\n<title>503</title>", 0, `not HTTP/1.x, it begins with "<!DOCTYPE HTML>`},
 	{"another protocol", "SSH-2.0-OpenSSH_9.6\r\n", 0, "not HTTP/1.x"},
 	{"TLS alert", "\x15\x03\x01\x00\x02\x02\x46", 0, "not HTTP/1.x"},
@@ -360,9 +360,9 @@ var MalformedAnswers = []malformedAnswer{
 	{"two tokens", "HTTP/1.1 101 x\r\nUpgrade: tcp, h2c\r\nConnection: Upgrade\r\n\r\n", 101, "another protocol"},
 	{"no Connection", "HTTP/1.1 101 x\r\nUpgrade: tcp\r\n\r\n", 101, "does not list upgrade in Connection"},
 	{"Connection close", "HTTP/1.1 101 x\r\nUpgrade: tcp\r\nConnection: close\r\n\r\n", 101, "does not list upgrade in Connection"},
-	{"200 with all of it", "HTTP/1.1 200 OK\r\n" + badSwitch + "Content-Length: 0\r\n\r\n", 200, "a proxy on the way removes Upgrade"},
-	{"200 and a 101 behind it", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 101 x\r\n" + badSwitch + "\r\n", 200, "a proxy on the way removes Upgrade"},
-	{"426 behind a 103", "HTTP/1.1 103 x\r\n\r\nHTTP/1.1 426 Upgrade Required\r\nUpgrade: tcp\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 426, "a proxy on the way removes Upgrade"},
+	{"200 with all of it", "HTTP/1.1 200 OK\r\n" + badSwitch + "Content-Length: 0\r\n\r\n", 200, "no PreflightListener answered"},
+	{"200 and a 101 behind it", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 101 x\r\n" + badSwitch + "\r\n", 200, "no PreflightListener answered"},
+	{"426 behind a 103", "HTTP/1.1 103 x\r\n\r\nHTTP/1.1 426 Upgrade Required\r\nUpgrade: tcp\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 426, "no PreflightListener answered"},
 	{"431 of HTTP/1.0", "HTTP/1.0 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n", 431, "7 KiB"},
-	{"502", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 502, "unavailable"},
+	{"502", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 502, "the proxy cannot reach the server behind it"},
 }

@@ -12,7 +12,7 @@ const (
 	Probes     = "server.handshake.duration preflight.kind=probe"
 	Plains     = "server.handshake.duration preflight.kind=plain"
 	UnderWay   = "server.handshake.pending"
-	ResetsAsOf = "server.handshake.duration error.type=connection_reset,preflight.kind=failed"
+	ResetsAsOf = "server.handshake.duration error.type=connection_reset,preflight.kind=failed,preflight.reason=connection-reset"
 )
 
 // ProbeEnds are the ways in which a client can end its connection.

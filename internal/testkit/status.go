@@ -12,11 +12,11 @@ import (
 )
 
 // RequireUnavailable requires the error of a connection that ended without an
-// answer. It must be temporary.
+// answer. The error asserts no cause. It must be temporary.
 func RequireUnavailable(t testing.TB, err error) {
 	t.Helper()
 	require.NotErrorAs(t, err, new(*preflight.StatusError))
-	require.ErrorContains(t, err, "unavailable")
+	require.Regexp(t, `: the connection (ended|was reset) before the answer: .+: possible: .+ \[ended\]$`, err.Error())
 	require.True(t, errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET), "%v", err)
 	op, ok := err.(*net.OpError)
 	require.True(t, ok)

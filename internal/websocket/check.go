@@ -42,8 +42,8 @@ var (
 	errCloseReason  = &Error{CodeProtocol, "the reason in a WebSocket Close frame is not UTF-8"}
 )
 
-// Check returns the rule that h breaks, or nil. fromClient tells that the
-// client has sent the frame. inMessage tells that the frame is inside a
+// Check returns the rule that h breaks, or nil. fromClient means that the
+// client has sent the frame. inMessage means that the frame is inside a
 // fragmented message.
 func (h Header) Check(fromClient, inMessage bool) error {
 	if err := h.checkFlags(fromClient, inMessage); err != nil {

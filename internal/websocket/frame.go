@@ -2,7 +2,7 @@
 // 6455) that a tunnel uses: binary messages without extensions, and control
 // frames.
 //
-// The package works on bytes alone: it reads no connection, keeps no buffer for
+// The package works only on bytes: it reads no connection, keeps no buffer for
 // data and does not allocate for it. [Decoder] takes a stream in pieces of any
 // size. It is strict. If a peer breaks a rule, the result is an [*Error], which
 // holds the code for the Close frame.

@@ -153,13 +153,13 @@ func FuzzRequest(f *testing.F) {
 			require.Equal(t, strings.Repeat("\r\n", whole.EmptyLines()/2), string(b[:whole.EmptyLines()]))
 		}
 		for _, header := range headers {
-			var behind wire.Sniffer
+			var after wire.Sniffer
 			want := verdict
 			if want == wire.More {
 				want = wire.Doubt // it is Doubt after the header
 			}
-			require.Equal(t, want, behind.Next(append([]byte(header), b...)), "behind %q", header)
-			require.Equal(t, want == wire.HTTP, want == wire.HTTP && behind.BehindHeader())
+			require.Equal(t, want, after.Next(append([]byte(header), b...)), "after %q", header)
+			require.Equal(t, want == wire.HTTP, want == wire.HTTP && after.BehindHeader())
 		}
 		// A head that is given to net/http as no upgrade is no upgrade for
 		// net/http either.

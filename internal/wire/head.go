@@ -15,10 +15,10 @@ import (
 
 // An Error is a broken rule.
 type Error struct {
-	Status int    // what a server answers (RFC 9110 §15)
+	Status int    // the status of the answer to the request (RFC 9110 §15)
 	Offset int    // the byte of the head at which the rule was broken; negative: none
-	Rule   string // which rule, with its source
-	Code   string // for Preflight-Refusal; "" in an answer, which nobody refuses
+	Rule   string // the rule and its source
+	Code   string // the value of Preflight-Refusal; for a 101, what it lacks
 }
 
 func (e *Error) Error() string {
@@ -61,8 +61,8 @@ func nextControl(b []byte) int {
 	i := 0
 	for ; i+8 <= len(b); i += 8 {
 		word := binary.LittleEndian.Uint64(b[i:])
-		// The high bit of each byte that is below SP, or is DEL. Such a byte may
-		// borrow from the next, and set its bit too: only the first counts.
+		// This sets the high bit of each byte that is below SP, or is DEL. Such a byte
+		// may borrow from the next one and set its bit too, so only the first one counts.
 		del := word ^ 0x7f*ones
 		found := ((word-' '*ones)&^word | (del-ones)&^del) & (0x80 * ones)
 		if found != 0 {
@@ -206,7 +206,7 @@ func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
 	return b[pos:n], trim(b[n+1 : next]), next, nil
 }
 
-// badName tells why the tokens b[pos:n] are not followed by the colon of a field.
+// badName returns the error for a field name b[pos:n] that is not followed by a colon.
 func badName(b []byte, pos, n int) *Error {
 	switch {
 	case n == pos && isBlank(b[n]):

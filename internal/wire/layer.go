@@ -5,15 +5,15 @@ import (
 	"encoding/binary"
 )
 
-// A Match tells whether bytes begin something.
+// A Match is the result of a search for a layer at the beginning of a connection.
 type Match uint8
 
 const (
-	// Maybe: the bytes so far agree with it, and more are needed.
+	// Maybe: the bytes so far may be the beginning of the layer, and more are needed.
 	Maybe Match = iota
-	// No: the bytes cannot become it.
+	// No: the bytes are not the beginning of the layer.
 	No
-	// Yes: it begins here.
+	// Yes: the bytes begin with the layer.
 	Yes
 )
 
@@ -30,8 +30,8 @@ const (
 //
 // A request whose method is PROXY is not a header, although `PROXY UNKNOWN HTTP/1.1` has the
 // form of one. A client can send it through an HTTP proxy that is trusted, and the bytes after
-// it would be taken for the beginning of a connection. If that shows late in a line of version
-// 1, the answer changes from Yes with n = 0 to No.
+// it would be taken for the beginning of a connection. A line of version 1 may show only near its
+// end that it is a request. The answer then changes from Yes with n = 0 to No.
 func ProxyHeader(b []byte) (m Match, n int) {
 	switch {
 	case bytes.HasPrefix(b, []byte(proxyV1)):

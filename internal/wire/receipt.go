@@ -4,8 +4,8 @@ import (
 	"github.com/preflight-go/preflight/internal/websocket"
 )
 
-// The codes of Preflight-Refusal, in the order in which a listener looks for their
-// reasons. A refusal has the first code that applies.
+// The codes of Preflight-Refusal, in the order in which a listener checks their
+// conditions. A refusal has the first code that applies.
 const (
 	CodeHead     = "head"
 	CodeTooLarge = "too-large"
@@ -32,8 +32,8 @@ const (
 	CodeInternal    = "internal"
 )
 
-// The refusals of a request that is well-formed, in the order in which [Request.Terms]
-// looks for them. Those of a body are in request.go.
+// The refusals of a well-formed request, in the order in which [Request.Terms] checks
+// them. Those of a body are in request.go.
 var (
 	wrongVersion   = Error{505, -1, "the version is neither HTTP/1.1 nor HTTP/1.0: RFC 9110 §15.6.6", CodeHTTP2}
 	noHTTP10       = Error{426, -1, "HTTP/1.0 has no upgrade: RFC 9110 §7.8", CodeHTTP10}
@@ -51,15 +51,15 @@ var (
 
 func hasBody(offset int, rule string) *Error { return &Error{400, offset, rule, CodeBody} }
 
-// at returns a copy of e with the offset. It is not inlined, because the copies would need
-// room on the small stack of a handshake.
+// at returns a copy of e with the offset. It is not inlined, because the copies would
+// enlarge the small stack of a handshake.
 //
 //go:noinline
 func (e *Error) at(offset int) *Error {
 	return &Error{e.Status, offset, e.Rule, e.Code}
 }
 
-// An Offer is what a server serves.
+// An Offer describes what a server serves.
 type Offer struct {
 	Protocols                  []string // in order of preference
 	Upgrade, Framed, WebSocket bool     // the carriers
@@ -80,16 +80,16 @@ const webSocketToken = "websocket"
 
 // Terms returns what a request for a tunnel asks for. The zero Terms mean an ordinary
 // request. A request is for a tunnel if Upgrade lists one of the protocols, if it asks for
-// the subprotocol, or if it has a field of the exchange's own that names carriers or
-// framing, whatever Upgrade says: a proxy may have removed that. The error is the first
-// reason, in the order of the codes, not to accept the request.
+// the subprotocol, or if it has a Preflight-Carriers or Preflight-Framing field. With one of
+// these fields the value of Upgrade does not matter, because a proxy may have removed it.
+// The error is the first reason, in the order of the codes, not to accept the request.
 func (r *Request) Terms(o *Offer) (Terms, *Error) {
 	t := Terms{Protocol: r.token(o.Protocols), Framed: r.framed, TunnelTLS: r.tunnelTLS}
 	asks := t.Protocol != "" || r.webSocket || r.carriers || r.framing != 0
 	if !asks || len(o.Protocols) == 0 {
 		return Terms{}, nil
 	}
-	// Of several tokens, the first that is served; WebSocket is the last.
+	// If there are several tokens, the first one that is served is used. WebSocket comes last.
 	if (t.Protocol == "" || o.WebSocket && !o.serves(t)) && r.lists(webSocketToken) {
 		t.WebSocket, t.Framed = true, false
 		t.Protocol = r.insideWebSocket(o.Protocols)
@@ -110,7 +110,7 @@ func (r *Request) token(protocols []string) string {
 	return ""
 }
 
-// insideWebSocket returns the one of protocols that Preflight-Protocol names.
+// insideWebSocket returns the protocol in protocols that Preflight-Protocol names.
 func (r *Request) insideWebSocket(protocols []string) string {
 	for _, p := range protocols {
 		if r.protocol == 0 && equalFold([]byte(p), DefaultProtocol) || equalFold(r.value(r.protocol), p) {
@@ -164,9 +164,9 @@ func (r *Request) check(o *Offer, t Terms) *Error {
 	return nil
 }
 
-// Ordinary returns the refusal of a request that is not for a tunnel, where nothing else
-// is served. Its text tells what a misconfigured proxy most often looks like from the
-// server.
+// Ordinary returns the refusal of a request that is not for a tunnel, for a listener that
+// serves only tunnels. Its text describes what the server sees of the most frequent errors
+// in the configuration of a proxy.
 //
 //go:noinline
 func (r *Request) Ordinary() *Error {

@@ -15,15 +15,15 @@ func webSocketRequest(fields string) string {
 		"Sec-WebSocket-Protocol: preflight.v1\r\n" + fields + "\r\n"
 }
 
-// TestTermsInOrder begins with a request that breaks every rule, and mends one after the
-// other: the refusal is always that of the first.
+// TestTermsInOrder begins with a request that breaks every rule, and fixes one fault after
+// the other. The refusal is always that of the first rule that is still broken.
 func TestTermsInOrder(t *testing.T) {
 	request := "POST / HTTP/1.0\r\nHost: h\r\nUpgrade-Insecure-Requests: 1\r\nContent-Length: 1\r\nExpect: x\r\n" +
 		"Preflight-Framing: capsules\r\nPreflight-Protocol: other\r\nPreflight-Tunnel: tls\r\n\r\n"
 	for _, step := range []struct {
 		code     string
 		status   int
-		old, new string // what mends it
+		old, new string // the replacement that fixes the fault
 	}{
 		{wire.CodeHead, 400, "capsules", "capsule"},
 		{wire.CodeHTTP10, 426, "HTTP/1.0", "HTTP/1.2"},
@@ -153,7 +153,7 @@ func TestTerms(t *testing.T) {
 	}
 }
 
-// TestOrdinary: what a request that is for no tunnel is told, in its order.
+// TestOrdinary: the refusals of a request that is not for a tunnel, in their order.
 func TestOrdinary(t *testing.T) {
 	for head, want := range map[string]string{
 		"GET / HTTP/1.0\r\nUpgrade: x\r\n\r\n":             wire.CodeHTTP10,

@@ -8,7 +8,7 @@ type Request struct {
 	Method, Target []byte
 	Host           []byte // the target's authority in absolute-form (RFC 9112 §3.2.2)
 	Minor          byte   // HTTP/1.Minor
-	Upgrade        bool   // an Upgrade field is present, whatever it says
+	Upgrade        bool   // an Upgrade field is present, with any value
 
 	connection bool // Connection lists upgrade
 	tokens     bool // Upgrade lists something
@@ -24,13 +24,13 @@ type Request struct {
 	origin     line
 	head       []byte
 	version    *Error // another version than HTTP/1.0 and HTTP/1.1
-	own        *Error // in a field of the exchange's own
+	own        *Error // an error in a Preflight field
 	body       *Error
 	expect     *Error
 }
 
-// A line is where a field is; 0: it is not present. Its value is not kept, because the
-// Request is on the small stack of a handshake.
+// A line is the position of a field; 0: it is not present. Its value is not stored, because
+// the Request is on the small stack of a handshake.
 type line uint32
 
 const repeated line = 1 << 31
@@ -43,7 +43,7 @@ func (l *line) add(pos int) {
 	}
 }
 
-// pos is that of the first such field.
+// pos returns the position of the first such field.
 func (l line) pos() int { return int(l &^ repeated) }
 
 // value returns the value of a field that is present once, and nil otherwise.
@@ -55,10 +55,10 @@ func (r *Request) value(l line) []byte {
 	return value
 }
 
-// RequestEnd looks for the end of a request head in b, of which b[:from] has been inspected
-// before. It returns the length of the head, or 0 if more bytes are needed. Lines must end with
-// CRLF. RFC 9112 §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two
-// parties that differ about it. Control characters are rejected everywhere (RFC 9110 §5.5).
+// RequestEnd looks for the end of a request head in b. An earlier call has inspected b[:from]. It
+// returns the length of the head, or 0 if more bytes are needed. Lines must end with CRLF. RFC 9112
+// §2.2 allows a recipient to accept a bare LF, but an attacker can exploit two parties that differ
+// about it. Control characters are rejected everywhere (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
 	for i := max(from-1, 0); ; i++ { // the last one may have been a CR
 		i += nextControl(b[i:])
@@ -77,7 +77,7 @@ func RequestEnd(b []byte, from int) (int, *Error) {
 			if i >= 2 && b[i-2] == '\n' {
 				return i + 1, nil
 			}
-		case '\n': // behind its CR only if it is the last byte looked at before
+		case '\n': // it follows a CR only if that was the last byte inspected before
 			if i == 0 || b[i-1] != '\r' {
 				return 0, bad(i, "a line ends with a bare LF: RFC 9112 §2.2")
 			}
@@ -88,7 +88,7 @@ func RequestEnd(b []byte, from int) (int, *Error) {
 }
 
 // Parse parses a head whose end [RequestEnd] has found. r must be zero. It is a receiver and
-// not a result, because a copy would need room on the small stack of a handshake.
+// not a result, because a copy would enlarge the small stack of a handshake.
 func (r *Request) Parse(head []byte) *Error {
 	r.head = head
 	pos, err := r.requestLine()
@@ -151,8 +151,8 @@ func (r *Request) targetForm(offset int) *Error {
 		if i := bytes.IndexAny(authority, "/?"); i >= 0 {
 			authority = authority[:i]
 		}
-		// Userinfo in a target is how hosts are disguised (RFC 9110 §4.2.4);
-		// it holds an "@", which no host does.
+		// Userinfo in a target can disguise a host (RFC 9110 §4.2.4). It
+		// contains an "@", which no host contains.
 		if !validHost(authority) {
 			return bad(offset, "the target's host is not valid: RFC 9110 §4.2")
 		}
@@ -170,7 +170,7 @@ func cutScheme(target []byte) (authority []byte, ok bool) {
 	return nil, false
 }
 
-// fields checks every field line, and keeps what decides about the upgrade.
+// fields checks every field line, and stores what is needed to decide about the upgrade.
 func (r *Request) fields(pos int) *Error {
 	var hosts, lengths int
 	var coding *Error
@@ -213,7 +213,7 @@ func (r *Request) fields(pos int) *Error {
 				r.tokens = true
 			}
 		case equalFold(name, "content-length"):
-			// Repeated or listed lengths may be rejected even where they agree.
+			// RFC 9112 §6.3 allows to reject repeated or listed lengths, even if they agree.
 			if lengths++; lengths > 1 || len(value) == 0 || !digits(value) {
 				return bad(pos, "Content-Length is not one number: RFC 9112 §6.3")
 			}
@@ -253,8 +253,8 @@ func (r *Request) fields(pos int) *Error {
 
 const otherFraming = "Preflight-Framing has no value, or another than capsule"
 
-// ownField notes a field that matters only if the request is for a tunnel: one of the
-// exchange's own, of RFC 6455 §4.1, and Origin.
+// ownField records a field that matters only if the request is for a tunnel: a Preflight
+// field, a field of RFC 6455 §4.1, or Origin.
 func (r *Request) ownField(name, value []byte, pos int) {
 	switch {
 	case equalFold(name, CarriersField):

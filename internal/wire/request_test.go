@@ -14,7 +14,7 @@ func upgradeRequest(fields string) string {
 }
 
 // parseRequest parses a head that has arrived completely, as a server does. The
-// head is in a slice of its own, so that reading after its end would panic.
+// head is in a separate slice, so reading after its end would panic.
 func parseRequest(head string) (wire.Request, *wire.Error) {
 	n, err := wire.RequestEnd([]byte(head), 0)
 	if err != nil {
@@ -28,7 +28,7 @@ func parseRequest(head string) (wire.Request, *wire.Error) {
 	return r, err
 }
 
-// offer is all that a server can serve, for the tokens.
+// offer returns an Offer of all features, for the protocols.
 func offer(protocols ...string) *wire.Offer {
 	return &wire.Offer{Protocols: protocols, Upgrade: true, Framed: true, WebSocket: true, TunnelTLS: true}
 }
@@ -108,7 +108,7 @@ func TestRequestEndOneByteAtATime(t *testing.T) {
 		"escape in the request line": {"GET /\x1b[0m HTTP/1.1\r\n\r\n", 5, "control"},
 		"DEL in the method":          {"GE\x7fT / HTTP/1.1\r\n\r\n", 2, "control"},
 		"first of two":               {"GET / HTTP/1.1\nX: \x00\r\n\r\n", 14, "bare LF"},
-		"nothing behind it is read":  {"GET / HTTP/1.1\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n", 14, "bare LF"},
+		"nothing after it is read":   {"GET / HTTP/1.1\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n", 14, "bare LF"},
 		"LF CR for CR LF":            {"GET / HTTP/1.1\n\rHost: h\n\r\n\r", 14, "bare LF"},
 		"next line in ISO 8859-1 is fine, LF is not": {"GET / HTTP/1.1\r\nX: \x85\n\r\n", 20, "bare LF"},
 	} {
@@ -294,7 +294,7 @@ func TestProtocolFoldsEveryLetter(t *testing.T) {
 	for _, tokens := range [][2]string{{lower, upper}, {upper, lower}} {
 		r, err := parseRequest("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x^" + tokens[0] + "\r\n\r\n")
 		require.Nil(t, err)
-		// "~" is "^" with the bit set that tells the cases of a letter.
+		// "~" is "^" with the bit set that distinguishes the cases of a letter.
 		got, err := protocolOf(&r, []string{"x~" + tokens[0], "X^" + tokens[1]})
 		require.Nil(t, err)
 		require.Equal(t, "X^"+tokens[1], got)
@@ -345,8 +345,9 @@ func TestProtocolRefuses(t *testing.T) {
 	}
 }
 
-// TestTunnelTLS: the field that asks for TLS inside the tunnel has one value
-// and stands once. If it does not, only a request that is ours is refused.
+// TestTunnelTLS: the field that asks for TLS inside the tunnel has one allowed
+// value and may occur once. Otherwise the request is refused, but only if it
+// asks for a tunnel.
 func TestTunnelTLS(t *testing.T) {
 	for fields, want := range map[string]string{ // "" means malformed
 		"":                               "raw",

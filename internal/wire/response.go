@@ -12,14 +12,14 @@ type Response struct {
 	protocols  int
 	connection bool
 
-	// What the two ends agree on beside the protocol.
+	// What the two ends agree on besides the protocol.
 	tunnel, framing, inner         agreement // Preflight-Tunnel, -Framing, -Protocol
 	accept, subprotocol, extension agreement // Sec-WebSocket-Accept, -Protocol, -Extensions
 }
 
 // An agreement is a field by which the peer agrees to something.
 type agreement struct {
-	value []byte // of the last line
+	value []byte // the value of the last line
 	lines int
 }
 
@@ -28,7 +28,7 @@ func (a *agreement) add(value []byte) {
 	a.lines++
 }
 
-// is reports whether there is one line, with this value.
+// is reports whether there is exactly one line, with this value.
 func (a *agreement) is(value string) bool { return a.lines == 1 && string(a.value) == value }
 
 // NotHTTP reports whether b cannot be the beginning of an HTTP/1.x answer.
@@ -37,9 +37,9 @@ func NotHTTP(b []byte) bool {
 	return !bytes.HasPrefix([]byte(http), b[:min(len(b), len(http))])
 }
 
-// ResponseEnd looks for the end of an answer's head in b, of which b[:from] has been inspected
-// before. It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a
-// line too (RFC 9112 §2.2).
+// ResponseEnd looks for the end of an answer's head in b. An earlier call has inspected b[:from].
+// It returns the length of the head, or 0 if more bytes are needed. A bare LF ends a line too (RFC
+// 9112 §2.2).
 func ResponseEnd(b []byte, from int) int {
 	for i := from; ; i++ {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -61,7 +61,7 @@ func ParseResponse(head []byte) (Response, *Error) {
 	pos := lineEnd(head, 0)
 	line := trim(head[:pos])
 	// HTTP-version SP status-code [SP reason-phrase] (RFC 9112 §4). The SP
-	// before an empty reason is often missing: nginx hands on `HTTP/1.1 101`.
+	// before an empty reason is often missing: nginx forwards `HTTP/1.1 101`.
 	if len(line) < len("HTTP/1.1 200") || NotHTTP(head) || !digits(line[7:8]) ||
 		line[8] != ' ' || !digits(line[9:12]) || line[9] == '0' || len(line) > 12 && line[12] != ' ' {
 		return r, bad(0, "the status line is not `HTTP/1.x SP code SP reason`: RFC 9112 §4")
@@ -80,8 +80,8 @@ func ParseResponse(head []byte) (Response, *Error) {
 		if next == pos {
 			return r, nil
 		}
-		// Content-Length and Transfer-Encoding are not looked at: on a 101
-		// they mean nothing (RFC 9112 §6.3), and old devices send them.
+		// Content-Length and Transfer-Encoding are ignored: on a 101 they have
+		// no meaning (RFC 9112 §6.3), and old devices send them.
 		if badText(value) {
 			return r, bad(pos, "a control character in a field value: RFC 9110 §5.5")
 		}
@@ -120,8 +120,8 @@ func AsksFraming(lines []string) bool {
 	return string(a.value) == framingCapsule
 }
 
-// addFraming adds a line of Preflight-Framing, which is a list. It keeps a member that is not
-// the known one.
+// addFraming adds a line of Preflight-Framing, which is a list. It keeps an unknown member, if
+// there is one.
 func (a *agreement) addFraming(value []byte) {
 	a.lines++
 	for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
@@ -148,6 +148,18 @@ func (r *Response) Names(protocol string) bool {
 	return r.protocols == 1 && equalFold(r.protocol, protocol)
 }
 
+// The codes of what a 101 lacks.
+const (
+	LacksUpgrade    = "upgrade"
+	LacksConnection = "connection"
+	LacksTunnel     = "tunnel"
+	LacksFraming    = "framing"
+	LacksWebSocket  = "websocket"
+	LacksProtocol   = "protocol"
+)
+
+func lacks(code, rule string) *Error { return &Error{Status: 400, Rule: rule, Code: code} }
+
 // Switched returns the reason why a 101 does not agree to terms. nil means that it does. accept
 // is the Sec-WebSocket-Accept that a WebSocket needs. All of it is verified before a byte is
 // sent (RFC 9110 §7.8, RFC 6455 §4.1): otherwise one end would take the frames or the TLS of
@@ -155,11 +167,11 @@ func (r *Response) Names(protocol string) bool {
 func (r *Response) Switched(terms *Terms, accept string) *Error {
 	switch {
 	case r.protocols == 0:
-		return bad(0, "the 101 has no Upgrade field: RFC 9110 §7.8")
+		return lacks(LacksUpgrade, "the 101 has no Upgrade field: RFC 9110 §7.8")
 	case !r.Names(terms.Token()):
-		return bad(0, "the 101 names another protocol in Upgrade than the one asked for, or several: RFC 9110 §7.8")
+		return lacks(LacksUpgrade, "the 101 names another protocol in Upgrade than the one asked for, or several: RFC 9110 §7.8")
 	case !r.connection:
-		return bad(0, "the 101 does not list upgrade in Connection: RFC 9110 §7.6.1")
+		return lacks(LacksConnection, "the 101 does not list upgrade in Connection: RFC 9110 §7.6.1")
 	}
 	var broken *Error
 	if terms.WebSocket {
@@ -172,51 +184,52 @@ func (r *Response) Switched(terms *Terms, accept string) *Error {
 	}
 	switch {
 	case r.tunnel.lines > 0 && !r.tunnel.is(tunnelTLS):
-		return bad(0, "the Preflight-Tunnel field of the 101 is repeated, or its value is not tls")
+		return lacks(LacksTunnel, "the Preflight-Tunnel field of the 101 is repeated, or its value is not tls")
 	case terms.TunnelTLS && r.tunnel.lines == 0:
-		return bad(0, "the 101 does not confirm TLS inside the tunnel, which was asked for: its Preflight-Tunnel field is missing, so the server does not know it, or a proxy on the way removed it")
+		return lacks(LacksTunnel, "the 101 does not confirm TLS inside the tunnel, which was asked for: its Preflight-Tunnel field is missing")
 	case !terms.TunnelTLS && r.tunnel.lines > 0:
-		return bad(0, "the 101 announces TLS inside the tunnel by Preflight-Tunnel, which was not asked for, so a proxy on the way added the field, or the server is at fault")
+		return lacks(LacksTunnel, "the 101 announces TLS inside the tunnel by Preflight-Tunnel, which was not asked for")
 	}
 	return nil
 }
 
-// framed is Switched for the framing of a tunnel that is no WebSocket.
+// framed checks the framing of a tunnel without WebSocket, for Switched.
 func (r *Response) framed(asked bool) *Error {
 	switch found := r.framing.lines > 0; {
 	case found && string(r.framing.value) != framingCapsule:
-		return bad(0, "the Preflight-Framing field of the 101 is empty, or has another member than capsule")
+		return lacks(LacksFraming, "the Preflight-Framing field of the 101 is empty, or has another member than capsule")
 	case asked && !found:
-		return bad(0, "the 101 does not confirm the framing, which was asked for: its Preflight-Framing field is missing, so the server does not frame, or a proxy on the way removed it")
+		return lacks(LacksFraming, "the 101 does not confirm the framing, which was asked for: its Preflight-Framing field is missing")
 	case !asked && found:
-		return bad(0, "the 101 announces framing by Preflight-Framing, which was not asked for, so a proxy on the way added the field, or the server is at fault")
+		return lacks(LacksFraming, "the 101 announces framing by Preflight-Framing, which was not asked for")
 	}
 	return nil
 }
 
-// webSocket is Switched for the fields of a WebSocket (RFC 6455 §4.1) and the protocol inside.
+// webSocket checks the fields of a WebSocket (RFC 6455 §4.1) and the protocol inside, for
+// Switched.
 func (r *Response) webSocket(terms *Terms, accept string) *Error {
 	switch {
 	case r.accept.lines == 0:
-		return bad(0, "the 101 has no Sec-WebSocket-Accept: RFC 6455 §4.1")
+		return lacks(LacksWebSocket, "the 101 has no Sec-WebSocket-Accept: RFC 6455 §4.1")
 	case !r.accept.is(accept):
-		return bad(0, "the Sec-WebSocket-Accept of the 101 does not answer the key of the request, or is repeated, so another request was answered: RFC 6455 §4.1")
+		return lacks(LacksWebSocket, "the Sec-WebSocket-Accept of the 101 does not answer the key of the request, or is repeated: RFC 6455 §4.1")
 	case r.subprotocol.lines == 0:
-		return bad(0, "the 101 has no Sec-WebSocket-Protocol, so a WebSocket that is no tunnel answered, or a proxy on the way removed the field")
+		return lacks(LacksWebSocket, "the 101 has no Sec-WebSocket-Protocol")
 	case !r.subprotocol.is(Subprotocol):
-		return bad(0, "the Sec-WebSocket-Protocol of the 101 is not preflight.v1, or is repeated, so a WebSocket that is no tunnel answered: RFC 6455 §4.1")
+		return lacks(LacksWebSocket, "the Sec-WebSocket-Protocol of the 101 is not preflight.v1, or is repeated: RFC 6455 §4.1")
 	case r.extension.lines > 1:
-		return bad(0, "the Sec-WebSocket-Extensions field of the 101 is repeated: RFC 6455 §11.3.2")
+		return lacks(LacksWebSocket, "the Sec-WebSocket-Extensions field of the 101 is repeated: RFC 6455 §11.3.2")
 	case len(r.extension.value) > 0:
-		return bad(0, "the 101 names a WebSocket extension, and none was offered: RFC 6455 §9.1")
+		return lacks(LacksWebSocket, "the 101 names a WebSocket extension, and none was offered: RFC 6455 §9.1")
 	}
 	switch asked := terms.inner(); {
 	case r.inner.lines == 0 && asked == "", r.inner.lines == 1 && asked != "" && equalFold(r.inner.value, asked):
 		return nil
 	case r.inner.lines == 0:
-		return bad(0, "the 101 does not confirm the protocol inside the WebSocket: its Preflight-Protocol field is missing, so a proxy on the way removed it, or the server is at fault")
+		return lacks(LacksProtocol, "the 101 does not confirm the protocol inside the WebSocket: its Preflight-Protocol field is missing")
 	case asked == "":
-		return bad(0, "the 101 names a protocol inside the WebSocket by Preflight-Protocol, which was not asked for, so a proxy on the way added the field, or the server is at fault")
+		return lacks(LacksProtocol, "the 101 names a protocol inside the WebSocket by Preflight-Protocol, which was not asked for")
 	}
-	return bad(0, "the Preflight-Protocol field of the 101 is repeated, or names another protocol than the one asked for")
+	return lacks(LacksProtocol, "the Preflight-Protocol field of the 101 is repeated, or names another protocol than the one asked for")
 }

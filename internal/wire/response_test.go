@@ -100,34 +100,34 @@ func TestParseResponseRefuses(t *testing.T) {
 		"leading 0":                   {"HTTP/1.1 010 x\r\n\r\n", 0, "status line"},
 		"two SP":                      {"HTTP/1.1  101 x\r\n\r\n", 0, "status line"},
 		"tab":                         {"HTTP/1.1\t101 x\r\n\r\n", 0, "status line"},
-		"tab behind the code":         {"HTTP/1.1 101\tx\r\n\r\n", 0, "status line"},
+		"tab after the code":          {"HTTP/1.1 101\tx\r\n\r\n", 0, "status line"},
 		"minor version of two digits": {"HTTP/1.10 101 x\r\n\r\n", 0, "status line"},
 		"minor version of none":       {"HTTP/1. 101 x\r\n\r\n", 0, "status line"},
 		"minor version a letter":      {"HTTP/1.x 101 x\r\n\r\n", 0, "status line"},
 		"NUL in the reason":           {"HTTP/1.1 101 a\x00b\r\n\r\n", 0, "reason phrase"},
 		"CR in the reason":            {"HTTP/1.1 101 a\rb\r\n\r\n", 0, "reason phrase"},
 
-		"fold of the status line":     {line + " x\r\nA: b\r\n\r\n", 16, "white space"},
-		"white space before colon":    {line + "A : b\r\n\r\n", 17, "before the colon"},
-		"tab before colon":            {line + "A\t: b\r\n\r\n", 17, "before the colon"},
-		"no name":                     {line + ": b\r\n\r\n", 16, "no name"},
-		"no colon":                    {line + "A\r\n\r\n", 17, "no colon"},
-		"no colon, LF":                {line + "A\n\n", 17, "no colon"},
-		"name not a token":            {line + "A\x00: b\r\n\r\n", 17, "not a token"},
-		"escape in a value":           {line + "A: \x1b[2J\r\n\r\n", 16, "field value"},
-		"DEL in a value":              {line + "A: b\x7f\r\n\r\n", 16, "field value"},
-		"DEL in the reason":           {"HTTP/1.1 101 \x7f\r\n\r\n", 0, "reason phrase"},
-		"NUL in a value":              {line + "A: b\x00\r\n\r\n", 16, "field value"},
-		"CR in a value":               {line + "A: b\rc\r\n\r\n", 16, "field value"},
-		"CR that hides a field":       {line + "A: b\rConnection: upgrade\r\n\r\n", 16, "field value"},
-		"NUL in a folded value":       {line + "A: b\r\n \x00c\r\n\r\n", 16, "field value"},
-		"second field":                {line + "A: b\r\nC : d\r\n\r\n", 23, "before the colon"},
-		"CR in the second field":      {line + "A: b\r\nC: d\re\r\n\r\n", 22, "field value"},
-		"CR in front of a field":      {line + "\rA: b\r\n\r\n", 16, ""},
-		"CR where the head goes on":   {line + "A: b\r\n\rC: d\r\n\r\n", 22, ""},
-		"CR CR LF where it goes on":   {line + "A: b\r\n\r\r\nC: d\r\n\r\n", 22, ""},
-		"CR in a name":                {line + "A\rB: b\r\n\r\n", 17, ""},
-		"head behind what was no end": {line + "Upgrade: tcp\r\nConnection: upgrade\r\n\rUpgrade: h2c\r\n\r\n", 51, ""},
+		"fold of the status line":                     {line + " x\r\nA: b\r\n\r\n", 16, "white space"},
+		"white space before colon":                    {line + "A : b\r\n\r\n", 17, "before the colon"},
+		"tab before colon":                            {line + "A\t: b\r\n\r\n", 17, "before the colon"},
+		"no name":                                     {line + ": b\r\n\r\n", 16, "no name"},
+		"no colon":                                    {line + "A\r\n\r\n", 17, "no colon"},
+		"no colon, LF":                                {line + "A\n\n", 17, "no colon"},
+		"name not a token":                            {line + "A\x00: b\r\n\r\n", 17, "not a token"},
+		"escape in a value":                           {line + "A: \x1b[2J\r\n\r\n", 16, "field value"},
+		"DEL in a value":                              {line + "A: b\x7f\r\n\r\n", 16, "field value"},
+		"DEL in the reason":                           {"HTTP/1.1 101 \x7f\r\n\r\n", 0, "reason phrase"},
+		"NUL in a value":                              {line + "A: b\x00\r\n\r\n", 16, "field value"},
+		"CR in a value":                               {line + "A: b\rc\r\n\r\n", 16, "field value"},
+		"CR that hides a field":                       {line + "A: b\rConnection: upgrade\r\n\r\n", 16, "field value"},
+		"NUL in a folded value":                       {line + "A: b\r\n \x00c\r\n\r\n", 16, "field value"},
+		"second field":                                {line + "A: b\r\nC : d\r\n\r\n", 23, "before the colon"},
+		"CR in the second field":                      {line + "A: b\r\nC: d\re\r\n\r\n", 22, "field value"},
+		"CR in front of a field":                      {line + "\rA: b\r\n\r\n", 16, ""},
+		"CR where the head goes on":                   {line + "A: b\r\n\rC: d\r\n\r\n", 22, ""},
+		"CR CR LF where it goes on":                   {line + "A: b\r\n\r\r\nC: d\r\n\r\n", 22, ""},
+		"CR in a name":                                {line + "A\rB: b\r\n\r\n", 17, ""},
+		"field after a CR that does not end the head": {line + "Upgrade: tcp\r\nConnection: upgrade\r\n\rUpgrade: h2c\r\n\r\n", 51, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseResponse(test.head)
@@ -217,7 +217,7 @@ func TestSwitchedFoldsASCIIOnly(t *testing.T) {
 	require.NotNil(t, r.Switched(&wire.Terms{Protocol: "k"}, ""))
 }
 
-// TestSwitchedFraming: both ends frame, or none does.
+// TestSwitchedFraming: both ends use framing, or neither does.
 func TestSwitchedFraming(t *testing.T) {
 	const malformed = "is empty, or has another member than capsule"
 	for fields, want := range map[string]struct{ raw, framed string }{ // the rule by what was asked for
@@ -236,7 +236,7 @@ func TestSwitchedFraming(t *testing.T) {
 		"Preflight-Framing:\r\n":                                       {malformed, malformed},
 		"Preflight-Framing: ,\r\n":                                     {malformed, malformed},
 		"Capsule-Protocol: ?1\r\n":                                     {"", "does not confirm the framing"},
-		"Preflight-Protocol: x\r\n":                                    {"", "does not confirm the framing"}, // means nothing beside another token
+		"Preflight-Protocol: x\r\n":                                    {"", "does not confirm the framing"}, // it has no meaning if the token is not websocket
 		"Sec-WebSocket-Protocol: preflight.v1\r\n":                     {"", "does not confirm the framing"},
 		"Preflight-Framing: capsule\r\nPreflight-Framing: capsule\r\n": {"announces framing", ""},
 		"Preflight-Framing: x\r\nPreflight-Framing: capsule\r\n":       {malformed, malformed},
@@ -248,7 +248,7 @@ func TestSwitchedFraming(t *testing.T) {
 	}
 }
 
-// TestSwitchedWebSocket: each lack of a WebSocket has its own rule.
+// TestSwitchedWebSocket: each fault in the 101 of a WebSocket has its own rule.
 func TestSwitchedWebSocket(t *testing.T) {
 	const (
 		upgrade     = "Upgrade: websocket\r\n"
@@ -268,7 +268,7 @@ func TestSwitchedWebSocket(t *testing.T) {
 		upgrade + subprotocol:                                                            "no Sec-WebSocket-Accept",
 		upgrade + subprotocol + "Sec-WebSocket-Accept:\r\n":                              "does not answer the key",
 		upgrade + subprotocol + "Sec-WebSocket-Accept: S3PPLMBITXAQ9KYGZZHZRBK+XOO=\r\n": "does not answer the key",
-		good + accept:      "is repeated, so another request",
+		good + accept:      "is repeated: RFC 6455 §4.1",
 		upgrade + accept:   "no Sec-WebSocket-Protocol",
 		good + subprotocol: "is not preflight.v1, or is repeated",
 		upgrade + accept + "Sec-WebSocket-Protocol:\r\n":                    "is not preflight.v1",

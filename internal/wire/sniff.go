@@ -1,6 +1,6 @@
 package wire
 
-// A Verdict tells what the first bytes of a connection are.
+// A Verdict is the classification of the first bytes of a connection.
 type Verdict uint8
 
 const (
@@ -44,10 +44,10 @@ const (
 // Up to two empty lines may stand before the line as well (RFC 9112 §2.2).
 //
 // Two things that begin like a request are plain: the preface of HTTP/2, and RTSP as its
-// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be told
-// from plain data: those with any other word for a version, which that option of HAProxy
-// lets through (NATS has commands such as `PUB /a 5`), and those after a line break that
-// nginx has decoded.
+// clients send it, with an rtsp URI or as OPTIONS *. Two kinds of requests cannot be
+// distinguished from plain data. The first have another word in the place of the version, which
+// that option of HAProxy accepts (NATS has commands such as `PUB /a 5`). The second are those
+// after a line break that nginx has decoded.
 type Sniffer struct {
 	seen  int // bytes of the buffer given to Next
 	state sniffState

@@ -51,11 +51,11 @@ func TestSniffer(t *testing.T) {
 		"SIP":                       {"INVITE sip:a@h SIP/2.0\r\n", 15, wire.Plain},
 		"DEL in the method":         {"G\x7fT / HTTP/1.1\r\n", 1, wire.Plain},
 		"tab for the first SP":      {"GET\t/ HTTP/1.1\r\n", 3, wire.Plain},
-		"tab behind the first SP":   {"GET \t/ HTTP/1.1\r\n", 4, wire.Plain},
+		"tab after the first SP":    {"GET \t/ HTTP/1.1\r\n", 4, wire.Plain},
 		"HTTP/0.9 with LF":          {"GET /\n", 5, wire.Plain},
 		"tab in a word":             {"GET a\tb HTTP/1.1\r\n", 5, wire.Plain},
 		"another name of HTTP":      {"PUB t HTTPS/1.1\r\n", 10, wire.Plain},
-		"HTTP behind another word":  {"PUB t x HTTP/1.1\r\n", 6, wire.Plain},
+		"HTTP after another word":   {"PUB t x HTTP/1.1\r\n", 6, wire.Plain},
 		"nearly the HTTP/2 preface": {"PRI t HTTX", 9, wire.Plain},
 
 		"GET":                    {"GET / HTTP/1.1\r\n", 12, wire.HTTP},

@@ -1,17 +1,17 @@
 package wire
 
-// A Watch inspects the bytes of a connection that was taken for plain, as long as they may
-// still turn out to be HTTP.
+// A Watch inspects the bytes of a connection that was classified as plain, as long as they
+// may still turn out to be HTTP.
 type Watch struct {
 	sniffer Sniffer
 	verdict Verdict
 	left    int // bytes still to be inspected
 }
 
-// Watch continues where s has come to, for at most limit bytes more.
+// Watch continues the inspection of s, for at most limit further bytes.
 func (s *Sniffer) Watch(limit int) Watch { return Watch{sniffer: *s, left: limit} }
 
-// Verdict is [HTTP], [Plain], or [More] as long as neither is certain.
+// Verdict returns [HTTP] or [Plain], or [More] as long as neither is certain.
 func (w *Watch) Verdict() Verdict { return w.verdict }
 
 // Inspect inspects the next bytes and returns the verdict. At the limit it is Plain.

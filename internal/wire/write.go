@@ -6,11 +6,11 @@ import (
 )
 
 // AppendRequest appends an upgrade request that asks for terms. Host comes first (RFC 9110
-// §7.2), then a single token: HAProxy, Apache, Caddy and Go's ReverseProxy break if two are
-// offered and one is chosen. The fields of the exchange follow. carriers are the one that terms
-// describe and those that the client can still try. key is the Sec-WebSocket-Key. The caller
-// has validated everything, and continues with AppendField and AppendFields for the user's
-// fields.
+// §7.2). Upgrade contains a single token: HAProxy, Apache, Caddy and Go's ReverseProxy fail if
+// two are offered and one is chosen. The fields of the exchange follow. carriers lists the
+// carrier that terms describe, and those that the client can still try. key is the
+// Sec-WebSocket-Key. The caller has validated all arguments, and appends the user's fields
+// with AppendField and AppendFields.
 func AppendRequest[C ~string](b []byte, target, host string, terms *Terms, key string, carriers []C) []byte {
 	b = append(b, "GET "...)
 	b = append(b, target...)
@@ -25,7 +25,7 @@ func AppendRequest[C ~string](b []byte, target, host string, terms *Terms, key s
 		b = AppendField(b, "Sec-WebSocket-Protocol", Subprotocol)
 	}
 	if terms.WebSocket || terms.Framed {
-		// On a WebSocket it tells the server that a proxy has removed the subprotocol.
+		// On a WebSocket, this field shows the server if a proxy has removed the subprotocol.
 		b = AppendField(b, FramingField, framingCapsule)
 	}
 	b = append(b, CarriersField+": "...)
@@ -42,7 +42,7 @@ func AppendRequest[C ~string](b []byte, target, host string, terms *Terms, key s
 	return appendTunnel(b, terms.TunnelTLS)
 }
 
-// Token is what Upgrade names.
+// Token returns the value of Upgrade.
 func (t *Terms) Token() string {
 	if t.WebSocket {
 		return webSocketToken
@@ -50,7 +50,7 @@ func (t *Terms) Token() string {
 	return t.Protocol
 }
 
-// inner is what Preflight-Protocol names; "" means that there is no such field.
+// inner returns the value of Preflight-Protocol, or "" if the field is not sent.
 func (t *Terms) inner() string {
 	if !t.WebSocket || equalFold([]byte(t.Protocol), DefaultProtocol) {
 		return ""
@@ -74,8 +74,8 @@ func AppendHead(b []byte, startLine string, header map[string][]string) []byte {
 
 // AppendSwitching appends the 101 that agrees to t. It always carries Upgrade and Connection,
 // because proxies answer 502 or hang if one is missing. It carries neither Content-Length nor
-// Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1). accept is for a WebSocket alone, on which
-// the subprotocol agrees to the framing.
+// Transfer-Encoding (RFC 9110 §8.6, RFC 9112 §6.1). accept is used only for a WebSocket, on
+// which the subprotocol confirms the framing.
 func AppendSwitching(b []byte, t Terms, accept string, header map[string][]string) []byte {
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "...)
 	if t.WebSocket {
@@ -106,10 +106,10 @@ func AppendRefusal(b []byte, status int, reason string, header map[string][]stri
 	b = append(b, reason...)
 	b = append(b, "\r\nConnection: close"...)
 	if _, ok := header["Upgrade"]; ok {
-		// RFC 9110 §7.8: who sends Upgrade lists it in Connection.
+		// RFC 9110 §7.8: a sender of Upgrade must list it in Connection.
 		b = append(b, ", Upgrade"...)
 	}
-	if status != 304 { // which describes a body that it does not have
+	if status != 304 { // its Content-Length would describe the body of a 200 (RFC 9110 §8.6)
 		b = append(b, "\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, int64(length), 10)
 	}
@@ -117,8 +117,8 @@ func AppendRefusal(b []byte, status int, reason string, header map[string][]stri
 	return AppendFields(b, header)
 }
 
-// AppendFields appends field lines in the order of their names, so that the same configuration
-// always makes the same bytes, and then the empty line.
+// AppendFields appends field lines in the order of their names, and then the empty line. The
+// order is fixed, so that the same configuration always produces the same bytes.
 func AppendFields(b []byte, header map[string][]string) []byte {
 	names := make([]string, 0, 16)
 	for name := range header {

@@ -29,7 +29,7 @@ func TestAppendRequest(t *testing.T) {
 			"X-Empty":       {""},
 			"Authorization": {"Bearer t0ken"},
 		})))
-	// What the exchange asks for stands before what others add.
+	// The fields of the exchange come before the fields that others add.
 	const begin = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
 	const webSocket = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: k==\r\n" +
 		"Sec-WebSocket-Protocol: preflight.v1\r\nPreflight-Framing: capsule\r\nPreflight-Carriers: websocket\r\n"
@@ -58,8 +58,8 @@ func TestAppendSwitching(t *testing.T) {
 		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp", TunnelTLS: true}, "", map[string][]string{"A": {"1"}})))
 }
 
-// TestAppendSwitchingFramed: behind Upgrade: tcp a field agrees to the capsules, on a
-// WebSocket the subprotocol.
+// TestAppendSwitchingFramed: after Upgrade: tcp, a field confirms the capsules. On a
+// WebSocket, the subprotocol does.
 func TestAppendSwitchingFramed(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nPreflight-Framing: capsule\r\nPreflight-Tunnel: tls\r\nA: 1\r\n\r\n",
 		string(wire.AppendSwitching(nil, wire.Terms{Protocol: "tcp", Framed: true, TunnelTLS: true}, "", map[string][]string{"A": {"1"}})))

@@ -80,8 +80,11 @@ func (r route) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 // directRoute returns the route of a plain client.
 func directRoute(to service) route { return route{"direct", new(net.Dialer), to.address, nil} }
 
+// framedCarriers are the carriers that carry the tunnel in capsules.
+var framedCarriers = []preflight.Carrier{preflight.CarrierFramed, preflight.CarrierWebSocket}
+
 // tunnelRoutes returns the routes through each proxy: without TLS, with TLS to the proxy,
-// with TLS inside the tunnel, and with both.
+// with TLS inside the tunnel, and with both. The other carriers follow, without TLS.
 func tunnelRoutes(t *testing.T, to service) (routes []route) {
 	t.Helper()
 	for _, e := range edges {
@@ -96,6 +99,11 @@ func tunnelRoutes(t *testing.T, to service) (routes []route) {
 		}
 		add(e.name, edge.Plain)
 		add(e.name+"-tls", edge.TLS)
+		for _, c := range framedCarriers {
+			d := edge.Plain.Dialer()
+			d.Carriers = []preflight.Carrier{c}
+			routes = append(routes, route{e.name + "-" + string(c), d, edge.Plain.Address, edge})
+		}
 	}
 	return routes
 }

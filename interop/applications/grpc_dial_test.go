@@ -47,13 +47,13 @@ func TestGRPCRefused(t *testing.T) {
 		permanent bool
 	}{
 		{"401", f, "/client/401", http.StatusUnauthorized,
-			[]string{"answered 401 Unauthorized", "the credentials in Header or GetHeader are missing, wrong or expired"}, true},
-		{"404", f, "/elsewhere", http.StatusNotFound, []string{"answered 404 Not Found", "check Path and Host"}, true},
+			[]string{"answered 401 Unauthorized", "Authorize of the listener refused the request, which was sent without Authorization"}, true},
+		{"404", f, "/elsewhere", http.StatusNotFound, []string{"answered 404 Not Found", "Correct Host and Path, or its `server_name`, `location` and `proxy_pass` [no-route]"}, true},
 		{"426", stripped, "/client/", http.StatusUpgradeRequired,
-			[]string{"answered 426 Upgrade Required", "nginx wants `proxy_http_version 1.1`"}, true},
-		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "the server behind the proxy is unavailable"}, false},
+			[]string{"answered 426 Upgrade Required", "nginx is on the way; if it is that proxy, its location needs `proxy_http_version 1.1`"}, true},
+		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "nginx cannot reach the server behind it, or got no valid answer"}, false},
 		{"503", f, "/client/503", http.StatusServiceUnavailable,
-			[]string{"answered 503 Service", "the server behind the proxy is unavailable"}, false},
+			[]string{"answered 503 Service", "refused the request for now; try again in 7s"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := test.at.Dialer()

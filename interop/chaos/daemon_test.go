@@ -9,16 +9,19 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 )
 
-// proxies are the proxies in front of the servers. Each has a folder of its own.
+// proxies are the proxies in front of the servers. Each has a folder of its own. Each is
+// tested with CarrierUpgrade, and with one of the carriers that frame.
 var proxies = []struct {
-	name  string
-	start func(*testing.T) *lab.Daemon
+	name   string
+	framed preflight.Carrier
+	start  func(*testing.T) *lab.Daemon
 }{
-	{"nginx", func(t *testing.T) *lab.Daemon {
+	{"nginx", preflight.CarrierWebSocket, func(t *testing.T) *lab.Daemon {
 		dir := t.TempDir()
 		return lab.StartDaemonOnSockets(t, 1, func(addresses []string) *exec.Cmd {
 			config := lab.Render(t, os.DirFS("testdata"), dir, "nginx.conf", map[string]any{"Root": os.Geteuid() == 0, "Listen": addresses[0]})
@@ -27,7 +30,7 @@ var proxies = []struct {
 			return cmd
 		})
 	}},
-	{"haproxy", func(t *testing.T) *lab.Daemon {
+	{"haproxy", preflight.CarrierFramed, func(t *testing.T) *lab.Daemon {
 		dir := t.TempDir()
 		return lab.StartDaemonOnSockets(t, 1, func([]string) *exec.Cmd {
 			return exec.Command(lab.FindBinary(t, "haproxy"), "-db", "-f", lab.Render(t, os.DirFS("testdata"), dir, "haproxy.cfg", nil))

@@ -25,6 +25,7 @@ type server struct {
 	sessions sync.WaitGroup
 	mu       sync.Mutex
 	ends     map[uint64]error // how the tunnels ended, by their IDs
+	traffic  map[uint64]traffic
 }
 
 // listen runs a server with the settings of l on the loopback interface. The end of the
@@ -48,6 +49,7 @@ func newServer(l *preflight.PreflightListener) *server {
 		held:              make(chan struct{}),
 		release:           make(chan struct{}),
 		ends:              make(map[uint64]error),
+		traffic:           make(map[uint64]traffic),
 	}
 	s.Listener = countingListener{l.Listener, &s.accepted}
 	s.RequireUpgrade = true // otherwise half of a request line could become a plain connection
@@ -81,15 +83,16 @@ func (s *server) serve() {
 		s.sessions.Go(func() {
 			c := c.(*preflight.Conn)
 			p, err := parsePlan(c.Request().URL.RawQuery)
+			var traffic traffic
 			if err == nil {
-				err = p.converse(c, fromServer, fromClient, p.serverLeaves)
+				traffic, err = p.converse(c, fromServer, fromClient, p.serverLeaves)
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if _, twice := s.ends[p.id]; twice {
 				err = fmt.Errorf("%w: tunnel %d came twice", errCorrupt, p.id)
 			}
-			s.ends[p.id] = err
+			s.ends[p.id], s.traffic[p.id] = err, traffic
 		})
 	}
 }
@@ -113,6 +116,33 @@ type route struct{ proxy, server string }
 // An end says how a tunnel ended for a client: the error of the dial, or of the tunnel.
 type end struct {
 	dial, tunnel error
+	carrier      preflight.Carrier
+	traffic      traffic
+	dialed       *counter // of a framed tunnel, which may close its connection later
+}
+
+// requireWhole requires of a framed tunnel that an end that has read io.EOF has received
+// all that the other end has written. server is zero if it is lost with its process.
+func (e end) requireWhole(t *testing.T, server traffic) {
+	t.Helper()
+	if e.carrier == "" {
+		return
+	}
+	if e.traffic.clean {
+		require.Equal(t, server.sent, e.traffic.received, "io.EOF at the client of a stream that was cut")
+	}
+	if server.clean {
+		require.Equal(t, e.traffic.sent, server.received, "io.EOF at the server of a stream that was cut")
+	}
+}
+
+// requireClosed requires that the connection of a framed tunnel is closed soon. Nothing is
+// left on the way to the peer by then.
+func (e end) requireClosed(t *testing.T) {
+	t.Helper()
+	if e.dialed != nil {
+		lab.WaitUntil(t, "the connection of a framed tunnel is closed", func() bool { return e.dialed.open() == 0 })
+	}
 }
 
 func (e end) err() error { return errors.Join(e.dial, e.tunnel) }
@@ -126,12 +156,20 @@ func (r route) run(p plan, handshake time.Duration) (e end) {
 	}
 	var dialed counter
 	defer func() {
-		if dialed.open() != 0 {
-			e.dial = errors.Join(e.dial, errLeak)
+		if dialed.open() == 0 {
+			return
 		}
+		if p.carrier != "" && e.dial == nil {
+			e.dialed = &dialed // Close lets it linger
+			return
+		}
+		e.dial = errors.Join(e.dial, errLeak)
 	}()
 	d := &preflight.PreflightDialer{
 		NetDialer: countingDialer{&dialed}, Path: "/" + port + "?" + p.query(), HandshakeTimeout: handshake,
+	}
+	if p.carrier != "" {
+		d.Carriers = []preflight.Carrier{p.carrier}
 	}
 	// If HandshakeTimeout had no effect, the error would be that of the context.
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Timeout)
@@ -140,7 +178,9 @@ func (r route) run(p plan, handshake time.Duration) (e end) {
 	if err != nil {
 		return end{dial: err}
 	}
-	return end{tunnel: p.converse(c.(*preflight.Conn), fromClient, fromServer, p.clientLeaves)}
+	e.carrier = p.carrier
+	e.traffic, e.tunnel = p.converse(c.(*preflight.Conn), fromClient, fromServer, p.clientLeaves)
+	return e
 }
 
 // isTimeout reports whether a deadline has passed.

@@ -44,7 +44,14 @@ func TestFaults(t *testing.T) {
 					for _, at := range stages {
 						t.Run(hop.name+"/"+f.name+"/"+at.name, func(t *testing.T) {
 							t.Parallel()
-							testFault(t, d, i, f, at)
+							testFault(t, d, i, f, at, "")
+						})
+						if !at.afterHead {
+							continue // nothing is framed yet
+						}
+						t.Run(hop.name+"/"+f.name+"/"+at.name+"/"+string(proxy.framed), func(t *testing.T) {
+							t.Parallel()
+							testFault(t, d, i, f, at, proxy.framed)
 						})
 					}
 				}
@@ -53,17 +60,24 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func testFault(t *testing.T, d *lab.Daemon, at int, f fault, stage stage) {
+func testFault(t *testing.T, d *lab.Daemon, at int, f fault, stage stage, carrier preflight.Carrier) {
 	tunnel, handshake := f.limits(stage)
 	// The timeout of the listener is longer. Otherwise the dialer would get its error.
 	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: 2 * handshake})
 	r, hop, err := hops[at].insert(route{d.Addresses[0], s.Addr().String()}, f, stage)
 	require.NoError(t, err)
-	p := plan{id: 1, size: transfer, limit: tunnel}
+	p := plan{id: 1, size: transfer, limit: tunnel, carrier: carrier}
 	client := r.run(p, handshake)
+	if client.dialed != nil {
+		hop.stop() // otherwise both ends of a silent tunnel would linger for a minute
+		client.requireClosed(t)
+	}
 	server, arrived := s.stop(t)[p.id]
-	hop.stop()
+	if client.dialed == nil {
+		hop.stop()
+	}
 	f.require(t, stage, client, server, arrived)
+	client.requireWhole(t, s.traffic[p.id])
 }
 
 // limits returns the timeouts of a tunnel and of its handshake.

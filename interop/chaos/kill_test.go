@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path"
 	"syscall"
 	"testing"
 
@@ -40,45 +41,55 @@ func startServer(t *testing.T) *lab.Daemon {
 func TestKill(t *testing.T) {
 	for _, proxy := range proxies {
 		for _, at := range stages {
-			t.Run(proxy.name+"/"+at.name, func(t *testing.T) {
-				t.Run("proxy", func(t *testing.T) {
-					t.Parallel()
-					d := proxy.start(t)
-					testProxyKill(t, d, at, func() { killDaemon(t, d) })
-					// Nothing listens there any more.
-					_, err := net.Dial("tcp", d.Addresses[0])
-					require.ErrorIs(t, err, syscall.ECONNREFUSED)
-				})
-				t.Run("server", func(t *testing.T) {
-					t.Parallel()
-					d, server := proxy.start(t), startServer(t)
-					client := kill(t, route{d.Addresses[0], server.Addresses[0]}, at, func() { killDaemon(t, server) })
-					cuts.require(t, client, nil, false) // its end of the tunnel is lost with the process
-					requireTunnel(t, d)
-				})
-				// In earlier stages, nginx has not accepted the connection. The next worker would.
-				if proxy.name == "nginx" && (at.afterHead || at.stream == "downstream") {
-					t.Run("worker", func(t *testing.T) {
+			carriers := []preflight.Carrier{""}
+			if at.afterHead {
+				carriers = append(carriers, proxy.framed)
+			}
+			for _, carrier := range carriers {
+				t.Run(path.Join(proxy.name, at.name, string(carrier)), func(t *testing.T) {
+					t.Run("proxy", func(t *testing.T) {
 						t.Parallel()
 						d := proxy.start(t)
-						testProxyKill(t, d, at, func() {
-							pids := workers(t, d)
-							require.Len(t, pids, 1)
-							killAll(t, pids)
-						})
+						testProxyKill(t, d, at, carrier, func() { killDaemon(t, d) })
+						// Nothing listens there any more.
+						_, err := net.Dial("tcp", d.Addresses[0])
+						require.ErrorIs(t, err, syscall.ECONNREFUSED)
+					})
+					t.Run("server", func(t *testing.T) {
+						t.Parallel()
+						d, server := proxy.start(t), startServer(t)
+						client := kill(t, route{d.Addresses[0], server.Addresses[0]}, at, carrier, func() { killDaemon(t, server) })
+						cuts.require(t, client, nil, false) // its end of the tunnel is lost with the process
+						require.False(t, carrier != "" && client.traffic.clean, "a killed process cannot end a framed tunnel in order")
+						client.requireClosed(t)
 						requireTunnel(t, d)
 					})
-				}
-			})
+					// In earlier stages, nginx has not accepted the connection. The next worker would.
+					if proxy.name == "nginx" && (at.afterHead || at.stream == "downstream") {
+						t.Run("worker", func(t *testing.T) {
+							t.Parallel()
+							d := proxy.start(t)
+							testProxyKill(t, d, at, carrier, func() {
+								pids := workers(t, d)
+								require.Len(t, pids, 1)
+								killAll(t, pids)
+							})
+							requireTunnel(t, d)
+						})
+					}
+				})
+			}
 		}
 	}
 }
 
-func testProxyKill(t *testing.T, d *lab.Daemon, at stage, victim func()) {
+func testProxyKill(t *testing.T, d *lab.Daemon, at stage, carrier preflight.Carrier, victim func()) {
 	s := listen(t, &preflight.PreflightListener{HandshakeTimeout: lab.Timeout})
-	client := kill(t, route{d.Addresses[0], s.Addr().String()}, at, victim)
+	client := kill(t, route{d.Addresses[0], s.Addr().String()}, at, carrier, victim)
 	server, arrived := s.stop(t)[killedID]
 	cuts.require(t, client, server, arrived)
+	client.requireClosed(t)
+	client.requireWhole(t, s.traffic[killedID])
 }
 
 // killedID is the ID of the tunnel that is cut.
@@ -96,7 +107,7 @@ func (k killer) Pipe(stub *toxics.ToxicStub) {
 
 // kill calls victim when a tunnel on the path has reached a stage, between the client and
 // the proxy. It returns how the tunnel ended for the client.
-func kill(t *testing.T, r route, at stage, victim func()) end {
+func kill(t *testing.T, r route, at stage, carrier preflight.Carrier, victim func()) end {
 	t.Helper()
 	k := killer{make(chan struct{}), make(chan struct{})}
 	h, err := startHop(r.proxy, fault{toxic: k}, at)
@@ -104,7 +115,7 @@ func kill(t *testing.T, r route, at stage, victim func()) end {
 	defer h.stop()
 	ended := make(chan end, 1)
 	go func() {
-		p := plan{id: killedID, size: 64 * transfer, limit: lab.Timeout}
+		p := plan{id: killedID, size: 64 * transfer, limit: lab.Timeout, carrier: carrier}
 		ended <- route{h.Listen, r.server}.run(p, lab.Timeout)
 	}()
 	select {

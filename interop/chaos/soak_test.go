@@ -51,6 +51,8 @@ func testSoak(t *testing.T, seed uint64) {
 	for i, client := range clients {
 		server, arrived := servers[uint64(i)]
 		scenarios[i].require(t, client, server, arrived)
+		client.requireClosed(t)
+		client.requireWhole(t, s.traffic[uint64(i)])
 		switch {
 		case client.dial != nil:
 			refused++
@@ -76,6 +78,7 @@ type scenario struct {
 
 func newScenario(random *rand.Rand, id uint64) scenario {
 	f := scenario{plan: plan{id: id, size: 1 + random.Int64N(64*transfer), limit: lab.Timeout, resets: random.IntN(2) == 0}}
+	f.carrier = []preflight.Carrier{"", preflight.CarrierFramed, preflight.CarrierWebSocket}[random.IntN(3)]
 	switch random.IntN(4) {
 	case 0:
 		f.clientLeaves = 1 + random.Int64N(f.size)

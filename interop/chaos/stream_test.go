@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/preflight-go/preflight"
@@ -22,6 +23,8 @@ type plan struct {
 	// An end leaves after it has received so many bytes. Zero means that it stays.
 	clientLeaves, serverLeaves int64
 	resets                     bool // the end that leaves resets the connection
+
+	carrier preflight.Carrier // of the client alone; empty: CarrierUpgrade
 }
 
 const planFormat = "id=%d&size=%d&limit=%d&hold=%t&client=%d&server=%d&resets=%t"
@@ -45,12 +48,75 @@ var (
 	errLeft    = errors.New("left early") // as the plan says
 )
 
+// A traffic is what an end of a tunnel has sent and received.
+type traffic struct {
+	sent, received int64
+	// clean says that Read has returned io.EOF: nothing is missing, with a carrier that
+	// can tell.
+	clean bool
+}
+
+// A tunnel is an end of a tunnel that counts its traffic.
+type tunnel struct {
+	*preflight.Conn
+	traffic
+}
+
+func (c *tunnel) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.received += int64(n)
+	c.clean = c.clean || err == io.EOF
+	return n, err
+}
+
+func (c *tunnel) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.sent += int64(n)
+	return n, err
+}
+
+func (c *tunnel) WriteTo(w io.Writer) (int64, error) {
+	n, err := c.Conn.WriteTo(w)
+	c.received += n
+	c.clean = c.clean || err == nil
+	return n, err
+}
+
+func (c *tunnel) ReadFrom(r io.Reader) (int64, error) {
+	n, err := c.Conn.ReadFrom(r)
+	c.sent += n
+	return n, err
+}
+
+// isFramed reports whether the end of a direction is part of the stream.
+func (c *tunnel) isFramed() bool { return c.Carrier() != preflight.CarrierUpgrade }
+
+// reset ends the connection below all layers.
+func (c *tunnel) reset() {
+	below := c.NetConn()
+	for {
+		counted, ok := below.(*countedConn)
+		if ok {
+			counted.SetLinger(0)
+			counted.Close()
+			return
+		}
+		below = below.(interface{ NetConn() net.Conn }).NetConn()
+	}
+}
+
 // converse sends a stream and its end mark, receives those of the peer at the same time,
 // and closes c. The error is nil only if everything arrived in both directions. leaves is
 // when this end leaves, as in a plan.
-func (p plan) converse(c *preflight.Conn, from, to byte, leaves int64) error {
+func (p plan) converse(conn *preflight.Conn, from, to byte, leaves int64) (traffic, error) {
+	c := &tunnel{Conn: conn}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(p.limit))
+	err := p.exchange(c, from, to, leaves)
+	return c.traffic, err
+}
+
+func (p plan) exchange(c *tunnel, from, to byte, leaves int64) error {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.CopyN(c, p.stream(from), p.size)
@@ -69,26 +135,42 @@ func (p plan) converse(c *preflight.Conn, from, to byte, leaves int64) error {
 	if _, err := c.Write([]byte{fromClient}); err != nil {
 		return err
 	}
-	return expectMark(c, fromServer)
+	if err := expectMark(c, fromServer); err != nil || !c.isFramed() {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	return expectEnd(c)
 }
 
 // endServer sends the end mark of the server after that of the client, which tells the
 // client that everything arrived. Then the client closes the tunnel, because a proxy loses
 // data that is under way to the end that closes.
-func endServer(c *preflight.Conn) error {
+func endServer(c *tunnel) error {
 	if err := expectMark(c, fromClient); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte{fromServer}); err != nil {
 		return err
 	}
-	if n, _ := io.Copy(io.Discard, c); n > 0 {
+	return expectEnd(c)
+}
+
+// expectEnd requires the end of the tunnel. With CarrierUpgrade, a proxy may turn it into
+// something else.
+func expectEnd(c *tunnel) error {
+	n, err := io.Copy(io.Discard, c)
+	if n > 0 {
 		return fmt.Errorf("%w: %d bytes too many", errCorrupt, n)
+	}
+	if c.isFramed() {
+		return err
 	}
 	return nil
 }
 
-func expectMark(c *preflight.Conn, of byte) error {
+func expectMark(c *tunnel, of byte) error {
 	mark := make([]byte, 1)
 	if _, err := io.ReadFull(c, mark); err != nil {
 		return fmt.Errorf("the end mark: %w", err)
@@ -100,7 +182,7 @@ func expectMark(c *preflight.Conn, of byte) error {
 }
 
 // receive requires the stream of the peer, as far as it arrives.
-func (p plan) receive(c *preflight.Conn, to byte, leaves int64) error {
+func (p plan) receive(c *tunnel, to byte, leaves int64) error {
 	expected := p.stream(to)
 	got, want := make([]byte, 16<<10), make([]byte, 16<<10)
 	for received := int64(0); received < p.size; {
@@ -112,7 +194,7 @@ func (p plan) receive(c *preflight.Conn, to byte, leaves int64) error {
 		received += int64(n)
 		if leaves > 0 && received >= leaves {
 			if p.resets {
-				c.NetConn().(*countedConn).SetLinger(0)
+				c.reset()
 			}
 			return errLeft
 		}

@@ -41,7 +41,7 @@ const (
 	varnishPath    = `req.url !~ "^/client/"`
 	varnishLine    = `req.method !~ "^[A-Z]+$" || req.proto !~ "^HTTP/1[.][01]$"`
 	varnishUpgrade = `req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade`
-	apachePass     = "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp"
+	apachePass     = "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY"
 )
 
 var proxies = []proxy{
@@ -89,7 +89,7 @@ $HTTP["url"] =~ ""`)},
 		`"/client/" => "/"`, `"/client" => ""`)},
 
 	{name: "envoy", deployed: true, command: envoy()},
-	{name: "envoy-lax", command: envoy("prefix: /client/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: websocket\n                  - upgrade_type: CONNECT",
+	{name: "envoy-lax", command: envoy("prefix: /client/", "prefix: /", "- upgrade_type: tcps", "- upgrade_type: CONNECT",
 		"use_remote_address: true", `use_remote_address: true
                 http_protocol_options:
                   allow_absolute_url: true

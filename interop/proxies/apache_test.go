@@ -19,7 +19,7 @@ var apache = proxy{
 	// The longer one of the two timeouts counts.
 	idle: []string{"ProxyTimeout 3600", "ProxyTimeout 1\nTimeout 1"},
 	mistakes: []mistake{
-		{[]string{" upgrade=tcp", ""}, []string{"Apache `upgrade=tcp`", "a proxy on the way removed it"}},
+		{[]string{" upgrade=ANY", ""}, []string{"Apache is on the way; if it is that proxy, its ProxyPass needs `upgrade=tcp` [no-upgrade]", "a proxy on the way removed it"}},
 	},
 	outcomes: map[string]string{
 		"Down":      "503",
@@ -45,7 +45,7 @@ func startApache(t *testing.T, backend string, edits ...string) *lab.Edge {
 	d := lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
 		config := lab.Render(t, lab.Templates, dir, "apache.conf", map[string]any{
 			"Root": os.Geteuid() == 0, "Dir": dir,
-			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_wstunnel", "proxy_balancer", "proxy_hcheck",
 				"lbmethod_byrequests", "slotmem_shm", "socache_shmcb", "ssl"},
 		})
 		configure(addresses, backend)

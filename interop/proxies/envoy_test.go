@@ -15,13 +15,16 @@ var envoy = proxy{
 	start: lab.StartEnvoy,
 	idle:  []string{"idle_timeout: 3600s", "idle_timeout: 1s"},
 	mistakes: []mistake{
-		{[]string{"- upgrade_type: tcp\n", ""}, []string{"upgrade_configs"}},
+		{[]string{envoyToken, ""}, []string{"Add `upgrade_configs: [{upgrade_type: tcp}]`", "[no-upgrades]"}},
 	},
 	outcomes: map[string]string{
 		"Down":          "503",
 		"Misconfigured": "403",
 	},
 }
+
+// envoyToken is the line for tcp, with the indentation of the next one.
+const envoyToken = "- upgrade_type: tcp\n                  "
 
 // TestEnvoyClose shows that Envoy can lose data when a client closes. Without TLS,
 // Envoy drops what it has not read by then. If it has read everything, nothing is

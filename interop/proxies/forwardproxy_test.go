@@ -83,7 +83,7 @@ func TestConnect(t *testing.T) {
 				t.Run(name+"/Port", func(t *testing.T) {
 					e := requireRefusal(t, dialer(plain, proxy), server)
 					require.Equal(t, http.StatusForbidden, e.StatusCode)
-					require.ErrorContains(t, e, "it does not allow CONNECT to this host and port")
+					require.ErrorContains(t, e, "does not allow CONNECT to this host and port")
 					require.False(t, e.Temporary())
 				})
 				t.Run(name+"/Unreachable", func(t *testing.T) {
@@ -100,6 +100,7 @@ func TestConnect(t *testing.T) {
 					e := lab.StatusError(t, err)
 					require.Equal(t, http.StatusNotFound, e.StatusCode)
 					require.False(t, e.ForwardProxy)
+					require.ErrorContains(t, e, "preflight: "+plain.Address+" (through the forward proxy "+proxy.Host+") answered 404")
 				})
 			}
 
@@ -117,7 +118,11 @@ func TestConnect(t *testing.T) {
 					}
 					require.Equal(t, want, e.StatusCode)
 					require.Regexp(t, `^Basic realm=`, challenge)
-					require.ErrorContains(t, e, "it wants credentials, or others: put them into the URL that Proxy returns")
+					if user == nil {
+						require.ErrorContains(t, e, "it wants credentials, and none were sent. Put them into the URL that Proxy returns")
+					} else {
+						require.ErrorContains(t, e, "it does not accept the credentials that were sent. Correct them in the URL that Proxy returns")
+					}
 					require.False(t, e.Temporary())
 				})
 			}

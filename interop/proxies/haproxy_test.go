@@ -21,7 +21,7 @@ var haproxy = proxy{
 	outcomes: map[string]string{
 		"Down":              "503",
 		"upgrade/HalfClose": "only by the client",
-		"Idle":              "EOF, reset at the server",
+		"upgrade/Idle":      "EOF, reset at the server",
 		"Misconfigured":     notApplicable, // a tunnel needs no line of its own
 		// It removes the upgrade from a request with a body.
 		"OrdinaryHTTP": "426 426 426 426 426",
@@ -37,7 +37,7 @@ var haproxyV2 = proxy{
 		"Client":            "yes, with the port",
 		"Down":              "503",
 		"upgrade/HalfClose": "only by the client",
-		"Idle":              "EOF, reset at the server",
+		"upgrade/Idle":      "EOF, reset at the server",
 		"Misconfigured":     notApplicable, // a tunnel needs no line of its own
 		// It removes the upgrade from a request with a body.
 		"OrdinaryHTTP": "426 426 426 426 426",

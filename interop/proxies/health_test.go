@@ -29,8 +29,8 @@ var healthChecks = slices.Concat(
 	haproxyHealth("haproxy", lab.HAProxyFile),
 	haproxyHealth("haproxy-proxy-v2", haproxyV2File),
 	[]healthCheck{
-		{"caddy/answer", startCaddy, uncomment("\t#health_uri /\n\t\t\t#health_status 426\n", "health_uri", "health_interval 100ms\nhealth_uri"), false, ""},
-		{"caddy/page", startCaddy, uncomment("\t#health_uri /healthz\n", "health_uri", "health_interval 100ms\nhealth_uri"), true, "503"},
+		{"caddy/answer", lab.StartCaddy, uncomment("\t#health_uri /\n\t\t\t#health_status 426\n", "health_uri", "health_interval 100ms\nhealth_uri"), false, ""},
+		{"caddy/page", lab.StartCaddy, uncomment("\t#health_uri /healthz\n", "health_uri", "health_interval 100ms\nhealth_uri"), true, "503"},
 		{"traefik/answer", startTraefik, uncomment("#healthCheck: { path: /, status: 426 }", "426", "426, interval: 100ms"), false, ""},
 		{"traefik/page", startTraefik, uncomment("#healthCheck: { path: /healthz }", "/healthz", "/healthz, interval: 100ms"), true, "503"},
 		{"varnish/answer", startVarnish, uncomment(`#.probe = { .url = "/"; .expected_response = 426; }`, ".url", ".interval = 0.1s; .url"), false, ""},
@@ -58,7 +58,7 @@ const envoyHealth = `      #health_checks:
 var (
 	envoyFrequent  = []string{"interval: 5s", "interval: 0.1s, no_traffic_interval: 0.1s"}
 	envoyNoPanic   = []string{"      connect_timeout: 5s", "      connect_timeout: 5s\n      common_lb_config: { healthy_panic_threshold: { value: 0 } }"}
-	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=tcp", "ProxyPass /client/ balancer://preflight/"}
+	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY", "ProxyPass /client/ balancer://preflight/"}
 )
 
 // uncomment returns an edit that removes the # from lines and makes changes to them.

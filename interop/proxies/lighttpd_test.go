@@ -18,7 +18,7 @@ var lighttpd = proxy{
 	start: startLighttpd,
 	idle:  []string{"max-read-idle = 3600", "max-read-idle = 1"},
 	mistakes: []mistake{
-		{[]string{`"upgrade" => "enable"`, ""}, []string{"the server saw no upgrade", "a proxy on the way removed it"}},
+		{[]string{`"upgrade" => "enable"`, ""}, []string{"lighttpd is on the way; if it is that proxy, it needs `proxy.header", "[no-upgrade]", "a proxy on the way removed it"}},
 	},
 	outcomes: map[string]string{
 		"Down":  "503",

@@ -8,10 +8,10 @@ var nginx = proxy{
 	start: lab.StartNginx,
 	idle:  []string{nginxIdle, "proxy_read_timeout 1s;"},
 	mistakes: []mistake{
-		{[]string{nginxVersion, "", nginxUpgrade, "", nginxConnection, ""}, []string{nginxAdvice, "proxy_http_version 1.1"}},
-		{[]string{nginxVersion, ""}, []string{nginxAdvice, "HTTP/1.0 has no upgrade"}},
-		{[]string{nginxUpgrade, ""}, []string{nginxAdvice, "proxy_set_header Upgrade $http_upgrade"}},
-		{[]string{nginxConnection, ""}, []string{nginxAdvice, "Upgrade without `Connection: Upgrade`"}},
+		{[]string{nginxVersion, "", nginxUpgrade, "", nginxConnection, ""}, []string{nginxAdvice, "proxy_http_version 1.1", "[http10]"}},
+		{[]string{nginxVersion, ""}, []string{nginxAdvice, "`proxy_http_version 1.1`", "[http10]", "HTTP/1.0 has no upgrade"}},
+		{[]string{nginxUpgrade, ""}, []string{nginxAdvice, "proxy_set_header Upgrade $http_upgrade", "[no-upgrade]"}},
+		{[]string{nginxConnection, ""}, []string{nginxAdvice, "`proxy_set_header Connection upgrade`", "[no-connection]", "Upgrade without `Connection: Upgrade`"}},
 	},
 	outcomes: map[string]string{"Front": withH2},
 }
@@ -21,5 +21,5 @@ const (
 	nginxUpgrade    = "proxy_set_header Upgrade $http_upgrade;"
 	nginxConnection = "proxy_set_header Connection $connection_upgrade;"
 	nginxIdle       = "proxy_read_timeout 1h;"
-	nginxAdvice     = "nginx wants `proxy_http_version 1.1` and `proxy_set_header` for Upgrade and Connection"
+	nginxAdvice     = "nginx is on the way; if it is that proxy, its location needs `"
 )

@@ -46,7 +46,7 @@ func testOrdinaryHTTP(t *testing.T, s scenario) string {
 func testElsewhere(t *testing.T, s scenario) string {
 	e := s.dialRefused(t, "/elsewhere")
 	if e.StatusCode == http.StatusNotFound {
-		require.ErrorContains(t, e, "no route for this path")
+		require.ErrorContains(t, e, "-route]")
 	}
 	return strconv.Itoa(e.StatusCode)
 }

@@ -112,7 +112,8 @@ func (s *backend) handle(c *preflight.Conn) {
 		case <-time.After(lab.Timeout):
 		}
 	case "transfer":
-		s.transfers <- exchange(c, 1)
+		size, _ := strconv.Atoi(detail)
+		s.transfers <- exchange(c, 1, size)
 		n, _ := io.Copy(io.Discard, c) // the end that is ready first must not close the tunnel
 		s.ends <- fmt.Sprint(n, " bytes more")
 		return
@@ -121,19 +122,52 @@ func (s *backend) handle(c *preflight.Conn) {
 		c.Write(data)
 		return
 	case "half-close":
-		c.CloseWrite()
-		data, _ := io.ReadAll(c)
-		s.ends <- string(data)
+		sendAll(c)
+		data, err := io.ReadAll(c)
+		if err == nil && bytes.Equal(data, underWay) {
+			s.ends <- allReceived
+		} else {
+			s.ends <- fmt.Sprintf("%d bytes, then %v", len(data), err)
+		}
+		return
+	case "reset", "killed":
+		cut(c, what == "reset")
 		return
 	case "idle":
-		_, err := io.Copy(io.Discard, c)
-		if err == nil {
-			err = io.EOF
-		}
-		s.ends <- outcomeOf(err)
+		s.ends <- waitForEnd(c)
 		return
 	}
 	io.Copy(c, c)
+}
+
+// allReceived says that the whole of underWay has arrived, and the end after it.
+const allReceived = "all received"
+
+// cut sends 64 KiB, waits for the client, and closes the connection below the tunnel while
+// it sends more. A reset is sent at once. An orderly end is sent behind the bytes that the
+// kernel already has.
+func cut(c *preflight.Conn, reset bool) {
+	c.Write(make([]byte, 64<<10))
+	io.ReadFull(c, make([]byte, len("now")))
+	connection := bottom(c)
+	if reset {
+		connection.SetLinger(0)
+	} else {
+		c.Write(make([]byte, 1<<20))
+	}
+	connection.Close()
+}
+
+// bottom returns the TCP connection below all layers of c.
+func bottom(c net.Conn) *net.TCPConn {
+	for {
+		switch layer := c.(type) {
+		case *coalescingConn:
+			return layer.TCPConn
+		case interface{ NetConn() net.Conn }:
+			c = layer.NetConn()
+		}
+	}
 }
 
 // requestInfo is what the server knows about a request.

@@ -23,7 +23,7 @@ var squid = proxy{
 	keepsPrefix: true,
 	idle:        squidIdle,
 	mistakes: []mistake{
-		{[]string{"http_upgrade_request_protocols tcp allow all", ""}, []string{"the server saw no upgrade"}},
+		{[]string{"http_upgrade_request_protocols tcp allow all", ""}, []string{"Squid is on the way; if it is that proxy, it needs `http_upgrade_request_protocols tcp allow all`"}},
 	},
 	outcomes: map[string]string{
 		"Down":         "503",
@@ -38,7 +38,7 @@ var squidForward = proxy{
 	keepsPrefix: true,
 	idle:        squidIdle,
 	mistakes: []mistake{
-		{[]string{lab.ForwardSquidAllowed, "acl edge port 443"}, []string{"the forward proxy 127.0.0.1:", "it does not allow CONNECT to this host and port"}},
+		{[]string{lab.ForwardSquidAllowed, "acl edge port 443"}, []string{"the forward proxy 127.0.0.1:", "Squid does not allow CONNECT to this host and port"}},
 	},
 	outcomes: map[string]string{
 		"Client":        notApplicable, // the server sees the address of the proxy
@@ -50,7 +50,8 @@ var squidForward = proxy{
 	},
 }
 
-var squidIdle = []string{"read_timeout 1 hour", "read_timeout 1 second"}
+// Squid counts in whole seconds. With one second, it may close a tunnel at once.
+var squidIdle = []string{"read_timeout 1 hour", "read_timeout 2 seconds"}
 
 // startSquid runs Squid as a reverse proxy.
 func startSquid(t *testing.T, backend string, edits ...string) *lab.Edge {

@@ -24,7 +24,7 @@ var tinyproxyForward = proxy{
 	keepsPrefix: true,
 	idle:        []string{"Timeout 3600", "Timeout 1"},
 	mistakes: []mistake{
-		{[]string{tinyproxyPorts, "ConnectPort 443\n"}, []string{"the forward proxy 127.0.0.1:", "it does not allow CONNECT to this host and port"}},
+		{[]string{tinyproxyPorts, "ConnectPort 443\n"}, []string{"the forward proxy 127.0.0.1:", "tinyproxy does not allow CONNECT to this host and port"}},
 	},
 	outcomes: map[string]string{
 		"Client":        notApplicable, // the server sees the address of the proxy

@@ -17,8 +17,8 @@ var varnish = proxy{
 	start: startVarnish,
 	idle:  []string{"pipe_timeout=3600", "pipe_timeout=1"},
 	mistakes: []mistake{
-		{[]string{varnishUpgrade, "", varnishConnection, ""}, []string{"the server saw no upgrade"}},
-		{[]string{varnishUpgrade, ""}, []string{"the server saw no upgrade"}},
+		{[]string{varnishUpgrade, "", varnishConnection, ""}, []string{"so a proxy on the way removes it", "[no-upgrade]"}},
+		{[]string{varnishUpgrade, ""}, []string{"so a proxy on the way removes it", "[no-upgrade]"}},
 		{[]string{varnishConnection, ""}, []string{"Upgrade without `Connection: Upgrade`"}},
 	},
 	outcomes: map[string]string{

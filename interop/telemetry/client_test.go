@@ -65,38 +65,39 @@ func TestClientOutcome(t *testing.T) {
 		events  []string
 	}{
 		"refused": {
+			dialer:  preflight.PreflightDialer{Carriers: []preflight.Carrier{preflight.CarrierUpgrade}},
 			address: answer(t, "HTTP/1.1 403 "+secret+"\r\nX: "+secret+"\r\nContent-Length: 7\r\n\r\n"+secret),
-			metric:  refusedBy("403"), events: []string{"connect", "request_written", "first_byte"},
+			metric:  refusedUpgradeBy("403", "forbidden"), events: []string{"connect", "request_written", "first_byte"},
 		},
 		"malformed": {
 			address: answer(t, "HTTP/1.1 101 Switching\r\n"+secret+" : x\r\n\r\n"),
-			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
+			metric:  "error.type=malformed preflight.carrier=upgrade preflight.kind=failed preflight.reason=malformed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
 		},
 		"not HTTP": {
 			address: answer(t, "SSH-2.0-"+secret+"\r\n"),
-			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
+			metric:  "error.type=malformed preflight.carrier=upgrade preflight.kind=failed preflight.reason=ssh", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
 		},
 		"interim answers without an end": {
 			address: answer(t, strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 12)),
-			metric:  "error.type=malformed preflight.kind=failed", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
+			metric:  "error.type=malformed preflight.carrier=upgrade preflight.kind=failed preflight.reason=too-much", status: "read the answer", events: []string{"connect", "request_written", "first_byte"},
 		},
 		"a refusal of NetDialer's": {
 			dialer:  preflight.PreflightDialer{NetDialer: &preflight.PreflightDialer{}},
 			address: answer(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
-			metric:  "error.type=403 preflight.kind=failed", status: "dial",
+			metric:  "error.type=403 preflight.carrier=upgrade preflight.kind=failed preflight.reason=403", status: "dial",
 		},
 		"eof": {
 			address: answer(t, ""),
-			metric:  "error.type=eof preflight.kind=failed", status: "wait for the 101", events: []string{"connect", "request_written"},
+			metric:  "error.type=eof preflight.carrier=upgrade preflight.kind=failed preflight.reason=ended", status: "wait for the 101", events: []string{"connect", "request_written"},
 		},
 		"timeout": {
 			dialer:  preflight.PreflightDialer{HandshakeTimeout: 20 * time.Millisecond},
 			address: silent.Addr().String(),
-			metric:  "error.type=timeout preflight.kind=failed", status: "wait for the 101", events: []string{"connect", "request_written"},
+			metric:  "error.type=timeout preflight.carrier=upgrade preflight.kind=failed preflight.reason=silent", status: "wait for the 101", events: []string{"connect", "request_written"},
 		},
 		"canceled": {
 			ctx: canceled, address: silent.Addr().String(),
-			metric: "error.type=canceled preflight.kind=failed", status: "dial",
+			metric: "error.type=canceled preflight.carrier=upgrade preflight.kind=failed preflight.reason=canceled", status: "dial",
 		},
 		"canceled with a cause": {
 			dialer: preflight.PreflightDialer{GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
@@ -104,27 +105,27 @@ func TestClientOutcome(t *testing.T) {
 				return nil, nil
 			}},
 			ctx: withCause, address: silent.Addr().String(),
-			metric: "error.type=canceled preflight.kind=failed", status: "dial",
+			metric: "error.type=canceled preflight.carrier=upgrade preflight.kind=failed preflight.reason=canceled", status: "dial",
 		},
 		"connection refused": {
 			address: closed.Addr().String(),
-			metric:  "error.type=connection_refused preflight.kind=failed", status: "dial",
+			metric:  "error.type=connection_refused preflight.carrier=upgrade preflight.kind=failed preflight.reason=connection-refused", status: "dial",
 		},
 		"dns": {
 			address: "nowhere.invalid:80",
-			metric:  "error.type=dns preflight.kind=failed", status: "dial",
+			metric:  "error.type=dns preflight.carrier=upgrade preflight.kind=failed preflight.reason=dns", status: "dial",
 		},
 		"tls": {
 			dialer:  preflight.PreflightDialer{TLSConfig: &tls.Config{}},
 			address: plain.Listener.Addr().String(),
-			metric:  "error.type=tls preflight.kind=failed", status: "TLS handshake", events: []string{"connect"},
+			metric:  "error.type=tls preflight.carrier=upgrade preflight.kind=failed preflight.reason=not-tls", status: "TLS handshake", events: []string{"connect"},
 		},
 		"GetHeader": {
 			dialer: preflight.PreflightDialer{GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) {
 				return nil, errors.New(secret)
 			}},
 			address: silent.Addr().String(),
-			metric:  "error.type=_OTHER preflight.kind=failed",
+			metric:  "error.type=_OTHER preflight.kind=failed preflight.reason=other",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +176,7 @@ func TestClientPanic(t *testing.T) {
 	cancel() // this is not what ends the attempt
 	require.PanicsWithValue(t, secret, func() { d.DialContext(ctx, "tcp", "127.0.0.1:1") })
 	metrics := e.metrics(t)
-	require.Equal(t, int64(1), metrics["client.handshake.duration error.type=panic preflight.kind=failed"])
+	require.Equal(t, int64(1), metrics["client.handshake.duration error.type=panic preflight.kind=failed preflight.reason=panic"])
 	requireQuiet(t, metrics)
 	requireSecret(t, e)
 }
@@ -231,7 +232,7 @@ func TestClientStages(t *testing.T) {
 	requireQuiet(t, metrics)
 	requireSecret(t, e)
 	for name, n := range map[string]int64{
-		"handshake.duration " + refusedBy("401"): 1,
+		"handshake.duration " + refusedUpgradeBy("401", "authorize"): 1,
 		"handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded": 1,
 		"connection.duration preflight.carrier=upgrade preflight.kind=upgraded":                              1,
 		"connection.io network.io.direction=receive preflight.carrier=upgrade preflight.kind=upgraded":       5,

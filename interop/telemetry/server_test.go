@@ -45,45 +45,45 @@ func TestServerOutcome(t *testing.T) {
 			listener: &preflight.PreflightListener{Handler: http.NotFoundHandler()},
 			send:     "GET /" + secret + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", metric: "preflight.kind=http",
 		},
-		"400": {send: "GET / HTTP/1.1\r\nHost: h\r\n" + secret + " : x\r\n\r\n", metric: refusedBy("400"), span: "HTTP"},
+		"400": {send: "GET / HTTP/1.1\r\nHost: h\r\n" + secret + " : x\r\n\r\n", metric: refusedBy("400", "head"), span: "HTTP"},
 		"401": {
 			listener: &preflight.PreflightListener{Authorize: authorize(&preflight.StatusError{StatusCode: 401, Body: []byte(secret), Header: http.Header{"X": {secret}}})},
-			send:     request + "\r\n", metric: refusedBy("401"), span: "GET",
+			send:     request + "\r\n", metric: refusedUpgradeBy("401", "authorize"), span: "GET",
 		},
 		"403": {
 			listener: &preflight.PreflightListener{Authorize: authorize(errors.New(secret))},
-			send:     request + "\r\n", metric: refusedBy("403"), span: "GET",
+			send:     request + "\r\n", metric: refusedUpgradeBy("403", "authorize"), span: "GET",
 		},
-		"405": {send: strings.Replace(request, "GET", "POST", 1) + "\r\n", metric: refusedBy("405"), span: "POST"},
-		"426": {send: strings.Replace(request, "Upgrade: tcp", "Upgrade: "+secret, 1) + "\r\n", metric: refusedBy("426"), span: "GET"},
+		"405": {send: strings.Replace(request, "GET", "POST", 1) + "\r\n", metric: refusedBy("405", "method"), span: "POST"},
+		"426": {send: strings.Replace(request, "Upgrade: tcp", "Upgrade: "+secret, 1) + "\r\n", metric: refusedBy("426", "protocol"), span: "GET"},
 		"408": {
 			listener: &preflight.PreflightListener{HandshakeTimeout: 50 * time.Millisecond},
-			send:     request, stay: true, metric: refusedBy("408"), span: "HTTP",
+			send:     request, stay: true, metric: refusedBy("408", "too-slow"), span: "HTTP",
 		},
 		"414": {
 			listener: &preflight.PreflightListener{MaxHeaderBytes: 64},
-			send:     "GET /" + strings.Repeat(secret, 100), metric: refusedBy("414"), span: "HTTP",
+			send:     "GET /" + strings.Repeat(secret, 100), metric: refusedBy("414", "too-large"), span: "HTTP",
 		},
 		"431": {
 			listener: &preflight.PreflightListener{MaxHeaderBytes: 200},
-			send:     request + "X: " + strings.Repeat(secret, 100), metric: refusedBy("431"), span: "HTTP",
+			send:     request + "X: " + strings.Repeat(secret, 100), metric: refusedBy("431", "too-large"), span: "HTTP",
 		},
-		"HTTP/1.0": {send: "GET / HTTP/1.0\r\n\r\n", metric: refusedBy("426"), span: "GET"},
+		"HTTP/1.0": {send: "GET / HTTP/1.0\r\n\r\n", metric: refusedBy("426", "health-check"), span: "GET"},
 		"a malformed PROXY header": {
 			listener: &preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
-			send:     "PROXY TCP4 " + secret + "\r\n", metric: "error.type=malformed preflight.kind=failed", span: "HTTP", status: "read the PROXY header",
+			send:     "PROXY TCP4 " + secret + "\r\n", metric: "error.type=malformed preflight.kind=failed preflight.reason=bad-proxy-header", span: "HTTP", status: "read the PROXY header",
 		},
 		"a plain connection is refused": {
 			listener: &preflight.PreflightListener{RequireUpgrade: true},
-			send:     "\x00" + secret, metric: "error.type=plain_refused preflight.kind=refused", span: "HTTP",
+			send:     "\x00" + secret, metric: "error.type=plain_refused preflight.kind=refused preflight.reason=plain", span: "HTTP",
 		},
 		"TLS fails": {
 			listener: &preflight.PreflightListener{TLSConfig: noCertificate},
-			send:     clientHello(t), metric: "error.type=tls preflight.kind=failed", span: "HTTP", status: "TLS handshake",
+			send:     clientHello(t), metric: "error.type=tls preflight.kind=failed preflight.reason=tls", span: "HTTP", status: "TLS handshake",
 		},
 		"TLS stalls": {
 			listener: &preflight.PreflightListener{HandshakeTimeout: 50 * time.Millisecond, TLSConfig: noCertificate},
-			send:     clientHello(t)[:20], stay: true, metric: "error.type=timeout preflight.kind=failed", span: "HTTP", status: "TLS handshake",
+			send:     clientHello(t)[:20], stay: true, metric: "error.type=timeout preflight.kind=failed preflight.reason=timeout", span: "HTTP", status: "TLS handshake",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,8 +133,13 @@ func TestServerOutcome(t *testing.T) {
 }
 
 // refusedBy returns the attributes of a refusal.
-func refusedBy(status string) string {
-	return "error.type=" + status + " http.response.status_code=" + status + " preflight.kind=refused"
+func refusedBy(status, reason string) string {
+	return "error.type=" + status + " http.response.status_code=" + status + " preflight.kind=refused preflight.reason=" + reason
+}
+
+// refusedUpgradeBy is refusedBy for a request whose carrier was known.
+func refusedUpgradeBy(status, reason string) string {
+	return strings.Replace(refusedBy(status, reason), "preflight.kind", "preflight.carrier=upgrade preflight.kind", 1)
 }
 
 // clientHello returns the first record of a TLS client.
@@ -207,7 +212,7 @@ func TestServerPanic(t *testing.T) {
 	require.Equal(t, "exception", s.Events()[0].Name)
 	require.Contains(t, text(s.Events()[0].Attributes), "exception.type=*errors.errorString")
 	require.Contains(t, text(s.Events()[0].Attributes), "server_test.go")
-	require.Equal(t, int64(1), e.metrics(t)["server.handshake.duration "+refusedBy("500")])
+	require.Equal(t, int64(1), e.metrics(t)["server.handshake.duration "+refusedUpgradeBy("500", "panic")])
 	requireSecret(t, e)
 
 	refused(t, nil)
@@ -242,7 +247,7 @@ func TestServerCutOff(t *testing.T) {
 	lab.WaitUntil(t, "no handshake is pending", func() bool { return e.metrics(t)["server.handshake.pending"] == 0 })
 	metrics := e.metrics(t)
 	require.Equal(t, int64(2), metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
-	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed"])
+	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed preflight.reason=canceled"])
 	require.Equal(t, int64(2), metrics["server.connection.duration preflight.carrier=upgrade preflight.kind=upgraded"])
 	requireQuiet(t, metrics)
 }
@@ -263,7 +268,7 @@ func TestServerEvictedLayers(t *testing.T) {
 			require.NoError(t, err)
 			good.Close()
 			stop()
-			require.Equal(t, int64(1), e.metrics(t)["server.handshake.duration error.type=evicted preflight.kind=failed"])
+			require.Equal(t, int64(1), e.metrics(t)["server.handshake.duration error.type=evicted preflight.kind=failed preflight.reason=evicted"])
 		})
 	}
 }
@@ -291,7 +296,7 @@ func TestServerEvictions(t *testing.T) {
 	metrics := e.metrics(t)
 	require.Equal(t, int64(2), metrics["server.evictions"], "%v", metrics)
 	require.Equal(t, int64(1), metrics["server.handshake.duration preflight.kind=plain"])
-	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=evicted preflight.kind=failed"])
+	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=evicted preflight.kind=failed preflight.reason=evicted"])
 	requireQuiet(t, metrics)
 }
 
@@ -335,7 +340,7 @@ func TestServerMounted(t *testing.T) {
 	require.NoError(t, err)
 	response.Body.Close()
 	require.Equal(t, 426, response.StatusCode)
-	lab.WaitUntil(t, "the refusal is counted", func() bool { return e.metrics(t)["server.handshake.duration "+refusedBy("426")] == 1 })
+	lab.WaitUntil(t, "the refusal is counted", func() bool { return e.metrics(t)["server.handshake.duration "+refusedBy("426", "no-upgrade")] == 1 })
 	require.Len(t, e.spans(), 2)
 	require.Equal(t, codes.Error, e.spans()[1].Status().Code)
 	http.DefaultClient.CloseIdleConnections()

@@ -11,14 +11,14 @@ final class Capsules {
     private final DataInputStream in;
     private final BiConsumer<Integer, byte[]> control; // takes a PING or a PONG, and its value
     private boolean begun, last;
-    private long left; // of the value of DATA or FINAL_DATA
+    private long left; // the bytes left in the value of DATA or FINAL_DATA
 
     Capsules(BiConsumer<Integer, byte[]> control, DataInputStream in) {
         this.in = in;
         this.control = control;
     }
 
-    /** A capsule to send, of at most 1 GiB. */
+    /** Returns a capsule to send, of at most 1 GiB. */
     static byte[] encode(int kind, byte[] b, int off, int len) {
         ByteBuffer c = ByteBuffer.allocate(len + 8).putInt(FIRST << 8 | kind);
         if (len < 1 << 6) c.put((byte) len);
@@ -28,7 +28,7 @@ final class Capsules {
         return Arrays.copyOf(c.array(), c.position());
     }
 
-    /** Returns bytes as they come. -1: FINAL_DATA has ended. */
+    /** Reads the bytes that have arrived. It returns -1 at the end of FINAL_DATA. */
     int read(byte[] b, int off, int len) throws IOException {
         while (left == 0 && !last) next();
         if (left == 0) return -1;
@@ -45,7 +45,7 @@ final class Capsules {
         boolean data = kind == DATA || kind == FINAL_DATA, ping = kind == PING || kind == PONG;
         if (!begun && !data && !ping) throw new Malformed(1002, "another first capsule");
         begun = true;
-        if (data && last) throw new Malformed(1002, "data behind FINAL_DATA");
+        if (data && last) throw new Malformed(1002, "data after FINAL_DATA");
         long length = integer(false);
         if (ping && length != 8 || !data && length > LONGEST_UNKNOWN)
             throw new Malformed(1002, "a capsule with a wrong length");
@@ -61,7 +61,7 @@ final class Capsules {
         }
     }
 
-    /** Reads a variable-length integer: a type, which has its shortest form, or a length. */
+    /** Reads a variable-length integer: a type, which must have its shortest form, or a length. */
     private long integer(boolean type) throws IOException {
         long value = 0;
         int size = 1;
@@ -69,7 +69,7 @@ final class Capsules {
             int b = in.readUnsignedByte();
             if (i == 0) size = 1 << (b >> 6);
             if (type && !begun && i < 3 && b != (FIRST >> 16 - 8 * i & 255))
-                throw new Malformed(1002, "bytes that are no capsule");
+                throw new Malformed(1002, "bytes that are not a capsule");
             value = value << 8 | b;
         }
         value &= (1L << 8 * size - 2) - 1;
@@ -78,7 +78,7 @@ final class Capsules {
         return value;
     }
 
-    /** A protocol error, with the code of the Close that reports it. */
+    /** A protocol error, with the code for the Close frame. */
     static final class Malformed extends IOException {
         final int code;
 

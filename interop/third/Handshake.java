@@ -7,10 +7,10 @@ import java.util.stream.Stream;
 
 /** The request and its answer: sections 2, 4 and 7 of spec/preflight.md. */
 final class Handshake {
-    /** Why there is no tunnel. */
+    /** The reason why there is no tunnel. */
     static final class Failure extends IOException {
-        final int status; // of the answer; 0: none
-        final String code; // of the receipt; null: none
+        final int status; // the status of the answer; 0: none
+        final String code; // the code of the receipt; null: none
         final boolean next; // another carrier may work (M67, M68)
 
         Failure(int status, String code, boolean next, String text) {
@@ -25,12 +25,12 @@ final class Handshake {
     private static final String STATUS = "HTTP/1\\.\\d \\d{3}( " + TEXT + ")?";
     private static final String OURS = "(?i)(preflight-|sec-websocket-).*|host|connection|upgrade"
         + "|content-length|transfer-encoding|trailer|expect";
-    private static final int HEADS = 8, BYTES = 64 << 10; // bounds of M24
+    private static final int HEADS = 8, BYTES = 64 << 10; // the limits of M24
 
     private final boolean raw, ws, tls;
-    private final String carrier, token, other, key; // other: a protocol for Preflight-Protocol
+    private final String carrier, token, other, key; // other: the value of Preflight-Protocol
 
-    /** With tls, the request asks for TLS inside, which begins behind the handshake. */
+    /** If tls is set, the request asks for TLS inside the tunnel, after the handshake. */
     Handshake(String carrier, String protocol, boolean tls) {
         if (!List.of("upgrade", "framed", "websocket").contains(carrier))
             throw new IllegalArgumentException("the carrier is not upgrade, framed or websocket");
@@ -85,23 +85,27 @@ final class Handshake {
 
     private static String head(InputStream in, int budget) throws IOException {
         StringBuilder text = new StringBuilder();
-        while (text.indexOf("\r\n\r\n", text.length() - 4) < 0) {
+        for (int line = 0, length = -1; length != 0;) { // length: of the last line, without its end
             int c = in.read();
             if (c < 0 || text.length() == budget)
                 throw new Failure(0, null, false, "the answer's head is incomplete or too large");
             if (text.length() < 7 && c != "HTTP/1.".charAt(text.length()))
                 throw new Failure(0, null, false, "the answer is not HTTP/1: check the address");
             text.append((char) c);
+            if (c != '\n') continue;
+            length = text.substring(line).replaceFirst("\r?\n", "").length();
+            line = text.length();
         }
         return text.toString();
     }
 
-    /** The fields by their names in lower case, lines of one name joined with a line feed. The
-     *  status stands under the empty name. */
+    /** Returns the fields by their names in lower case. Lines with the same name are joined with a
+     *  line feed. The status has the empty name. */
     private static Map<String, String> parse(String text) throws Failure {
         Map<String, String> head = new HashMap<>();
-        for (String line : text.replaceAll("\r\n[ \t]+", " ").split("\r\n")) {
+        for (String line : text.split("\r?\n(?![ \t])")) {
             boolean first = head.isEmpty();
+            if (!first) line = line.replaceAll("\r?\n[ \t]+", " ");
             if (!line.matches(first ? STATUS : NAME + ":" + TEXT))
                 throw new Failure(0, null, false, "the answer's head has a malformed line");
             String[] field = first ? new String[] {"", line.substring(9, 12)} : line.split(":", 2);
@@ -137,7 +141,8 @@ final class Handshake {
             : !"preflight.v1".equals(head.get("sec-websocket-protocol")) ? "Sec-WebSocket-Protocol"
             : !head.getOrDefault("sec-websocket-extensions", "").isEmpty()
                 ? "Sec-WebSocket-Extensions"
-            : !Objects.equals(head.get("preflight-protocol"), other) ? "Preflight-Protocol" : null;
+            : (other == null ? head.containsKey("preflight-protocol")
+                : !other.equalsIgnoreCase(head.get("preflight-protocol"))) ? "Preflight-Protocol" : null;
         if (wrong != null) throw new Failure(101, code, false, "the 101 has another " + wrong
             + " than asked for: a proxy has changed it, or the server lacks the carrier");
     }

@@ -12,12 +12,12 @@ final class Messages extends InputStream {
     private static final SecureRandom RANDOM = new SecureRandom();
 
     private final DataInputStream in;
-    private final boolean server; // who reads
+    private final boolean server; // the reader is the server
     private final BiConsumer<Integer, byte[]> answer; // takes an opcode and a payload to send
     private final byte[] mask = new byte[4];
     private boolean inMessage;
-    private long rest; // of the frame
-    private int at; // in the mask
+    private long rest; // the bytes left in the frame
+    private int at; // the position in the mask
 
     Messages(DataInputStream in, boolean server, BiConsumer<Integer, byte[]> answer) {
         this.in = in;
@@ -25,24 +25,24 @@ final class Messages extends InputStream {
         this.answer = answer;
     }
 
-    /** The Sec-WebSocket-Accept of a key. */
+    /** Returns the Sec-WebSocket-Accept of a key. */
     static String accept(String key) {
         try {
             byte[] b = (key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").getBytes(ISO_8859_1);
             return Base64.getEncoder().encodeToString(MessageDigest.getInstance("SHA-1").digest(b));
         } catch (NoSuchAlgorithmException e) {
-            throw new AssertionError(e); // each Java has it
+            throw new AssertionError(e); // every Java platform has SHA-1
         }
     }
 
-    /** A frame to send, masked or not. */
+    /** Returns a frame to send. */
     static byte[] frame(int opcode, byte[] payload, boolean masked) {
         int length = payload.length, m = masked ? 128 : 0;
         ByteBuffer f = ByteBuffer.allocate(length + 14).put((byte) (128 | opcode));
         if (length < 126) f.put((byte) (m | length));
         else if (length < 1 << 16) f.put((byte) (m | 126)).putShort((short) length);
         else f.put((byte) (m | 127)).putLong(length);
-        byte[] key = new byte[4]; // zeros change nothing
+        byte[] key = new byte[4]; // a key of zeros does not change the payload
         if (masked) {
             RANDOM.nextBytes(key);
             f.put(key);
@@ -51,7 +51,7 @@ final class Messages extends InputStream {
         return Arrays.copyOf(f.array(), f.position());
     }
 
-    /** The body of a Close. */
+    /** Returns the body of a Close frame. */
     static byte[] code(int n) {
         return new byte[] {(byte) (n >> 8), (byte) n};
     }
@@ -107,6 +107,6 @@ final class Messages extends InputStream {
                 || !Arrays.equals(new String(reason, UTF_8).getBytes(UTF_8), reason))
             throw new Capsules.Malformed(1002, "a malformed Close");
         answer.accept(CLOSE, code);
-        throw new EOFException("the peer sent a Close in front of FINAL_DATA: data is missing");
+        throw new EOFException("the peer sent a Close before FINAL_DATA: data is missing");
     }
 }

@@ -5,25 +5,26 @@ import java.util.*;
 import java.util.concurrent.*;
 
 /**
- * A client of spec/preflight.md on one carrier: upgrade, framed or websocket. Reads end with -1, or
- * fail with EOFException (truncated), Capsules.Malformed, or what the transport throws (a reset).
- * It sends no PING while the application is silent, and does not go on to another carrier.
+ * A client of spec/preflight.md for one carrier: upgrade, framed or websocket. A read returns -1 at
+ * the end. If the stream is truncated, it throws an EOFException. After a protocol error, it throws
+ * a Capsules.Malformed. After a reset, it throws the exception of the transport. The client sends
+ * no PING while the application is silent, and it does not try another carrier.
  */
 public final class Preflight implements AutoCloseable {
-    private static final int LIMIT = 60, LINGER = 2; // seconds, of M45 and M47
+    private static final int LIMIT = 60, LINGER = 2; // the limits of M45 and M47, in seconds
 
     private final Socket socket;
     private final DataInputStream in;
     private final Capsules capsules;
     private final Sender sender;
     private final boolean raw;
-    private final Object reading = new Object(); // held by who reads
-    private final byte[] lastPing = new byte[8]; // stands behind FINAL_DATA
+    private final Object reading = new Object(); // the lock of the reader
+    private final byte[] lastPing = new byte[8]; // the value of the PING after FINAL_DATA
     private final CompletableFuture<Void> settled = new CompletableFuture<>(); // M45
     private IOException failed; // why reads fail
-    private boolean ended, ponged; // the peer has sent FINAL_DATA, and has read ours
+    private boolean ended, ponged; // the peer has sent FINAL_DATA; it has read our FINAL_DATA
 
-    /** A tunnel behind its handshake. Tests play the server too. */
+    /** A tunnel after its handshake. Tests also use it as a server. */
     Preflight(Socket socket, String carrier, boolean server) throws IOException {
         boolean ws = carrier.equals("websocket");
         raw = carrier.equals("upgrade");
@@ -35,8 +36,8 @@ public final class Preflight implements AutoCloseable {
         new SecureRandom().nextBytes(lastPing);
     }
 
-    /** Opens a tunnel over a connected Socket, or an SSLSocket that offers http/1.1 alone. With
-     *  tls, the caller begins TLS inside the tunnel. */
+    /** Opens a tunnel over a connected Socket, or an SSLSocket that offers only http/1.1. If tls is
+     *  set, the caller must begin TLS inside the tunnel. */
     public Preflight(Socket socket, String host, String target, String carrier, String protocol,
             boolean tls, Map<String, String> fields) throws IOException {
         this(socket, carrier, false);
@@ -72,13 +73,13 @@ public final class Preflight implements AutoCloseable {
         else sender.data(b, off, len);
     }
 
-    /** Ends this direction. The other one stays open. */
+    /** Ends this direction. The other direction stays open. */
     public void shutdownOutput() throws IOException {
         if (raw) socket.shutdownOutput();
         else sender.end(lastPing);
     }
 
-    /** Ends this direction too, and waits until the peer has read it and ended its own. */
+    /** Ends this direction. Waits until the peer has read everything and ended its direction. */
     @Override public void close() throws IOException {
         if (!raw) {
             Tasks.start(this::shutdownOutput);
@@ -91,7 +92,7 @@ public final class Preflight implements AutoCloseable {
         socket.close();
     }
 
-    /** Goes on behind FINAL_DATA until the transport ends (M43). */
+    /** Reads after FINAL_DATA until the transport ends (M43). */
     private void drain() {
         synchronized (reading) {
             try {
@@ -104,7 +105,7 @@ public final class Preflight implements AutoCloseable {
 
     private void fail(IOException e) {
         failed = e.getMessage() != null ? e
-            : new EOFException("the connection ended in front of FINAL_DATA: data is missing");
+            : new EOFException("the connection ended before FINAL_DATA: data is missing");
         sender.stop(failed);
         if (e instanceof Capsules.Malformed m) sender.keep(Messages.CLOSE, Messages.code(m.code));
         Tasks.start(this::finish);
@@ -117,11 +118,11 @@ public final class Preflight implements AutoCloseable {
     }
 
     private void answer(int opcode, byte[] payload) {
-        // A peer that sends many PINGs and does not read cannot make many threads wait.
+        // At most one thread waits, even if a peer sends many PINGs and does not read.
         if (sender.keep(opcode, payload)) Tasks.start(sender::flush);
     }
 
-    /** Ends the transport: a Close, the end of this direction, a short wait for the other. */
+    /** Sends a Close, ends this direction, waits shortly for the end of the other, and closes. */
     private synchronized void finish() throws IOException {
         if (socket.isClosed()) return;
         settled.complete(null);

@@ -1,7 +1,7 @@
 import java.io.IOException;
 import java.util.concurrent.*;
 
-/** Runs tasks on threads of their own. They do not keep the program alive. */
+/** Runs each task on a separate daemon thread, which does not keep the program alive. */
 final class Tasks {
     interface Task {
         void run() throws IOException;
@@ -20,12 +20,13 @@ final class Tasks {
         });
     }
 
-    /** Waits until a task has ended, also with an error, or its time is over. */
+    /** Waits until a task has ended, with or without an error, or until the timeout. */
     static void await(Future<?> task, int seconds) {
         try {
             task.get(seconds, TimeUnit.SECONDS);
         } catch (ExecutionException | TimeoutException e) {
-            // Whoever reads or writes has seen the error; and nothing waits longer.
+            // The reader or the writer has already received the error. After a timeout, nothing
+            // is left to do.
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
         }

@@ -9,16 +9,16 @@ import java.util.concurrent.*;
 import java.util.function.BooleanSupplier;
 import java.util.stream.Stream;
 
-/** Runs the vectors of spec/vectors that concern a client, and the receivers of both roles. */
+/** Runs the vectors of spec/vectors for a client, and those for receivers in both roles. */
 public final class Vectors {
     /** A socket whose peer sends the bytes of a vector, whatever it receives. */
     private static final class Peer extends Socket {
         private final byte[] bytes;
-        private final int cut; // where the bytes are cut in two; 0: one at a time
+        private final int cut; // the place where the bytes are split in two; 0: one at a time
         private final String transport;
         private final ByteArrayOutputStream sent = new ByteArrayOutputStream();
-        private final Set<Thread> starved = new HashSet<>(); // who waits for more bytes
-        private int at, request; // request: its length in sent
+        private final Set<Thread> starved = new HashSet<>(); // the threads that wait for more bytes
+        private int at, request; // request: the length of the request in sent
         private boolean outputEnded, closed;
 
         Peer(byte[] bytes, int cut, String transport) {
@@ -42,7 +42,7 @@ public final class Vectors {
             return -1;
         }
 
-        /** Waits for a state of this peer: true if it was reached in time. */
+        /** Waits until state is true. It returns false after a timeout. */
         synchronized boolean until(BooleanSupplier state) {
             long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
             try {
@@ -54,7 +54,7 @@ public final class Vectors {
             return true;
         }
 
-        /** Replaces the Sec-WebSocket-Accept of the vectors by that of the request's key. */
+        /** Replaces the Sec-WebSocket-Accept in the vector by that for the key of the request. */
         private void confirm() {
             String text = sent.toString(ISO_8859_1), name = "Sec-WebSocket-Key: ";
             if (!text.startsWith("GET ")) return;
@@ -125,7 +125,7 @@ public final class Vectors {
         return keys.getOrDefault(name, other);
     }
 
-    /** Runs the vector once. It returns what is wrong, or null. */
+    /** Runs the vector once. It returns an error text, or null. */
     private String run(boolean server, int cut) throws Exception {
         try (Peer peer = new Peer(bytes, cut, key("transport", ""))) {
             String[] carriers = key("carriers", "").split(", ");
@@ -147,7 +147,7 @@ public final class Vectors {
         }
     }
 
-    /** What the application and the peer see of a stream. */
+    /** Checks what the application and the peer receive. */
     private String stream(Preflight tunnel, Peer peer, String carrier, boolean server)
             throws Exception {
         ByteArrayOutputStream data = new ByteArrayOutputStream();
@@ -179,7 +179,7 @@ public final class Vectors {
         return wrong != null ? wrong : reaction(tunnel, peer, carrier, server);
     }
 
-    /** What the receiver sends, and whether it can write. */
+    /** Checks what the receiver sends, and whether it can write. */
     private String reaction(Preflight tunnel, Peer peer, String carrier, boolean server)
             throws Exception {
         boolean ws = carrier.equals("websocket"), open = key("transport", "").equals("open");
@@ -196,13 +196,13 @@ public final class Vectors {
                 if (!peer.until(() -> peer.outputEnded)) return "it did not end its direction";
                 if (call(sent).stream().filter(f -> f.startsWith("8 ")).count() != 1)
                     return "it sent several Close frames";
-                if (call(sent).indexOf(frame) != call(sent).size() - 1) return "bytes behind Close";
+                if (call(sent).indexOf(frame) != call(sent).size() - 1) return "bytes after Close";
             }
         }
         if (broken && !peer.until(() -> peer.outputEnded)) return "it did not end its direction";
         boolean fails = broken || keys.containsKey("close");
-        if (!fails && !open) return null; // the transport may have ended already, or not
-        if (!fails && !peer.until(() -> !peer.starved.isEmpty())) return "it reads no further";
+        if (!fails && !open) return null; // the transport may have ended already
+        if (!fails && !peer.until(() -> !peer.starved.isEmpty())) return "it has stopped reading";
         try {
             tunnel.write(new byte[] {1}, 0, 1);
             return fails ? "it can still write" : null;
@@ -219,7 +219,7 @@ public final class Vectors {
         }
     }
 
-    /** What was sent: opcodes and payloads. It fails if a form of M31 or M53 is wrong. */
+    /** Returns the opcodes and payloads that were sent. It throws if a form breaks M31 or M53. */
     private static List<String> frames(Peer peer, boolean ws, boolean masked) {
         synchronized (peer) {
             byte[] all = peer.sent.toByteArray();
@@ -233,7 +233,7 @@ public final class Vectors {
                     opcode = first & 15;
                     length = second & 127;
                     if ((first & 0xf0) != 128 || second > 127 != masked || length > 125)
-                        throw new IllegalStateException("a frame is not what a short capsule has");
+                        throw new IllegalStateException("a frame is not that of a short capsule");
                     if (masked) in.get(key);
                 }
                 if (!ws) length = 5 + in.get(in.position() + 4);
@@ -241,7 +241,7 @@ public final class Vectors {
                 in.get(payload);
                 for (int i = 0; i < payload.length; i++) payload[i] ^= key[i & 3];
                 if (opcode == 2 && payload.length != 5 + payload[4])
-                    throw new IllegalStateException("a message does not hold one capsule");
+                    throw new IllegalStateException("a message does not contain one capsule");
                 frames.add(opcode + " " + HexFormat.of().formatHex(payload));
             }
             return frames;
@@ -252,7 +252,7 @@ public final class Vectors {
         return want.equals(got) ? null : what + " is " + got + " and not " + want;
     }
 
-    /** Two ends on a connection: both directions end, and each close waits for the other. */
+    /** Connects two ends. Both directions end, and each close waits for the other end. */
     private static String exchange(String carrier) throws Exception {
         byte[] data = new byte[1 << 20];
         new Random(1).nextBytes(data);
@@ -269,7 +269,7 @@ public final class Vectors {
             client.write(data, 0, data.length);
             client.shutdownOutput();
             byte[] back = drain(client);
-            client.close(); // here, as the other end waits for it
+            client.close(); // closed here, because the other end waits for it
             echo.get(10, TimeUnit.SECONDS);
             return Arrays.equals(data, back) ? null : "the bytes differ";
         }
@@ -292,7 +292,7 @@ public final class Vectors {
         for (Path file : files) {
             Vectors v = new Vectors(file);
             String wrong = null, role = v.key("role", "");
-            int last = v.keys.containsKey("chunks") ? 0 : v.bytes.length; // each place, or none
+            int last = v.keys.containsKey("chunks") ? 0 : v.bytes.length; // 0: all splits
             for (boolean server : List.of(false, true)) {
                 if (role.equals(server ? "client" : "server")) continue;
                 for (int cut = v.bytes.length; cut >= last && wrong == null; cut--, runs++)

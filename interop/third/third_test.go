@@ -1,4 +1,4 @@
-// Package third has a client in Java, which was written from spec/preflight.md alone.
+// Package third contains a client in Java that was written only from spec/preflight.md.
 package third
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// run runs a program, and returns what it wrote.
+// run runs a program and returns its output.
 func run(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -24,7 +24,8 @@ func run(t *testing.T, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// The client reads all vectors that concern a client, and those of streams in both roles.
+// TestVectors runs the Java client on all vectors for a client, and on the vectors of streams in
+// both roles.
 func TestVectors(t *testing.T) {
 	classes := t.TempDir()
 	out, err := run(t, "javac", "-Xlint:all,-serial,-try", "-Werror", "-d", classes, "Preflight.java",

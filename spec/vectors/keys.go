@@ -17,7 +17,7 @@ type key struct {
 	set  func(*Vector, string) error
 }
 
-// keys stand in the order in which they are written.
+// keys lists the keys in the order in which they are written.
 var keys = []key{
 	text("id", func(v *Vector) *string { return &v.ID }),
 	list("covers", " ", func(v *Vector) *[]string { return &v.Covers }),
@@ -57,7 +57,7 @@ func find(name string) *key {
 	return &keys[i]
 }
 
-// text is a key with one of the allowed values, or with any if none is given.
+// text returns a key whose value is one of allowed. If allowed is empty, the key has any value.
 func text(name string, field func(*Vector) *string, allowed ...string) key {
 	return key{name,
 		func(v *Vector) (string, bool) { return *field(v), *field(v) != "" },
@@ -82,7 +82,7 @@ func list(name, separator string, field func(*Vector) *[]string) key {
 		}}
 }
 
-// flag is a key with a single value.
+// flag returns a key that has only one possible value.
 func flag(name, value string, field func(*Vector) *bool) key {
 	return key{name,
 		func(v *Vector) (string, bool) { return value, *field(v) },
@@ -104,7 +104,8 @@ func number(name string, field func(*Vector) *int) key {
 		}}
 }
 
-// hexed is a key of bytes. An empty value is not the same as a missing key.
+// hexed returns a key whose value is bytes in hexadecimal. An empty value differs from a missing
+// key.
 func hexed(name string, field func(*Vector) *[]byte) key {
 	return key{name,
 		func(v *Vector) (string, bool) { return hex.EncodeToString(*field(v)), *field(v) != nil },
@@ -114,7 +115,7 @@ func hexed(name string, field func(*Vector) *[]byte) key {
 		}}
 }
 
-// check reports what is missing, or does not fit the kind.
+// check returns an error if a key is missing, or does not belong to the kind of the vector.
 func (v *Vector) check() error {
 	if v.ID == "" || len(v.Covers) == 0 || v.Note == "" || v.Role == "" || v.Transport == "" {
 		return errors.New("id, covers, role, note and transport must be there")
@@ -144,5 +145,5 @@ func (v *Vector) check() error {
 	return nil
 }
 
-// together reports whether all of set are want.
+// together reports whether all values of set are equal to want.
 func together(want bool, set ...bool) bool { return !slices.Contains(set, !want) }

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// Kinds of vectors. Each has a folder of its name.
+// The kinds of vectors. The files of a kind are in a folder with the same name.
 const (
 	RequestHead  = "request-head"
 	ResponseHead = "response-head"
@@ -28,36 +28,36 @@ var files embed.FS
 // Ext is the extension of the files.
 const Ext = ".vector"
 
-// A Vector is the bytes that one side receives, and what must follow. README.md
-// describes the fields under the names of their keys.
+// A Vector contains the bytes that one side receives, and the expected result. README.md
+// describes the fields by the names of their keys.
 type Vector struct {
 	ID     string   // kind/name, which is the path of the file without its extension
 	Covers []string // requirements of the document, such as M12
 	Kind   string
-	Role   string // who receives: server, client, or any of the two
+	Role   string // the receiver: server, client, or any of the two
 	Note   string // what the vector shows
 
-	// How the receiver is set up.
-	Carriers  []string // of a server: served; of a client: those to try, in this order
-	Protocols []string // of a server: served; of a client: the one it asks for
-	TLS       bool     // TLS inside the tunnel is served, or asked for
-	Origins   []string // that a server allows
-	MaxHead   int      // limit of a server, in bytes; 0: 16384
+	// The configuration of the receiver.
+	Carriers  []string // those that a server serves, or that a client tries, in this order
+	Protocols []string // those that a server serves, or the one that a client asks for
+	TLS       bool     // a server serves TLS inside the tunnel, or a client asks for it
+	Origins   []string // the origins that a server allows
+	MaxHead   int      // the limit of a server, in bytes; 0: 16384
 	Key       string   // the Sec-WebSocket-Key of a client
 
-	EachByte  bool   // the result must be the same for each way in which the bytes can be cut
+	EachByte  bool   // the result must be the same for each way to split the bytes
 	Transport string // what follows the bytes: end, reset, or open (nothing)
 
 	// The result.
 	Expect   string // accept or refuse; accept, fall or fail; data
-	Carrier  string // of the tunnel
-	Protocol string // of the tunnel
+	Carrier  string // the carrier of the tunnel
+	Protocol string // the protocol of the tunnel
 	Tunnel   bool   // there is TLS inside the tunnel
-	Status   int    // of the refusal
-	Code     string // of the refusal
+	Status   int    // the status of the refusal
+	Code     string // the code of the refusal
 	Data     []byte // the bytes of the application
-	End      string // of the data: clean, truncated, reset, malformed, or open (none yet)
-	After    string // malformed: a protocol error behind the clean end
+	End      string // the end of the data: clean, truncated, reset, malformed, or open (none yet)
+	After    string // malformed: a protocol error after the clean end
 	Pong     []byte // the value of a PONG that must be sent
 	WSPong   []byte // the payload of a Pong frame that must be sent; not nil if it is empty
 	Close    string // the code of the Close frame that must be sent; none: without a code

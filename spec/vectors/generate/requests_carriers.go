@@ -46,6 +46,8 @@ func carriers() []row {
 		{"subprotocol-other", "M17 M21", "another subprotocol, but Preflight-Framing", wsOf(version, key, "Sec-WebSocket-Protocol: chat", "Preflight-Framing: capsule"), refuse(400, "subprotocol")},
 		{"subprotocol-carriers", "M17 M21", "no subprotocol, but Preflight-Carriers", wsOf(version, key, "Preflight-Carriers: websocket"), refuse(400, "subprotocol")},
 		{"websocket-protocol", "M52", "another protocol on websocket", ws("Preflight-Protocol: tcps"), speaks(accept("websocket", "tcps"), "tcp", "tcps")},
+		{"websocket-protocol-tcp", "M52", "Preflight-Protocol names tcp, which needs no such field", ws("Preflight-Protocol: tcp"), webSocket},
+		{"websocket-protocol-case", "M52", "another protocol in another case", ws("Preflight-Protocol: TCPS"), speaks(accept("websocket", "tcps"), "tcp", "tcps")},
 		{"websocket-protocol-unknown", "M21 M52", "a protocol that is not served, on websocket", ws("Preflight-Protocol: amqp"), refuse(426, "protocol")},
 		{"websocket-not-tcp", "M21 M52", "tcp is not served, and Preflight-Protocol is not there", ws(), speaks(refuse(426, "protocol"), "amqp")},
 
@@ -85,6 +87,11 @@ func origins() []row {
 		{"origin-pattern-host", "M76", "no label in front", ws(page), allows(refused, "https://*.page.example")},
 		{"origin-pattern-suffix", "M76", "a name that only ends like it", ws("Origin: https://evilpage.example"), allows(refused, "https://*.page.example")},
 		{"origin-pattern-scheme", "M76", "a pattern has a scheme", ws("Origin: http://a.page.example"), allows(refused, "https://*.page.example")},
+		{"origin-any-null", "M76", "null is not among every origin", ws("Origin: null"), allows(refused, "*")},
+		{"origin-any-null-listed", "M76", "null is listed beside every origin", ws("Origin: null"), allows(webSocket, "*", "null")},
+		{"origin-any-path", "M74 M76", "a URL is no origin, where every origin is allowed", ws("Origin: https://page.example/"), allows(refused, "*")},
+		{"origin-any-case", "M74 M76", "upper case is no serialised origin", ws("Origin: https://Page.example"), allows(refused, "*")},
+		{"origin-pattern-null", "M76", "a pattern does not allow null", ws("Origin: null"), allows(refused, "https://*.page.example")},
 		{"origin-any", "M76", "every origin is allowed", ws("Origin: https://evil.example"), allows(webSocket, "*")},
 	}
 }

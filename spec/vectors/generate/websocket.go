@@ -141,6 +141,9 @@ func (s *sender) faults() []row {
 		{"text-first", "M62", "a text message of capsules is first", s.frame(fin|opText, data(hello)), fault("", "1003")},
 		{"text-empty", "M62", "an empty text message", before + s.frame(fin|opText, ""), fault(hello, "1003")},
 		{"text-fragmented", "M62", "a fragmented text message, at its first fragment", before + s.frame(opText, ""), fault(hello, "1003")},
+		{"text-rsv", "M55 M62", "a text message with a reserved bit: either code", before + s.frame(fin|0x40|opText, "x"), malformed(hello)},
+		{"text-in-message", "M59 M62", "a text message inside another message: either code", s.frame(opBinary, data(hello)) + s.frame(fin|opText, "x"), malformed(hello)},
+		{"text-mask", "M56 M62", "a text message with a wrong mask bit: either code", before + (&sender{masks: !s.masks}).frame(fin|opText, "x"), malformed(hello)},
 		{"text-behind-final", "M42 M43 M62", "a text message behind FINAL_DATA", s.message(final(hello)) + s.frame(fin|opText, "x"), closes(brokenBehind(hello), "1003")},
 	}
 	for _, opcode := range []byte{0x3, 0x4, 0x5, 0x6, 0x7, 0xb, 0xc, 0xd, 0xe, 0xf} {

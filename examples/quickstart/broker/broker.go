@@ -1,4 +1,6 @@
-package main
+// Package broker is a small publish/subscribe server. It serves connections, and knows nothing
+// of HTTP, WebSocket or proxies. It stands for the server that a user already has.
+package broker
 
 import (
 	"encoding/json"
@@ -9,14 +11,14 @@ import (
 	"time"
 )
 
-// A line is a message between a client and the broker. Each is a JSON object in a line of its
+// A Line is a message between a client and the broker. Each is a JSON object in a line of its
 // own:
 //
 //	{"c":"subscribe","t":"greetings"}                            client: send me what is published here
 //	{"c":"subscribed","t":"greetings"}                           broker: from now on
 //	{"c":"publish","t":"greetings","n":1,"d":{"hello":"world"}}  client
 //	{"c":"message","t":"greetings","n":1,"d":{"hello":"world"}}  broker, to every subscriber
-type line struct {
+type Line struct {
 	Command string          `json:"c"`
 	Topic   string          `json:"t"`
 	Number  int             `json:"n,omitempty"` // counts the messages of a publisher; the broker passes it on
@@ -26,9 +28,9 @@ type line struct {
 // maxLine bounds the memory that a client can use in the broker.
 const maxLine = 64 << 10
 
-// A broker is a small publish/subscribe server. It serves connections, and knows nothing of
-// HTTP, WebSocket or proxies. It stands for the server that a user already has.
-type broker struct {
+// A Broker sends what a client publishes to the clients that have subscribed. The zero Broker is
+// ready to use. Its methods may be called at the same time.
+type Broker struct {
 	sessions sync.WaitGroup
 
 	// mu is also held while a line is sent. Therefore all subscribers get the same messages
@@ -44,19 +46,36 @@ type client struct {
 	published, received int
 }
 
-// serve serves each client that ln accepts, until ln is closed.
-func (b *broker) serve(ln net.Listener) error {
+// A Client is a connection to the broker, with the number of its messages.
+type Client struct {
+	Conn                net.Conn
+	Published, Received int
+}
+
+// Clients returns the clients that are connected, in the order in which they came.
+func (b *Broker) Clients() []Client {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var clients []Client
+	for _, c := range b.clients {
+		clients = append(clients, Client{c.conn, c.published, c.received})
+	}
+	return clients
+}
+
+// Serve serves each client that ln accepts, until ln is closed.
+func (b *Broker) Serve(ln net.Listener) error {
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
 			return err
 		}
-		go b.talk(conn)
+		go b.Talk(conn)
 	}
 }
 
-// talk serves one client until its connection ends.
-func (b *broker) talk(conn net.Conn) {
+// Talk serves one client until its connection ends.
+func (b *Broker) Talk(conn net.Conn) {
 	defer conn.Close()
 	c := &client{conn: conn, topics: make(map[string]bool)}
 	if !b.join(c) {
@@ -66,7 +85,7 @@ func (b *broker) talk(conn net.Conn) {
 	limited := &io.LimitedReader{R: conn}
 	for lines := json.NewDecoder(limited); ; {
 		limited.N = maxLine
-		var l line
+		var l Line
 		if lines.Decode(&l) != nil {
 			return
 		}
@@ -74,13 +93,13 @@ func (b *broker) talk(conn net.Conn) {
 	}
 }
 
-func (b *broker) execute(c *client, l line) {
+func (b *Broker) execute(c *client, l Line) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch l.Command {
 	case "subscribe":
 		c.topics[l.Topic] = true
-		c.send(line{Command: "subscribed", Topic: l.Topic})
+		c.send(Line{Command: "subscribed", Topic: l.Topic})
 	case "publish":
 		c.published++
 		l.Command = "message"
@@ -91,12 +110,12 @@ func (b *broker) execute(c *client, l line) {
 			}
 		}
 	default:
-		c.send(line{Command: "unknown", Topic: l.Topic})
+		c.send(Line{Command: "unknown", Topic: l.Topic})
 	}
 }
 
 // send closes a client that does not read its lines. It would block all others.
-func (c *client) send(l line) {
+func (c *client) send(l Line) {
 	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	// The deadline of a WebSocket would fail the next write, if it passed before that.
 	defer c.conn.SetWriteDeadline(time.Time{})
@@ -106,7 +125,7 @@ func (c *client) send(l line) {
 	}
 }
 
-func (b *broker) join(c *client) bool {
+func (b *Broker) join(c *client) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -117,7 +136,7 @@ func (b *broker) join(c *client) bool {
 	return true
 }
 
-func (b *broker) leave(c *client) {
+func (b *Broker) leave(c *client) {
 	c.conn.Close()
 	b.mu.Lock()
 	b.clients = slices.DeleteFunc(b.clients, func(other *client) bool { return other == c })
@@ -125,8 +144,8 @@ func (b *broker) leave(c *client) {
 	b.sessions.Done()
 }
 
-// close closes all connections, and waits until no client is served any more.
-func (b *broker) close() {
+// Close closes all connections, and waits until no client is served any more.
+func (b *Broker) Close() {
 	b.mu.Lock()
 	b.closed = true
 	for _, c := range b.clients {

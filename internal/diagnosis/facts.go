@@ -1,0 +1,262 @@
+package diagnosis
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// facts are the evidence, and what is derived from it once.
+type facts struct {
+	*Evidence
+	body   string // in lower case
+	first  string
+	err    string
+	shown  []product
+	author product
+}
+
+func newFacts(e *Evidence) *facts {
+	f := &facts{Evidence: e, body: strings.ToLower(string(e.Body)), first: string(e.First)}
+	f.shown, f.author = shown(e.Header), author(e.Header, f.body)
+	if e.Err != nil {
+		f.err = e.Err.Error()
+	}
+	return f
+}
+
+// wrote reports whether p wrote the answer: its page shows it, or there is no page of another
+// and p is the only product that the fields show.
+func (f *facts) wrote(p product) bool {
+	if f.author != "" {
+		return f.author == p
+	}
+	return len(f.shown) == 1 && f.shown[0] == p
+}
+
+// fill replaces the names in braces:
+//
+//	{size}        the size of the request's head
+//	{token}       the token of Upgrade
+//	{later}       when to try again
+//	{tls}         how to speak TLS to the hop
+//	{plain}       how not to
+//	{config}      the tls.Config of the hop
+//	{upgrade}     which setting passes Upgrade
+//	{http10}      which setting passes it over HTTP/1.1
+//	{connection}  which setting passes Connection
+//	{behind}      who is on the way, as a clause in front of another hop
+func (f *facts) fill(text string) string {
+	if !strings.Contains(text, "{") {
+		return text
+	}
+	return strings.NewReplacer(
+		"{size}", strconv.Itoa(f.HeadSize),
+		"{token}", f.Token,
+		"{later}", f.later(),
+		"{tls}", hop(f.Stage, "set TLSConfig, or write tcps:// in a URL", "write https:// in the URL that Proxy returns", ""),
+		"{plain}", hop(f.Stage, "leave TLSConfig nil, or write tcp:// in a URL", "write http:// in the URL that Proxy returns", "leave TunnelTLSConfig nil, or set PreflightListener.TLSConfig"),
+		"{config}", hop(f.Stage, "TLSConfig", "TLSConfig", "TunnelTLSConfig"),
+		"{upgrade}", f.setting(func(s setting) string { return s.upgrade }),
+		"{http10}", f.setting(func(s setting) string { return s.http10 }),
+		"{connection}", f.setting(func(s setting) string { return s.connection }),
+		"{behind}", f.behind(),
+	).Replace(text)
+}
+
+// hop chooses the text for the hop of a stage.
+func hop(at Stage, edge, proxy, tunnel string) string {
+	switch at {
+	case ProxyTLS, Connect, SOCKS:
+		return proxy
+	case TunnelTLS:
+		return tunnel
+	}
+	return edge
+}
+
+func (f *facts) later() string {
+	switch {
+	case f.Wait <= 0:
+		return "try again later"
+	case f.Wait > 24*time.Hour || f.Wait == math.MaxInt64:
+		return "try again after Retry-After"
+	}
+	return "try again in " + f.Wait.Round(time.Second).String()
+}
+
+// setting says what makes the product that is shown pass the upgrade. It may not be the one
+// that is at fault: a good proxy in front of another writes its own name.
+func (f *facts) setting(of func(setting) string) string {
+	switch len(f.shown) {
+	case 0:
+		return "Let each proxy on the way pass Upgrade and Connection over HTTP/1.1 (docs/proxies.md has the line of each product)"
+	case 1:
+		s := settings[f.shown[0]]
+		line := of(s)
+		if line == "" {
+			line = s.upgrade
+		}
+		if line == "" {
+			return "Possibly " + string(f.shown[0]) + ", which is on the way: let it pass Upgrade and Connection"
+		}
+		return string(f.shown[0]) + " is on the way; if it is that proxy, " + strings.ReplaceAll(line, "{token}", f.Token)
+	}
+	return names2(f.shown) + " are on the way: docs/proxies.md has the line of each"
+}
+
+func names2(all []product) string {
+	var b strings.Builder
+	for i, p := range all {
+		if i > 0 {
+			b.WriteString(" and ")
+		}
+		b.WriteString(string(p))
+	}
+	return b.String()
+}
+
+// behind names the products that passed an answer on, as the hop before another.
+func (f *facts) behind() string {
+	others := slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
+	if len(others) == 0 {
+		return "the proxy"
+	}
+	return names2(others)
+}
+
+// A place is where a redirect leads.
+type place uint8
+
+const (
+	elsewhere    place = iota // on the same host, or not to be understood
+	sameOverTLS               // the same host over https, instead of http
+	withSlash                 // the same path with a slash at its end
+	otherHost                 // another host over http
+	otherHostTLS              // another host over https
+)
+
+// leads returns where the Location of the answer leads.
+func (f *facts) leads() place {
+	u, err := url.Parse(f.Header.Get("Location"))
+	if err != nil {
+		return elsewhere
+	}
+	own := url.URL{Host: f.Host}
+	same := u.Host == "" || strings.EqualFold(u.Hostname(), own.Hostname())
+	switch {
+	case same && u.Scheme == "https" && !f.TLS:
+		return sameOverTLS
+	case same && u.Path == f.Path+"/":
+		return withSlash
+	case same:
+		return elsewhere
+	case u.Scheme == "http":
+		return otherHost
+	case u.Scheme == "https":
+		return otherHostTLS
+	}
+	return elsewhere
+}
+
+func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.leads() == p } }
+
+func sentAuthorization(f *facts) bool { return f.Authorization }
+
+func noBody(f *facts) bool { return len(f.body) == 0 }
+
+// largeHead reports whether the head of the request may be too large for some hop: the
+// smallest limit of a proxy is 4 KiB for a line, and 8 KiB for all of them.
+func largeHead(f *facts) bool { return f.HeadSize >= 4<<10 }
+
+// anotherToken reports whether the Upgrade of a 426 lists others than the one asked for.
+func anotherToken(f *facts) bool {
+	lists := false
+	for _, line := range f.Header.Values("Upgrade") {
+		for token := range strings.SplitSeq(line, ",") {
+			token = strings.Trim(token, " \t")
+			if strings.EqualFold(token, f.Token) {
+				return false
+			}
+			lists = lists || token != ""
+		}
+	}
+	return lists
+}
+
+// plainOnTLS reports whether the answer says that plain HTTP was sent to a TLS port, as
+// nginx, Apache and Go say it.
+func plainOnTLS(f *facts) bool {
+	return strings.Contains(f.body, "plain http") || strings.Contains(f.body, "http request to an https")
+}
+
+// plainBehind is plainOnTLS for a port behind the one that was dialed: we spoke TLS, or a
+// proxy has passed on what a Go server wrote.
+func plainBehind(f *facts) bool {
+	return plainOnTLS(f) && (f.TLS || f.author == golang && len(f.shown) > 0)
+}
+
+func ended(f *facts) bool { return errors.Is(f.Err, io.EOF) || errors.Is(f.Err, io.ErrUnexpectedEOF) }
+
+func reset(f *facts) bool {
+	return errors.Is(f.Err, syscall.ECONNRESET) || errors.Is(f.Err, syscall.EPIPE)
+}
+
+func expired(f *facts) bool {
+	return errors.Is(f.Err, os.ErrDeadlineExceeded) || errors.Is(f.Err, context.DeadlineExceeded)
+}
+
+// says reports whether the error has one of the texts of crypto/tls or of x/net.
+func says(texts ...string) func(*facts) bool {
+	return func(f *facts) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(f.err, text) })
+	}
+}
+
+func notTLS(f *facts) bool { return errors.As(f.Err, new(tls.RecordHeaderError)) }
+
+// certificates returns the chain of a peer that was not verified.
+func (f *facts) certificates() []*x509.Certificate {
+	var e *tls.CertificateVerificationError
+	if errors.As(f.Err, &e) {
+		return e.UnverifiedCertificates
+	}
+	return nil
+}
+
+func unknownAuthority(f *facts) bool { return errors.As(f.Err, new(x509.UnknownAuthorityError)) }
+
+func selfSigned(f *facts) bool {
+	chain := f.certificates()
+	return unknownAuthority(f) && len(chain) == 1 && isSelfSigned(chain[0])
+}
+
+// leafAlone reports whether the peer sent its certificate without that of its issuer.
+func leafAlone(f *facts) bool {
+	chain := f.certificates()
+	return unknownAuthority(f) && len(chain) == 1 && !isSelfSigned(chain[0])
+}
+
+func isSelfSigned(c *x509.Certificate) bool { return string(c.RawIssuer) == string(c.RawSubject) }
+
+func outOfTime(f *facts) bool {
+	var e x509.CertificateInvalidError
+	return errors.As(f.Err, &e) && e.Reason == x509.Expired
+}
+
+// notYet reports whether the certificate begins later, which is nearly always a wrong clock.
+func notYet(f *facts) bool { return outOfTime(f) && strings.Contains(f.err, "is before") }
+
+func wrongName(f *facts) bool { return errors.As(f.Err, new(x509.HostnameError)) }
+
+func badCertificate(f *facts) bool { return len(f.certificates()) > 0 }
