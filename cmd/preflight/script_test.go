@@ -106,7 +106,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	for _, a := range args {
 		if a == "--listen" {
 			n++
-			pattern += `(?s:.*?)msg=listening address=(\S+)`
+			pattern += `(?s:.*?)(?:msg=listening address=|"msg":"listening","address":")([^\s"]+)`
 		}
 	}
 	for i, address := range p.await(ts, pattern)[1:] {

@@ -205,6 +205,7 @@ func (s *server) configureListener() error {
 		PlainAfter:       s.PlainAfter,
 		Handler:          s.handler(),
 		ClientAddrHeader: s.ClientAddrHeader,
+		Logger:           s.log,
 	}
 	for _, name := range s.Carrier {
 		l.Carriers = append(l.Carriers, preflight.Carrier(name))

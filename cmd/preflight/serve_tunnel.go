@@ -67,11 +67,17 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 // claimDelay is how long acceptAll may take to come to a connection.
 const claimDelay = 5 * time.Second
 
+// refused logs why a request was refused. What anybody can cause is for debugging, as in the
+// records of the library.
 func (s *server) refused(r *http.Request, who string, err error) {
+	level := slog.LevelDebug
+	if who != "" {
+		level = slog.LevelInfo
+	}
 	// Only the refusals of this program come here, and their bodies are fixed texts.
 	var answer *preflight.StatusError
 	errors.As(err, &answer)
-	s.log.Info("refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(string(answer.Body)))
+	s.log.Log(r.Context(), level, "refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(string(answer.Body)))
 }
 
 // find returns the route for a path: the longest that is the path or a folder above it. A path
