@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-modules=(. bench examples interop)
+modules=(. bench cmd/preflight examples interop)
 tools=.build
 mkdir -p "$tools"
 echo '*' >"$tools/.gitignore" # so that git ignores the folder

@@ -1,0 +1,155 @@
+// Package address reads the addresses that the flags take, and says which of them stay on
+// this machine.
+package address
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+)
+
+// An Address is a TCP address, the path of a Unix socket, or a socket that systemd has
+// opened.
+type Address struct {
+	Network string // tcp, unix or systemd
+	Address string // of package net; of systemd the name of the socket
+}
+
+const (
+	unix    = "unix"
+	systemd = "systemd"
+)
+
+// Parse reads HOST:PORT, :PORT and unix:PATH. The scheme systemd is only for listening.
+func Parse(s string) (Address, error) {
+	if path, ok := strings.CutPrefix(s, unix+":"); ok {
+		if path == "" {
+			return Address{}, errors.New("unix: needs the path of a socket")
+		}
+		return Address{unix, path}, nil
+	}
+	if name, ok := strings.CutPrefix(s, systemd+":"); ok {
+		return Address{systemd, name}, nil
+	}
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return Address{}, fmt.Errorf("%q is no address: want HOST:PORT, [IPV6]:PORT or unix:PATH", s)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return Address{}, fmt.Errorf("the port of %q is not a number from 0 to 65535", s)
+	}
+	return Address{"tcp", s}, nil
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler] for flags.
+func (a *Address) UnmarshalText(text []byte) (err error) {
+	*a, err = Parse(string(text))
+	return err
+}
+
+// String returns what Parse has read.
+func (a Address) String() string {
+	if a.Network == "tcp" {
+		return a.Address
+	}
+	return a.Network + ":" + a.Address
+}
+
+// Local reports whether only this machine can reach the address: a Unix socket, or an address
+// of the loopback interface. A name other than localhost may lead anywhere, and the unit of a
+// systemd socket says where that is.
+func (a Address) Local() bool {
+	if a.Network != "tcp" {
+		return a.Network == unix || a.Network == systemd
+	}
+	host, _, _ := net.SplitHostPort(a.Address)
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// Port returns the port of a TCP address, and 0 for others.
+func (a Address) Port() uint16 {
+	if a.Network != "tcp" {
+		return 0
+	}
+	_, text, _ := net.SplitHostPort(a.Address)
+	port, _ := strconv.ParseUint(text, 10, 16) // as Parse requires
+	return uint16(port)
+}
+
+// Socket returns the path of a Unix socket, and "" for others.
+func (a Address) Socket() string {
+	if a.Network != unix {
+		return ""
+	}
+	return a.Address
+}
+
+// CheckTarget reports whether the address can be dialed.
+func (a Address) CheckTarget() error {
+	if a.Network == systemd {
+		return errors.New("systemd: is for --listen only")
+	}
+	if host, port, _ := net.SplitHostPort(a.Address); a.Network == "tcp" && (host == "" || port == "0") {
+		return fmt.Errorf("%q needs a host and a port", a.Address)
+	}
+	return nil
+}
+
+// Listen opens the address. A file that is left of a Unix socket is replaced if nothing
+// listens there.
+func (a Address) Listen() (net.Listener, error) {
+	switch a.Network {
+	case systemd:
+		return fromSystemd(a.Address)
+	case unix:
+		if err := removeStale(a.Address); err != nil {
+			return nil, err
+		}
+	}
+	return net.Listen(a.Network, a.Address)
+}
+
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s exists and is no socket", path)
+	}
+	c, err := net.Dial(unix, path)
+	if err == nil {
+		c.Close()
+		return fmt.Errorf("something listens at %s already", path)
+	}
+	return os.Remove(path)
+}
+
+// fromSystemd returns the socket with the name of its unit file (FileDescriptorName=), or the
+// only one.
+func fromSystemd(name string) (net.Listener, error) {
+	sockets, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, err
+	}
+	var all []net.Listener
+	for n, listeners := range sockets {
+		if name == "" || n == name {
+			all = append(all, listeners...)
+		}
+	}
+	if len(all) != 1 || all[0] == nil {
+		return nil, fmt.Errorf("systemd has passed %d sockets named %q, and one is needed", len(all), name)
+	}
+	return all[0], nil
+}

@@ -1,0 +1,62 @@
+// Package reload holds values that are read from files, and keeps the old value if a new one
+// is bad.
+package reload
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+)
+
+// A Value is read from files, again and again.
+type Value[T any] struct {
+	load    func() (T, error)
+	current atomic.Pointer[T]
+}
+
+// New reads the value for the first time.
+func New[T any](load func() (T, error)) (*Value[T], error) {
+	v := &Value[T]{load: load}
+	return v, v.Reload()
+}
+
+// Reload reads the value again. If that fails, the old value stays.
+func (v *Value[T]) Reload() error {
+	fresh, err := v.load()
+	if err == nil {
+		v.current.Store(&fresh)
+	}
+	return err
+}
+
+// Get returns the value that was read last.
+func (v *Value[T]) Get() T { return *v.current.Load() }
+
+// KeyPair reads a certificate with its chain, and its key.
+func KeyPair(cert, key string) (*Value[*tls.Certificate], error) {
+	return New(func() (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %s with key %s: %w", cert, key, err)
+		}
+		return &pair, nil
+	})
+}
+
+// Roots reads a file of certificates.
+func Roots(file string) (*Value[*x509.CertPool], error) {
+	return New(func() (*x509.CertPool, error) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(text) {
+			return nil, errors.New(file + " has no certificate in PEM")
+		}
+		return pool, nil
+	})
+}

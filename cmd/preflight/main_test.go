@@ -1,0 +1,53 @@
+package main
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// timeout fails a test that would otherwise hang. No test expects it to pass.
+const timeout = 30 * time.Second
+
+// TestMain makes programs of this test binary: scripts run them by name.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"preflight": main,
+		"ask":       ask,
+		"get":       get,
+		"certs":     certs,
+		"hash":      hash,
+		"exitcode":  exitcode,
+		"relayed":   relayed,
+	})
+}
+
+// TestScripts runs testdata/*.txt: each behaviour, flag and error of the command. The file
+// script_test.go has the commands that the scripts use besides those of testscript.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Values[processes{}] = make(map[string]*process)
+			path, err := exec.LookPath("preflight")
+			if err != nil {
+				return err
+			}
+			env.Setenv("PREFLIGHT", path)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each program takes a second to end
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"start":  start,
+			"signal": sendSignal,
+			"ended":  ended,
+			"logged": logged,
+			"server": server_,
+			"free":   free,
+		},
+	})
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// handler answers the ordinary requests on the port.
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerStatus(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case s.draining.Load():
+			answerStatus(w, http.StatusServiceUnavailable, "draining")
+		case !s.health.ready():
+			answerStatus(w, http.StatusServiceUnavailable, "a server does not accept connections")
+		default:
+			answerStatus(w, http.StatusOK, "ok")
+		}
+	})
+	// As the library answers where there is no Handler.
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "Upgrade, close")
+		w.Header().Set("Upgrade", "tcp, tcps, websocket")
+		answerStatus(w, http.StatusUpgradeRequired, "this port opens tunnels, and the request has no upgrade: a proxy may have removed it")
+	})
+	return mux
+}
+
+func answerStatus(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+// A health knows whether the servers accept connections. It dials them at most once a second,
+// however often it is asked: anybody may ask.
+type health struct {
+	routes []route
+
+	mu      sync.Mutex
+	checked time.Time
+	up      bool
+}
+
+const healthAge = time.Second
+
+func (h *health) ready() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.checked) >= healthAge {
+		h.up = h.dialAll()
+		h.checked = time.Now()
+	}
+	return h.up
+}
+
+func (h *health) dialAll() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	ok := make(chan bool, len(h.routes))
+	for _, r := range h.routes {
+		go func() {
+			c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
+			if err == nil {
+				c.Close()
+			}
+			ok <- err == nil
+		}()
+	}
+	all := true
+	for range h.routes {
+		all = <-ok && all
+	}
+	return all
+}

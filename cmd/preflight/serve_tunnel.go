@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
+)
+
+// dialTimeout bounds the dial of a server. It leaves time for an answer within the timeout of
+// the handshake, which is 10 seconds.
+const dialTimeout = 5 * time.Second
+
+// A session is a tunnel, from the moment when its request is allowed.
+type session struct {
+	route route
+	who   string // "" if nobody had to say
+
+	server relay.Conn
+	once   sync.Once
+	claim  *time.Timer
+	leave  func() // gives the place back
+}
+
+type sessionKey struct{}
+
+// authorize allows a request, and dials the server, so that a client learns at once if that
+// does not answer.
+func (s *server) authorize(r *http.Request) (http.Header, error) {
+	who, err := s.rules.Check(r)
+	if err != nil {
+		s.refused(r, who, err)
+		return nil, err
+	}
+	to, ok := s.find(r.URL.Path)
+	if !ok {
+		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte("no server for this path\n")}
+		s.refused(r, who, err)
+		return nil, err
+	}
+	x, err := s.open(r.Context(), to)
+	if err != nil {
+		s.refused(r, who, err)
+		return nil, err
+	}
+	x.who = who
+	// The library does not say when a handshake fails behind Authorize. It has ended by
+	// this deadline, and Accept has returned its connection, or there is none.
+	deadline, _ := r.Context().Deadline()
+	x.claim = time.AfterFunc(time.Until(deadline)+claimDelay, x.close)
+	*r = *r.WithContext(context.WithValue(r.Context(), sessionKey{}, x))
+	return nil, nil
+}
+
+// claimDelay is how long acceptAll may take to come to a connection.
+const claimDelay = 5 * time.Second
+
+// refused logs why a request was refused. What anybody can cause is for debugging, as in the
+// records of the library.
+func (s *server) refused(r *http.Request, who string, err error) {
+	level := slog.LevelDebug
+	if who != "" {
+		level = slog.LevelInfo
+	}
+	// Only the refusals of this program come here, and their bodies are fixed texts.
+	var answer *preflight.StatusError
+	errors.As(err, &answer)
+	s.log.Log(r.Context(), level, "refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(string(answer.Body)))
+}
+
+// find returns the route for a path: the longest that is the path or a folder above it. A path
+// that the proxy may have understood in another way has none.
+func (s *server) find(p string) (found route, ok bool) {
+	if !isClean(p) {
+		return route{}, false
+	}
+	for _, r := range s.routes {
+		if (p == r.path || strings.HasPrefix(p, r.path+"/")) && (!ok || len(r.path) > len(found.path)) {
+			found, ok = r, true
+		}
+	}
+	return found, ok
+}
+
+// isClean reports whether a path has neither empty nor relative segments. It may end with a
+// slash.
+func isClean(p string) bool {
+	return p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/") && strings.HasPrefix(p, "/")
+}
+
+// open dials the server of a route.
+func (s *server) open(ctx context.Context, to route) (*session, error) {
+	x := &session{route: to, leave: func() { s.places.Add(-1) }}
+	if n := s.places.Add(1); s.MaxConns > 0 && n > int64(s.MaxConns) {
+		x.leave()
+		return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}, Body: []byte("too many tunnels are open\n")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, to.to.Network, to.to.Address)
+	if err != nil {
+		x.leave()
+		s.log.Warn("the server does not answer", "route", to.path+"/", "server", to.to.String(), "error", err)
+		return nil, gatewayError(err)
+	}
+	x.server = c.(relay.Conn)
+	return x, nil
+}
+
+// gatewayError is the answer to a client whose server does not answer. It tells strangers no
+// address.
+func gatewayError(err error) *preflight.StatusError {
+	e := &preflight.StatusError{StatusCode: http.StatusBadGateway}
+	why := "cannot be reached"
+	var name *net.DNSError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		e.StatusCode, why = http.StatusGatewayTimeout, "does not answer in time"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		why = "refuses connections"
+	case errors.As(err, &name):
+		why = "has a name that does not resolve"
+	}
+	e.Body = fmt.Appendf(nil, "the server behind preflight %s\n", why)
+	return e
+}
+
+// close gives up what the session holds. It may be called again.
+func (x *session) close() {
+	x.once.Do(func() {
+		x.server.Close()
+		x.leave()
+	})
+}
+
+// serve runs the tunnel or the plain connection c.
+func (s *server) serve(c *preflight.Conn) {
+	x, err := s.sessionOf(c)
+	if err != nil {
+		s.log.Info("refused", "client", c.RemoteAddr().String(), "error", err)
+		relay.Reset(c)
+		return
+	}
+	defer x.close()
+	log := s.log.With("client", c.RemoteAddr().String(), "user", x.who, "route", x.route.path+"/", "carrier", carrierName(c))
+	if s.SendProxy {
+		h := proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), c.LocalAddr())
+		if _, err := h.WriteTo(x.server); err != nil {
+			log.Warn("the server does not take the PROXY header", "error", err)
+			relay.Reset(c)
+			return
+		}
+	}
+	begin := time.Now()
+	log.Debug("opened")
+	closed(log, s.tunnels.run(c, x.server, s.HalfCloseTimeout), time.Since(begin))
+}
+
+// sessionOf returns the session that authorize has begun. A plain connection had no request,
+// and gets one of --to.
+func (s *server) sessionOf(c *preflight.Conn) (*session, error) {
+	r := c.Request()
+	if r == nil {
+		to, _ := s.find("/")
+		return s.open(context.Background(), to)
+	}
+	x := r.Context().Value(sessionKey{}).(*session)
+	if !x.claim.Stop() {
+		return nil, errors.New("the connection came too late for its server")
+	}
+	return x, nil
+}
+
+func carrierName(c *preflight.Conn) string {
+	if c.Carrier() == "" {
+		return "plain"
+	}
+	return string(c.Carrier())
+}
+
+// closed logs the end of a tunnel.
+func closed(log *slog.Logger, r relay.Result, took time.Duration) {
+	log = log.With("sent", r.Up, "received", r.Down, "duration", took.Round(time.Millisecond))
+	if r.Err != nil {
+		log.Info("closed early", "error", r.Err)
+		return
+	}
+	log.Info("closed")
+}
