@@ -3,6 +3,7 @@ package carriers_test
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -112,6 +113,11 @@ type bufferedConn struct{ *testkit.Client }
 
 func (c bufferedConn) Read(b []byte) (int, error) { return c.R.Read(b) }
 
+// CloseWrite is an error on a pipe, which cannot be half-closed.
 func (c bufferedConn) CloseWrite() error {
-	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	h, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return h.CloseWrite()
 }
