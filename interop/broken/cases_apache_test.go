@@ -48,6 +48,7 @@ var apachePaths = []brokenPath{
 		program: "Apache", site: "<Location />\nRequire all denied\n</Location>\nProxyPass / http://{good}/ upgrade=tcp",
 		code: "forbidden",
 		hop:  "Apache denies", cause: "by a rule", line: "`Require`",
+		beside: []string{"or leads the path to files"},
 	},
 	{
 		name:    "Apache speaks HTTP/1.0 to the server",

@@ -107,7 +107,8 @@ var forwardPaths = []brokenPath{
 		forward: "socks5://", edge: "down",
 		code: "socks-ended",
 		hop:  "the forward proxy", cause: "it cannot reach the host", line: "the host that was dialed",
-		waits: true,
+		beside: []string{"its rules forbid it"},
+		waits:  true,
 	},
 	{
 		name:    "nginx as the forward proxy, which it is not",
@@ -156,11 +157,13 @@ var listenerPaths = []brokenPath{
 		name: "Authorize panics", direct: "panics",
 		code: "internal",
 		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
+		beside: []string{"or returned fields or a status that cannot be sent"},
 	},
 	{
 		name: "Authorize panics, behind nginx", program: "nginx", site: "location / { proxy_pass http://{panics}; " + upgrades + "}",
 		code: "internal",
 		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
+		beside: []string{"or returned fields or a status that cannot be sent"},
 	},
 	{
 		name: "the listener serves another protocol", direct: "other",

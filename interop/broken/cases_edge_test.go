@@ -74,6 +74,7 @@ var edgePaths = []brokenPath{
 		program: "nginx", site: "location / { deny all; proxy_pass http://{good}; " + upgrades + "}",
 		code: "forbidden",
 		hop:  "nginx denies", cause: "by a rule", line: "`allow`/`deny`",
+		beside: []string{"or leads the path to files"},
 	},
 	{
 		name: "nginx limits the rate, with the status 429", usual: true,
@@ -244,6 +245,7 @@ var edgePaths = []brokenPath{
 		program: "nginx", site: "location / { limit_except POST { deny all; } proxy_pass http://{good}; " + upgrades + "}",
 		code: "forbidden",
 		hop:  "nginx denies", cause: "by a rule", line: "`allow`/`deny`",
+		beside: []string{"or leads the path to files"},
 	},
 	{
 		name:    "nginx limits the connections, and one tunnel is open",
@@ -259,6 +261,7 @@ var edgePaths = []brokenPath{
 		program: "nginx", site: "location / { auth_request /auth; proxy_pass http://{good}; " + upgrades + "} location /auth { internal; return 403; }",
 		code: "forbidden",
 		hop:  "nginx denies", cause: "by a rule", line: "auth_request",
+		beside: []string{"or leads the path to files"},
 	},
 	{
 		name:    "HAProxy in front of nginx without the lines for Upgrade and Connection",

@@ -70,12 +70,14 @@ var caddyPaths = []brokenPath{
 		program: "Caddy", site: "\nroot * /nonexistent\nfile_server",
 		code: "no-route",
 		hop:  "at Caddy", cause: "a route to one for this path and Host is missing", line: "add it there",
+		beside: []string{"Caddy or behind"},
 	},
 	{
 		name:    "Caddy with basic_auth",
 		program: "Caddy", site: "\nbasic_auth {\njane $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nreverse_proxy {good}",
 		code: "credentials-missing",
 		hop:  "Caddy, or a program behind", cause: "wants credentials", line: "Header or GetHeader",
+		beside: []string{"or a program behind"},
 	},
 	{
 		name:    "Caddy has no route for the path",
@@ -162,6 +164,7 @@ var otherPaths = []brokenPath{
 		program: "lighttpd", site: `server.name = "x"`,
 		code: "no-route",
 		hop:  "at lighttpd", cause: "a route to one for this path and Host is missing", line: "add it there",
+		beside: []string{"lighttpd or behind"},
 	},
 	{
 		name:    "Squid as a reverse proxy with its defaults",
@@ -202,6 +205,7 @@ var otherPaths = []brokenPath{
 		program: "h2o", site: "file.dir: /nonexistent",
 		code: "no-route",
 		hop:  "at h2o", cause: "a route to one for this path and Host is missing", line: "add it there",
+		beside: []string{"h2o or behind"},
 	},
 	{
 		name:    "Traffic Server, and CarrierUpgrade",
@@ -236,7 +240,7 @@ var otherPaths = []brokenPath{
 		name:    "Varnish, the server never answers",
 		program: "Varnish", site: "silent\n",
 		code: "bad-gateway",
-		hop:  "Varnish", cause: "or got no valid answer", line: "`backend`",
+		hop:  "Varnish", cause: "or got no valid answer in time", line: "`backend`",
 		beside: []string{"cannot reach the server behind it"},
 		waits:  true,
 	},
