@@ -15,7 +15,7 @@ var handshakes = []row{
 	{code: "cert-not-yet", at: ProxyTLS | TLS | TunnelTLS, also: notYet,
 		text: "the certificate is not valid yet. Check the clock of this machine, or the certificate"},
 	{code: "cert-expired", at: ProxyTLS | TLS | TunnelTLS, also: outOfTime,
-		text: "the certificate has expired. Renew it at the peer; or the clock of this machine is wrong"},
+		text: "it has expired. Renew it at the peer; if the current time is wrong, set the clock"},
 	{code: "cert-name", at: ProxyTLS | TLS | TunnelTLS, also: wrongName,
 		text: "the certificate is for another name. Set ServerName of {config} or Host, or let the peer have a certificate for this name"},
 	{code: "cert-invalid", at: ProxyTLS | TLS | TunnelTLS, also: badCertificate,

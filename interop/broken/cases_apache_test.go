@@ -48,6 +48,7 @@ var apachePaths = []brokenPath{
 		program: "Apache", site: "<Location />\nRequire all denied\n</Location>\nProxyPass / http://{good}/ upgrade=tcp",
 		code: "forbidden",
 		hop:  "Apache denies", cause: "by a rule", line: "`Require`",
+		beside: []string{"or leads the path to files"},
 	},
 	{
 		name:    "Apache speaks HTTP/1.0 to the server",
@@ -66,14 +67,14 @@ var apachePaths = []brokenPath{
 		program: "Apache", site: "ProxyPass / http://{tls}/ upgrade=tcp",
 		code: "upstream-closed",
 		hop:  "Apache reached", cause: "wants TLS", line: "ProxyPass … https://",
-		beside: []string{"is no PreflightListener", "has crashed"},
+		beside: []string{"is no PreflightListener", "is slow", "has crashed"},
 		waits:  true,
 	},
 	{
 		name:    "Apache with https:// and no SSLProxyEngine",
 		program: "Apache", site: "ProxyPass / https://{tls}/ upgrade=tcp",
 		code: "server-fault",
-		hop:  "a proxy or program in front of", cause: "failed", line: "Its log has the fault",
+		hop:  "Apache failed", cause: "failed", line: "Its log has the fault",
 		lacks: "that Apache lacks SSLProxyEngine, which only its log has",
 	},
 	{
@@ -92,8 +93,9 @@ var apachePaths = []brokenPath{
 	{
 		name:    "Apache, the server never answers",
 		program: "Apache", site: "ProxyTimeout 1\nProxyPass / http://{silent}/ upgrade=tcp",
-		code:     "upstream-closed",
-		misleads: "the server has not closed the connection, but does not answer",
-		waits:    true,
+		code: "upstream-closed",
+		hop:  "Apache reached the server", cause: "is slow", line: "`ProxyTimeout`",
+		beside: []string{"wants TLS", "is no PreflightListener", "has crashed"},
+		waits:  true,
 	},
 }

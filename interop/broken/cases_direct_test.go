@@ -98,18 +98,17 @@ var forwardPaths = []brokenPath{
 		forward: "http://",
 		code:    "proxy-ended",
 		hop:     "the forward proxy", cause: "it is a SOCKS5 proxy", line: "write socks5://",
-		beside: []string{"speaks TLS", "does not admit this client"},
+		beside: []string{"its port speaks TLS", "it does not admit this client"},
 		waits:  true,
-		long:   true,
 	},
 	{
 		name:    "OpenSSH's SOCKS5 proxy, and an edge that is down",
 		program: "OpenSSH", site: "",
 		forward: "socks5://", edge: "down",
-		code:     "socks-ended",
-		hop:      "the forward proxy",
-		misleads: "it cannot reach the host, which is not among the causes",
-		waits:    true,
+		code: "socks-ended",
+		hop:  "the forward proxy", cause: "it cannot reach the host", line: "the host that was dialed",
+		beside: []string{"its rules forbid it"},
+		waits:  true,
 	},
 	{
 		name:    "nginx as the forward proxy, which it is not",
@@ -158,11 +157,13 @@ var listenerPaths = []brokenPath{
 		name: "Authorize panics", direct: "panics",
 		code: "internal",
 		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
+		beside: []string{"or returned fields or a status that cannot be sent"},
 	},
 	{
 		name: "Authorize panics, behind nginx", program: "nginx", site: "location / { proxy_pass http://{panics}; " + upgrades + "}",
 		code: "internal",
 		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
+		beside: []string{"or returned fields or a status that cannot be sent"},
 	},
 	{
 		name: "the listener serves another protocol", direct: "other",
@@ -198,8 +199,8 @@ var listenerPaths = []brokenPath{
 	{
 		name: "the listener is mounted at another path", direct: "mux",
 		code: "no-route",
-		hop:  "a Go server", cause: "no handler for the path", line: "Correct Host and Path",
-		beside: []string{"Traefik has no router"},
+		hop:  "a Go server", cause: "no handler for this path", line: "Correct Path and Host",
+		beside: []string{"Traefik no router"},
 	},
 	{
 		name: "an Origin that is not allowed", direct: "good", dial: with("Origin", "https://evil.example"),
@@ -214,23 +215,22 @@ var listenerPaths = []brokenPath{
 	{
 		name: "plain HTTP to a listener above TLS", direct: "tls",
 		code: "ended",
-		hop:  "the port|a rule|it waits|the server behind", cause: "the port speaks TLS", line: "set TLSConfig",
-		beside: []string{"it waits for a PROXY header", "return 444", "the server behind is down"},
+		hop:  "the port", cause: "the port speaks TLS", line: "set TLSConfig",
+		beside: []string{"waits for a PROXY header", "return 444", "the server behind is down"},
 		waits:  true,
 		long:   true,
 	},
 	{
 		name: "TLS to a plain listener", direct: "strict", dial: trusted,
 		code: "tls-ended",
-		hop:  "the peer", cause: "the port is plain", line: "leave TLSConfig nil",
+		hop:  "the peer", cause: "the peer's port is plain", line: "leave TLSConfig nil",
 		beside: []string{"serves no such name", "PROXY header", "its server is down"},
 		waits:  true,
-		long:   true,
 	},
 	{
 		name: "TLS to a zero listener", direct: "good", dial: trusted,
-		hop:   "edge",
-		lacks: "that the application sends the ClientHello back: the text is that of crypto/tls",
+		code: "echo",
+		hop:  "the peer", cause: "sends back what it gets, so it is plain", line: "leave TLSConfig nil",
 	},
 }
 
@@ -244,9 +244,9 @@ var peerPaths = []brokenPath{
 		name: "Redis is dialed", direct: "redis",
 		code:   "ended",
 		cause:  "no HTTP",
+		beside: []string{"the port speaks TLS", "waits for a PROXY header", "return 444", "the server behind is down"},
 		waits:  true,
 		long:   true,
-		beside: []string{"the port speaks TLS", "it waits for a PROXY header", "return 444", "the server behind is down"},
 		lacks:  "Redis, which closes the connection without a word",
 	},
 	{
@@ -268,7 +268,8 @@ var peerPaths = []brokenPath{
 	{
 		name: "an ordinary web server is dialed", direct: "page",
 		code: "no-listener",
-		hop:  "no PreflightListener answered", cause: "another program", line: "Check Path and Host",
+		hop:  "no PreflightListener answered", cause: "another program", line: "Check Path",
+		beside: []string{"Host, which is an address, leads to its default site"},
 	},
 	{
 		name: "a Go server with TLS is dialed in plain", direct: "https",
@@ -304,7 +305,7 @@ var peerPaths = []brokenPath{
 		name: "an edge whose server is down, and that closes the connection", direct: "ending",
 		code:   "ended",
 		cause:  "the server behind is down",
-		beside: []string{"the port speaks TLS", "it waits for a PROXY header", "return 444"},
+		beside: []string{"the port speaks TLS", "waits for a PROXY header", "return 444"},
 		lacks:  "what to change: there is no answer",
 		waits:  true,
 		long:   true,

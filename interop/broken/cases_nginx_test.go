@@ -122,6 +122,6 @@ var nginxPaths = []brokenPath{
 		program: "nginx", site: "location / { proxy_pass http://{page}; " + upgrades + "}",
 		code: "no-listener",
 		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
-		beside: []string{"the path, the Host"},
+		beside: []string{"Host, which is an address, leads to its default site", "the path or "},
 	},
 }
