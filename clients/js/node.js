@@ -27,11 +27,11 @@ const broken = (what, options) => new PreflightError('handshake', `${what}; chec
 /** The first head in the text (bytes as latin1), with its length; null if it is incomplete. */
 export function readHead(text) {
   if (!'HTTP/1.'.startsWith(text.slice(0, 7))) throw broken('the answer is not HTTP/1');
-  const end = text.indexOf('\r\n\r\n');
-  const length = end < 0 ? text.length : end + 4;
+  const blank = /\r?\n\r?\n/.exec(text), end = blank?.index ?? -1;
+  const length = blank ? end + blank[0].length : text.length;
   if (length > HEADS_MAX) throw broken('the head of the answer is too long');
   if (end < 0) return null;
-  const [first, ...lines] = text.slice(0, end).split('\r\n');
+  const [first, ...lines] = text.slice(0, end).split(/\r?\n/);
   const status = Number(/^HTTP\/1\.\d ([1-9]\d\d)(?: .*)?$/.exec(first)?.[1]);
   if (!status) throw broken('the status line of the answer is malformed');
   const fields = [];
@@ -84,8 +84,9 @@ export function judge({ status, all }, { host, carrier, protocol, accept }) {
   });
   const asked = carrier === 'websocket' ? 'websocket' : protocol;
   const tokens = list('upgrade').map((token) => token.toLowerCase());
-  if (tokens.length > 1) return failed('Upgrade names several tokens');
-  if (tokens[0] !== asked) return failed(`Upgrade does not name ${asked}`, !receipted);
+  if (tokens.length !== 1 || tokens[0] !== asked) {
+    return failed(`Upgrade does not name ${asked} alone`, !receipted);
+  }
   if (!list('connection').some((name) => name.toLowerCase() === 'upgrade')) {
     return failed('Connection does not list upgrade');
   }
@@ -98,9 +99,10 @@ export function judge({ status, all }, { host, carrier, protocol, accept }) {
   if (carrier !== 'websocket') return undefined;
   if (!one('sec-websocket-accept', accept)) return failed('Sec-WebSocket-Accept is wrong');
   if (!one('sec-websocket-protocol', 'preflight.v1')) return failed('the subprotocol is wrong');
-  if (list('sec-websocket-extensions').length) return failed('it has an extension, unasked');
+  const extensions = all('sec-websocket-extensions');
+  if (extensions.length > 1 || extensions[0]) return failed('it has an extension, unasked');
   const named = all('preflight-protocol').length > 0;
-  if (protocol === 'tcp' ? named : !one('preflight-protocol', protocol)) {
+  if (protocol === 'tcp' ? named : all('preflight-protocol').join().toLowerCase() !== protocol) {
     return failed('Preflight-Protocol is not what was asked for');
   }
   return undefined;

@@ -324,7 +324,7 @@ async def exchange(reader: Reader, writer: Writer, carriers: Sequence[str], prot
         check(spoken, "the Sec-WebSocket-Protocol of the 101 is not preflight.v1")
         extensions = values("Sec-WebSocket-Extensions")
         check(extensions in ([], [""]), "the 101 has a WebSocket extension, or repeats the field")
-        check(values("Preflight-Protocol") == named, "the 101 is for another protocol")
+        check([v.lower() for v in values("Preflight-Protocol")] == named, "the 101 is for another protocol")
     elif carrier == "framed":
         check(set(members("Preflight-Framing")) == {"capsule"}, "the 101 does not confirm framing")
     else:

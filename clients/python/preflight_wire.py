@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 DATA, FINAL_DATA, PING, PONG = OURS = (0x2D70F100, 0x2D70F101, 0x2D70F104, 0x2D70F105)
 MAX_HEADS = 65536  # bytes of an answer, without its body
 TOKEN, TEXT = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", r"[\t -~\x80-\xff]*"
-FIELDS = rf"(?:{TOKEN}:{TEXT}\r\n(?:[ \t]{TEXT}\r\n)*)*"  # with folded lines
-HEAD = rf"HTTP/1\.[0-9] ([1-9][0-9][0-9])(?: {TEXT})?\r\n({FIELDS})\r\n"
+FIELDS = rf"(?:{TOKEN}:{TEXT}\r?\n(?:[ \t]{TEXT}\r?\n)*)*"  # with folded lines
+HEAD = rf"HTTP/1\.[0-9] ([1-9][0-9][0-9])(?: {TEXT})?\r?\n({FIELDS})\r?\n"
 
 
 class ProtocolError(ConnectionError):
@@ -48,9 +48,12 @@ async def read_answer(reader: asyncio.StreamReader) -> Response:
     room = MAX_HEADS
     for _ in range(9):
         try:
-            head = await reader.readexactly(7)
-            check(head == b"HTTP/1.", "the answer is not HTTP/1: check the port and the scheme")
-            head += await reader.readuntil(b"\r\n\r\n")
+            head = b""
+            for expected in b"HTTP/1.":  # one by one: a peer that is not HTTP may send less
+                head += await reader.readexactly(1)
+                check(head[-1] == expected, "the answer is not HTTP/1: check the port and the scheme")
+            while not head.endswith((b"\n\n", b"\n\r\n")) and len(head) <= room:
+                head += await reader.readuntil(b"\n")
         except asyncio.IncompleteReadError:
             raise ProtocolError("the connection ended inside the head of the answer") from None
         except asyncio.LimitOverrunError:
@@ -60,7 +63,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Response:
         match = re.fullmatch(HEAD, head.decode("latin-1"))
         if not match:
             raise ProtocolError("the answer has a malformed line or a control character")
-        status, lines = int(match[1]), re.sub(r"\r\n[ \t]+", " ", match[2]).split("\r\n")[:-1]
+        status, lines = int(match[1]), re.sub(r"\r?\n[ \t]+", " ", match[2]).splitlines()
         if status == 101 or status >= 200:
             fields = [line.partition(":") for line in lines]
             return Response(status, [(name, value.strip(" \t")) for name, _, value in fields])
