@@ -84,7 +84,7 @@ var byError = []struct {
 	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "its issuer is not trusted here. Add it to RootCAs of TunnelTLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA", "CA/root"), "cert-authority", "RootCAs"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 1 is before 2"}, "edge/CA"), "cert-not-yet", "clock"},
-	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2 is after 1"}, "edge/CA"), "cert-expired", "Renew"},
+	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2 is after 1"}, "edge/CA"), "cert-expired", "Renew it at the peer; if the current time is wrong"},
 	{TLS, "", unverified(x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"x"}}, Host: "y"}, "edge/CA"), "cert-name", "ServerName of TLSConfig"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}, "edge/CA"), "cert-invalid", "cannot be verified"},
 	{Upgrade, "", errors.New("remote error: tls: certificate required"), "client-cert", "none was sent. Set Certificates of TLSConfig"},
