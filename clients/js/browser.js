@@ -57,7 +57,7 @@ export function open({ secure, host, path }, { protocols }, signal) {
     };
     signal.addEventListener('abort', abort);
     socket.onerror = socket.onclose = () => reject(new RefusalError(`no WebSocket to ${host}; `
-      + 'browsers hide why. The network panel shows the status (403: the server does not allow '
+      + 'browsers hide why. The console shows the status (403: the server does not allow '
       + 'the origin of this page), or an error of TLS, the network or a proxy'));
     socket.onopen = () => {
       signal.removeEventListener('abort', abort);

@@ -159,6 +159,11 @@ func (d countingDialer) DialContext(ctx context.Context, network, address string
 // verify checks the report of the other side.
 func (m mode) verify(t *testing.T, r report) {
 	t.Helper()
+	if m.code == 1003 && r.Close == 1006 {
+		// nginx ends both sides when one has ended. If the other has sent bytes that
+		// nginx has not read, the kernel resets it, and the Close frame may be lost.
+		return
+	}
 	require.Equal(t, m.code, r.Close, "%+v", r)
 	if m.check != nil {
 		m.check(t, r)
