@@ -241,7 +241,7 @@ func TestMalformedAnswers(t *testing.T) {
 				rest, _ := io.ReadAll(r)
 				behind <- string(rest)
 			}()
-			c, err := new(preflight.PreflightDialer).Dial("tcp", ln.Addr().String())
+			c, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone}).Dial("tcp", ln.Addr().String())
 			require.Nil(t, c)
 			require.ErrorContains(t, err, test.Text)
 			require.True(t, strings.HasPrefix(err.Error(), "preflight"), err.Error())
