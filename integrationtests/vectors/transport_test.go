@@ -63,6 +63,13 @@ func (t *transport) Write(p []byte) (int, error) {
 	return t.written.Write(p)
 }
 
+// isClosed reports whether Close was called.
+func (t *transport) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
 // end ends the direction from the peer.
 func (t *transport) end() {
 	t.mu.Lock()
@@ -93,6 +100,9 @@ func (t *transport) SetReadDeadline(d time.Time) error {
 	defer t.mu.Unlock()
 	t.deadline = d
 	t.change.Broadcast()
+	if wait := time.Until(d); !d.IsZero() && wait > 0 {
+		time.AfterFunc(wait, t.change.Broadcast)
+	}
 	return nil
 }
 
