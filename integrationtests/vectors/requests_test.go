@@ -15,7 +15,6 @@ import (
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
-	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/spec/vectors"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -194,9 +193,4 @@ func headField(head []byte, name string) string {
 		}
 	}
 	return ""
-}
-
-// acceptOf returns the Sec-WebSocket-Accept for the key of a request.
-func acceptOf(request []byte) string {
-	return websocket.Accept(headField(request, "Sec-WebSocket-Key"))
 }
