@@ -177,6 +177,7 @@ func (f *forwarder) forward(c relay.Conn, e *edge.Edge) {
 		return
 	}
 	log = log.With("carrier", string(tunnel.Carrier()))
-	log.Debug("opened", "took", time.Since(begin).Round(time.Millisecond))
-	closed(log, f.tunnels.run(c, tunnel, f.HalfCloseTimeout), time.Since(begin))
+	took := time.Since(begin).Round(time.Millisecond)
+	result := f.tunnels.run(c, tunnel, f.HalfCloseTimeout, func() { log.Debug("opened", "took", took) })
+	closed(log, result, time.Since(begin))
 }

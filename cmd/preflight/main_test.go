@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os/exec"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[processes{}] = make(map[string]*process)
+			env.Values[gates{}] = make(map[string]net.Listener)
 			path, err := exec.LookPath("preflight")
 			if err != nil {
 				return err
@@ -48,6 +50,8 @@ func TestScripts(t *testing.T) {
 			"logged": logged,
 			"server": server_,
 			"free":   free,
+			"gate":   gate,
+			"open":   open,
 		},
 	})
 }

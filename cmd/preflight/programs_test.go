@@ -49,16 +49,14 @@ func ask() {
 	fail(err)
 }
 
-// relayed ADDRESS FILE connects, and sends when FILE exists: "late", and its end.
+// relayed ADDRESS GATE connects, and sends when the gate is open: "late", and its end.
 func relayed() {
 	c, err := net.Dial("tcp", os.Args[1])
 	fail(err)
 	c.SetDeadline(time.Now().Add(timeout))
-	for {
-		if _, err := os.Stat(os.Args[2]); err == nil {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
+	if gate, err := net.Dial("tcp", os.Args[2]); err == nil {
+		gate.SetDeadline(time.Now().Add(timeout))
+		io.Copy(io.Discard, gate) // until the gate ends the connection
 	}
 	_, err = io.WriteString(c, "late")
 	fail(err)

@@ -159,6 +159,24 @@ func free(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], l.Addr().String())
 }
 
+// gates are the closed gates of a script, by name.
+type gates struct{}
+
+// gate NAME sets the variable to the address of a gate that is closed: a connection to it
+// stays open until "open NAME".
+func gate(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Value(gates{}).(map[string]net.Listener)[args[0]] = l
+	ts.Setenv(args[0], l.Addr().String())
+}
+
+// open NAME opens a gate. The connections in the backlog of its listener end.
+func open(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Value(gates{}).(map[string]net.Listener)[args[0]].Close())
+}
+
 // logged NAME PATTERN waits until the process has logged it. "! logged" requires that it has
 // not, until now.
 func logged(ts *testscript.TestScript, neg bool, args []string) {

@@ -164,8 +164,8 @@ func (s *server) serve(c *preflight.Conn) {
 		}
 	}
 	begin := time.Now()
-	log.Debug("opened")
-	closed(log, s.tunnels.run(c, x.server, s.HalfCloseTimeout), time.Since(begin))
+	result := s.tunnels.run(c, x.server, s.HalfCloseTimeout, func() { log.Debug("opened") })
+	closed(log, result, time.Since(begin))
 }
 
 // sessionOf returns the session that authorize has begun. A plain connection had no request,

@@ -12,7 +12,8 @@ import (
 type tunnels struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
-	cut     bool
+	cutting bool // wait cuts what is open, and what still opens
+	cut     int  // so many
 	open    map[*tunnel]struct{}
 }
 
@@ -21,12 +22,14 @@ type tunnel struct{ a, b relay.Conn }
 // add runs f in a goroutine that wait waits for.
 func (t *tunnels) add(f func()) { t.running.Go(f) }
 
-// run relays between a and b until both directions have ended.
-func (t *tunnels) run(a, b relay.Conn, idle time.Duration) relay.Result {
+// run relays between a and b until both directions have ended. It calls opened when the
+// tunnel counts as open.
+func (t *tunnels) run(a, b relay.Conn, idle time.Duration, opened func()) relay.Result {
 	x := &tunnel{a, b}
 	t.mu.Lock()
-	if t.cut {
+	if t.cutting {
 		x.reset()
+		t.cut++
 	}
 	if t.open == nil {
 		t.open = make(map[*tunnel]struct{})
@@ -38,6 +41,7 @@ func (t *tunnels) run(a, b relay.Conn, idle time.Duration) relay.Result {
 		delete(t.open, x)
 		t.mu.Unlock()
 	}()
+	opened()
 	return relay.Run(a, b, idle)
 }
 
@@ -67,11 +71,11 @@ func (t *tunnels) wait(ctx context.Context) (cut int) {
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
-	t.cut, cut = true, len(t.open)
+	t.cutting, t.cut = true, len(t.open)
 	for x := range t.open {
 		x.reset()
 	}
 	t.mu.Unlock()
 	<-done
-	return cut
+	return t.cut
 }

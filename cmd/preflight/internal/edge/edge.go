@@ -60,7 +60,7 @@ func New(rawURL string, f Flags, log *slog.Logger, telemetry *preflight.Telemetr
 		switch c {
 		case preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket:
 		default:
-			return nil, fmt.Errorf("--carrier %q is none of upgrade, framed and websocket", name)
+			return nil, fmt.Errorf("--carrier %q is not a carrier: use upgrade, framed or websocket", name)
 		}
 		d.Carriers = append(d.Carriers, c)
 	}
