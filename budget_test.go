@@ -318,7 +318,7 @@ func TestBudgetAfterwards(t *testing.T) {
 	})
 }
 
-// TestBudgetTelemetry: what looking costs a handshake, where nobody looks.
+// TestBudgetTelemetry counts what Telemetry costs a handshake if its providers record nothing.
 func TestBudgetTelemetry(t *testing.T) {
 	noop := &Telemetry{
 		TracerProvider: tracenoop.NewTracerProvider(),

@@ -57,7 +57,7 @@ func checkCarriers(carriers []Carrier) error {
 	for i, c := range carriers {
 		switch {
 		case !slices.Contains(allCarriers, c):
-			return fmt.Errorf("holds %q, which is none of %q", c, allCarriers)
+			return fmt.Errorf("holds %q, which is not a carrier; the carriers are %q", c, allCarriers)
 		case slices.Contains(carriers[:i], c):
 			return fmt.Errorf("holds %q more than once", c)
 		}

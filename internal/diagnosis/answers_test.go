@@ -46,7 +46,7 @@ var byAnswer = []struct{ answer, code, says string }{
 	{"400 B\nPreflight-Refusal: proxy-header\n\n", "proxy-header", "TrustedProxies"},
 	{"403 F\nPreflight-Refusal: origin\n\n", "origin", "AllowedOrigins"},
 	{"400 B\nPreflight-Refusal: request\n\n", "request", "ClientAddrHeader"},
-	{"429 T\nRetry-After: 90\nPreflight-Refusal: authorize\n\n", "authorize", "for now; try again in 1m30s"},
+	{"429 T\nRetry-After: 90\nPreflight-Refusal: authorize\n\n", "authorize", "temporarily; try again in 1m30s"},
 	{"400 B\nPreflight-Refusal: authorize\n\nthe client ended its direction before", "authorize", "half-close"},
 	{"401 U\nX-Sent: Authorization\nPreflight-Refusal: authorize\n\n", "authorize", "Authorization was sent"},
 	{"401 U\nPreflight-Refusal: authorize\n\n", "authorize", "without Authorization"},

@@ -51,7 +51,7 @@ var refusals = []row{
 	{code: "request", receipt: "request",
 		text: "the listener cannot read the client's address from a trusted proxy. Correct the field that PreflightListener.ClientAddrHeader names there; StatusError.Body has the rule"},
 	{code: "authorize", receipt: "authorize", status: "429 503", waits: true,
-		text: "Authorize of the listener refused the request for now; {later}"},
+		text: "Authorize of the listener refused the request temporarily; {later}"},
 	{code: "authorize", receipt: "authorize", body: "ended its direction",
 		text: "the listener saw the client end its direction before the 101, so a proxy on the way passes a half-close, or gave up. Keep the direction open, and look at the time that Authorize takes"},
 	{code: "authorize", receipt: "authorize", also: sentAuthorization,

@@ -120,7 +120,7 @@ var answers = []row{
 	{code: "rate-limit", status: "429", waits: true,
 		text: "{who} limits the rate of requests; {later}, or raise its limit"},
 	{code: "rate-limit", status: "503", from: nginx, also: ownPage, waits: true,
-		text: "nginx itself refuses for now. Possible: it limits the rate of requests or the connections (`limit_req`, `limit_conn`), or `return 503` closes the path; {later}, or change that"},
+		text: "nginx itself refuses temporarily. Possible: it limits the rate of requests or the connections (`limit_req`, `limit_conn`), or `return 503` closes the path; {later}, or change that"},
 	{code: "server-slow", status: "408", from: envoy, also: bodyBegins("stream timeout", "downstream duration timeout"), waits: true,
 		text: "the server behind Envoy did not answer in Envoy's time (`idle_timeout`, `stream_idle_timeout`, `max_stream_duration`). Possible: it waits for another protocol, or Authorize is slow; {later}"},
 	{code: "too-slow", status: "408", waits: true,

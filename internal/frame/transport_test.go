@@ -51,7 +51,7 @@ type direction struct {
 	window       int
 	end          error // the error after the bytes in buf
 	readerClosed bool
-	stall        bool // Read blocks for now
+	stall        bool // Read blocks until resume
 }
 
 func newLink(window int) (a, b *link) {

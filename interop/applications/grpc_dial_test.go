@@ -53,7 +53,7 @@ func TestGRPCRefused(t *testing.T) {
 			[]string{"answered 426 Upgrade Required", "nginx is on the way; if it is that proxy, its location needs `proxy_http_version 1.1`"}, true},
 		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "nginx cannot reach the server behind it, or got no valid answer"}, false},
 		{"503", f, "/client/503", http.StatusServiceUnavailable,
-			[]string{"answered 503 Service", "refused the request for now; try again in 7s"}, false},
+			[]string{"answered 503 Service", "refused the request temporarily; try again in 7s"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := test.at.Dialer()

@@ -145,7 +145,7 @@ var listenerPaths = []brokenPath{
 	{
 		name: "Authorize refuses with 429", direct: "429",
 		code: "authorize",
-		hop:  "Authorize of the listener", cause: "for now", line: "try again in 7s",
+		hop:  "Authorize of the listener", cause: "temporarily", line: "try again in 7s",
 		waits: true,
 	},
 	{
