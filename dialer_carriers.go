@@ -135,7 +135,7 @@ func (t *descent) prefer(carrier Carrier) {
 	}
 }
 
-// fall goes on to the next carrier, because the one before was answered with refused. It
+// fall moves to the next carrier, because the one before was answered with refused. It
 // returns the error of the dial if there is none, or if the dial has to end.
 func (t *descent) fall(ctx context.Context, refused *StatusError, d *PreflightDialer) error {
 	t.visit.Refused(t.left[0])

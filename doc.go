@@ -39,11 +39,11 @@
 //
 // # Carriers
 //
-// Many edges forward no upgrade but WebSocket. Then the dialer goes on by WebSocket, and
-// remembers that. On [CarrierWebSocket], and on [CarrierFramed], which it uses only if it is
-// told to, the bytes travel in capsules. The capsules carry the end of each direction, so a
-// half-close passes every proxy, and a stream that was cut is an error. PINGs keep silent
-// tunnels open. See PreflightDialer.Carriers.
+// Many edges forward no upgrade except WebSocket. There the dialer uses a WebSocket, and
+// remembers that for later dials. On [CarrierWebSocket] the bytes travel in capsules, and so
+// they do on [CarrierFramed], which must be asked for. The capsules carry the end of each
+// direction. So a half-close passes every proxy, and a stream that was cut is an error. PINGs
+// keep silent tunnels open. See PreflightDialer.Carriers.
 //
 // # Server
 //
@@ -101,5 +101,5 @@
 // With every carrier, some proxies send the upgrade request twice, and some end each
 // tunnel at an age.
 //
-// The README says more.
+// The folder docs of the repository says more.
 package preflight

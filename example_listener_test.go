@@ -65,7 +65,7 @@ func selfSigned() (tls.Certificate, *x509.CertPool) {
 	return server.TLS.Certificates[0], roots
 }
 
-// With TLSConfig the port speaks TLS to the clients that do, and goes on to serve
+// With TLSConfig the port accepts TLS from the clients that speak it, and still serves
 // the others without it.
 func ExamplePreflightListener_tlsConfig() {
 	certificate, roots := selfSigned()
@@ -116,9 +116,9 @@ func ExamplePreflightListener_ServeHTTP() {
 	// Output: hello, tunnel
 }
 
-// The proxy in front of the listener says who the client is, and nobody else is
-// believed. This dialer plays the proxy: it connects from a trusted address, and
-// the field has what a client has made up, and behind it what the proxy has added.
+// Only the proxy in front of the listener may say who the client is. This dialer plays the
+// proxy: it connects from a trusted address. The field holds what a client has made up, and
+// behind it what the proxy has added.
 func ExamplePreflightListener_trustedProxies() {
 	ln := &preflight.PreflightListener{
 		Listener:         listenLocal(),
@@ -423,8 +423,8 @@ func (s *lineServer) end() {
 	})
 }
 
-// A TCP server of one's own ends by the same three steps. It keeps track of its
-// connections, because nobody else can tell the clients to go.
+// Your own TCP server ends by the same three steps. It keeps track of its connections,
+// because only it can tell its clients to leave.
 func ExamplePreflightListener_Shutdown_ownServer() {
 	ln := &preflight.PreflightListener{Listener: listenLocal()}
 	server := new(lineServer)

@@ -129,8 +129,8 @@ func ExamplePreflightDialer_DialURL() {
 	// Output: hello, URL
 }
 
-// An edge that passes WebSocket alone, as cloud load balancers do, needs nothing at the
-// client. The dialer goes on by WebSocket, and remembers that for the next dial.
+// Many cloud load balancers pass only WebSocket. The client needs no setting for that. The
+// dialer falls back to WebSocket, and remembers that for the next dial.
 func ExamplePreflightDialer_carriers() {
 	ln := &preflight.PreflightListener{Listener: listenLocal()}
 	defer ln.Close()
@@ -540,7 +540,7 @@ func ExamplePreflightDialer_GetHeader() {
 //		return dial(ctx, "tcp", address)
 //	})
 //
-// The client here asks for an address at which nobody listens.
+// The client here asks for an address without a listener.
 func ExamplePreflightDialer_anyAddress() {
 	ln := &preflight.PreflightListener{Listener: listenLocal()}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

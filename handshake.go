@@ -95,7 +95,7 @@ type bounds struct {
 	// interruption.
 	mu             sync.Mutex
 	interrupted    bool          // nothing more may be done on the connection
-	waiting        bool          // for bytes of the client; otherwise our own work goes on
+	waiting        bool          // for bytes of the client; otherwise this side is working
 	evicted        bool          // by the listener, while it was waiting
 	reported       bool          // its end is in the log; as unknown, not a bound
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
@@ -119,7 +119,7 @@ func (b *bounds) abort() {
 }
 
 // callSetDeadline calls set, a method of the connection that sets a deadline. It may run
-// on a goroutine on which nobody recovers, so a panic of the transport becomes an error.
+// on a goroutine that has no recover, so a panic of the transport becomes an error.
 func (b *bounds) callSetDeadline(set func(time.Time) error, t time.Time) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -383,7 +383,7 @@ func ended(err error) bool {
 type keeper interface {
 	waitsForClient(*exchange) // for bytes of the client, after work of ours
 	progressed(*exchange)     // bytes of the client have come
-	yield() bool              // a place is free although work goes on
+	yield() bool              // gives the place to another, although work continues
 	reclaim()                 // it is not free any more
 }
 

@@ -263,7 +263,7 @@ func (x *exchange) callAuthorize(p *policy, req *http.Request) (header http.Head
 const clientWatchDelay = 100 * time.Millisecond
 
 // A clientWatch reads from the connection while Authorize runs, so that Authorize is told
-// when its client has left and does not work in vain. Only a Read can notice the end of a
+// when its client has left, and can stop its work. Only a Read can notice the end of a
 // connection. Bytes that arrive are kept as the first bytes of the tunnel.
 //
 // An orderly end counts like a reset. It may be a half-close, after which a client could

@@ -109,8 +109,8 @@ const stagePROXY = "read the PROXY header"
 // proxy consumes a header of the PROXY protocol from a trusted proxy, if there is one, and
 // uses its address.
 func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
-	// The address is not asked for in vain: that of a proxyproto.Conn waits for
-	// the client.
+	// The address is asked for only if it is needed: RemoteAddr of a proxyproto.Conn
+	// waits for the client.
 	if !p.proxies.Any() || !p.proxies.TrustsPeer(x.conn, x.addr()) {
 		return true, nil
 	}
@@ -189,7 +189,7 @@ func (s *sorter) line(x *exchange, p *policy) (passed, done bool) {
 		return false, false
 	}
 	if verdict != wire.Plain {
-		// It goes on where the sniffer has come to.
+		// The watch continues where the sniffer has stopped.
 		s.watch = &watch{Watch: s.sniffer.Watch(max(watchLimit, p.maxHeader) - len(x.buf))}
 	}
 	return false, true

@@ -214,10 +214,10 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 	}
 }
 
-// giveUp closes a connection that nobody has taken.
+// giveUp closes a connection that Accept has not returned.
 func (h *handover) giveUp(conn *Conn) {
 	if h.framed {
-		abandon(conn) // without FINAL_DATA: nobody has served it
+		abandon(conn) // without FINAL_DATA, because the application never served it
 		return
 	}
 	conn.Close()

@@ -257,7 +257,7 @@ func (r *role) evicted() {
 	}
 }
 
-// fell counts a dial that goes on to its next carrier, because refused answered carrier. The
+// fell counts a dial that moves to its next carrier, because refused answered carrier. The
 // reason is the code of the listener, or the status where no listener has answered.
 func (r *role) fell(carrier Carrier, refused *StatusError) {
 	if r == nil {
