@@ -24,6 +24,7 @@ type carrierMemory = memory.Table[way, Carrier]
 // A way is what decides which carriers pass.
 type way struct {
 	proxy, address, name, host, path string
+	tls                              bool
 	carriers                         [3]Carrier
 }
 
@@ -120,7 +121,7 @@ func (t *descent) begin(r *route, proxy *forwardProxy) {
 		w.proxy = proxy.address
 	}
 	if r.tls != nil {
-		w.name = r.tls.ServerName
+		w.tls, w.name = true, r.tls.ServerName
 	}
 	visit, carrier, ok := t.table.Visit(w)
 	if t.visit = visit; ok {
@@ -148,7 +149,7 @@ func (t *descent) fall(ctx context.Context, refused *StatusError, d *PreflightDi
 		t.prefer(carrier)
 	}
 	if ctx.Err() != nil {
-		return t.failure(contextCause(ctx))
+		return t.failure(&net.OpError{Op: "dial", Net: "tcp", Err: contextCause(ctx)})
 	}
 	d.Telemetry.clientSide().fell(t.missed[len(t.missed)-1].Carrier, refused)
 	return nil
