@@ -165,7 +165,7 @@ func (t *descent) failure(err error) error {
 
 // A fallError is the end of a dial that has tried more than one carrier. The first refusal is
 // what was asked for, so it comes first. If it shows a fault that every carrier meets, what the
-// others show beside it would mislead: only their status and code are in the text.
+// others show beside it would mislead: only their status is in the text.
 type fallError struct{ missed []missed }
 
 func (e *fallError) Error() string {
@@ -180,7 +180,7 @@ func (e *fallError) Error() string {
 			text += " the same"
 			continue
 		case own != nil && first != nil && first.found.Common:
-			text += ": " + own.short()
+			text += ": " + statusText(own.StatusCode, http.StatusText(own.StatusCode))
 		default:
 			text += ": " + strings.TrimPrefix(m.err.Error(), "preflight: ")
 		}
