@@ -125,8 +125,8 @@ type PreflightDialer struct {
 	// bounds each. If all fail, the error wraps the error of each, and its text
 	// begins with that of the first. If a later carrier has worked, the dialer
 	// remembers it for 15 minutes, so that later dials with the same forward proxy,
-	// address, TLS name, Host, path and Carriers begin with it. Copies of a dialer
-	// share this memory once it has dialed.
+	// address, TLS and its server name, Host, path and Carriers begin with it. Copies
+	// of a dialer share this memory once it has dialed.
 	Carriers []Carrier
 
 	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
