@@ -237,7 +237,7 @@ func TestCounts(t *testing.T) {
 	dial("Dial, with Header", &PreflightDialer{Header: http.Header{"Authorization": {"Bearer 0123456789abcdef"}}}, budgetAnswer)
 	dial("Dial, framed", &PreflightDialer{Carriers: []Carrier{CarrierFramed}}, strings.TrimSuffix(budgetAnswer, "\r\n")+"Preflight-Framing: capsule\r\n\r\n")
 	fmt.Fprintf(&b, "\nsize of a handshake                 %4d bytes\nsize of a Conn                      %4d bytes\nsize of a handshake's buffer        %4d bytes, none while it waits on TCP\n",
-		unsafe.Sizeof(exchange{}), unsafe.Sizeof(Conn{}), unsafe.Sizeof(scratch{}))
+		unsafe.Sizeof(exchange{}), unsafe.Sizeof(Conn{}), firstRead)
 
 	const file = "docs/counts.txt"
 	if flag.Lookup("update").Value.String() == "true" { // of TestAPI
@@ -383,6 +383,7 @@ func TestBudgetWaiters(t *testing.T) {
 		l.Accept()
 		l.Close()
 	}
+	long := strings.TrimSuffix(budgetRequest, "\r\n") + strings.Repeat("X-Long: 0123456789abcdef\r\n", 40)
 	hello := "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 250)
 	reader := 0
 	for _, waiter := range []struct {
@@ -394,6 +395,7 @@ func TestBudgetWaiters(t *testing.T) {
 		{"silent", "", "await.Read(", preflights, 400},
 		{"in the first line", budgetRequest[:10], "await.Read(", preflights, 450},
 		{"in the head", budgetRequest[:48], "await.Read(", preflights, 450},
+		{"in a long head", long, "await.Read(", preflights, len(long) + 450},
 		{"in a ClientHello", hello, "await.Read(", preflights, len(hello) + 450},
 	} {
 		t.Run(waiter.name, func(t *testing.T) {

@@ -27,11 +27,7 @@ type exchange struct {
 	place  place // guarded by the listener's lock
 }
 
-var exchanges = sync.Pool{New: func() any {
-	x := new(exchange)
-	x.interrupt = x.abort
-	return x
-}}
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
 func newExchange(c net.Conn) *exchange {
 	x := exchanges.Get().(*exchange)
@@ -100,7 +96,7 @@ type bounds struct {
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
 	stoppedWaiting time.Duration // by clock; when our own work began
 
-	interrupt func() // abort, allocated once
+	interrupt func() // abort, allocated once; nil: not needed so far
 }
 
 // aLongTimeAgo is a deadline that interrupts a blocked Read or Write at once.
@@ -259,6 +255,9 @@ func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 		b.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
 	}
 	if ctx.Done() != nil {
+		if b.interrupt == nil {
+			b.interrupt = b.abort
+		}
 		b.stop = context.AfterFunc(ctx, b.interrupt)
 	}
 	return nil

@@ -63,10 +63,11 @@ func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 		if hasFirstDeadline {
 			x.setReadDeadline(x.within(p.plainAfter))
 		}
-		if c, ok := x.conn.(*net.TCPConn); ok && len(x.buf) < firstRead {
+		if c, ok := x.conn.(*net.TCPConn); ok && len(x.buf) < secondRead {
+			x.keep()
 			var n int
 			if n, s.broken = await.Read(c, func() []byte { return x.spare(s.limit) }, x.release); n > 0 {
-				x.buf = x.scratch[:len(x.buf)+n]
+				x.buf = x.scratch.bytes[:len(x.buf)+n]
 			}
 		} else {
 			s.broken = x.read(s.limit)
@@ -168,9 +169,6 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 		return false, &stageError{stage: stageTLS, err: s.broken}
 	case m == wire.Yes:
 		s.limit = max(n, p.maxHeader)
-		if len(x.buf) == cap(x.buf) {
-			x.grow(min(n, 2*len(x.buf)))
-		}
 	}
 	return false, nil
 }
@@ -352,44 +350,68 @@ const (
 	secondRead = 4 << 10
 )
 
-// A buffer holds what a handshake has read and not yet consumed. A peer that stalls at once,
-// or in its head, makes us hold only what it has sent, if that is less than firstRead.
+// A buffer holds what a handshake has read and not yet consumed. A peer on a TCP connection
+// that stalls at once, or in its head, makes us hold only what it has sent, up to secondRead.
 type buffer struct {
 	buf     []byte
-	scratch *scratch // from the pool; the first array of buf; nil: buf has its own
+	scratch *scratch // the first array of buf, from a pool; nil: buf has its own
 }
 
-type scratch [firstRead]byte
+// A scratch is memory that is borrowed for a short time. It has firstRead or secondRead bytes.
+type scratch struct{ bytes []byte }
 
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+var (
+	firsts  = sync.Pool{New: func() any { return &scratch{make([]byte, firstRead)} }}
+	seconds = sync.Pool{New: func() any { return &scratch{make([]byte, secondRead)} }}
+)
 
 // borrow moves the bytes, of which there are less than firstRead, into a scratch.
 func (b *buffer) borrow() {
-	b.scratch = scratches.Get().(*scratch)
-	b.buf = append(b.scratch[:0], b.buf...)
+	b.scratch = firsts.Get().(*scratch)
+	b.buf = append(b.scratch.bytes[:0], b.buf...)
 }
 
-// spare moves the bytes into an array of their size, and returns a scratch behind a copy of
-// them, to be read into. So release loses nothing. There are less than firstRead bytes, and
-// less than limit.
+// keep moves the bytes out of the scratch, into an array of their size. Nothing else may refer
+// to them.
+//
+//go:noinline
+func (b *buffer) keep() {
+	if b.scratch != nil {
+		b.buf = append(make([]byte, 0, len(b.buf)), b.buf...)
+	}
+}
+
+// spare returns a scratch behind a copy of the bytes, to be read into. There are less than
+// secondRead bytes, and less than limit. After keep, release loses none of them.
 //
 //go:noinline
 func (b *buffer) spare(limit int) []byte {
-	if b.scratch == nil {
-		b.scratch = scratches.Get().(*scratch)
-	} else {
-		b.buf = append(make([]byte, 0, len(b.buf)), b.buf...)
+	pool, size := &firsts, firstRead
+	if len(b.buf) >= firstRead {
+		pool, size = &seconds, secondRead
 	}
-	n := copy(b.scratch[:], b.buf)
-	return b.scratch[n:min(firstRead, limit)]
+	if b.scratch != nil && len(b.scratch.bytes) != size {
+		b.release()
+	}
+	if b.scratch == nil {
+		b.scratch = pool.Get().(*scratch)
+	}
+	n := copy(b.scratch.bytes, b.buf)
+	return b.scratch.bytes[n:min(size, limit)]
 }
 
 // release gives the scratch back.
 func (b *buffer) release() {
-	if b.scratch != nil {
-		*b.scratch = scratch{} // they may be credentials
-		scratches.Put(b.scratch)
-		b.scratch = nil
+	s := b.scratch
+	if s == nil {
+		return
+	}
+	b.scratch = nil
+	clear(s.bytes) // they may be credentials
+	if len(s.bytes) == firstRead {
+		firsts.Put(s)
+	} else {
+		seconds.Put(s)
 	}
 }
 

@@ -204,7 +204,8 @@ func (x *exchange) acceptTLS(p *policy) error {
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
 	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
-	x.buf = x.buf[:0]
+	x.buf = nil
+	x.release()
 	tc := tls.Server(below, p.tls)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return helloError(tc, err) // below may yet be closed, by the end of ctx

@@ -38,7 +38,7 @@ func TestEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyFraming, keyRelay, keyIdle, keyStuck, keyGrowth} {
+	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyFraming, keyRelay, keyIdle, keyStuck, keyWaiting, keyGrowth} {
 		require.True(t, measured[key], key)
 	}
 	require.NotContains(t, r.budgets(), "not measured")
@@ -62,7 +62,7 @@ func blank(row, head string) bool {
 	switch row {
 	case direct:
 		return head == "proxy CPU"
-	case blockedReader:
+	case blockedReader: // of the stuck clients
 		return strings.Contains(head, "rate") || strings.Contains(head, "stuck")
 	}
 	return false

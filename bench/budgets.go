@@ -43,7 +43,7 @@ func (r *results) list() []budget {
 	beside := func(s *samples, base string) float64 {
 		return (s.median(ours, rss) - head) / s.median(base, rss)
 	}
-	memory, steady, relay, stuck := r.section(keyMemory), r.section(keySteady), r.section(keyRelay), r.section(keyStuck)
+	memory, steady, relay, stuck, waiting := r.section(keyMemory), r.section(keySteady), r.section(keyRelay), r.section(keyStuck), r.section(keyWaiting)
 	tunnel := relayName([2]string{ours, ours})
 	goes := spreadAmong(stuck.values[ours][ratioOfFew])
 	goesMany := spreadAmong(stuck.values[ours][ratioOfMany])
@@ -61,7 +61,10 @@ func (r *results) list() []budget {
 			memory.ratio(exchangeOurs, exchangeByHand, elapsed)),
 		count("one connection in use: allocations for each message of 64 bytes, both sides", 0, steady.median(ours, echoAllocs)),
 		most("idle connection: RSS / bare TCP, beside one copy of the head", 1.15, beside(r.section(keyIdle), bareTCP)),
-		most("stuck in its head: RSS / a blocked reader", 1.25, stuck.median(ours, rss)/stuck.median(blockedReader, rss)),
+		most("stuck in its head: RSS / a blocked reader", 1.10, waiting.median(waitsHead, rss)/waiting.median(blockedReader, rss)),
+		most("silent: RSS / a blocked reader", 1.10, waiting.median(waitsSilent, rss)/waiting.median(blockedReader, rss)),
+		most("stuck in a ClientHello: RSS, beside what it has sent / a blocked reader", 1.10,
+			(waiting.median(waitsHello, rss)-float64(len(halfHello)))/waiting.median(blockedReader, rss)),
 		{what: "good clients beside few that are stuck: rate / alone", limit: 0.7, floor: true, value: goes.median, spread: goes.half},
 		{what: "good clients beside many that are stuck: rate / alone", limit: 0.7, floor: true, value: goesMany.median, spread: goesMany.half},
 		within("relay of tunnels: CPU / bare TCP", 1.15, relay.ratio(tunnel, relay.first(), relayCPU)),

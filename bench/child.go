@@ -130,15 +130,12 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		if conn, err = c.dial(context.Background(), o.Address); err == nil {
 			c.held = append(c.held, conn)
 		}
-	case "stuck":
-		part := request(o.Address)[:stuckBytes]
-		err = c.hold(o, func(ctx context.Context, address string) (net.Conn, error) {
-			conn, err := c.site.net.DialContext(ctx, "tcp", address)
-			if err == nil {
-				_, err = conn.Write(part)
-			}
-			return conn, err
-		})
+	case opSilent:
+		err = c.holdAfter(o, nil)
+	case opStuck:
+		err = c.holdAfter(o, request(o.Address)[:stuckBytes])
+	case opHello:
+		err = c.holdAfter(o, halfHello)
 	case "bulk":
 		err = sendBulk(c.held[0], o.Bytes)
 	case opUp:
@@ -152,6 +149,24 @@ func (c *client) carryOut(o order) (a answer, err error) {
 	}
 	return a, err
 }
+
+// holdAfter opens connections, and sends only part on each.
+func (c *client) holdAfter(o order, part []byte) error {
+	return c.hold(o, func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := c.site.net.DialContext(ctx, "tcp", address)
+		if err == nil {
+			_, err = conn.Write(part)
+		}
+		return conn, err
+	})
+}
+
+// The orders for connections without a handshake.
+const (
+	opSilent = "silent"
+	opStuck  = "stuck"
+	opHello  = "half a ClientHello"
+)
 
 // stuckBytes is how many bytes of its head a stuck client sends.
 const stuckBytes = 48

@@ -88,7 +88,7 @@ func (b *bench) stick(l *load, s *samples) error {
 		{few, rateFew, ratioOfFew},
 		{b.stuck - few, rateMany, ratioOfMany},
 	} {
-		if _, err := l.open("stuck", step.more); err != nil {
+		if _, err := l.open(opStuck, step.more); err != nil {
 			return err
 		}
 		r, err := good()
