@@ -1,20 +1,19 @@
 // A client of spec/preflight.md for browsers and Node. M1 to M80 are the requirements of that document.
 const DATA = 0x2d70f100, FINAL_DATA = 0x2d70f101, PING = 0x2d70f104, PONG = 0x2d70f105;
 const MARK = [0xad, 0x70, 0xf1], CAPSULE_MAX = 32_768; // how each of them begins; bytes in one DATA (M31)
-const HEADS_MAX = 65_536, QUEUE_MAX = 65_536; // bytes of an answer (M24); that wait for the application or net
+const HEADS_MAX = 65_536, QUEUE_MAX = 65_536; // bytes of an answer (M24), and bytes that wait for somebody
 const LINGER = 2_000, GIVE_UP = 60_000; // ms for the end of the peer, and if nobody reads its stream (M45)
 const NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+", TEXT = '[\\t -~\\x80-\\xff]*', END = '\\r?\\n';
 const TOKEN = new RegExp(`^${NAME}$`), VALUE = new RegExp(`^${TEXT}$`);
-const FIELDS = `(?:${NAME}:${TEXT}${END}(?:[ \\t]${TEXT}${END})*)*`; // folded ones too (M25)
-const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}(${FIELDS})${END}$`);
+const FIELD = `${NAME}:${TEXT}${END}(?:[ \\t]${TEXT}${END})*`; // perhaps folded (M25)
+const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}((?:${FIELD})*)${END}$`);
 // The exchange sets these itself, or must not have them (M2, M4).
 const RESERVED = new RegExp('^(preflight-.*|sec-websocket-.*|host|connection|upgrade|content-length|expect'
   + '|trailer|transfer-encoding)$', 'i');
 const CAUSES = {
   'no-upgrade': 'a proxy on the way has removed the Upgrade field; use another carrier',
   'no-connection': 'a proxy on the way has removed Upgrade from Connection; use another carrier',
-  carrier: 'the server does not serve this carrier; use one that it serves',
-  protocol: 'the server does not serve this protocol; see the option protocol',
+  carrier: 'use a carrier that the server serves', protocol: 'see the option protocol',
   origin: 'the server does not allow this Origin; do not send it, or have it allowed',
   authorize: 'the application has refused; check the credentials and the path',
   unavailable: 'the server is full or shutting down; try again later',
@@ -22,8 +21,7 @@ const CAUSES = {
 
 export class PreflightError extends Error {
   constructor(reason, message, more) {
-    super(`preflight: ${message}`);
-    Object.assign(this, { name: new.target.name, reason, ...more });
+    Object.assign(super(`preflight: ${message}`), { name: new.target.name, reason, ...more });
   }
 }
 export class RefusalError extends PreflightError {}
@@ -37,28 +35,22 @@ export async function connect(url, options = {}) {
   const inNode = globalThis.process?.versions?.node !== undefined;
   const { carriers = inNode ? ['upgrade', 'websocket'] : ['websocket'], protocols = [], tls } = options;
   const { protocol = 'tcp', headers = {}, timeout = 30_000, pingInterval = 20_000 } = options;
-  const { signal = new AbortController().signal } = options;
-  const names = ['preflight.v1', ...protocols];
+  const { signal = new AbortController().signal } = options, names = ['preflight.v1', ...protocols];
   const fields = [...(headers[Symbol.iterator] ? headers : Object.entries(headers))];
-  const locked = fields.find(([name]) => !TOKEN.test(name) || RESERVED.test(name));
-  const unclean = fields.find(([, value]) => !VALUE.test(value));
-  let target = {}; // The scheme decides how a URL is parsed, so it becomes one that URL knows.
-  try {
-    target = new URL(String(url).replace(/^(?:ws|tcp)(s?):/i, 'http$1:'));
-  } catch { /* The error would hold the URL, whose query may be secret. */ }
+  const wrong = fields.find(([name, text]) => !TOKEN.test(name) || RESERVED.test(name) || !VALUE.test(text));
+  // The scheme decides how a URL is parsed, so it becomes one that URL knows.
+  const text = String(url).replace(/^(?:ws|tcp)(s?):/i, 'http$1:');
+  const target = URL.canParse(text) ? new URL(text) : {}; // an error of URL would hold a secret query
   const { protocol: scheme, host, hostname, pathname, search } = target, secure = scheme === 'https:';
   for (const [fault, what, Kind = TypeError] of [
     [!/^https?:$/.test(scheme), 'the URL does not begin with ws, wss, http, https, tcp or tcps'],
     [target.username || target.password, 'the URL holds credentials; send them in headers or protocols'],
     [!/^((^|,)(upgrade|framed|websocket))+$/.test(carriers), 'carriers lists upgrade, framed, websocket'],
-    [new Set(names).size < names.length || !names.every((name) => TOKEN.test(name)),
-      'each of protocols is a token, once, beside preflight.v1'],
+    [names.some((name, i) => !TOKEN.test(name) || names.indexOf(name) < i), 'protocols are different tokens'],
     [!TOKEN.test(protocol) || /[A-Z]|^websocket$/.test(protocol), 'protocol is a token in lower case'],
-    [locked, `the header ${JSON.stringify(locked?.[0])} cannot be set`],
-    [unclean, `the value of the header ${unclean?.[0]} has a control character`],
-    [!inNode && !carriers.includes('websocket'), 'browsers have the carrier websocket alone'],
-    [!inNode && (fields.length || protocol !== 'tcp'), 'browsers cannot send headers or another protocol '
-      + 'than tcp; put a credential into protocols'],
+    [wrong, `the header ${JSON.stringify(wrong?.[0])} cannot be set, or its value has a control character`],
+    [!inNode && (!carriers.includes('websocket') || fields.length || protocol !== 'tcp'), 'browsers have the '
+      + 'carrier websocket and the protocol tcp alone, and no headers; put a credential into protocols'],
     [![timeout, pingInterval].every((ms) => ms >= 1 && ms < 2 ** 31),
       'timeout and pingInterval are milliseconds from 1 to 2^31', RangeError],
   ]) if (fault) throw new Kind(`preflight: ${what}`);
@@ -68,7 +60,6 @@ export async function connect(url, options = {}) {
     carriers: [...new Set(carriers)], protocol, fields, signal, timeout, start: Date.now(), pingInterval });
 }
 
-// ---- What is sent
 function capsule(type, value) {
   const n = value.length;
   const length = n < 64 ? [n] : n < 16_384 ? [64 | n >> 8, n & 255] : [128, 0, n >> 8, n & 255];
@@ -78,7 +69,7 @@ function capsule(type, value) {
   return bytes;
 }
 
-function frame(opcode, body) {
+function frame(opcode, body) { // in Node
   const n = body.length, key = crypto.getRandomValues(new Uint8Array(4)); // M80
   const head = [128 | opcode, ...(n < 126 ? [128 | n] : [254, n >> 8, n & 255]), ...key];
   const bytes = Buffer.concat([Buffer.from(head), body]);
@@ -86,67 +77,63 @@ function frame(opcode, body) {
   return bytes;
 }
 
-// ---- The tunnel over a link { sent, send, blocked, poll, flow, end, close, drop }. With `judge`, for the head
-// of the answer, the link gives all bytes of the transport; else it gives messages of WebSocket.
+// The tunnel over a link { sent, send, blocked, room, flow, end, close }. With `judge`, which is given the answer,
+// the link has the bytes of the transport, as in Node; else it has the messages of a WebSocket.
 function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }, judge) {
   const plain = carrier === 'upgrade';
   const due = new Map(); // what answers the newest PING and the newest Ping (M39, M63)
   let isOpen = false, over = false; // over: nothing that comes is interpreted any more
   let inFinal = false, outFinal = false, dropping = false; // dropping: the application reads no more
-  let pings = 0, finalPing = Infinity, confirmed = false, asked = false; // asked: by a PING behind the end
+  let pings = 10_000_000, finalPing = Infinity, confirmed = false, asked = false; // by a PONG; by a PING
   let left = Infinity, inMessage = false; // bytes of the frame; whether its message goes on
-  let open, refuse, resolve, reject, reader, writer, fault, lastSent, closeCode = 1000, wake = () => {};
-  let deadline = start + timeout, late = `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`;
+  let open, refuse, resolve, reject, reader, writer, fault, lastSent, wake = () => {};
+  let deadline = start + timeout, closeCode = 1000;
   const opened = new Promise((...both) => { [open, refuse] = both; });
   const closed = new Promise((...both) => { [resolve, reject] = both; });
 
-  // A parser yields how many bytes it can take, and is given from one to that many. So no length that the
-  // peer declares reserves memory (M79).
-  function* some(most) {
-    while (left === 0) yield* frameHead();
-    const part = yield Math.min(most, left);
-    left -= part.length;
-    return part;
-  }
-  function* take(count) {
+  // ---- What comes (sections 4 to 6). A parser yields how many bytes it can take, and is given at least one.
+  // They are kept, or passed on as they come: no length that the peer declares reserves memory (M79).
+  function* take(count, pass) {
     const bytes = [];
-    while (bytes.length < count) bytes.push(...yield* some(count - bytes.length));
+    for (let part; count; count -= part.length) {
+      while (left === 0) yield* frameHead();
+      part = yield Math.min(count, left);
+      left -= part.length;
+      if (pass) pass(part);
+      else bytes.push(...part);
+    }
     return bytes;
   }
   const number = (bytes) => bytes.reduce((value, byte) => value * 256 + byte, 0); // exact up to 2^53
-  function* answer() { // the head behind the interim ones (M24)
-    for (let interim = 0, size = 0; interim <= 8; interim++) {
-      let head = '';
-      while (!/\n\r?\n$/.test(head.slice(-3))) {
-        head += String.fromCharCode(...yield* take(1));
-        if (!'HTTP/1.'.startsWith(head.slice(0, 7))) throw unlike('the answer is not HTTP/1');
-        if (++size > HEADS_MAX) throw unlike('the heads of the answer are too long');
-      }
+  function* answer() { // gives the status and the fields behind the interim answers (M24)
+    for (let head = '', size = 1, interim = 0; ; size++) {
+      head += String.fromCharCode(...yield* take(1));
+      if (!'HTTP/1.'.startsWith(head.slice(0, 7))) throw unlike('the answer is not HTTP/1');
+      if (size > HEADS_MAX || interim > 8) throw unlike('the heads of the answer are too long or too many');
+      if (!/\n\r?\n$/.test(head.slice(-3))) continue;
       const [, status, fields] = HEAD.exec(head) ?? [];
       if (!status) throw unlike('a line of the answer is malformed, or has a control character');
-      if (status > 199 || status === '101') return judge(Number(status), fields);
+      if (status > 199 || status === '101') return [Number(status), fields];
+      if (++interim > 8) throw unlike('the answer has too many interim answers');
+      head = '';
     }
-    throw unlike('the answer has too many interim answers');
   }
   function* frameHead() { // with the body, if it is a control frame
     left = Infinity; // for the head itself stands in no frame
     const [first, second] = yield* take(2), fin = first > 127, opcode = first & 15, control = opcode > 7;
-    if (first & 112 || ![0, 1, 2, 8, 9, 10].includes(opcode)) throw malformed('a frame has a reserved bit');
-    if (second > 127) throw malformed('a frame of the server is masked');
-    if (control ? !fin || second > 125 : inMessage === (opcode > 0)) throw malformed('a frame has no place');
+    const legal = control ? fin && second < 126 : second < 128 && inMessage === (opcode === 0);
+    if (!legal || !/^([0-2]|8|9|10)$/.test(first & 127)) throw malformed(`a frame began ${first} ${second}`);
     if (opcode === 1) throw malformed('a message is text', 1003);
     const [size, least] = { 126: [2, 126], 127: [8, 65_536] }[second] ?? [0, 0];
     const long = yield* take(size), length = size ? number(long) : second;
-    if (length < least || (size === 8 && long[0] > 127)) throw malformed('a length is not in its shortest form');
-    const body = Buffer.from(control ? yield* take(length) : []);
+    if (length < least || (size === 8 && long[0] > 127)) throw malformed('a frame has a wrong length');
+    const body = Buffer.from(control ? yield* take(length) : []), text = body.subarray(2);
     [left, inMessage] = control ? [0, inMessage] : [length, !fin];
     if (opcode === 9) due.set(10, () => link.send(body, 10));
     if (opcode !== 8) return;
     closeCode = length ? number(body.subarray(0, 2)) : null;
-    if (length === 1 || !/^(null|100[0-37-9]|101[0-4]|[34]\d\d\d)$/.test(closeCode)) {
-      throw malformed('a Close has a code that may not be sent');
-    }
-    if (!Buffer.from(body.toString('utf8', 2)).equals(body.subarray(2))) throw malformed('a Close is not UTF-8');
+    const valid = length !== 1 && /^(null|100[0-37-9]|101[0-4]|[34]\d\d\d)$/.test(closeCode);
+    if (!valid || !Buffer.from(`${text}`).equals(text)) throw malformed('a Close has a wrong code or text');
     ended();
   }
   function* varint(known = []) {
@@ -159,41 +146,25 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     return [number([bytes[0] & 63, ...bytes.slice(1)]), bytes.length];
   }
   function* stream() {
-    if (judge) yield* answer();
+    if (judge) judge(...yield* answer());
     if (judge) begin();
-    while (plain) pass(yield Infinity);
+    if (plain) yield* take(Infinity, pass);
     if (judge && carrier === 'websocket') left = 0;
     for (let first = true; ; first = false) {
       const [type, size] = yield* varint(first ? MARK : []);
+      if (size > 1 && type < 2 ** (4 * size - 2)) throw malformed(`a capsule type has ${size} bytes`);
       const data = type === DATA || type === FINAL_DATA, control = type === PING || type === PONG;
-      if (size > 1 && type < 2 ** (4 * size - 2)) throw malformed('a capsule type is not in its shortest form');
-      if (first && !data && !control) throw malformed('the first capsule is of an unknown type');
-      if (inFinal && data) throw malformed('there is data behind FINAL_DATA');
-      let [rest] = yield* varint();
-      if (control ? rest !== 8 : !data && rest > 65_536) throw malformed('a capsule has a wrong length');
-      const value = control ? yield* take(8) : [];
-      for (let part; rest && !control; rest -= part.length) {
-        part = yield* some(rest);
-        if (data) pass(part);
-      }
+      const [length] = yield* varint(), legal = data ? !inFinal : !first && length <= 65_536;
+      if (control ? length !== 8 : !legal) throw malformed(`a stray capsule, type ${type}, length ${length}`);
+      const value = yield* control ? take(8) : take(length, data ? pass : () => {});
       if (type === FINAL_DATA) final();
-      if (type === PONG) confirmed ||= number(value) >= finalPing && number(value) <= pings;
-      if (type !== PING) continue;
-      asked = inFinal;
-      due.set(PONG, () => send(PONG, value));
+      if (type === PONG) confirmed ||= Number(value.join('')) >= finalPing && Number(value.join('')) <= pings;
+      if (type === PING) due.set(PONG, () => send(PONG, value));
+      asked ||= type === PING && inFinal;
     }
   }
-  const pass = (bytes) => dropping || reader.enqueue(new Uint8Array(bytes)); // the application may transfer it
-  const final = () => {
-    inFinal = true;
-    deadline = Infinity;
-    if (!dropping) reader.close();
-  };
-  const begin = () => {
-    isOpen = true;
-    [lastSent, deadline] = [Date.now(), Infinity];
-    open({ readable, writable, closed, carrier });
-  };
+  const parser = stream();
+  let wanted = parser.next().value;
   const receive = (bytes) => {
     try {
       if (typeof bytes === 'string') throw malformed('a message is text', 1003);
@@ -207,49 +178,50 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     }
     react();
   };
+  const pass = (bytes) => dropping || reader.enqueue(new Uint8Array(bytes)); // a copy: it may be transferred
+  const final = () => {
+    [inFinal, deadline] = [true, Infinity];
+    if (!dropping) reader.close();
+  };
 
+  // ---- What is sent, and the ends
   const send = (type, value) => {
     lastSent = Date.now();
-    link.send(plain ? value.slice() : capsule(type, value)); // a copy: the buffer may be used again
+    link.send(plain ? value.slice() : capsule(type, value)); // a copy, for the buffer may be used again
   };
-  const ping = () => {
-    pings++;
-    send(PING, [0, 0, 0, 0, pings >> 24, pings >> 16, pings >> 8, pings]);
-  };
+  const ping = () => send(PING, [...String(++pings)]); // eight digits, one a byte
   const beat = setInterval(() => {
-    if (Date.now() >= deadline) end(new PreflightError('timeout', late));
+    if (Date.now() >= deadline) end(new PreflightError('timeout', isOpen ? 'the peer did not end its stream'
+      : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
     else if (isOpen && !plain && !link.blocked() && Date.now() - lastSent >= pingInterval) ping();
   }, Math.min(timeout, pingInterval, 5_000) / 10);
   beat.unref?.(); // the socket keeps Node alive, not the timer
-
+  const begin = () => {
+    [isOpen, lastSent, deadline] = [true, Date.now(), Infinity];
+    open({ readable, writable, closed, carrier });
+  };
   const end = (error, now = false) => {
     if (over) return;
-    over = true;
+    [over, fault] = [true, error];
     clearInterval(beat);
-    signal.removeEventListener('abort', aborted);
-    if (error) {
-      fault = error;
-      // What came before the error is read first (M41), unless the application itself gives up.
-      if (now || (!inFinal && !reader.desiredSize)) reader.error(error);
-      for (const tell of [refuse, reject, (reason) => writer.error(reason)]) tell(error);
-    }
+    // What came before the error is read first (M41), unless the application itself gives up.
+    if (error && (now || (!inFinal && !reader.desiredSize))) reader.error(error);
+    if (error) for (const tell of [refuse, reject, (reason) => writer.error(reason)]) tell(error);
     resolve({ confirmed });
-    if (!isOpen || (plain && error)) link.drop(isOpen);
-    else if (!plain) link.close(closeCode); // the plain one ends by itself
+    link.close(closeCode, isOpen, error);
     wake();
   };
-  const abort = (reason) => end(reason || new DOMException('preflight: the tunnel was aborted', 'AbortError'), true);
-  const aborted = () => abort(signal.reason);
-  const ended = (cause) => {
+  const abort = (reason) => end(reason || new DOMException('preflight: aborted', 'AbortError'), true);
+  const ended = (cause) => { // the transport, or the WebSocket
     const at = cause ? ` (${cause.code})` : '';
-    const [reason, what] = !link.sent ? ['unreachable', `no connection to ${host}${at}; check name, port, certificate`]
-      : !isOpen ? ['handshake', `${host} ended the connection${at} before its answer was complete`]
-        : cause ? ['reset', `the connection was lost${at}: the peer, or a proxy, broke it off`]
-          : inFinal ? ['closed', 'the peer ended the connection, so it reads no more']
-            : ['truncated', 'the connection ended before the stream did'];
+    const [reason, what] = !isOpen ? link.sent
+      ? ['handshake', `${host} ended the connection${at} before its answer was complete; check the proxies`]
+      : ['unreachable', `no connection to ${host}${at}; check name, port and certificate`]
+      : cause ? ['reset', `the connection was lost${at}: the peer, or a proxy, broke it off`]
+        : inFinal ? ['closed', 'the peer ended the connection, so it reads no more']
+          : ['truncated', 'the connection ended before the stream did'];
     if (plain && reason === 'truncated') final();
-    else if (inFinal && outFinal && !cause) end();
-    else end(new PreflightError(reason, what, { cause }));
+    else end(inFinal && outFinal && !cause ? undefined : new PreflightError(reason, what, { cause }));
     react();
   };
   const react = () => { // does what has become possible or due
@@ -258,21 +230,14 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     if (!link.blocked()) { // else reading goes on all the same (M39)
       for (const answer of due.values()) answer();
       due.clear();
-      wake();
     }
     const done = inFinal && outFinal && (plain || confirmed);
     if (done) resolve({ confirmed });
     if (done && (plain || (asked && !due.size))) end(); // the peer knows as well (M45)
-    else if (done || (dropping && outFinal)) {
-      late = 'the peer has not ended its stream, which nobody reads; the connection was given up';
-      deadline = Math.min(deadline, Date.now() + (done ? LINGER : GIVE_UP));
-    }
+    else if (done) deadline = Math.min(deadline, Date.now() + LINGER);
+    else if (dropping && outFinal && !inFinal) deadline = Math.min(deadline, Date.now() + GIVE_UP);
   };
 
-  const sleep = (go) => {
-    wake = go;
-    link.poll?.(go);
-  };
   const readable = new ReadableStream({
     start: (controller) => { reader = controller; },
     pull: () => (fault ? reader.error(fault) : react()), // the application has read all that came
@@ -284,31 +249,27 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   const writable = new WritableStream({
     start: (controller) => { writer = controller; },
     async write(chunk) {
-      const { buffer = chunk, byteOffset, byteLength } = chunk;
-      if (byteLength === undefined) abort(new TypeError('preflight: not bytes; encode text with TextEncoder'));
+      const { buffer = chunk, byteOffset, byteLength } = chunk ?? {};
+      if (byteLength === undefined) abort(new TypeError('preflight: not bytes; use TextEncoder for text'));
       const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX) {
+      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX, react()) {
         send(DATA, bytes.subarray(i, i + CAPSULE_MAX));
-        while (link.blocked() && !over) await new Promise(sleep);
-        react();
+        while (link.blocked() && !over) await new Promise((go) => link.room(wake = go));
       }
       if (over) throw fault;
     },
     async close() {
       if (plain) await link.end();
-      else {
-        send(FINAL_DATA, []);
-        ping(); // its PONG says that the peer has read everything (M44)
-        finalPing = pings;
-      }
+      else send(FINAL_DATA, []);
+      finalPing = pings + 1;
+      if (!plain) ping(); // its PONG says that the peer has read everything (M44)
       outFinal = true;
       react();
     },
   });
-  const parser = stream();
-  let wanted = parser.next().value;
-  closed.catch(() => {}); // who does not look at it is told by the streams
+  const aborted = () => abort(signal.reason), forget = () => signal.removeEventListener('abort', aborted);
   signal.addEventListener('abort', aborted);
+  closed.then(forget, forget);
   // Later, because Node 20 fails if the controller is used while it signals.
   writer.signal.addEventListener('abort', () => queueMicrotask(() => abort(writer.signal.reason)));
   return { opened, begin, receive, react, ended, end };
@@ -325,13 +286,10 @@ function openInBrowser(request) {
       + 'a page of https needs wss, and its policy must allow the host');
   }
   const tunnel = tunnelOver({
-    sent: true,
-    // Behind the end bufferedAmount does not fall any more.
-    blocked: () => socket.readyState === 1 && socket.bufferedAmount >= QUEUE_MAX,
-    poll: (go) => setTimeout(go, 5), // for no event says that bufferedAmount has fallen
+    blocked: () => socket.bufferedAmount >= QUEUE_MAX,
+    room: (go) => setTimeout(go, 5), // for no event says that bufferedAmount has fallen
     send: (bytes) => socket.send(bytes),
     close: (code) => socket.close(code === 1000 ? code : code + 3000), // a page may not send 1002
-    drop: () => socket.close(),
   }, 'websocket', request);
   socket.binaryType = 'arraybuffer';
   socket.onmessage = ({ data }) => tunnel.receive(typeof data === 'string' ? data : new Uint8Array(data));
@@ -349,79 +307,78 @@ function openInBrowser(request) {
 
 // ---- Node: the request and its answer (sections 2, 4 and 7)
 // Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68).
-function judge(status, text, { host, protocol }, carrier, accept) {
+function judge(status, fields, { host, protocol }, carrier, accept) {
   // No byte above ASCII has a meaning, and trim() takes one of them for a space.
-  const lines = text.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ').split(/\r?\n/);
-  const all = (name) => lines.filter((line) => line.toLowerCase().startsWith(`${name}:`))
-    .map((line) => line.slice(name.length + 1).trim());
-  const list = (name) => all(name).join().split(',').map((member) => member.trim()).filter(Boolean);
-  const has = (name) => all(name).length > 0, is = (name, value) => all(name).join() === value;
-  const code = has('preflight-refusal') ? all('preflight-refusal').join() : undefined; // the receipt
+  const text = fields.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ');
+  const field = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, value]) => value.trim())
+    .reduce((all, value) => (all === undefined ? value : `${all},${value}`), undefined);
+  const list = (name) => field(name)?.split(',').map((member) => member.trim()).filter(Boolean) ?? [];
+  const code = field('preflight-refusal'); // the receipt
   if (status !== 101) {
     const falls = code === undefined ? /^(200|3..|40[03456]|426|501|505)$/.test(status)
       : /^(400|405|426) (no-upgrade|no-connection|carrier)$/.test(`${status} ${code}`);
-    const cause = code === undefined
-      ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
-      : `${code.slice(0, 64)}: ${CAUSES[code] ?? 'see the log of the server'}`;
-    const what = `${host} refused the carrier ${carrier} with status ${status}: ${cause}`;
-    throw new RefusalError('refused', what, { status, code, carriers: list('preflight-carriers'), falls });
+    throw new RefusalError('refused', `${host} refused the carrier ${carrier} with status ${status}: ${
+      code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
+        : `${code.slice(0, 64)}: ${CAUSES[code] ?? 'see the log of the server'}`}`,
+    { status, code, carriers: list('preflight-carriers'), falls });
   }
-  const token = carrier === 'websocket' ? carrier : protocol;
-  const named = has('preflight-protocol') ? all('preflight-protocol').join().toLowerCase() : undefined;
+  const token = carrier === 'websocket' ? carrier : protocol, named = protocol === 'tcp' ? undefined : protocol;
   for (const [on, valid, what, falls] of [
-    ['', list('upgrade').join().toLowerCase() === token, `Upgrade does not name ${token} alone`, code === undefined],
+    ['', list('upgrade').join().toLowerCase() === token, `Upgrade is not ${token} alone`, code === undefined],
     ['', /(^|,)upgrade(,|$)/i.test(list('connection')), 'Connection does not list upgrade'],
-    ['', !has('preflight-tunnel'), 'it begins TLS inside, unasked'],
-    ['upgrade', !has('preflight-framing'), 'it frames, unasked'],
+    ['', field('preflight-tunnel') === undefined, 'it begins TLS inside, unasked'],
+    ['upgrade', field('preflight-framing') === undefined, 'it frames, unasked'],
     ['framed', /^capsule(,capsule)*$/.test(list('preflight-framing')), 'it does not confirm the framing'],
-    ['websocket', is('sec-websocket-accept', accept), 'Sec-WebSocket-Accept is wrong'],
-    ['websocket', is('sec-websocket-protocol', 'preflight.v1'), 'the subprotocol is wrong'],
-    ['websocket', is('sec-websocket-extensions', ''), 'it has an extension, unasked'],
-    ['websocket', named === (protocol === 'tcp' ? undefined : protocol), 'Preflight-Protocol is wrong'],
+    ['websocket', field('sec-websocket-accept') === accept, 'Sec-WebSocket-Accept is wrong'],
+    ['websocket', field('sec-websocket-protocol') === 'preflight.v1', 'the subprotocol is wrong'],
+    ['websocket', !field('sec-websocket-extensions'), 'it has an extension, unasked'],
+    ['websocket', field('preflight-protocol')?.toLowerCase() === named, 'Preflight-Protocol is wrong'],
   ]) if (!valid && (!on || on === carrier)) throw unlike(`${host} answered 101, but ${what}`, { falls });
 }
 
 async function openInNode(request) {
   const { host, path, place, secure, tls, names, protocol, fields, signal } = request;
-  const name = secure ? 'node:tls' : 'node:net'; // in a variable, so that bundlers for browsers do not follow it
+  const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
   const { default: { connect: dial } } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
   for (let { carriers } = request; ; carriers = carriers.slice(1)) {
     const [carrier] = carriers, websocket = carrier === 'websocket';
     const key = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('base64');
-    const hash = await crypto.subtle.digest('SHA-1', Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`));
+    const salted = Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`); // RFC 6455, section 4.2.2
+    const accept = Buffer.from(await crypto.subtle.digest('SHA-1', salted)).toString('base64');
     signal.throwIfAborted();
-    const own = [['Host', host], ['Connection', 'Upgrade'], ['Upgrade', websocket ? carrier : protocol]];
-    own.push(['Preflight-Carriers', carriers.join(', ')]);
-    if (carrier !== 'upgrade') own.push(['Preflight-Framing', 'capsule']);
-    if (websocket) own.push(['Sec-WebSocket-Version', 13], ['Sec-WebSocket-Key', key]);
-    if (websocket) own.push(['Sec-WebSocket-Protocol', names.join(', ')]);
-    if (websocket && protocol !== 'tcp') own.push(['Preflight-Protocol', protocol]);
-    const lines = [...own, ...fields].map((field) => `${field.join(': ')}\r\n`).join('');
-    const socket = dial({ ...tls, ...place, allowHalfOpen: true, noDelay: true, ALPNProtocols: ['http/1.1'] });
+    const own = { Host: host, Connection: 'Upgrade', Upgrade: websocket ? carrier : protocol,
+      'Preflight-Carriers': carriers.join(', ') };
+    if (carrier !== 'upgrade') own['Preflight-Framing'] = 'capsule';
+    if (websocket && protocol !== 'tcp') own['Preflight-Protocol'] = protocol;
+    if (websocket) Object.assign(own, { 'Sec-WebSocket-Version': 13, 'Sec-WebSocket-Key': key,
+      'Sec-WebSocket-Protocol': names.join(', ') });
+    const lines = [...Object.entries(own), ...fields].map((field) => `${field.join(': ')}\r\n`).join('');
+    const forced = { allowHalfOpen: true, noDelay: true, ALPNProtocols: ['http/1.1'] }; // M1
+    const socket = dial({ ...tls, ...place, ...forced });
     const link = {
       send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
       blocked: () => socket.writableNeedDrain,
+      room: (go) => socket.once('drain', go),
       flow: (on) => (on ? socket.resume() : socket.pause()),
       end: () => new Promise((done, fail) => { socket.end((error) => (error ? fail(error) : done())); }),
-      close(code) {
+      close(code, isOpen, error) {
+        if (!isOpen || (secure && error && carrier === 'upgrade')) return socket.destroy();
+        // The plain upgrade has no other sign for an early end than a reset. Else it has ended by itself.
+        if (carrier === 'upgrade') return error && socket.resetAndDestroy();
         if (websocket) link.send(Buffer.from(code === null ? [] : [code >> 8, code & 255]), 8);
         socket.end();
         socket.resume(); // what comes is read, but not interpreted (M47)
-        setTimeout(() => socket.destroy(), LINGER).unref();
+        return setTimeout(() => socket.destroy(), LINGER).unref();
       },
-      // The plain upgrade has no other sign for an early end than a reset.
-      drop: (hard) => (hard && !secure ? socket.resetAndDestroy() : socket.destroy()),
     };
-    const accept = Buffer.from(hash).toString('base64');
     const tunnel = tunnelOver(link, carrier, request, (...head) => judge(...head, request, carrier, accept));
     socket.once(secure ? 'secureConnect' : 'connect', () => {
       link.sent = true;
       socket.write(`GET ${path} HTTP/1.1\r\n${lines}\r\n`, 'latin1');
     }).on('data', tunnel.receive).on('drain', tunnel.react).on('end', tunnel.ended).on('error', tunnel.ended);
-    try {
-      return await tunnel.opened;
-    } catch (error) {
+    const opened = await tunnel.opened.catch((error) => {
       if (!error?.falls || carriers.length === 1) throw error;
-    }
+    });
+    if (opened) return opened;
   }
 }
