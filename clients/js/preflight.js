@@ -56,8 +56,9 @@ export async function connect(url, options = {}) {
   ]) if (fault) throw new Kind(`preflight: ${what}`);
   signal.throwIfAborted();
   const place = { host: hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  return (inNode ? openInNode : openInBrowser)({ host, path: pathname + search, place, secure, tls, names,
-    carriers: [...new Set(carriers)], protocol, fields, signal, timeout, start: Date.now(), pingInterval });
+  const request = { host, place, path: pathname + search, secure, tls, names, protocol, fields, signal, timeout };
+  return (inNode ? openInNode : openInBrowser)({ ...request, carriers: [...new Set(carriers)], pingInterval,
+    start: performance.now() });
 }
 
 function capsule(type, value) {
@@ -77,11 +78,10 @@ function frame(opcode, body) { // in Node
   return bytes;
 }
 
-// The tunnel over a link { sent, send, blocked, room, flow, end, close }. With `judge`, which is given the answer,
-// the link has the bytes of the transport, as in Node; else it has the messages of a WebSocket.
+// The tunnel over a link { sent, send, blocked, room, flow, end, close }. In Node the link has the bytes of
+// the transport, and `judge` is given the head of the answer. In browsers it has the messages of a WebSocket.
 function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }, judge) {
-  const plain = carrier === 'upgrade';
-  const due = new Map(); // what answers the newest PING and the newest Ping (M39, M63)
+  const plain = carrier === 'upgrade', due = new Map(); // answers to the newest PING and Ping (M39, M63)
   let isOpen = false, over = false; // over: nothing that comes is interpreted any more
   let inFinal = false, outFinal = false, dropping = false; // dropping: the application reads no more
   let pings = 10_000_000, finalPing = Infinity, confirmed = false, asked = false; // by a PONG; by a PING
@@ -109,7 +109,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     for (let head = '', size = 1, interim = 0; ; size++) {
       head += String.fromCharCode(...yield* take(1));
       if (!'HTTP/1.'.startsWith(head.slice(0, 7))) throw unlike('the answer is not HTTP/1');
-      if (size > HEADS_MAX || interim > 8) throw unlike('the heads of the answer are too long or too many');
+      if (size > HEADS_MAX) throw unlike('the heads of the answer are too long');
       if (!/\n\r?\n$/.test(head.slice(-3))) continue;
       const [, status, fields] = HEAD.exec(head) ?? [];
       if (!status) throw unlike('a line of the answer is malformed, or has a control character');
@@ -186,18 +186,19 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
 
   // ---- What is sent, and the ends
   const send = (type, value) => {
-    lastSent = Date.now();
+    lastSent = performance.now();
     link.send(plain ? value.slice() : capsule(type, value)); // a copy, for the buffer may be used again
   };
   const ping = () => send(PING, [...String(++pings)]); // eight digits, one a byte
   const beat = setInterval(() => {
-    if (Date.now() >= deadline) end(new PreflightError('timeout', isOpen ? 'the peer did not end its stream'
-      : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
-    else if (isOpen && !plain && !link.blocked() && Date.now() - lastSent >= pingInterval) ping();
+    if (performance.now() >= deadline) {
+      end(new PreflightError('timeout', isOpen ? 'the peer has not ended its stream, which nobody reads'
+        : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
+    } else if (isOpen && !plain && !link.blocked() && performance.now() - lastSent >= pingInterval) ping();
   }, Math.min(timeout, pingInterval, 5_000) / 10);
   beat.unref?.(); // the socket keeps Node alive, not the timer
   const begin = () => {
-    [isOpen, lastSent, deadline] = [true, Date.now(), Infinity];
+    [isOpen, lastSent, deadline] = [true, performance.now(), Infinity];
     open({ readable, writable, closed, carrier });
   };
   const end = (error, now = false) => {
@@ -234,8 +235,8 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     const done = inFinal && outFinal && (plain || confirmed);
     if (done) resolve({ confirmed });
     if (done && (plain || (asked && !due.size))) end(); // the peer knows as well (M45)
-    else if (done) deadline = Math.min(deadline, Date.now() + LINGER);
-    else if (dropping && outFinal && !inFinal) deadline = Math.min(deadline, Date.now() + GIVE_UP);
+    else if (done) deadline = Math.min(deadline, performance.now() + LINGER);
+    else if (dropping && outFinal) deadline = Math.min(deadline, performance.now() + GIVE_UP);
   };
 
   const readable = new ReadableStream({
@@ -252,9 +253,10 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
       const { buffer = chunk, byteOffset, byteLength } = chunk ?? {};
       if (byteLength === undefined) abort(new TypeError('preflight: not bytes; use TextEncoder for text'));
       const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX, react()) {
+      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX) {
         send(DATA, bytes.subarray(i, i + CAPSULE_MAX));
         while (link.blocked() && !over) await new Promise((go) => link.room(wake = go));
+        react();
       }
       if (over) throw fault;
     },
@@ -310,8 +312,8 @@ function openInBrowser(request) {
 function judge(status, fields, { host, protocol }, carrier, accept) {
   // No byte above ASCII has a meaning, and trim() takes one of them for a space.
   const text = fields.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ');
-  const field = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, value]) => value.trim())
-    .reduce((all, value) => (all === undefined ? value : `${all},${value}`), undefined);
+  const field = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, all]) => all.trim())
+    .reduce((before, value) => (before === undefined ? value : `${before},${value}`), undefined);
   const list = (name) => field(name)?.split(',').map((member) => member.trim()).filter(Boolean) ?? [];
   const code = field('preflight-refusal'); // the receipt
   if (status !== 101) {
@@ -322,7 +324,8 @@ function judge(status, fields, { host, protocol }, carrier, accept) {
         : `${code.slice(0, 64)}: ${CAUSES[code] ?? 'see the log of the server'}`}`,
     { status, code, carriers: list('preflight-carriers'), falls });
   }
-  const token = carrier === 'websocket' ? carrier : protocol, named = protocol === 'tcp' ? undefined : protocol;
+  const token = carrier === 'websocket' ? carrier : protocol;
+  const named = protocol === 'tcp' ? undefined : protocol; // in the 101 (M52)
   for (const [on, valid, what, falls] of [
     ['', list('upgrade').join().toLowerCase() === token, `Upgrade is not ${token} alone`, code === undefined],
     ['', /(^|,)upgrade(,|$)/i.test(list('connection')), 'Connection does not list upgrade'],
@@ -337,7 +340,7 @@ function judge(status, fields, { host, protocol }, carrier, accept) {
 }
 
 async function openInNode(request) {
-  const { host, path, place, secure, tls, names, protocol, fields, signal } = request;
+  const { host, path, secure, tls, names, protocol, fields, signal } = request;
   const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
   const { default: { connect: dial } } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
   for (let { carriers } = request; ; carriers = carriers.slice(1)) {
@@ -353,8 +356,8 @@ async function openInNode(request) {
     if (websocket) Object.assign(own, { 'Sec-WebSocket-Version': 13, 'Sec-WebSocket-Key': key,
       'Sec-WebSocket-Protocol': names.join(', ') });
     const lines = [...Object.entries(own), ...fields].map((field) => `${field.join(': ')}\r\n`).join('');
-    const forced = { allowHalfOpen: true, noDelay: true, ALPNProtocols: ['http/1.1'] }; // M1
-    const socket = dial({ ...tls, ...place, ...forced });
+    const place = { ...request.place, allowHalfOpen: true, noDelay: true };
+    const socket = dial({ ...tls, ...place, ALPNProtocols: ['http/1.1'] }); // M1
     const link = {
       send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
       blocked: () => socket.writableNeedDrain,
@@ -362,9 +365,8 @@ async function openInNode(request) {
       flow: (on) => (on ? socket.resume() : socket.pause()),
       end: () => new Promise((done, fail) => { socket.end((error) => (error ? fail(error) : done())); }),
       close(code, isOpen, error) {
-        if (!isOpen || (secure && error && carrier === 'upgrade')) return socket.destroy();
-        // The plain upgrade has no other sign for an early end than a reset. Else it has ended by itself.
-        if (carrier === 'upgrade') return error && socket.resetAndDestroy();
+        const reset = isOpen && error && !secure; // the plain upgrade has no other sign for an early end
+        if (!isOpen || carrier === 'upgrade') return reset ? socket.resetAndDestroy() : socket.destroy();
         if (websocket) link.send(Buffer.from(code === null ? [] : [code >> 8, code & 255]), 8);
         socket.end();
         socket.resume(); // what comes is read, but not interpreted (M47)
