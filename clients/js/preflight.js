@@ -56,9 +56,9 @@ export async function connect(url, options = {}) {
   ]) if (fault) throw new Kind(`preflight: ${what}`);
   signal.throwIfAborted();
   const place = { host: hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  const request = { host, place, path: pathname + search, secure, tls, names, protocol, fields, signal, timeout };
-  return (inNode ? openInNode : openInBrowser)({ ...request, carriers: [...new Set(carriers)], pingInterval,
-    start: performance.now() });
+  const request = { host, place, path: pathname + search, secure, tls, names, protocol, fields, signal };
+  Object.assign(request, { carriers: [...new Set(carriers)], timeout, start: performance.now(), pingInterval });
+  return inNode ? openInNode(request) : openInBrowser(request);
 }
 
 function capsule(type, value) {
@@ -106,16 +106,17 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   }
   const number = (bytes) => bytes.reduce((value, byte) => value * 256 + byte, 0); // exact up to 2^53
   function* answer() { // gives the status and the fields behind the interim answers (M24)
-    for (let head = '', size = 1, interim = 0; ; size++) {
-      head += String.fromCharCode(...yield* take(1));
-      if (!'HTTP/1.'.startsWith(head.slice(0, 7))) throw unlike('the answer is not HTTP/1');
+    for (let head = [], size = 1, interim = 0; ; size++) {
+      head.push(...yield* take(1));
+      const begins = head.length > 7 || 'HTTP/1.'.startsWith(String.fromCharCode(...head));
+      if (!begins) throw unlike('the answer is not HTTP/1');
       if (size > HEADS_MAX) throw unlike('the heads of the answer are too long');
-      if (!/\n\r?\n$/.test(head.slice(-3))) continue;
-      const [, status, fields] = HEAD.exec(head) ?? [];
+      if (head.at(-1) !== 10 || !/\b10,(13,)?10$/.test(head.slice(-3))) continue; // no empty line yet
+      const [, status, fields] = HEAD.exec(Buffer.from(head).toString('latin1')) ?? [];
       if (!status) throw unlike('a line of the answer is malformed, or has a control character');
       if (status > 199 || status === '101') return [Number(status), fields];
       if (++interim > 8) throw unlike('the answer has too many interim answers');
-      head = '';
+      head = [];
     }
   }
   function* frameHead() { // with the body, if it is a control frame
