@@ -33,9 +33,9 @@ const malformed = (what, closeCode = 1002) => new PreflightError('malformed',
 /** Opens a tunnel; index.d.ts describes the options. */
 export async function connect(url, options = {}) {
   const inNode = globalThis.process?.versions?.node !== undefined;
-  const { carriers = inNode ? ['upgrade', 'websocket'] : ['websocket'], protocols = [], tls } = options;
-  const { protocol = 'tcp', headers = {}, timeout = 30_000, pingInterval = 20_000 } = options;
-  const { signal = new AbortController().signal } = options, names = ['preflight.v1', ...protocols];
+  const carriers = [...new Set(options.carriers ?? (inNode ? ['upgrade', 'websocket'] : ['websocket']))];
+  const { protocols = [], protocol = 'tcp', headers = {}, timeout = 30_000, pingInterval = 20_000 } = options;
+  const { tls, signal = new AbortController().signal } = options, names = ['preflight.v1', ...protocols];
   const fields = [...(headers[Symbol.iterator] ? headers : Object.entries(headers))];
   const wrong = fields.find(([name, text]) => !TOKEN.test(name) || RESERVED.test(name) || !VALUE.test(text));
   // The scheme decides how a URL is parsed, so it becomes one that URL knows.
@@ -56,9 +56,8 @@ export async function connect(url, options = {}) {
   ]) if (fault) throw new Kind(`preflight: ${what}`);
   signal.throwIfAborted();
   const place = { host: hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  const request = { host, place, path: pathname + search, secure, tls, names, protocol, fields, signal };
-  Object.assign(request, { carriers: [...new Set(carriers)], timeout, start: performance.now(), pingInterval });
-  return inNode ? openInNode(request) : openInBrowser(request);
+  return (inNode ? openInNode : openInBrowser)({ host, place, path: pathname + search, secure, tls, carriers,
+    names, protocol, fields, signal, timeout, start: performance.now(), pingInterval });
 }
 
 function capsule(type, value) {
@@ -83,11 +82,12 @@ function frame(opcode, body) { // in Node
 function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }, judge) {
   const plain = carrier === 'upgrade', due = new Map(); // answers to the newest PING and Ping (M39, M63)
   let isOpen = false, over = false; // over: nothing that comes is interpreted any more
-  let inFinal = false, outFinal = false, dropping = false; // dropping: the application reads no more
-  let pings = 10_000_000, finalPing = Infinity, confirmed = false, asked = false; // by a PONG; by a PING
+  let inFinal = false, outFinal = false, confirmed = false, asked = false; // by a PONG, a PING behind the end
+  let pings = 10_000_000, finalPing = Infinity; // eight digits, one a byte
   let left = Infinity, inMessage = false; // bytes of the frame; whether its message goes on
-  let open, refuse, resolve, reject, reader, writer, fault, lastSent, wake = () => {};
-  let deadline = start + timeout, closeCode = 1000;
+  let reader, writer; // the ends of the application; no reader: it has cancelled
+  let open, refuse, resolve, reject, fault, wake = () => {};
+  let lastSent, deadline = start + timeout, closeCode = 1000;
   const opened = new Promise((...both) => { [open, refuse] = both; });
   const closed = new Promise((...both) => { [resolve, reject] = both; });
 
@@ -179,10 +179,10 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     }
     react();
   };
-  const pass = (bytes) => dropping || reader.enqueue(new Uint8Array(bytes)); // a copy: it may be transferred
+  const pass = (bytes) => reader?.enqueue(new Uint8Array(bytes)); // a copy, for it may be transferred
   const final = () => {
     [inFinal, deadline] = [true, Infinity];
-    if (!dropping) reader.close();
+    reader?.close();
   };
 
   // ---- What is sent, and the ends
@@ -190,7 +190,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     lastSent = performance.now();
     link.send(plain ? value.slice() : capsule(type, value)); // a copy, for the buffer may be used again
   };
-  const ping = () => send(PING, [...String(++pings)]); // eight digits, one a byte
+  const ping = () => send(PING, [...String(++pings)]);
   const beat = setInterval(() => {
     if (performance.now() >= deadline) {
       end(new PreflightError('timeout', isOpen ? 'the peer has not ended its stream, which nobody reads'
@@ -207,7 +207,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     [over, fault] = [true, error];
     clearInterval(beat);
     // What came before the error is read first (M41), unless the application itself gives up.
-    if (error && (now || (!inFinal && !reader.desiredSize))) reader.error(error);
+    if (error && (now || (!inFinal && !reader?.desiredSize))) reader?.error(error);
     if (error) for (const tell of [refuse, reject, (reason) => writer.error(reason)]) tell(error);
     resolve({ confirmed });
     link.close(closeCode, isOpen, error);
@@ -228,7 +228,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   };
   const react = () => { // does what has become possible or due
     if (over || !isOpen) return;
-    link.flow?.(dropping || inFinal || reader.desiredSize > -QUEUE_MAX); // behind the end always (M43)
+    link.flow?.(!reader || inFinal || reader.desiredSize > -QUEUE_MAX); // behind the end always (M43)
     if (!link.blocked()) { // else reading goes on all the same (M39)
       for (const answer of due.values()) answer();
       due.clear();
@@ -237,14 +237,14 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     if (done) resolve({ confirmed });
     if (done && (plain || (asked && !due.size))) end(); // the peer knows as well (M45)
     else if (done) deadline = Math.min(deadline, performance.now() + LINGER);
-    else if (dropping && outFinal) deadline = Math.min(deadline, performance.now() + GIVE_UP);
+    else if (!reader && outFinal) deadline = Math.min(deadline, performance.now() + GIVE_UP);
   };
 
   const readable = new ReadableStream({
     start: (controller) => { reader = controller; },
     pull: () => (fault ? reader.error(fault) : react()), // the application has read all that came
     cancel() {
-      dropping = true;
+      reader = undefined;
       react();
     },
   }, { highWaterMark: 0, size: (part) => part.length });
@@ -350,13 +350,13 @@ async function openInNode(request) {
     const salted = Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`); // RFC 6455, section 4.2.2
     const accept = Buffer.from(await crypto.subtle.digest('SHA-1', salted)).toString('base64');
     signal.throwIfAborted();
-    const own = { Host: host, Connection: 'Upgrade', Upgrade: websocket ? carrier : protocol,
-      'Preflight-Carriers': carriers.join(', ') };
-    if (carrier !== 'upgrade') own['Preflight-Framing'] = 'capsule';
-    if (websocket && protocol !== 'tcp') own['Preflight-Protocol'] = protocol;
-    if (websocket) Object.assign(own, { 'Sec-WebSocket-Version': 13, 'Sec-WebSocket-Key': key,
-      'Sec-WebSocket-Protocol': names.join(', ') });
-    const lines = [...Object.entries(own), ...fields].map((field) => `${field.join(': ')}\r\n`).join('');
+    const lines = [`GET ${path} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
+    lines.push(`Upgrade: ${websocket ? carrier : protocol}`, `Preflight-Carriers: ${carriers.join(', ')}`);
+    if (carrier !== 'upgrade') lines.push('Preflight-Framing: capsule');
+    if (websocket) lines.push('Sec-WebSocket-Version: 13', `Sec-WebSocket-Key: ${key}`);
+    if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
+    if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
+    lines.push(...fields.map((field) => field.join(': ')), '\r\n');
     const place = { ...request.place, allowHalfOpen: true, noDelay: true };
     const socket = dial({ ...tls, ...place, ALPNProtocols: ['http/1.1'] }); // M1
     const link = {
@@ -377,7 +377,7 @@ async function openInNode(request) {
     const tunnel = tunnelOver(link, carrier, request, (...head) => judge(...head, request, carrier, accept));
     socket.once(secure ? 'secureConnect' : 'connect', () => {
       link.sent = true;
-      socket.write(`GET ${path} HTTP/1.1\r\n${lines}\r\n`, 'latin1');
+      socket.write(lines.join('\r\n'), 'latin1');
     }).on('data', tunnel.receive).on('drain', tunnel.react).on('end', tunnel.ended).on('error', tunnel.ended);
     const opened = await tunnel.opened.catch((error) => {
       if (!error?.falls || carriers.length === 1) throw error;
