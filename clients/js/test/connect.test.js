@@ -391,6 +391,17 @@ test('a server that does not answer is given up, without another carrier', async
   assert.ok(requests.length < 2);
 });
 
+test('the time for the answer does not bound the tunnel', async (t) => {
+  const { url } = await serve(t, async (peer) => {
+    for (let i = 0; i < 120; i++) await peer.until(PING); // each comes 10 ms behind the one before
+    peer.send(FINAL_DATA);
+    await peer.goodbye();
+  });
+  const tunnel = await connect(url, { carriers: ['framed'], timeout: 1000, pingInterval: 10 });
+  assert.ok((await read(tunnel.readable.getReader())).done);
+  await tunnel.writable.abort();
+});
+
 test('a refusal tells status, code and carriers, and nothing secret', async (t) => {
   const { url } = await serve(t, null, (request, socket) => {
     socket.end('HTTP/1.1 403 Forbidden\r\nPreflight-Refusal: authorize\r\n'
