@@ -3,13 +3,12 @@
 //
 //	mux.Handle("GET /preflight/", http.StripPrefix("/preflight", http.FileServerFS(js.Files)))
 //
-// A page imports the module preflight.js from there.
+// A page imports preflight.js from there.
 package js
 
 import "embed"
 
-// Files are the three modules that a browser loads. A page imports preflight.js, which imports
-// the other two from the same folder.
+// Files has the module preflight.js, which needs no other file.
 //
-//go:embed preflight.js browser.js tunnel.js
+//go:embed preflight.js
 var Files embed.FS

@@ -35,6 +35,8 @@ export class PreflightError extends Error {
     | 'reset' | 'closed';
   /** With malformed: the code of the Close that was sent. */
   readonly closeCode?: number;
+  /** With refused and handshake: whether this answer leads to the next carrier, if there is one. */
+  readonly falls?: boolean;
 }
 
 export class RefusalError extends PreflightError {

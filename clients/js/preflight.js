@@ -1,96 +1,387 @@
-// A client of spec/preflight.md for browsers and Node.
-import { open as openInBrowser } from './browser.js';
-import { PreflightError, RefusalError, Tunnel } from './tunnel.js';
-
-export { PreflightError, RefusalError };
-
-const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+// A client of spec/preflight.md for browsers and Node. M1 to M80 are the requirements of that document.
+const DATA = 0x2d70f100, FINAL_DATA = 0x2d70f101, PING = 0x2d70f104, PONG = 0x2d70f105;
+const MARK = [0xad, 0x70, 0xf1], CAPSULE_MAX = 32_768; // how each of them begins; bytes in one DATA (M31)
+const HEADS_MAX = 65_536, QUEUE_MAX = 65_536; // bytes of an answer (M24), and bytes that wait for somebody
+const LINGER = 2_000, GIVE_UP = 60_000; // ms for the end of the peer, and if nobody reads its stream (M45)
+const NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+", TEXT = '[\\t -~\\x80-\\xff]*', END = '\\r?\\n';
+const TOKEN = new RegExp(`^${NAME}$`), VALUE = new RegExp(`^${TEXT}$`);
+const FIELD = `${NAME}:${TEXT}${END}(?:[ \\t]${TEXT}${END})*`; // perhaps folded (M25)
+const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}((?:${FIELD})*)${END}$`);
 // The exchange sets these itself, or must not have them (M2, M4).
-const RESERVED = new RegExp('^(preflight-.*|sec-websocket-.*|host|connection|upgrade|content-length'
-  + '|transfer-encoding|trailer|expect)$', 'i');
+const RESERVED = new RegExp('^(preflight-.*|sec-websocket-.*|host|connection|upgrade|content-length|expect'
+  + '|trailer|transfer-encoding)$', 'i');
+const CAUSES = {
+  'no-upgrade': 'a proxy on the way has removed the Upgrade field; use another carrier',
+  'no-connection': 'a proxy on the way has removed Upgrade from Connection; use another carrier',
+  carrier: 'use a carrier that the server serves', protocol: 'see the option protocol',
+  origin: 'the server does not allow this Origin; do not send it, or have it allowed',
+  authorize: 'the application has refused; check the credentials and the path',
+  unavailable: 'the server is full or shutting down; try again later',
+};
 
+export class PreflightError extends Error {
+  constructor(reason, message, more) {
+    Object.assign(super(`preflight: ${message}`), { name: new.target.name, reason, ...more });
+  }
+}
+export class RefusalError extends PreflightError {}
+const unlike = (what, more) => new PreflightError('handshake',
+  `${what}; check the host and the port, and the proxies on the way`, more);
+const malformed = (what, closeCode = 1002) => new PreflightError('malformed',
+  `${what}: the peer, or a proxy before it, broke the protocol`, { closeCode });
+
+/** Opens a tunnel; index.d.ts describes the options. */
 export async function connect(url, options = {}) {
-  const { signal, timeout = 30_000, pingInterval = 20_000 } = options;
   const inNode = globalThis.process?.versions?.node !== undefined;
-  signal?.throwIfAborted();
-  const target = parse(url), request = check(options, inNode);
-  milliseconds({ timeout, pingInterval });
-  const open = inNode ? await load('./node.js') : openInBrowser;
-  const stop = new AbortController();
-  const abort = () => stop.abort(signal.reason);
-  signal?.addEventListener('abort', abort);
-  if (signal?.aborted) abort();
-  const timer = setTimeout(() => stop.abort(new PreflightError('timeout',
-    `no answer of ${target.host} in ${timeout} ms: it, or a proxy, is slow or silent`)), timeout);
-  const forget = () => signal?.removeEventListener('abort', abort);
-  try {
-    const { link, carrier } = await open(target, request, stop.signal);
-    const { readable, writable, closed } = new Tunnel(link, carrier, stop.signal, pingInterval);
-    closed.then(forget, forget);
-    return { readable, writable, closed, carrier };
-  } catch (error) {
-    forget();
-    throw error;
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-// A name in a variable keeps bundlers for browsers from following the import.
-const load = async (name) => (await import(/* webpackIgnore: true */ /* @vite-ignore */ name)).open;
-
-function parse(url) {
-  let parsed; // The scheme decides how a URL is parsed, so it becomes one that URL knows.
-  try {
-    parsed = new URL(String(url).replace(/^(?:ws|tcp)(s?):/i, 'http$1:'));
-  } catch { /* The error would hold the URL, whose query may be secret. */ }
-  if (!/^https?:$/.test(parsed?.protocol)) {
-    throw new TypeError('preflight: the URL does not begin with ws, wss, http, https, tcp or tcps');
-  }
-  if (parsed.username || parsed.password) {
-    throw new TypeError('preflight: the URL holds credentials; send them in headers or protocols');
-  }
-  const { host, hostname, pathname, search } = parsed, secure = parsed.protocol === 'https:';
-  const port = Number(parsed.port) || (secure ? 443 : 80), path = pathname + search;
-  return { secure, host, hostname: hostname.replace(/^\[|\]$/g, ''), port, path };
-}
-
-function check(options, inNode) {
-  const { carriers = inNode ? ['upgrade', 'websocket'] : ['websocket'] } = options;
-  const { protocols = [], protocol = 'tcp', headers = {}, tls = {} } = options;
-  const known = [...new Set(carriers)];
-  if (!known.length || known.some((name) => !['upgrade', 'framed', 'websocket'].includes(name))) {
-    throw new TypeError('preflight: carriers is a list of upgrade, framed and websocket');
-  }
-  const possible = known.filter((name) => inNode || name === 'websocket');
-  if (!possible.length) throw new TypeError('preflight: browsers have the carrier websocket alone');
-  if (new Set(protocols).size < protocols.length || protocols.includes('preflight.v1')
-    || !protocols.every((name) => TOKEN.test(name))) {
-    throw new TypeError('preflight: each of protocols is a token, once, beside preflight.v1');
-  }
-  if (!/^[a-z0-9!#$%&'*+.^_`|~-]+$/.test(protocol) || protocol === 'websocket') {
-    throw new TypeError('preflight: protocol is one token in lower case, such as tcp');
-  }
+  const carriers = [...new Set(options.carriers ?? (inNode ? ['upgrade', 'websocket'] : ['websocket']))];
+  const { protocols = [], protocol = 'tcp', headers = {}, timeout = 30_000, pingInterval = 20_000 } = options;
+  const { tls, signal = new AbortController().signal } = options, names = ['preflight.v1', ...protocols];
   const fields = [...(headers[Symbol.iterator] ? headers : Object.entries(headers))];
-  for (const [name, value] of fields) {
-    if (!TOKEN.test(name) || RESERVED.test(name)) {
-      throw new TypeError(`preflight: the header ${JSON.stringify(name)} cannot be set`);
-    }
-    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
-      throw new TypeError(`preflight: the value of the header ${name} has a control character`);
-    }
-  }
-  if (!inNode && (fields.length || protocol !== 'tcp')) {
-    throw new TypeError('preflight: browsers cannot send headers or another protocol than tcp; '
-      + 'put a credential into protocols');
-  }
-  return { carriers: possible, protocols, protocol, fields, tls };
+  const wrong = fields.find(([name, text]) => !TOKEN.test(name) || RESERVED.test(name) || !VALUE.test(text));
+  // The scheme decides how a URL is parsed, so it becomes one that URL knows.
+  const text = String(url).replace(/^(?:ws|tcp)(s?):/i, 'http$1:');
+  const target = URL.canParse(text) ? new URL(text) : {}; // an error of URL would hold a secret query
+  const { protocol: scheme, host, hostname, pathname, search } = target, secure = scheme === 'https:';
+  for (const [fault, what, Kind = TypeError] of [
+    [!/^https?:$/.test(scheme), 'the URL does not begin with ws, wss, http, https, tcp or tcps'],
+    [target.username || target.password, 'the URL holds credentials; send them in headers or protocols'],
+    [!/^((^|,)(upgrade|framed|websocket))+$/.test(carriers), 'carriers lists upgrade, framed, websocket'],
+    [names.some((name, i) => !TOKEN.test(name) || names.indexOf(name) < i), 'protocols are different tokens'],
+    [!TOKEN.test(protocol) || /[A-Z]|^websocket$/.test(protocol), 'protocol is a token in lower case'],
+    [wrong, `the header ${JSON.stringify(wrong?.[0])} cannot be set, or its value has a control character`],
+    [!inNode && (!carriers.includes('websocket') || fields.length || protocol !== 'tcp'), 'browsers have the '
+      + 'carrier websocket and the protocol tcp alone, and no headers; put a credential into protocols'],
+    [![timeout, pingInterval].every((ms) => ms >= 1 && ms < 2 ** 31),
+      'timeout and pingInterval are milliseconds from 1 to 2^31', RangeError],
+  ]) if (fault) throw new Kind(`preflight: ${what}`);
+  signal.throwIfAborted();
+  const place = { host: hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
+  return (inNode ? openInNode : openInBrowser)({ host, place, path: pathname + search, secure, tls, carriers,
+    names, protocol, fields, signal, timeout, start: performance.now(), pingInterval });
 }
 
-function milliseconds(options) {
-  for (const [name, value] of Object.entries(options)) {
-    if (!(value >= 1 && value < 2 ** 31)) {
-      throw new RangeError(`preflight: ${name} is a number of milliseconds from 1 to 2^31`);
+function capsule(type, value) {
+  const n = value.length;
+  const length = n < 64 ? [n] : n < 16_384 ? [64 | n >> 8, n & 255] : [128, 0, n >> 8, n & 255];
+  const bytes = new Uint8Array(4 + length.length + n);
+  bytes.set([...MARK, type & 255, ...length]);
+  bytes.set(value, 4 + length.length);
+  return bytes;
+}
+
+function frame(opcode, body) { // in Node
+  const n = body.length, key = crypto.getRandomValues(new Uint8Array(4)); // M80
+  const head = [128 | opcode, ...(n < 126 ? [128 | n] : [254, n >> 8, n & 255]), ...key];
+  const bytes = Buffer.concat([Buffer.from(head), body]);
+  for (let i = 0; i < n; i++) bytes[head.length + i] ^= key[i & 3];
+  return bytes;
+}
+
+// The tunnel over a link { sent, send, blocked, room, flow, end, close }. In Node the link has the bytes of
+// the transport, and `judge` is given the head of the answer. In browsers it has the messages of a WebSocket.
+function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }, judge) {
+  const plain = carrier === 'upgrade', due = new Map(); // answers to the newest PING and Ping (M39, M63)
+  let isOpen = false, over = false; // over: nothing that comes is interpreted any more
+  let inFinal = false, outFinal = false, confirmed = false, asked = false; // by a PONG, a PING behind the end
+  let pings = 10_000_000, finalPing = Infinity; // eight digits, one a byte
+  let left = Infinity, inMessage = false; // bytes of the frame; whether its message goes on
+  let reader, writer; // the ends of the application; no reader: it has cancelled
+  let open, refuse, resolve, reject, fault, wake = () => {};
+  let lastSent, deadline = start + timeout, closeCode = 1000;
+  const opened = new Promise((...both) => { [open, refuse] = both; });
+  const closed = new Promise((...both) => { [resolve, reject] = both; });
+
+  // ---- What comes (sections 4 to 6). A parser yields how many bytes it can take, and is given at least one.
+  // They are kept, or passed on as they come: no length that the peer declares reserves memory (M79).
+  function* take(count, pass) {
+    const bytes = [];
+    for (let part; count; count -= part.length) {
+      while (left === 0) yield* frameHead();
+      part = yield Math.min(count, left);
+      left -= part.length;
+      if (pass) pass(part);
+      else bytes.push(...part);
     }
+    return bytes;
+  }
+  const number = (bytes) => bytes.reduce((value, byte) => value * 256 + byte, 0); // exact up to 2^53
+  function* answer() { // gives the status and the fields behind the interim answers (M24)
+    for (let head = [], size = 1, interim = 0; ; size++) {
+      head.push(...yield* take(1));
+      const begins = head.length > 7 || 'HTTP/1.'.startsWith(String.fromCharCode(...head));
+      if (!begins) throw unlike('the answer is not HTTP/1');
+      if (size > HEADS_MAX) throw unlike('the heads of the answer are too long');
+      if (head.at(-1) !== 10 || !/\b10,(13,)?10$/.test(head.slice(-3))) continue; // no empty line yet
+      const [, status, fields] = HEAD.exec(Buffer.from(head).toString('latin1')) ?? [];
+      if (!status) throw unlike('a line of the answer is malformed, or has a control character');
+      if (status > 199 || status === '101') return [Number(status), fields];
+      if (++interim > 8) throw unlike('the answer has too many interim answers');
+      head = [];
+    }
+  }
+  function* frameHead() { // with the body, if it is a control frame
+    left = Infinity; // for the head itself stands in no frame
+    const [first, second] = yield* take(2), fin = first > 127, opcode = first & 15, control = opcode > 7;
+    const legal = control ? fin && second < 126 : second < 128 && inMessage === (opcode === 0);
+    if (!legal || !/^([0-2]|8|9|10)$/.test(first & 127)) throw malformed(`a frame began ${first} ${second}`);
+    if (opcode === 1) throw malformed('a message is text', 1003);
+    const [size, least] = { 126: [2, 126], 127: [8, 65_536] }[second] ?? [0, 0];
+    const long = yield* take(size), length = size ? number(long) : second;
+    if (length < least || (size === 8 && long[0] > 127)) throw malformed('a frame has a wrong length');
+    const body = Buffer.from(control ? yield* take(length) : []), text = body.subarray(2);
+    [left, inMessage] = control ? [0, inMessage] : [length, !fin];
+    if (opcode === 9) due.set(10, () => link.send(body, 10));
+    if (opcode !== 8) return;
+    closeCode = length ? number(body.subarray(0, 2)) : null;
+    const valid = length !== 1 && /^(null|100[0-37-9]|101[0-4]|[34]\d\d\d)$/.test(closeCode);
+    if (!valid || !Buffer.from(`${text}`).equals(text)) throw malformed('a Close has a wrong code or text');
+    ended();
+  }
+  function* varint(known = []) {
+    const bytes = [];
+    for (let size = 1; bytes.length < size; size = 1 << (bytes[0] >> 6)) {
+      const [byte] = yield* take(1);
+      if (byte !== (known[bytes.length] ?? byte)) throw malformed('the stream does not begin with a capsule');
+      bytes.push(byte);
+    }
+    return [number([bytes[0] & 63, ...bytes.slice(1)]), bytes.length];
+  }
+  function* stream() {
+    if (judge) judge(...yield* answer());
+    if (judge) begin();
+    if (plain) yield* take(Infinity, pass);
+    if (judge && carrier === 'websocket') left = 0;
+    for (let first = true; ; first = false) {
+      const [type, size] = yield* varint(first ? MARK : []);
+      if (size > 1 && type < 2 ** (4 * size - 2)) throw malformed(`a capsule type has ${size} bytes`);
+      const data = type === DATA || type === FINAL_DATA, control = type === PING || type === PONG;
+      const [length] = yield* varint(), legal = data ? !inFinal : !first && length <= 65_536;
+      if (control ? length !== 8 : !legal) throw malformed(`a stray capsule, type ${type}, length ${length}`);
+      const value = yield* control ? take(8) : take(length, data ? pass : () => {});
+      if (type === FINAL_DATA) final();
+      if (type === PONG) confirmed ||= Number(value.join('')) >= finalPing && Number(value.join('')) <= pings;
+      if (type === PING) due.set(PONG, () => send(PONG, value));
+      asked ||= type === PING && inFinal;
+    }
+  }
+  const parser = stream();
+  let wanted = parser.next().value;
+  const receive = (bytes) => {
+    try {
+      if (typeof bytes === 'string') throw malformed('a message is text', 1003);
+      for (let i = 0, part; i < bytes.length && !over; i += part.length) {
+        part = bytes.subarray(i, i + wanted);
+        wanted = parser.next(part).value;
+      }
+    } catch (error) {
+      closeCode = error.closeCode;
+      end(error);
+    }
+    react();
+  };
+  const pass = (bytes) => reader?.enqueue(new Uint8Array(bytes)); // a copy, for it may be transferred
+  const final = () => {
+    [inFinal, deadline] = [true, Infinity];
+    reader?.close();
+  };
+
+  // ---- What is sent, and the ends
+  const send = (type, value) => {
+    lastSent = performance.now();
+    link.send(plain ? value.slice() : capsule(type, value)); // a copy, for the buffer may be used again
+  };
+  const ping = () => send(PING, [...String(++pings)]);
+  const beat = setInterval(() => {
+    if (performance.now() >= deadline) {
+      end(new PreflightError('timeout', isOpen ? 'the peer has not ended its stream, which nobody reads'
+        : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
+    } else if (isOpen && !plain && !link.blocked() && performance.now() - lastSent >= pingInterval) ping();
+  }, Math.min(timeout, pingInterval, 5_000) / 10);
+  beat.unref?.(); // the socket keeps Node alive, not the timer
+  const begin = () => {
+    [isOpen, lastSent, deadline] = [true, performance.now(), Infinity];
+    open({ readable, writable, closed, carrier });
+  };
+  const end = (error, now = false) => {
+    if (over) return;
+    [over, fault] = [true, error];
+    clearInterval(beat);
+    // What came before the error is read first (M41), unless the application itself gives up.
+    if (error && (now || (!inFinal && !reader?.desiredSize))) reader?.error(error);
+    if (error) for (const tell of [refuse, reject, (reason) => writer.error(reason)]) tell(error);
+    resolve({ confirmed });
+    link.close(closeCode, isOpen, error);
+    wake();
+  };
+  const abort = (reason) => end(reason || new DOMException('preflight: aborted', 'AbortError'), true);
+  const ended = (cause) => { // the transport, or the WebSocket
+    const at = cause ? ` (${cause.code})` : '';
+    const [reason, what] = !isOpen ? link.sent
+      ? ['handshake', `${host} ended the connection${at} before its answer was complete; check the proxies`]
+      : ['unreachable', `no connection to ${host}${at}; check name, port and certificate`]
+      : cause ? ['reset', `the connection was lost${at}: the peer, or a proxy, broke it off`]
+        : inFinal ? ['closed', 'the peer ended the connection, so it reads no more']
+          : ['truncated', 'the connection ended before the stream did'];
+    if (plain && reason === 'truncated') final();
+    else end(inFinal && outFinal && !cause ? undefined : new PreflightError(reason, what, { cause }));
+    react();
+  };
+  const react = () => { // does what has become possible or due
+    if (over || !isOpen) return;
+    link.flow?.(!reader || inFinal || reader.desiredSize > -QUEUE_MAX); // behind the end always (M43)
+    if (!link.blocked()) { // else reading goes on all the same (M39)
+      for (const answer of due.values()) answer();
+      due.clear();
+    }
+    const done = inFinal && outFinal && (plain || confirmed);
+    if (done) resolve({ confirmed });
+    if (done && (plain || (asked && !due.size))) end(); // the peer knows as well (M45)
+    else if (done) deadline = Math.min(deadline, performance.now() + LINGER);
+    else if (!reader && outFinal) deadline = Math.min(deadline, performance.now() + GIVE_UP);
+  };
+
+  const readable = new ReadableStream({
+    start: (controller) => { reader = controller; },
+    pull: () => (fault ? reader.error(fault) : react()), // the application has read all that came
+    cancel() {
+      reader = undefined;
+      react();
+    },
+  }, { highWaterMark: 0, size: (part) => part.length });
+  const writable = new WritableStream({
+    start: (controller) => { writer = controller; },
+    async write(chunk) {
+      const { buffer = chunk, byteOffset, byteLength } = chunk ?? {};
+      if (byteLength === undefined) abort(new TypeError('preflight: not bytes; use TextEncoder for text'));
+      const bytes = new Uint8Array(buffer, byteOffset, byteLength);
+      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX) {
+        send(DATA, bytes.subarray(i, i + CAPSULE_MAX));
+        while (link.blocked() && !over) await new Promise((go) => link.room(wake = go));
+        react();
+      }
+      if (over) throw fault;
+    },
+    async close() {
+      if (plain) await link.end();
+      else send(FINAL_DATA, []);
+      finalPing = pings + 1;
+      if (!plain) ping(); // its PONG says that the peer has read everything (M44)
+      outFinal = true;
+      react();
+    },
+  });
+  const aborted = () => abort(signal.reason), forget = () => signal.removeEventListener('abort', aborted);
+  signal.addEventListener('abort', aborted);
+  closed.then(forget, forget);
+  // Later, because Node 20 fails if the controller is used while it signals.
+  writer.signal.addEventListener('abort', () => queueMicrotask(() => abort(writer.signal.reason)));
+  return { opened, begin, receive, react, ended, end };
+}
+
+// ---- Browsers: the WebSocket hides frames and the answer, and cannot slow down what it receives.
+function openInBrowser(request) {
+  const { secure, host, path, names } = request;
+  let socket;
+  try {
+    socket = new WebSocket(`${secure ? 'wss' : 'ws'}://${host}${path}`, names);
+  } catch ({ name }) { // The text of the error may hold the URL, whose query may be secret.
+    throw new PreflightError('unreachable', `the browser allows no WebSocket to ${host} (${name}); `
+      + 'a page of https needs wss, and its policy must allow the host');
+  }
+  const tunnel = tunnelOver({
+    blocked: () => socket.bufferedAmount >= QUEUE_MAX,
+    room: (go) => setTimeout(go, 5), // for no event says that bufferedAmount has fallen
+    send: (bytes) => socket.send(bytes),
+    close: (code) => socket.close(code === 1000 ? code : code + 3000), // a page may not send 1002
+  }, 'websocket', request);
+  socket.binaryType = 'arraybuffer';
+  socket.onmessage = ({ data }) => tunnel.receive(typeof data === 'string' ? data : new Uint8Array(data));
+  socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; `
+    + 'browsers hide why. The console shows the status (403: the server does not allow the origin of this '
+    + 'page), or an error of TLS, the network or a proxy', { carriers: [] }));
+  socket.onopen = () => {
+    socket.onerror = null;
+    socket.onclose = (event) => tunnel.ended(event.code === 1006 ? event : undefined);
+    if (socket.protocol === names[0]) tunnel.begin();
+    else tunnel.end(new PreflightError('handshake', `${host} has not chosen ${names[0]}`));
+  };
+  return tunnel.opened;
+}
+
+// ---- Node: the request and its answer (sections 2, 4 and 7)
+// Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68).
+function judge(status, fields, { host, protocol }, carrier, accept) {
+  // No byte above ASCII has a meaning, and trim() takes one of them for a space.
+  const text = fields.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ');
+  const field = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, all]) => all.trim())
+    .reduce((before, value) => (before === undefined ? value : `${before},${value}`), undefined);
+  const list = (name) => field(name)?.split(',').map((member) => member.trim()).filter(Boolean) ?? [];
+  const code = field('preflight-refusal'); // the receipt
+  if (status !== 101) {
+    const falls = code === undefined ? /^(200|3..|40[03456]|426|501|505)$/.test(status)
+      : /^(400|405|426) (no-upgrade|no-connection|carrier)$/.test(`${status} ${code}`);
+    throw new RefusalError('refused', `${host} refused the carrier ${carrier} with status ${status}: ${
+      code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
+        : `${code.slice(0, 64)}: ${CAUSES[code] ?? 'see the log of the server'}`}`,
+    { status, code, carriers: list('preflight-carriers'), falls });
+  }
+  const token = carrier === 'websocket' ? carrier : protocol;
+  const named = protocol === 'tcp' ? undefined : protocol; // in the 101 (M52)
+  for (const [on, valid, what, falls] of [
+    ['', list('upgrade').join().toLowerCase() === token, `Upgrade is not ${token} alone`, code === undefined],
+    ['', /(^|,)upgrade(,|$)/i.test(list('connection')), 'Connection does not list upgrade'],
+    ['', field('preflight-tunnel') === undefined, 'it begins TLS inside, unasked'],
+    ['upgrade', field('preflight-framing') === undefined, 'it frames, unasked'],
+    ['framed', /^capsule(,capsule)*$/.test(list('preflight-framing')), 'it does not confirm the framing'],
+    ['websocket', field('sec-websocket-accept') === accept, 'Sec-WebSocket-Accept is wrong'],
+    ['websocket', field('sec-websocket-protocol') === 'preflight.v1', 'the subprotocol is wrong'],
+    ['websocket', !field('sec-websocket-extensions'), 'it has an extension, unasked'],
+    ['websocket', field('preflight-protocol')?.toLowerCase() === named, 'Preflight-Protocol is wrong'],
+  ]) if (!valid && (!on || on === carrier)) throw unlike(`${host} answered 101, but ${what}`, { falls });
+}
+
+async function openInNode(request) {
+  const { host, path, secure, tls, names, protocol, fields, signal } = request;
+  const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
+  const { default: { connect: dial } } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+  for (let { carriers } = request; ; carriers = carriers.slice(1)) {
+    const [carrier] = carriers, websocket = carrier === 'websocket';
+    const key = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('base64');
+    const salted = Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`); // RFC 6455, section 4.2.2
+    const accept = Buffer.from(await crypto.subtle.digest('SHA-1', salted)).toString('base64');
+    signal.throwIfAborted();
+    const lines = [`GET ${path} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
+    lines.push(`Upgrade: ${websocket ? carrier : protocol}`, `Preflight-Carriers: ${carriers.join(', ')}`);
+    if (carrier !== 'upgrade') lines.push('Preflight-Framing: capsule');
+    if (websocket) lines.push('Sec-WebSocket-Version: 13', `Sec-WebSocket-Key: ${key}`);
+    if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
+    if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
+    lines.push(...fields.map((field) => field.join(': ')), '\r\n');
+    const place = { ...request.place, allowHalfOpen: true, noDelay: true };
+    const socket = dial({ ...tls, ...place, ALPNProtocols: ['http/1.1'] }); // M1
+    const link = {
+      send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
+      blocked: () => socket.writableNeedDrain,
+      room: (go) => socket.once('drain', go),
+      flow: (on) => (on ? socket.resume() : socket.pause()),
+      end: () => new Promise((done, fail) => { socket.end((error) => (error ? fail(error) : done())); }),
+      close(code, isOpen, error) {
+        const reset = isOpen && error && !secure; // the plain upgrade has no other sign for an early end
+        if (!isOpen || carrier === 'upgrade') return reset ? socket.resetAndDestroy() : socket.destroy();
+        if (websocket) link.send(Buffer.from(code === null ? [] : [code >> 8, code & 255]), 8);
+        socket.end();
+        socket.resume(); // what comes is read, but not interpreted (M47)
+        return setTimeout(() => socket.destroy(), LINGER).unref();
+      },
+    };
+    const tunnel = tunnelOver(link, carrier, request, (...head) => judge(...head, request, carrier, accept));
+    socket.once(secure ? 'secureConnect' : 'connect', () => {
+      link.sent = true;
+      socket.write(lines.join('\r\n'), 'latin1');
+    }).on('data', tunnel.receive).on('drain', tunnel.react).on('end', tunnel.ended).on('error', tunnel.ended);
+    const opened = await tunnel.opened.catch((error) => {
+      if (!error?.falls || carriers.length === 1) throw error;
+    });
+    if (opened) return opened;
   }
 }

@@ -76,8 +76,6 @@ func TestPage(t *testing.T) {
 		"/app.js":                 {"text/javascript; charset=utf-8", "import { RefusalError, connect }"},
 		"/style.css":              {"text/css; charset=utf-8", "prefers-color-scheme: dark"},
 		"/preflight/preflight.js": {"text/javascript; charset=utf-8", "export async function connect"},
-		"/preflight/browser.js":   {"text/javascript; charset=utf-8", "new WebSocket"},
-		"/preflight/tunnel.js":    {"text/javascript; charset=utf-8", "class Tunnel"},
 	} {
 		response, body := get(t, "http://"+address+path)
 		require.Equal(t, http.StatusOK, response.StatusCode, path)
@@ -85,8 +83,8 @@ func TestPage(t *testing.T) {
 		require.Equal(t, "default-src 'self'; img-src data:", response.Header.Get("Content-Security-Policy"), path)
 		require.Contains(t, body, want[1], path)
 	}
-	response, _ := get(t, "http://"+address+"/preflight/node.js")
-	require.Equal(t, http.StatusNotFound, response.StatusCode, "for Node alone")
+	response, _ := get(t, "http://"+address+"/preflight/package.json")
+	require.Equal(t, http.StatusNotFound, response.StatusCode, "not for a page")
 }
 
 // TestOnePort requires that a plain client, a tunnel by an upgrade and a tunnel by WebSocket

@@ -286,6 +286,60 @@ each(all, 'an abort ends both directions without FINAL_DATA', async (t, carrier)
   assert.deepEqual(await seen.promise, expected[carrier]);
 });
 
+each(framing, 'an abort behind both ends loses nothing', async (t, carrier) => {
+  const { url } = await serve(t, async (peer) => {
+    peer.send(DATA, text('hello'));
+    peer.send(FINAL_DATA); // without the PING that the client would answer (M45)
+    peer.send(PONG, (await peer.until(PING)).value);
+    await peer.next();
+  });
+  const stop = new AbortController();
+  const tunnel = await connect(url, { carriers: [carrier], signal: stop.signal });
+  await tunnel.writable.close();
+  assert.deepEqual(await tunnel.closed, { confirmed: true });
+  stop.abort();
+  const got = await read(tunnel.readable.getReader());
+  assert.deepEqual([got.bytes.toString(), got.done], ['hello', true]);
+});
+
+each(framing, 'a peer that does not send its last PING is not awaited for ever', async (t, carrier) => {
+  const ended = deferred();
+  const { url } = await serve(t, async (peer) => {
+    peer.send(FINAL_DATA);
+    peer.send(PONG, (await peer.until(PING)).value);
+    ended.resolve(peer.goodbye());
+  });
+  const tunnel = await connect(url, { carriers: [carrier] });
+  await tunnel.writable.close();
+  assert.deepEqual(await tunnel.closed, { confirmed: true });
+  assert.deepEqual(await ended.promise, carrier === 'websocket' ? [1000] : []);
+});
+
+test('the error of another tunnel does not choose the Close code', async (t) => {
+  const codes = deferred();
+  const { url } = await serve(t, (peer) => codes.resolve(peer.goodbye()));
+  const tunnel = await connect(url, { carriers: ['websocket'] });
+  await tunnel.writable.abort(Object.assign(new Error('broken'), { closeCode: 1002 })); // as pipeTo does it
+  assert.deepEqual(await codes.promise, [1000]);
+});
+
+test('views and buffers are bytes too', async (t) => {
+  const got = deferred();
+  const { url } = await serve(t, async (peer) => {
+    const data = [];
+    await peer.until(FINAL_DATA, (value) => data.push(value));
+    got.resolve(Buffer.concat(data).toString());
+    await peer.goodbye();
+  });
+  const tunnel = await connect(url, { carriers: ['framed'] });
+  const writer = tunnel.writable.getWriter(), bytes = text('xhellox').buffer;
+  await writer.write(new DataView(bytes, 1, 5));
+  await writer.write(bytes);
+  await writer.close();
+  assert.equal(await got.promise, 'helloxhellox');
+  await writer.abort();
+});
+
 each(framing, 'a protocol error ends the direction, with its Close', async (t, carrier) => {
   const seen = deferred();
   const { url } = await serve(t, async (peer) => {
@@ -337,6 +391,17 @@ test('a server that does not answer is given up, without another carrier', async
   assert.ok(requests.length < 2);
 });
 
+test('the time for the answer does not bound the tunnel', async (t) => {
+  const { url } = await serve(t, async (peer) => {
+    for (let i = 0; i < 120; i++) await peer.until(PING); // each comes 10 ms behind the one before
+    peer.send(FINAL_DATA);
+    await peer.goodbye();
+  });
+  const tunnel = await connect(url, { carriers: ['framed'], timeout: 1000, pingInterval: 10 });
+  assert.ok((await read(tunnel.readable.getReader())).done);
+  await tunnel.writable.abort();
+});
+
 test('a refusal tells status, code and carriers, and nothing secret', async (t) => {
   const { url } = await serve(t, null, (request, socket) => {
     socket.end('HTTP/1.1 403 Forbidden\r\nPreflight-Refusal: authorize\r\n'
@@ -352,6 +417,17 @@ test('a refusal tells status, code and carriers, and nothing secret', async (t) 
   });
   assert.match(error.message, /carrier upgrade with status 403: authorize: .*credentials/);
   assert.doesNotMatch(error.stack, /SECRET|token/);
+});
+
+test('a refusal is reported without its body, on a connection that stays open', async (t) => {
+  const { url } = await serve(t, null, () => 'HTTP/1.1 401 x\r\nContent-Length: 100\r\n\r\nhalf of it');
+  await assert.rejects(connect(url), { reason: 'refused', status: 401, falls: false });
+});
+
+test('an answer that does not end is not read for ever', async (t) => {
+  const endless = `HTTP/1.1 103 x\r\n\r\nHTTP/1.1 200 x\r\nX: ${'x'.repeat(65_536)}`;
+  const { url } = await serve(t, null, () => endless); // and it stays open
+  await assert.rejects(connect(url), { reason: 'handshake' });
 });
 
 test('the client falls to the next carrier on a new connection', async (t) => {

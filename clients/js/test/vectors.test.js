@@ -1,23 +1,50 @@
-// The vectors at the parsers and the tunnel, in each chunking, over a socket in memory.
+// The vectors at connect(), in each chunking, over a socket in memory.
 import assert from 'node:assert/strict';
+import net from 'node:net';
 import { Duplex } from 'node:stream';
 import { test } from 'node:test';
-import { answerReader, judge, socketLink } from '../node.js';
-import { Tunnel } from '../tunnel.js';
-import { DATA, FINAL_DATA, PONG, Peer, capsule } from './peer.js';
+import { connect } from '../preflight.js';
+import { DATA, FINAL_DATA, PONG, Peer, accept, capsule, switching } from './peer.js';
 import { read } from './streams.js';
 import { chunkings, vectors } from './vectors.js';
 
 const ACCEPT = 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='; // of the key in the vectors
 const turn = () => new Promise((resolve) => { setImmediate(resolve); });
+let sockets; // of the connect() that runs
 
-/** A socket that records what is written; the test pushes what comes. */
+/** A socket that records what is written; the test pushes what comes. Only the first one connects. */
 class Socket extends Duplex {
   written = [];
-  constructor() { super({ allowHalfOpen: true, writableHighWaterMark: 2 ** 30 }); }
+  constructor() {
+    super({ allowHalfOpen: true, writableHighWaterMark: 2 ** 30 });
+    if (sockets.push(this) === 1) queueMicrotask(() => this.emit('connect'));
+    else this.destroy(Object.assign(new Error('refused'), { code: 'ECONNREFUSED' }));
+  }
   _read() {}
   _write(bytes, _, done) { this.written.push(bytes); done(); }
   resetAndDestroy() { this.destroy(); }
+}
+net.connect = () => new Socket();
+
+/** Begins a connect(); gives its promise, and the socket with the request. */
+async function begin(options) {
+  sockets = [];
+  const opening = connect('ws://h/', options);
+  opening.catch(() => {});
+  while (!sockets[0]?.written.length) await turn();
+  const [socket] = sockets, request = socket.written.shift().toString('latin1');
+  return { opening, socket, request };
+}
+
+async function open(carrier) {
+  const stop = new AbortController();
+  const { opening, socket, request } = await begin({ carriers: [carrier], signal: stop.signal });
+  socket.push(switching(request));
+  const over = () => {
+    stop.abort(new Error('the test is over'));
+    socket.destroy();
+  };
+  return { tunnel: await opening, socket, over };
 }
 
 function arrive(socket, vector, chunks) {
@@ -42,9 +69,7 @@ async function sent(socket, websocket) {
 
 async function receive(vector, chunks) {
   const websocket = vector.kind === 'websocket';
-  const socket = new Socket(), stop = new AbortController();
-  const link = socketLink(socket, websocket ? 'websocket' : 'framed', Buffer.alloc(0));
-  const tunnel = new Tunnel(link, 'framed', stop.signal, 20_000);
+  const { tunnel, socket, over } = await open(websocket ? 'websocket' : 'framed');
   const reader = tunnel.readable.getReader(), writer = tunnel.writable.getWriter();
   writer.closed.catch(() => {});
   arrive(socket, vector, chunks);
@@ -84,8 +109,7 @@ async function receive(vector, chunks) {
     assert.equal(items.at(-1), closes[0], 'nothing follows a Close');
   }
   assert.ok(!items.some((item) => item.type === FINAL_DATA || item.type === DATA));
-  stop.abort(new Error('the test is over'));
-  socket.destroy();
+  over();
 }
 
 for (const [folder, count] of [['capsules', 97], ['websocket', 112]]) {
@@ -102,40 +126,41 @@ for (const [folder, count] of [['capsules', 97], ['websocket', 112]]) {
 const answers = vectors('response-head').filter(({ tls }) => !tls);
 test('response-head: there are 169 vectors', () => assert.equal(answers.length, 169));
 
-function judged(vector, chunks) {
-  const [carrier, ...next] = vector.carriers.split(', ');
-  const asked = { host: 'h', carrier, protocol: vector.protocols ?? 'tcp', accept: ACCEPT };
-  const push = answerReader(), rest = [];
-  let head;
+async function judged(vector, chunks) {
+  const carriers = vector.carriers.split(', '), protocol = vector.protocols ?? 'tcp';
+  const { opening, socket, request } = await begin({ carriers, protocol });
+  const key = /^Sec-WebSocket-Key: (.*)\r$/m.exec(request)?.[1];
+  const given = Buffer.concat(chunks).toString('latin1');
+  const whole = Buffer.from(key ? given.replace(ACCEPT, accept(key)) : given, 'latin1');
+  let at = 0;
+  const cut = chunks.map(({ length }) => whole.subarray(at, at += length));
+  arrive(socket, vector, cut);
+  let tunnel;
   try {
-    for (const chunk of chunks) {
-      if (head) { rest.push(chunk); continue; }
-      const answer = push(chunk);
-      if (answer) { ({ head } = answer); rest.push(answer.rest); }
-    }
+    tunnel = await opening;
   } catch (error) {
-    assert.equal(error.reason, 'handshake');
-    return ['fail'];
+    const fell = sockets.length > 1, reasons = fell ? ['unreachable'] : ['refused', 'handshake'];
+    assert.ok(reasons.includes(error.reason), error.reason);
+    assert.equal(socket.written.length, 0, 'a client that fails has sent nothing more');
+    assert.equal(socket.destroyed, true);
+    return fell ? 'fall' : 'fail';
   }
-  if (!head) return ['fail'];
-  const verdict = judge(head, asked);
-  if (!verdict) return ['accept', Buffer.concat(rest)];
-  return [verdict.fall && next.length ? 'fall' : 'fail'];
+  const data = Buffer.from(vector.data, 'hex');
+  const got = await read(tunnel.readable.getReader(), vector.end === 'open' ? data.length : Infinity);
+  assert.deepEqual([got.bytes, got.error], [data, undefined]);
+  tunnel.writable.abort();
+  return 'accept';
 }
 
 for (const vector of answers) {
-  test(vector.id, () => {
-    const whole = judged(vector, [vector.bytes]);
-    assert.equal(whole[0], vector.expect);
-    for (const chunks of chunkings(vector)) assert.deepEqual(judged(vector, chunks), whole);
+  test(vector.id, async () => {
+    for (const chunks of chunkings(vector)) assert.equal(await judged(vector, chunks), vector.expect);
   });
 }
 
 test('reading pauses while nobody reads, but not behind the end or a cancellation', async () => {
   for (const goOn of ['final', 'cancel']) {
-    const socket = new Socket(), stop = new AbortController();
-    const link = socketLink(socket, 'framed', Buffer.alloc(0));
-    const tunnel = new Tunnel(link, 'framed', stop.signal, 20_000);
+    const { tunnel, socket, over } = await open('framed');
     const block = capsule(DATA, Buffer.alloc(32_768));
     if (goOn === 'final') socket.push(Buffer.concat([block, block, capsule(FINAL_DATA)]));
     else {
@@ -146,7 +171,7 @@ test('reading pauses while nobody reads, but not behind the end or a cancellatio
     }
     await turn();
     assert.equal(socket.isPaused(), false);
-    stop.abort(new Error('the test is over'));
-    socket.destroy();
+    tunnel.closed.catch(() => {});
+    over();
   }
 });
