@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/config"
 )
 
 // The exit codes.
@@ -53,6 +54,7 @@ type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
 	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
 	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+	Config  configCommand  `cmd:"" help:"Print the configuration of a reverse proxy that forwards tunnels."`
 }
 
 // An environment is what a command sees of the outside.
@@ -85,7 +87,7 @@ func run(args []string, env environment) (code int) {
 		kong.Name("preflight"),
 		kong.Description(description),
 		kong.Writers(env.stdout, env.stderr),
-		kong.Vars{"version": version()},
+		kong.Vars{"version": version(), "products": strings.Join(config.Products(), ", ")},
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 	)
