@@ -135,8 +135,8 @@ func (s settings) ApacheUpgrade() string {
 	return "websocket"
 }
 
-// ApachePath returns the path of ProxyPass. Apache compares whole segments.
-func (s settings) ApachePath() string {
+// Rule returns the prefix for a product that compares whole segments: /pg also matches /pg/x.
+func (s settings) Rule() string {
 	if s.Exact {
 		return s.Path
 	}
