@@ -81,6 +81,23 @@ var products = map[string]product{
 		title: "Traffic Server", folder: "trafficserver", files: []string{"remap.config", "records.config"}, webSocketOnly: true,
 		refuses: map[string]string{flagSendProxy: sendsNone},
 	},
+	"alb": {
+		title: "ALB", folder: "alb", files: []string{"template.yaml"}, webSocketOnly: true,
+		backend: "10.0.0.10:9007",
+		refuses: map[string]string{
+			flagListen: "it needs a certificate", flagTLSListen: "its port is 443",
+			flagCert: "the certificate is a parameter of the template", flagKey: "the certificate is a parameter of the template",
+			flagSendProxy: sendsNone,
+		},
+	},
+	"cloudflared": {
+		title: "cloudflared", folder: "cloudflared", files: []string{"config.yml"}, webSocketOnly: true,
+		host: "edge.example",
+		refuses: map[string]string{
+			flagListen: "Cloudflare listens", flagTLSListen: "Cloudflare listens",
+			flagCert: "Cloudflare has the certificate", flagKey: "Cloudflare has the certificate", flagSendProxy: sendsNone,
+		},
+	},
 	"kubernetes": {
 		title: "Kubernetes", folder: "kubernetes", files: []string{"deployment.yaml", "gateway-api.yaml", "istio.yaml", "ingress-nginx.yaml"},
 		backend: "preflight:9007", host: "edge.example",

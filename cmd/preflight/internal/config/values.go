@@ -49,6 +49,9 @@ func (p product) settings(name string, o Options) (s settings, err error) {
 	if p.folder == "kubernetes" && !plainLabel.MatchString(s.Backend.Host) {
 		return s, fmt.Errorf("%s %q: want the name of a Service of the namespace and its port, such as preflight:9007", flagBackend, s.Backend)
 	}
+	if ip, err := netip.ParseAddr(s.Backend.Host); p.folder == "alb" && (err != nil || !ip.Is4() || ip.IsLoopback()) {
+		return s, fmt.Errorf("%s %q: want the IPv4 address of the server in the VPC and its port", flagBackend, s.Backend)
+	}
 	if p.folder == "haproxy" && !strings.HasSuffix(s.Cert, ".crt") {
 		return s, fmt.Errorf("%s %q: HAProxy finds the key beside it only if the name ends in .crt", flagCert, s.Cert)
 	}
