@@ -47,17 +47,6 @@ func (configCommand) Help() string {
 	return `The configuration is complete and commented. The comments name what the listener, or "preflight
 serve", needs. Nothing is read, and nothing is sent.
 
-Examples:
-
-  # nginx before "preflight serve --listen 127.0.0.1:9007 --to 127.0.0.1:5432 …"
-  preflight config nginx --path /pg >/etc/nginx/conf.d/preflight.conf
-
-  # two files
-  preflight config traefik --path /pg --out /etc/traefik
-
-  # one Ingress for the Service pg, port 9007
-  preflight config kubernetes --path /pg --backend pg:9007 --file ingress-nginx.yaml | kubectl apply -f -
-
 Several files on standard output stand behind lines such as "# file: traefik.yml".`
 }
 
