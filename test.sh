@@ -124,6 +124,7 @@ need openssl openssl
 need zsh zsh
 need fish fish
 need groff groff-base
+need systemd-analyze systemd
 need node nodejs
 need npm npm
 need chromium chromium
