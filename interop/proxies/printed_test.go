@@ -275,6 +275,10 @@ func (p printing) test(t *testing.T, f lab.Frontend) {
 			require.NoError(t, err, "%s by %s", path, carrier)
 			require.Equal(t, want, arrived, "%s by %s", path, carrier)
 		}
+		if p.host != "" {
+			_, err := p.tunnel(f, carriers[0], p.host+":"+lab.Port(f.Address), path)
+			require.NoError(t, err, "the port of the proxy in Host")
+		}
 	}
 	for _, path := range p.refused {
 		_, err := p.tunnel(f, preflight.CarrierWebSocket, p.host, path)

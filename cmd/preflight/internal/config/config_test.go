@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -107,11 +106,11 @@ func TestValues(t *testing.T) {
 			text := ""
 			for _, f := range files {
 				text += f.Text
+				require.Regexp(t, `[^\n]\n$`, f.Text, f.Name)
 			}
 			for _, value := range []string{"client/", "/client", "9007", "/etc/ssl", "<no value>", "edge.example", "\n\n\n", " \n"} {
 				require.NotContains(t, text, value, "%s %s", name, path)
 			}
-			require.True(t, strings.HasSuffix(text, "\n") && !strings.HasSuffix(text, "\n\n"), name)
 			require.Contains(t, text, "7000", name)
 		}
 	}

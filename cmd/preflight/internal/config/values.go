@@ -43,8 +43,8 @@ func (p product) settings(name string, o Options) (s settings, err error) {
 			return s, fmt.Errorf("%s %q: %w", a.flag, a.value, err)
 		}
 	}
-	if _, noTLS := p.refuses[flagTLSListen]; !noTLS && s.Listen == s.TLSListen {
-		return s, fmt.Errorf("%s and %s are both %s", flagListen, flagTLSListen, s.Listen)
+	if _, noTLS := p.refuses[flagTLSListen]; !noTLS && s.Listen.collides(s.TLSListen) {
+		return s, fmt.Errorf("%s %s and %s %s are the same port", flagListen, s.Listen, flagTLSListen, s.TLSListen)
 	}
 	if p.folder == "kubernetes" && !plainLabel.MatchString(s.Backend.Host) {
 		return s, fmt.Errorf("%s %q: want the name of a Service of the namespace and its port, such as preflight:9007", flagBackend, s.Backend)
@@ -126,6 +126,12 @@ func (a address) Short() string {
 		return a.Port
 	}
 	return a.String()
+}
+
+// collides reports whether one machine cannot listen at both.
+func (a address) collides(b address) bool {
+	all := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+	return a.Port == b.Port && (a.Host == b.Host || all(a.Host) || all(b.Host))
 }
 
 // IsIP reports whether the host is no name.
