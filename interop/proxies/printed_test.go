@@ -259,6 +259,24 @@ func TestPrinted(t *testing.T) {
 	}
 }
 
+// TestPrintedSendProxy requires that a HAProxy with --send-proxy reports the client's address
+// and port.
+func TestPrintedSendProxy(t *testing.T) {
+	l := &preflight.PreflightListener{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	proxy := printedProxies[slices.IndexFunc(printedProxies, func(p printedProxy) bool { return p.product == "haproxy" })]
+	p := printing{t: t, proxy: proxy, program: lab.BuildCommand(t), dir: t.TempDir()}
+	p.flags = []string{"--path", "/pg", "--send-proxy"}
+	p.roots = lab.WriteCertificate(t, p.dir)
+	p.backend = lab.Serve(t, l, func(c *preflight.Conn) { fmt.Fprintln(c, c.RemoteAddr()) })
+	d := proxy.run(t, p)
+	for _, f := range []lab.Frontend{{Address: d.Addresses[0]}, {Address: d.Addresses[1], Roots: p.roots}} {
+		c := f.Dial(t, "/pg")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, c.LocalAddr().String()+"\n", line)
+	}
+}
+
 // test requires that what passes does so with each carrier, and that the rest does not.
 func (p printing) test(t *testing.T, f lab.Frontend) {
 	t.Helper()
