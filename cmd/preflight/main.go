@@ -51,9 +51,10 @@ type cli struct {
 	LogLevel  slog.Level       `default:"info" placeholder:"LEVEL" help:"The least level of log records: debug, info, warn or error."`
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
-	Serve      serveCommand      `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
-	Forward    forwardCommand    `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
-	Connect    connectCommand    `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
+	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
+	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+
 	Config     configCommand     `cmd:"" help:"Print the configuration of a reverse proxy that forwards tunnels."`
 	Completion completionCommand `cmd:"" help:"Print the completion of a shell."`
 	Man        manCommand        `cmd:"" help:"Print the manual page."`
