@@ -24,7 +24,7 @@ var (
 func (p product) settings(name string, o Options) (s settings, err error) {
 	s = settings{
 		Product: name, Title: p.title, SendProxy: o.SendProxy,
-		Host: cmp.Or(o.Host, p.host), Cert: cmp.Or(o.Cert, defaultCert), Key: cmp.Or(o.Key, defaultKey),
+		Host: strings.ToLower(cmp.Or(o.Host, p.host)), Cert: cmp.Or(o.Cert, defaultCert), Key: cmp.Or(o.Key, defaultKey),
 	}
 	if s.Path, s.Exact, err = parsePath(cmp.Or(o.Path, defaultPath)); err != nil {
 		return s, fmt.Errorf("%s: %w", flagPath, err)
@@ -219,7 +219,7 @@ func parseBackend(text string) (address, error) {
 	ip, err := netip.ParseAddr(a.Host)
 	switch {
 	case err == nil && ip.Zone() == "" && !ip.IsUnspecified():
-		a.Host = ip.String()
+		a.Host = ip.Unmap().String()
 	case err == nil || !plainHost.MatchString(a.Host):
 		return a, errors.New("the host is neither an IP address of one machine nor a name")
 	}
@@ -235,6 +235,6 @@ func parseListen(text string) (address, error) {
 	if err != nil || ip.Zone() != "" {
 		return a, errors.New("want an IP address of this machine, or :PORT for all of them")
 	}
-	a.Host = ip.String()
+	a.Host = ip.Unmap().String()
 	return a, nil
 }
