@@ -121,6 +121,10 @@ need mosquitto mosquitto
 need sshd openssh-server
 need ssh openssh-client
 need openssl openssl
+need zsh zsh
+need fish fish
+need groff groff-base
+need systemd-analyze systemd
 need node nodejs
 need npm npm
 need chromium chromium

@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/config"
 )
 
 // The exit codes.
@@ -53,6 +54,11 @@ type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
 	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
 	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+
+	Config     configCommand     `cmd:"" help:"Print the configuration of a reverse proxy that forwards tunnels."`
+	Completion completionCommand `cmd:"" help:"Print the completion of a shell."`
+	Man        manCommand        `cmd:"" help:"Print the manual page."`
+	Complete   completeCommand   `cmd:"" hidden:""`
 }
 
 // An environment is what a command sees of the outside.
@@ -84,8 +90,9 @@ func run(args []string, env environment) (code int) {
 	parser := kong.Must(&c,
 		kong.Name("preflight"),
 		kong.Description(description),
+		kong.Help(printHelp),
 		kong.Writers(env.stdout, env.stderr),
-		kong.Vars{"version": version()},
+		kong.Vars{"version": version(), "products": strings.Join(config.Products(), ", ")},
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 	)

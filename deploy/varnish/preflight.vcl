@@ -10,12 +10,14 @@
 # Better: let the application send a message that is answered every 20 to 25 seconds.
 # That works behind every proxy.
 #
-# Change the address of the listener (127.0.0.1, 9007) and the path that leads to it
-# (/client/). Set these fields of the listener:
+# "preflight config varnish" prints this file for your path, server and certificate. Set
+# these fields of the listener:
 #
 #   RequireUpgrade:   true, // only tunnels come from Varnish
 #   TrustedProxies:   []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, // where Varnish connects from
 #   ClientAddrHeader: "X-Forwarded-For",
+#
+# For "preflight serve" these are --require-upgrade and --trusted-proxy 127.0.0.1.
 #
 # Each tunnel uses a worker thread: there are thread_pools times thread_pool_max of
 # them, 10000. A reload (another VCL) keeps tunnels open. A restart ends them.

@@ -26,7 +26,7 @@ var websocketOnly = []string{"    default upgrade;\n    \"\"      close;", "    
 // TestCommand runs programs that are not written in Go through the command preflight, over
 // TLS, through nginx.
 func TestCommand(t *testing.T) {
-	program := buildCommand(t)
+	program := lab.BuildCommand(t)
 	shell := startSSHD(t)
 	redis, postgres := startRedis(t), startPostgres(t)
 	page := "the page behind the tunnel"
@@ -64,14 +64,6 @@ type commandTest struct {
 	program string
 	url     string
 	flags   []string
-}
-
-// buildCommand builds the command from the working tree.
-func buildCommand(t *testing.T) (program string) {
-	t.Helper()
-	program = filepath.Join(t.TempDir(), "preflight")
-	lab.RunCommand(t, "go", "build", "-C", filepath.Join("..", "..", "cmd", "preflight"), "-o", program, ".")
-	return program
 }
 
 // startCommand runs the command in the background, and returns the addresses at which it

@@ -42,17 +42,7 @@ func startApache(t *testing.T, backend string, edits ...string) *lab.Edge {
 			"127.0.0.1:9007", backend,
 		})...))
 	}
-	d := lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
-		config := lab.Render(t, lab.Templates, dir, "apache.conf", map[string]any{
-			"Root": os.Geteuid() == 0, "Dir": dir,
-			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_wstunnel", "proxy_balancer", "proxy_hcheck",
-				"lbmethod_byrequests", "slotmem_shm", "socache_shmcb", "ssl"},
-		})
-		configure(addresses, backend)
-		return []string{"apache2", "-D", "FOREGROUND", "-f", config}
-	}, func() bool {
-		return lab.HasLogged(t, dir, "resuming normal operations") // it has bound both ports by then
-	})
+	d := startApacheDaemon(t, dir, func(addresses []string) { configure(addresses, backend) })
 	return &lab.Edge{
 		Plain: lab.Frontend{Address: d.Addresses[0]},
 		TLS:   lab.Frontend{Address: d.Addresses[1], Roots: roots},
@@ -61,4 +51,20 @@ func startApache(t *testing.T, backend string, edits ...string) *lab.Edge {
 			d.Signal(t, syscall.SIGUSR1)
 		},
 	}
+}
+
+// startApacheDaemon runs Apache with the preflight.conf that configure writes to dir.
+func startApacheDaemon(t *testing.T, dir string, configure func(addresses []string)) *lab.Daemon {
+	t.Helper()
+	return lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+		config := lab.Render(t, lab.Templates, dir, "apache.conf", map[string]any{
+			"Root": os.Geteuid() == 0, "Dir": dir,
+			"Modules": []string{"mpm_event", "authz_core", "proxy", "proxy_http", "proxy_wstunnel", "proxy_balancer", "proxy_hcheck",
+				"lbmethod_byrequests", "slotmem_shm", "socache_shmcb", "ssl"},
+		})
+		configure(addresses)
+		return []string{"apache2", "-D", "FOREGROUND", "-f", config}
+	}, func() bool {
+		return lab.HasLogged(t, dir, "resuming normal operations") // it has bound both ports by then
+	})
 }

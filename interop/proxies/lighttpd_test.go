@@ -36,10 +36,10 @@ func startLighttpd(t *testing.T, backend string, edits ...string) *lab.Edge {
 	roots := lab.WriteCertificate(t, dir)
 	host, port, err := net.SplitHostPort(backend)
 	require.NoError(t, err)
-	d := lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+	d := startLighttpdDaemon(t, dir, func(addresses []string) {
 		plainHost, plainPort, err := net.SplitHostPort(addresses[0])
 		require.NoError(t, err)
-		config := lab.WriteFile(t, dir, "lighttpd.conf", lab.DeployFile(t, lighttpdFile, slices.Concat(edits, []string{
+		lab.WriteFile(t, dir, "lighttpd.conf", lab.DeployFile(t, lighttpdFile, slices.Concat(edits, []string{
 			"server.port = 80\n", "server.port = " + plainPort + "\nserver.bind = \"" + plainHost + "\"\n",
 			`":443"`, `"` + addresses[1] + `"`,
 			"/etc/ssl/preflight/tls.crt", filepath.Join(dir, "cert.pem"),
@@ -47,12 +47,20 @@ func startLighttpd(t *testing.T, backend string, edits ...string) *lab.Edge {
 			`"/var/www/html"`, `"` + dir + `"`,
 			`"host" => "127.0.0.1", "port" => 9007`, `"host" => "` + host + `", "port" => ` + port,
 		})...))
-		return []string{"lighttpd", "-D", "-f", config}
-	}, func() bool {
-		return lab.HasLogged(t, dir, "server started") // it has bound both ports by then
 	})
 	return &lab.Edge{
 		Plain: lab.Frontend{Address: d.Addresses[0]},
 		TLS:   lab.Frontend{Address: d.Addresses[1], Roots: roots},
 	}
+}
+
+// startLighttpdDaemon runs lighttpd with the lighttpd.conf that configure writes to dir.
+func startLighttpdDaemon(t *testing.T, dir string, configure func(addresses []string)) *lab.Daemon {
+	t.Helper()
+	return lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+		configure(addresses)
+		return []string{"lighttpd", "-D", "-f", filepath.Join(dir, "lighttpd.conf")}
+	}, func() bool {
+		return lab.HasLogged(t, dir, "server started") // it has bound both ports by then
+	})
 }

@@ -36,20 +36,29 @@ func startTraefik(t *testing.T, backend string, edits ...string) *lab.Edge {
 		})...))
 	}
 	var e lab.Edge
-	lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+	startTraefikDaemon(t, dir, func(addresses []string) {
 		e = lab.Edge{Plain: lab.Frontend{Address: addresses[0]}, TLS: lab.Frontend{Address: addresses[1], Roots: roots}, Reload: route}
-		config := lab.WriteFile(t, dir, "traefik.yml", lab.DeployFile(t, traefikFile,
+		lab.WriteFile(t, dir, "traefik.yml", lab.DeployFile(t, traefikFile,
 			`":80"`, addresses[0],
 			`":443"`, addresses[1],
 			"/etc/traefik", dir,
 		))
 		route(backend)
-		return []string{"traefik", "--configFile=" + config}
+	}, func() bool { return opensTunnel(t, e.Plain) && opensTunnel(t, e.TLS) })
+	return &e
+}
+
+// startTraefikDaemon runs Traefik with the two files that configure writes to dir. Traefik
+// is ready when both of its ports have their routes.
+func startTraefikDaemon(t *testing.T, dir string, configure func(addresses []string), ready func() bool) *lab.Daemon {
+	t.Helper()
+	return lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+		configure(addresses)
+		return []string{"traefik", "--configFile=" + filepath.Join(dir, "traefik.yml")}
 	}, func() bool {
 		// Traefik has bound both ports when it begins to read its routes.
-		return lab.HasLogged(t, dir, "Starting provider") && opensTunnel(t, e.Plain) && opensTunnel(t, e.TLS)
+		return lab.HasLogged(t, dir, "Starting provider") && ready()
 	})
-	return &e
 }
 
 // opensTunnel reports whether a dial succeeds.

@@ -33,6 +33,27 @@ func startTrafficServer(t *testing.T, backend string, edits ...string) *lab.Edge
 	t.Helper()
 	dir := t.TempDir()
 	roots := lab.WriteCertificate(t, dir)
+	d := startTrafficServerDaemon(t, dir, func(addresses []string) {
+		port := func(address, kind string) string {
+			host, number, err := net.SplitHostPort(address)
+			require.NoError(t, err)
+			return number + kind + ":ip-in=" + host
+		}
+		lab.WriteFile(t, dir, "remap.config", lab.DeployFile(t, trafficServerFile, "ws://127.0.0.1:9007/", "ws://"+backend+"/"))
+		lab.WriteFile(t, dir, "records.config", lab.DeployFile(t, trafficServerRecords, slices.Concat(edits, []string{
+			"STRING 80 443:ssl", "STRING " + port(addresses[0], "") + " " + port(addresses[1], ":ssl"),
+		})...))
+	})
+	return &lab.Edge{
+		Plain: lab.Frontend{Address: d.Addresses[0]},
+		TLS:   lab.Frontend{Address: d.Addresses[1], Roots: roots},
+	}
+}
+
+// startTrafficServerDaemon runs Traffic Server with the two files that configure writes to
+// dir, and with a certificate that is there already.
+func startTrafficServerDaemon(t *testing.T, dir string, configure func(addresses []string)) *lab.Daemon {
+	t.Helper()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "cache"), 0o755))
 	layout := strings.ReplaceAll(`prefix: DIR
 exec_prefix: DIR
@@ -49,28 +70,17 @@ logdir: DIR
 cachedir: DIR/cache
 `, "DIR", dir)
 	root := lab.WriteFile(t, dir, "runroot.yaml", layout)
-	lab.WriteFile(t, dir, "remap.config", lab.DeployFile(t, trafficServerFile, "ws://127.0.0.1:9007/", "ws://"+backend+"/"))
 	lab.WriteFile(t, dir, "storage.config", "")
 	lab.WriteFile(t, dir, "ip_allow.yaml", "ip_allow: [{apply: in, ip_addrs: 127.0.0.0/8, action: allow, methods: ALL}]\n") // as Debian's
 	lab.WriteFile(t, dir, "ssl_multicert.config", "dest_ip=* ssl_cert_name="+filepath.Join(dir, "cert.pem")+" ssl_key_name="+filepath.Join(dir, "key.pem")+"\n")
 	var own []string
-	d := lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+	return lab.StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
 		own = addresses
-		port := func(address, kind string) string {
-			host, number, err := net.SplitHostPort(address)
-			require.NoError(t, err)
-			return number + kind + ":ip-in=" + host
-		}
-		records := lab.DeployFile(t, trafficServerRecords, slices.Concat(edits, []string{
-			"STRING 80 443:ssl", "STRING " + port(addresses[0], "") + " " + port(addresses[1], ":ssl"),
-		})...)
+		configure(addresses)
+		records, err := os.ReadFile(filepath.Join(dir, "records.config"))
+		require.NoError(t, err)
 		// It does not change to another user, who could not enter the folder of the test.
-		records += "CONFIG proxy.config.admin.user_id STRING #-1\n"
-		lab.WriteFile(t, dir, "records.config", records)
+		lab.WriteFile(t, dir, "records.config", string(records)+"CONFIG proxy.config.admin.user_id STRING #-1\n")
 		return []string{"traffic_server", "--run-root=" + root}
 	}, func() bool { return lab.Accept(own...) })
-	return &lab.Edge{
-		Plain: lab.Frontend{Address: d.Addresses[0]},
-		TLS:   lab.Frontend{Address: d.Addresses[1], Roots: roots},
-	}
 }

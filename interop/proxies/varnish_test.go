@@ -41,30 +41,19 @@ const (
 func startVarnish(t *testing.T, backend string, edits ...string) *lab.Edge {
 	t.Helper()
 	dir := t.TempDir()
-	configure := func(file, address, backend string) (args []string) {
+	configure := func(file, address, backend string) (vcl string) {
 		host, port, err := net.SplitHostPort(backend)
 		require.NoError(t, err)
-		vcl := lab.DeployFile(t, varnishFile, slices.Concat(edits, []string{
+		vcl = lab.DeployFile(t, varnishFile, slices.Concat(edits, []string{
 			"-a :80", "-a " + address,
 			"/etc/varnish/preflight.vcl", filepath.Join(dir, file),
 			`.host = "127.0.0.1"`, `.host = "` + host + `"`,
 			`.port = "9007"`, `.port = "` + port + `"`,
 		})...)
 		lab.WriteFile(t, dir, file, vcl)
-		_, command, _ := strings.Cut(vcl, "#   varnishd ")
-		command, _, _ = strings.Cut(command, "\n")
-		return strings.Fields(command)
+		return vcl
 	}
-	var own string
-	d := lab.StartDaemon(t, dir, 1, func(addresses []string) (command []string) {
-		own = addresses[0]
-		// In the foreground. With -j none it does not change to another user, who could
-		// not enter the folder of the test.
-		return append([]string{"varnishd", "-j", "none", "-F", "-n", dir}, configure("first.vcl", addresses[0], backend)...)
-	}, func() bool {
-		// Varnish has bound the port by then, and listens a moment later.
-		return lab.HasLogged(t, dir, "said Child starts") && lab.Accept(own)
-	})
+	d := startVarnishDaemon(t, dir, func(addresses []string) string { return configure("first.vcl", addresses[0], backend) })
 	return &lab.Edge{
 		Plain: lab.Frontend{Address: d.Addresses[0]},
 		Reload: func(backend string) {
@@ -74,4 +63,22 @@ func startVarnish(t *testing.T, backend string, edits ...string) *lab.Edge {
 			}
 		},
 	}
+}
+
+// startVarnishDaemon runs Varnish with the command line in the comment of the VCL that
+// configure writes and returns.
+func startVarnishDaemon(t *testing.T, dir string, configure func(addresses []string) (vcl string)) *lab.Daemon {
+	t.Helper()
+	var own string
+	return lab.StartDaemon(t, dir, 1, func(addresses []string) (command []string) {
+		own = addresses[0]
+		_, arguments, _ := strings.Cut(configure(addresses), "#   varnishd ")
+		arguments, _, _ = strings.Cut(arguments, "\n")
+		// In the foreground. With -j none it does not change to another user, who could
+		// not enter the folder of the test.
+		return append([]string{"varnishd", "-j", "none", "-F", "-n", dir}, strings.Fields(arguments)...)
+	}, func() bool {
+		// Varnish has bound the port by then, and listens a moment later.
+		return lab.HasLogged(t, dir, "said Child starts") && lab.Accept(own)
+	})
 }

@@ -34,16 +34,8 @@ func StartHAProxy(file string) StartFunc {
 		for from, to := range map[string]string{"cert.pem": "tls.crt", "key.pem": "tls.key"} {
 			require.NoError(t, os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)))
 		}
-		socket := filepath.Join(dir, "s")
-		d := StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
-			configure(addresses, backend)
-			// In the foreground, with a master process that takes commands.
-			return []string{"haproxy", "-W", "-db", "-S", socket, "-f", filepath.Join(dir, "haproxy.cfg")}
-		}, func() bool {
-			// A worker exists when HAProxy has bound all ports. A connection to the
-			// ports would prove less: another process may have taken them.
-			return strings.Contains(haproxyCommand(socket, "@1 show info"), "Pid:")
-		})
+		d := StartHAProxyDaemon(t, dir, func(addresses []string) { configure(addresses, backend) })
+		socket := haproxySocket(dir)
 		return &Edge{
 			Plain: Frontend{Address: d.Addresses[0]},
 			TLS:   Frontend{Address: d.Addresses[1], Roots: roots},
@@ -55,6 +47,24 @@ func StartHAProxy(file string) StartFunc {
 		}
 	}
 }
+
+// StartHAProxyDaemon runs HAProxy with the haproxy.cfg that configure writes to dir, at two
+// addresses.
+func StartHAProxyDaemon(t *testing.T, dir string, configure func(addresses []string)) *Daemon {
+	t.Helper()
+	return StartDaemon(t, dir, 2, func(addresses []string) (command []string) {
+		configure(addresses)
+		// In the foreground, with a master process that takes commands.
+		return []string{"haproxy", "-W", "-db", "-S", haproxySocket(dir), "-f", filepath.Join(dir, "haproxy.cfg")}
+	}, func() bool {
+		// A worker exists when HAProxy has bound all ports. A connection to the
+		// ports would prove less: another process may have taken them.
+		return strings.Contains(haproxyCommand(haproxySocket(dir), "@1 show info"), "Pid:")
+	})
+}
+
+// haproxySocket returns the socket of the master process of a HAProxy that runs in dir.
+func haproxySocket(dir string) string { return filepath.Join(dir, "s") }
 
 // haproxyCommand sends a command to the master process at socket, and returns the
 // answer. The answer is empty if the process does not listen yet.

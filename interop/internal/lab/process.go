@@ -185,6 +185,14 @@ func RunCommand(t *testing.T, command ...string) {
 	require.NoError(t, err, "%s", output)
 }
 
+// BuildCommand builds the command preflight from the working tree.
+func BuildCommand(t *testing.T) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "preflight")
+	RunCommand(t, "go", "build", "-C", filepath.Join(root, "cmd", "preflight"), "-o", program, ".")
+	return program
+}
+
 // HasLogged reports whether a daemon that runs in dir has written text to its
 // standard output or standard error.
 func HasLogged(t *testing.T, dir, text string) bool {
