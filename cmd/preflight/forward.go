@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,6 +129,9 @@ func (c *forwardCommand) open(env *environment, t *preflight.Telemetry) (mapping
 		return nil, errors.New("--drain-timeout is negative")
 	}
 	for i, a := range c.Listen {
+		if a.Network == "systemd" && slices.Contains(c.Listen[:i], a) {
+			return nil, fmt.Errorf("--listen %s is there twice: each URL needs a socket of its own", a)
+		}
 		if !c.UnsafeListen && !a.Local() {
 			return nil, fmt.Errorf("--listen %s is open to other machines, and so would be the tunnel with its credentials: use a loopback address or a Unix socket, or say --unsafe-listen", a)
 		}
