@@ -72,17 +72,17 @@ func (c *forwardCommand) Run(env *environment) error {
 	defer cancelDials()
 	f.dialing = dialing
 	var accepting sync.WaitGroup
-	reloads := make(map[string]func() error)
+	var files []reloadable
 	for _, m := range mappings {
 		f.log.Info("listening", "address", m.listener.Addr().String(), "edge", m.edge.String())
-		reloads[m.edge.String()] = m.edge.Reload
+		files = append(files, reloadable{slog.String("edge", m.edge.String()), m.edge.Reload})
 		accepting.Go(func() { f.acceptAll(m) })
 	}
 	ready()
 	for {
 		select {
 		case <-signals.reload:
-			reloadAll(f.log, reloads)
+			reloadAll(f.log, files)
 			continue
 		case <-signals.ctx.Done():
 		}

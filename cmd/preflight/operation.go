@@ -49,15 +49,21 @@ func watchSignals(ctx context.Context) *signals {
 	return s
 }
 
-// reloadAll reads files again, by the flag that names them.
-func reloadAll(log *slog.Logger, reloads map[string]func() error) {
+// A reloadable is what was read from files.
+type reloadable struct {
+	name   slog.Attr // of the flag, or of the edge, for the log
+	reload func() error
+}
+
+// reloadAll reads files again.
+func reloadAll(log *slog.Logger, files []reloadable) {
 	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 	defer ready()
-	for flag, reload := range reloads {
-		if err := reload(); err != nil {
-			log.Error("the file is bad; its old content stays in use", "flag", flag, "error", err)
+	for _, f := range files {
+		if err := f.reload(); err != nil {
+			log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		} else {
-			log.Info("reloaded", "flag", flag)
+			log.Info("reloaded", f.name)
 		}
 	}
 }

@@ -88,7 +88,7 @@ type server struct {
 	rules    auth.Rules
 	routes   []route
 	listener *preflight.PreflightListener
-	reloads  map[string]func() error // by flag
+	files    []reloadable
 	tunnels  tunnels
 	places   atomic.Int64 // that tunnels take, see MaxConns
 	draining atomic.Bool
@@ -97,7 +97,7 @@ type server struct {
 }
 
 func (c *serveCommand) Run(env *environment) error {
-	s := &server{serveCommand: c, log: env.log, reloads: make(map[string]func() error)}
+	s := &server{serveCommand: c, log: env.log}
 	if err := s.configure(); err != nil {
 		return usage(err)
 	}
@@ -163,19 +163,24 @@ func (s *server) configureAccess() (err error) {
 		if err != nil {
 			return fmt.Errorf("--token-file: %w", err)
 		}
-		s.reloads["token-file"] = s.rules.Tokens.Reload
+		s.reloadable("token-file", s.rules.Tokens.Reload)
 	}
 	if s.Htpasswd != "" {
 		s.rules.Users, err = reload.New(func() (*auth.Users, error) { return auth.LoadUsers(s.Htpasswd) })
 		if err != nil {
 			return fmt.Errorf("--htpasswd: %w", err)
 		}
-		s.reloads["htpasswd"] = s.rules.Users.Reload
+		s.reloadable("htpasswd", s.rules.Users.Reload)
 	}
 	if s.ClientCA != "" {
 		s.rules.Certs = auth.NewCerts(s.AllowCN, s.AllowSAN)
 	}
 	return nil
+}
+
+// reloadable adds what SIGHUP reads again.
+func (s *server) reloadable(flag string, reload func() error) {
+	s.files = append(s.files, reloadable{slog.String("flag", flag), reload})
 }
 
 func (s *server) configureListener() error {
@@ -259,13 +264,13 @@ func (s *server) tlsConfig() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--tls-cert: %w", err)
 	}
-	s.reloads["tls-cert"] = pair.Reload
+	s.reloadable("tls-cert", pair.Reload)
 	var roots *reload.Value[*x509.CertPool]
 	if s.ClientCA != "" {
 		if roots, err = reload.Roots(s.ClientCA); err != nil {
 			return nil, fmt.Errorf("--client-ca: %w", err)
 		}
-		s.reloads["client-ca"] = roots.Reload
+		s.reloadable("client-ca", roots.Reload)
 	}
 	return &tls.Config{
 		NextProtos: []string{"http/1.1"},
@@ -302,7 +307,7 @@ func (s *server) run(env *environment) error {
 	for {
 		select {
 		case <-signals.reload:
-			reloadAll(s.log, s.reloads)
+			reloadAll(s.log, s.files)
 			continue
 		case <-signals.ctx.Done():
 		}
