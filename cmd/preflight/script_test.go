@@ -202,9 +202,9 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 	serve, ok := servers[args[1]]
 	if args[1] == "connect" {
 		// A forward proxy that leads each CONNECT to one address, whatever it names.
-		to := address
+		toNetwork, to := network, address
 		network, address = "tcp", "127.0.0.1:0"
-		serve, ok = func(c net.Conn, _ <-chan struct{}) { serveConnect(c, to) }, true
+		serve, ok = func(c net.Conn, _ <-chan struct{}) { serveConnect(c, toNetwork, to) }, true
 	}
 	if !ok {
 		ts.Fatalf("no server %s", args[1])
@@ -246,12 +246,12 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func serveConnect(c net.Conn, to string) {
+func serveConnect(c net.Conn, network, to string) {
 	r, err := http.ReadRequest(bufio.NewReader(c))
 	if err != nil || r.Method != "CONNECT" {
 		return
 	}
-	server, err := net.Dial("tcp", to)
+	server, err := net.Dial(network, to)
 	if err != nil {
 		return
 	}

@@ -156,8 +156,7 @@ func (s *server) serve(c *preflight.Conn) {
 	defer x.close()
 	log := s.log.With("client", c.RemoteAddr().String(), "user", x.who, "route", x.route.path+"/", "carrier", carrierName(c))
 	if s.SendProxy {
-		h := proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), c.LocalAddr())
-		if _, err := h.WriteTo(x.server); err != nil {
+		if _, err := proxyHeader(c).WriteTo(x.server); err != nil {
 			log.Warn("the server does not take the PROXY header", "error", err)
 			relay.Reset(c)
 			return
@@ -166,6 +165,20 @@ func (s *server) serve(c *preflight.Conn) {
 	begin := time.Now()
 	result := s.tunnels.run(c, x.server, s.HalfCloseTimeout, func() { log.Debug("opened") })
 	closed(log, result, time.Since(begin))
+}
+
+// proxyHeader returns the header that tells the server the client's address. A trusted proxy may
+// have reported it, while the connection itself is a Unix socket. The header needs both
+// addresses, and then has no other for this end.
+func proxyHeader(c net.Conn) *proxyproto.Header {
+	local := c.LocalAddr()
+	if client, ok := c.RemoteAddr().(*net.TCPAddr); ok && local.Network() != client.Network() {
+		local = &net.TCPAddr{IP: net.IPv6zero}
+		if client.IP.To4() != nil {
+			local = &net.TCPAddr{IP: net.IPv4zero}
+		}
+	}
+	return proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), local)
 }
 
 // sessionOf returns the session that authorize has begun. A plain connection had no request,
