@@ -45,7 +45,9 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 		return nil, err
 	}
 	to, ok := s.find(r.URL.Path)
-	if !ok {
+	// RawPath is set if the path is encoded in another way than net/url would do it, such as
+	// %2F for a slash. A proxy that does not decode it has checked another path.
+	if !ok || strings.Contains(r.URL.RawPath, "%") {
 		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte("no server for this path\n")}
 		s.refused(r, who, err)
 		return nil, err
