@@ -114,7 +114,11 @@ func (s *server) open(ctx context.Context, to route) (*session, error) {
 	c, err := new(net.Dialer).DialContext(ctx, to.to.Network, to.to.Address)
 	if err != nil {
 		x.leave()
-		s.log.Warn("the server does not answer", "route", to.path+"/", "server", to.to.String(), "error", err)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			s.log.Debug("the client has left before its server answered", "route", to.path+"/", "error", context.Cause(ctx))
+		} else {
+			s.log.Warn("the server does not answer", "route", to.path+"/", "server", to.to.String(), "error", err)
+		}
 		return nil, gatewayError(err)
 	}
 	x.server = c.(relay.Conn)
