@@ -99,8 +99,7 @@ func (r *relay) run(d, other *direction) {
 		d.n, d.err = d.n+n, err
 	}
 	if d.err == nil {
-		// If this fails, dst is broken, and the other direction meets that too.
-		d.dst.CloseWrite()
+		d.err = d.dst.CloseWrite()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,10 +137,8 @@ func (r *relay) interrupted(d *direction) (first *direction) {
 // result is the error of the relay.
 func (r *relay) result() error {
 	for _, err := range r.errs {
-		// With EPIPE the side that is written to has gone, and in order: Linux reports
-		// that only if the peer's end came before its reset. Then the other direction
-		// decides.
-		if !errors.Is(err, syscall.EPIPE) && err != errBroken {
+		// If the side that is written to has gone, the other direction decides.
+		if !isGone(err) && err != errBroken {
 			return err
 		}
 	}
@@ -150,6 +147,11 @@ func (r *relay) result() error {
 	}
 	return nil
 }
+
+// isGone reports whether err says that the side that is written to has gone, and in order:
+// Linux reports EPIPE of a write, and ENOTCONN of a half-close, only if the peer's end came
+// before its reset.
+func isGone(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN) }
 
 // limits bound a direction when the other has ended.
 type limits struct {
@@ -212,7 +214,11 @@ func Bottom(c net.Conn) net.Conn {
 		if !ok {
 			return c
 		}
-		c = layer.NetConn()
+		below := layer.NetConn()
+		if below == nil {
+			return c
+		}
+		c = below
 	}
 }
 
