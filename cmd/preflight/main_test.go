@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		"hash":      hash,
 		"exitcode":  exitcode,
 		"relayed":   relayed,
+		"unread":    unread,
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -73,6 +74,32 @@ func exitcode() {
 	if code := fmt.Sprint(cmd.ProcessState.ExitCode()); code != os.Args[1] {
 		fail(fmt.Errorf("the exit code is %s", code))
 	}
+}
+
+// unread ARGS... SIGNAL... runs preflight with ARGS, and does not read its standard output. When
+// the pipe is full it sends the signals, and prints the exit code.
+func unread() {
+	args, signals := os.Args[1:], []os.Signal(nil)
+	for names := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt}; names[args[len(args)-1]] != nil; args = args[:len(args)-1] {
+		signals = append(signals, names[args[len(args)-1]])
+	}
+	r, w, err := os.Pipe()
+	fail(err)
+	cmd := exec.Command("preflight", args...)
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	_, err = cmd.StdinPipe() // stays open
+	fail(err)
+	fail(cmd.Start())
+	kill := time.AfterFunc(timeout, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	// From here on nobody reads, and the server goes on sending.
+	_, err = io.CopyN(io.Discard, r, 1<<20)
+	fail(err)
+	for _, s := range signals {
+		fail(cmd.Process.Signal(s))
+	}
+	cmd.Wait()
+	fmt.Println(cmd.ProcessState.ExitCode())
 }
 
 // get URL [FIELD...] sends a GET, and prints the status, some fields and the body. The

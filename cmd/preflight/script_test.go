@@ -280,6 +280,15 @@ var servers = map[string]func(c net.Conn, stopped <-chan struct{}){
 		io.Copy(io.Discard, c)
 		<-stopped
 	},
+	// Sends more than fits into any buffer.
+	"flood": func(c net.Conn, stopped <-chan struct{}) {
+		b := make([]byte, 1<<20)
+		for {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
+	},
 	"reset": func(c net.Conn, _ <-chan struct{}) {
 		c.Read(make([]byte, 1))
 		c.(*net.TCPConn).SetLinger(0)
