@@ -91,8 +91,12 @@ func await(done <-chan relay.Result, received <-chan os.Signal, local *stdio, tu
 var errSignal = errors.New("the tunnel was cut by a signal")
 
 func tunnelError(r relay.Result) error {
-	if r.Err != nil {
-		return fmt.Errorf("the tunnel ended early, after %d bytes sent and %d received: %w", r.Up, r.Down, r.Err)
+	err := r.Err
+	if err == nil && r.Gone != nil {
+		err = fmt.Errorf("the server ended its direction, and did not read the other to its end: %w", r.Gone)
+	}
+	if err != nil {
+		return fmt.Errorf("the tunnel ended early, after %d bytes sent and %d received: %w", r.Up, r.Down, err)
 	}
 	return nil
 }

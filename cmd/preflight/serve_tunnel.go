@@ -216,5 +216,8 @@ func closed(log *slog.Logger, r relay.Result, took time.Duration) {
 		log.Info("closed early", "error", r.Err)
 		return
 	}
+	if r.Gone != nil {
+		log = log.With("unread", r.Gone)
+	}
 	log.Info("closed")
 }

@@ -291,17 +291,20 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestAwaitClosed closes a framed tunnel whose peer reads nothing yet.
+// TestAwaitClosed ends a framed tunnel whose peer reads nothing yet.
 func TestAwaitClosed(t *testing.T) {
 	client, server := tunnelPair(t, preflight.CarrierFramed)
 	_, err := client.Write([]byte("x"))
 	require.NoError(t, err)
-	require.NoError(t, client.Close())
+	require.NoError(t, client.CloseWrite())
 	require.False(t, awaitClosed(client, 20*time.Millisecond))
 	_, err = io.ReadAll(server)
 	require.NoError(t, err)
 	server.Close()
+	_, err = client.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
 	require.True(t, awaitClosed(client, timeout))
+	require.NoError(t, client.Close())
 }
 
 // TestCloseWriteFails has a side that cannot end its direction, such as a file on a full disk.
