@@ -59,7 +59,8 @@ const (
 // no limit as long as both directions are open.
 //
 // A reset is passed on as a reset, and so is the early end of a framed tunnel, which is an
-// error of Read. A Unix socket has no resets: its peer sees an end.
+// error of Read. What had arrived before is written first. But the reset drops what the kernel
+// has not sent until then. A Unix socket has no resets: its peer sees an end.
 //
 // As long as both directions are open the kernel moves the bytes between TCP connections
 // (splice), also where one of them is below a *preflight.Conn.
