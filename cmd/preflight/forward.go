@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/preflight-go/preflight"
@@ -19,13 +19,15 @@ import (
 )
 
 type forwardCommand struct {
-	Listen           []address.Address `required:"" sep:"none" placeholder:"ADDR" help:"Accept connections here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd. The first is for the first URL, the second for the second, and so on."`
-	URL              []string          `arg:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags are for all of them."`
-	HalfCloseTimeout time.Duration     `default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
-	DrainTimeout     time.Duration     `default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
+	ConfigFlags
+	Listen           []address.Address `sep:"none" placeholder:"ADDR" help:"Accept connections here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd. The first is for the first URL, the second for the second, and so on."`
+	URL              []string          `arg:"" optional:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags are for all of them."`
+	Map              []pair            `live:"" sep:"none" placeholder:"ADDR=URL" help:"Accept connections at ADDR for the edge URL, as --listen and URL together. Repeatable, and possible in a file."`
+	HalfCloseTimeout time.Duration     `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
+	DrainTimeout     time.Duration     `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
 	Landlock         bool              `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc. On by default. It is off with --header-command, which may need anything."`
 	TelemetryFlags
-	UnsafeListen bool `help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
+	UnsafeListen bool `live:"" help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
 	edge.Flags
 }
 
@@ -36,19 +38,15 @@ dials anew. The forward proxy comes from HTTPS_PROXY and NO_PROXY. SIGHUP reads 
 again; the header file is read for each tunnel.`
 }
 
-// A mapping leads the connections of a listener to an edge.
-type mapping struct {
-	listener net.Listener
-	edge     *edge.Edge
-}
-
 // A forwarder is a forward command that runs.
 type forwarder struct {
-	*forwardCommand
-	log     *slog.Logger
-	tunnels tunnels
-	ctx     context.Context // ends when the program stops to accept
-	dialing context.Context // ends when it cuts what is open
+	log       *slog.Logger
+	telemetry *preflight.Telemetry
+	current   atomic.Pointer[forwardCommand]
+	mappings  []*mapping
+	accepting sync.WaitGroup
+	tunnels   tunnels
+	dialing   context.Context // ends when the program cuts what is open
 }
 
 func (c *forwardCommand) Run(env *environment) error {
@@ -57,46 +55,38 @@ func (c *forwardCommand) Run(env *environment) error {
 		return usage(err)
 	}
 	defer t.stop(env.log)
-	mappings, err := c.open(env, t.Telemetry)
+	f := &forwarder{log: env.log, telemetry: t.Telemetry}
+	opened, err := f.open(c)
 	if err != nil {
 		return usage(err)
 	}
-	if err := c.enterSandbox(); err != nil {
+	if err := f.enterSandbox(); err != nil {
 		return usagef("landlock: %w; --no-landlock goes without", err)
 	}
-	f := &forwarder{forwardCommand: c, log: env.log}
 	signals := watchSignals(env.ctx)
 	defer signals.stop()
-	f.ctx = signals.ctx
 	dialing, cancelDials := context.WithCancel(signals.again)
 	defer cancelDials()
 	f.dialing = dialing
-	var accepting sync.WaitGroup
-	var files []reloadable
-	for _, m := range mappings {
-		f.log.Info("listening", "address", m.listener.Addr().String(), "edge", m.edge.String())
-		files = append(files, reloadable{slog.String("edge", m.edge.String()), m.edge.Reload})
-		accepting.Go(func() { f.acceptAll(m) })
-	}
+	f.start(opened)
 	ready()
-	for {
-		select {
-		case <-signals.reload:
-			reloadAll(f.log, files)
-			continue
-		case <-signals.ctx.Done():
-		}
-		break
-	}
+	r := &reloader{log: f.log, config: env.reloadable(c.Config, f.use), others: f.files}
+	r.run(signals, c.ReloadEvery)
+	return f.drain(signals, cancelDials)
+}
+
+// drain stops the forwarder in order, for at most DrainTimeout.
+func (f *forwarder) drain(signals *signals, cancelDials func()) error {
 	stopping()
-	f.log.Info("draining", "tunnels", f.tunnels.count(), "timeout", f.DrainTimeout)
-	ctx, cancel := context.WithTimeout(signals.again, f.DrainTimeout)
+	timeout := f.current.Load().DrainTimeout
+	f.log.Info("draining", "tunnels", f.tunnels.count(), "timeout", timeout)
+	ctx, cancel := context.WithTimeout(signals.again, timeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancelDials)()
-	for _, m := range mappings {
+	for _, m := range f.mappings {
 		m.listener.Close()
 	}
-	accepting.Wait()
+	f.accepting.Wait()
 	if cut := f.tunnels.wait(ctx); cut > 0 {
 		return fmt.Errorf("%w after --drain-timeout: %d", errCut, cut)
 	}
@@ -105,66 +95,34 @@ func (c *forwardCommand) Run(env *environment) error {
 }
 
 // enterSandbox gives up what the program does not need any more.
-func (c *forwardCommand) enterSandbox() error {
+func (f *forwarder) enterSandbox() error {
+	c := f.current.Load()
 	if !c.Landlock || c.HeaderCommand != "" {
 		return nil
 	}
-	needs := sandbox.Needs{Files: []string{c.HeaderFile, c.CA, c.Cert, c.Key}}
-	for _, a := range c.Listen {
-		if socket := a.Socket(); socket != "" {
+	needs := sandbox.Needs{Files: []string{string(c.Config), c.HeaderFile, c.CA, c.Cert, c.Key}}
+	for _, m := range f.mappings {
+		if socket := m.listen.Socket(); socket != "" {
 			needs.Sockets = append(needs.Sockets, socket)
 		}
 	}
 	return needs.Enter()
 }
 
-// open checks the flags, and listens.
-func (c *forwardCommand) open(env *environment, t *preflight.Telemetry) (mappings []mapping, err error) {
-	switch {
-	case len(c.Listen) != len(c.URL):
-		return nil, fmt.Errorf("%d times --listen and %d URLs: each URL needs one --listen", len(c.Listen), len(c.URL))
-	case c.HalfCloseTimeout < 0:
-		return nil, errors.New("--half-close-timeout is negative")
-	case c.DrainTimeout < 0:
-		return nil, errors.New("--drain-timeout is negative")
-	}
-	for i, a := range c.Listen {
-		if a.Network == "systemd" && slices.Contains(c.Listen[:i], a) {
-			return nil, fmt.Errorf("--listen %s is there twice: each URL needs a socket of its own", a)
-		}
-		if !c.UnsafeListen && !a.Local() {
-			return nil, fmt.Errorf("--listen %s is open to other machines, and so would be the tunnel with its credentials: use a loopback address or a Unix socket, or say --unsafe-listen", a)
-		}
-		e, err := edge.New(c.URL[i], c.Flags, env.log, t)
-		if err != nil {
-			return nil, fmt.Errorf("the URL for %s: %w", a, err)
-		}
-		mappings = append(mappings, mapping{edge: e})
-	}
-	for i, a := range c.Listen {
-		if mappings[i].listener, err = a.Listen(); err != nil {
-			for _, m := range mappings[:i] {
-				m.listener.Close()
-			}
-			return nil, fmt.Errorf("--listen: %w", err)
-		}
-	}
-	return mappings, nil
-}
-
-func (f *forwarder) acceptAll(m mapping) {
+// acceptAll opens a tunnel for each connection, until the listener is closed.
+func (f *forwarder) acceptAll(m *mapping) {
 	var wait backoff
 	for {
 		c, err := m.listener.Accept()
 		switch {
-		case f.ctx.Err() != nil && err != nil:
+		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
 			f.log.Error("accept failed", "error", err)
 			wait.sleep()
 		default:
 			wait.reset()
-			f.tunnels.add(func() { f.forward(c.(relay.Conn), m.edge) })
+			f.tunnels.add(func() { f.forward(c.(relay.Conn), m.edge.Load()) })
 		}
 	}
 }
@@ -182,6 +140,6 @@ func (f *forwarder) forward(c relay.Conn, e *edge.Edge) {
 	}
 	log = log.With("carrier", string(tunnel.Carrier()))
 	took := time.Since(begin).Round(time.Millisecond)
-	result := f.tunnels.run(c, tunnel, f.HalfCloseTimeout, func() { log.Debug("opened", "took", took) })
+	result := f.tunnels.run(c, tunnel, f.current.Load().HalfCloseTimeout, func() { log.Debug("opened", "took", took) })
 	closed(log, result, time.Since(begin))
 }

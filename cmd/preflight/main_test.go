@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			"logged": logged,
 			"server": server_,
 			"free":   free,
+			"expand": expand,
 			"gate":   gate,
 			"open":   open,
 		},

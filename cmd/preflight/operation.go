@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -52,18 +53,86 @@ func watchSignals(ctx context.Context) *signals {
 // A reloadable is what was read from files.
 type reloadable struct {
 	name   slog.Attr // of the flag, or of the edge, for the log
+	files  []string  // "" is none
 	reload func() error
 }
 
-// reloadAll reads files again.
-func reloadAll(log *slog.Logger, files []reloadable) {
-	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-	defer ready()
+// A reloader reads files again.
+type reloader struct {
+	log    *slog.Logger
+	config *reloadable         // the file of --config; nil: there is none
+	others func() []reloadable // what the flags name; the config may change it
+	seen   map[string][32]byte // the contents that were read last, by file
+}
+
+// run reads on SIGHUP, and what has changed as often as every says, until a signal ends the
+// program. Zero means only on SIGHUP.
+func (r *reloader) run(signals *signals, every time.Duration) {
+	var tick <-chan time.Time
+	if every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
+	for {
+		select {
+		case <-signals.reload:
+			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			r.changed()
+			r.reload(r.all(), slog.LevelInfo)
+			ready()
+		case <-tick:
+			level := slog.LevelInfo
+			if r.seen == nil {
+				// A file may have changed since it was read at the start, so the first
+				// time all are read. That is no news.
+				level = slog.LevelDebug
+			}
+			r.reload(r.changed(), level)
+		case <-signals.ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *reloader) all() []reloadable {
+	if r.config == nil {
+		return r.others()
+	}
+	return append([]reloadable{*r.config}, r.others()...)
+}
+
+// changed returns those of which a file differs from what was seen last.
+func (r *reloader) changed() (changed []reloadable) {
+	seen := make(map[string][32]byte)
+	for _, x := range r.all() {
+		differs := false
+		for _, file := range x.files {
+			if file == "" {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			seen[file] = sha256.Sum256(text)
+			differs = differs || seen[file] != r.seen[file]
+		}
+		if differs {
+			changed = append(changed, x)
+		}
+	}
+	r.seen = seen
+	return changed
+}
+
+// reload reads the files. If one is bad, what was read of it before stays in use.
+func (r *reloader) reload(files []reloadable, level slog.Level) {
 	for _, f := range files {
 		if err := f.reload(); err != nil {
-			log.Error("the file is bad; its old content stays in use", f.name, "error", err)
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		} else {
-			log.Info("reloaded", f.name)
+			r.log.Log(context.Background(), level, "reloaded", f.name)
 		}
 	}
 }

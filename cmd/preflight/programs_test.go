@@ -34,13 +34,8 @@ func fail(err error) {
 // ask ADDRESS TEXT sends TEXT, ends its direction, and prints what comes until the end. With
 // "-" for TEXT it sends nothing and does not end its direction.
 func ask() {
-	network, address := "tcp", os.Args[1]
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, address = "unix", path
-	}
-	c, err := net.Dial(network, address)
-	fail(err)
-	c.SetDeadline(time.Now().Add(timeout))
+	c := dial(os.Args[1])
+	var err error
 	if text := os.Args[2]; text != "-" {
 		_, err = io.WriteString(c, text)
 		fail(err)
@@ -50,18 +45,27 @@ func ask() {
 	fail(err)
 }
 
-// relayed ADDRESS GATE connects, and sends when the gate is open: "late", and its end.
-func relayed() {
-	c, err := net.Dial("tcp", os.Args[1])
+func dial(address string) net.Conn {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	}
+	c, err := net.Dial(network, address)
 	fail(err)
 	c.SetDeadline(time.Now().Add(timeout))
+	return c
+}
+
+// relayed ADDRESS GATE connects, and sends when the gate is open: "late", and its end.
+func relayed() {
+	c := dial(os.Args[1])
 	if gate, err := net.Dial("tcp", os.Args[2]); err == nil {
 		gate.SetDeadline(time.Now().Add(timeout))
 		io.Copy(io.Discard, gate) // until the gate ends the connection
 	}
-	_, err = io.WriteString(c, "late")
+	_, err := io.WriteString(c, "late")
 	fail(err)
-	fail(c.(*net.TCPConn).CloseWrite())
+	fail(c.(interface{ CloseWrite() error }).CloseWrite())
 	_, err = io.Copy(os.Stdout, c)
 	fail(err)
 }

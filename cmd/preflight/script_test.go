@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -104,7 +105,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Value(processes{}).(map[string]*process)[name] = p
 	pattern, n := "", 0
 	for _, a := range args {
-		if a == "--listen" {
+		if a == "--listen" || a == "--map" {
 			n++
 			pattern += `(?s:.*?)(?:msg=listening address=|"msg":"listening","address":")([^\s"]+)`
 		}
@@ -149,6 +150,12 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	if code := fmt.Sprint(p.cmd.ProcessState.ExitCode()); code != args[1] {
 		ts.Fatalf("the exit code is %s:\n%s", code, p.text())
 	}
+}
+
+// expand FILE replaces $NAME in the file by the variable.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // free NAME sets the variable to a TCP address at which nothing listens now.

@@ -17,7 +17,7 @@ func (s *server) handler() http.Handler {
 		switch {
 		case s.draining.Load():
 			answerStatus(w, http.StatusServiceUnavailable, "draining")
-		case !s.health.ready():
+		case !s.health.ready(s.current.Load()):
 			answerStatus(w, http.StatusServiceUnavailable, "a server does not accept connections")
 		default:
 			answerStatus(w, http.StatusOK, "ok")
@@ -43,30 +43,29 @@ func answerStatus(w http.ResponseWriter, status int, text string) {
 // A health knows whether the servers accept connections. It dials them at most once a second,
 // however often it is asked: anybody may ask.
 type health struct {
-	routes []route
-
 	mu      sync.Mutex
+	set     *settings // that was checked
 	checked time.Time
 	up      bool
 }
 
 const healthAge = time.Second
 
-func (h *health) ready() bool {
+func (h *health) ready(set *settings) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if time.Since(h.checked) >= healthAge {
-		h.up = h.dialAll()
-		h.checked = time.Now()
+	if h.set != set || time.Since(h.checked) >= healthAge {
+		h.up = dialAll(set.routes)
+		h.set, h.checked = set, time.Now()
 	}
 	return h.up
 }
 
-func (h *health) dialAll() bool {
+func dialAll(routes []route) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	ok := make(chan bool, len(h.routes))
-	for _, r := range h.routes {
+	ok := make(chan bool, len(routes))
+	for _, r := range routes {
 		go func() {
 			c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
 			if err == nil {
@@ -76,7 +75,7 @@ func (h *health) dialAll() bool {
 		}()
 	}
 	all := true
-	for range h.routes {
+	for range routes {
 		all = <-ok && all
 	}
 	return all

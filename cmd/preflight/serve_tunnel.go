@@ -25,6 +25,7 @@ const dialTimeout = 5 * time.Second
 
 // A session is a tunnel, from the moment when its request is allowed.
 type session struct {
+	set   *settings
 	route route
 	who   string // "" if nobody had to say
 
@@ -39,12 +40,13 @@ type sessionKey struct{}
 // authorize allows a request, and dials the server, so that a client learns at once if that
 // does not answer.
 func (s *server) authorize(r *http.Request) (http.Header, error) {
-	who, err := s.rules.Check(r)
+	set := s.current.Load()
+	who, err := set.rules.Check(r)
 	if err != nil {
 		s.refused(r, who, err)
 		return nil, err
 	}
-	to, ok := s.find(r.URL.Path)
+	to, ok := set.find(r.URL.Path)
 	// RawPath is set if the path is encoded in another way than net/url would do it, such as
 	// %2F for a slash. A proxy that does not decode it has checked another path.
 	if !ok || strings.Contains(r.URL.RawPath, "%") {
@@ -52,7 +54,7 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 		s.refused(r, who, err)
 		return nil, err
 	}
-	x, err := s.open(r.Context(), to)
+	x, err := s.open(r.Context(), set, to)
 	if err != nil {
 		s.refused(r, who, err)
 		return nil, err
@@ -84,7 +86,7 @@ func (s *server) refused(r *http.Request, who string, err error) {
 
 // find returns the route for a path: the longest that is the path or a folder above it. A path
 // that the proxy may have understood in another way has none.
-func (s *server) find(p string) (found route, ok bool) {
+func (s *settings) find(p string) (found route, ok bool) {
 	if !isClean(p) {
 		return route{}, false
 	}
@@ -103,9 +105,9 @@ func isClean(p string) bool {
 }
 
 // open dials the server of a route.
-func (s *server) open(ctx context.Context, to route) (*session, error) {
-	x := &session{route: to, leave: func() { s.places.Add(-1) }}
-	if n := s.places.Add(1); s.MaxConns > 0 && n > int64(s.MaxConns) {
+func (s *server) open(ctx context.Context, set *settings, to route) (*session, error) {
+	x := &session{set: set, route: to, leave: func() { s.places.Add(-1) }}
+	if n := s.places.Add(1); set.MaxConns > 0 && n > int64(set.MaxConns) {
 		x.leave()
 		return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}, Body: []byte("too many tunnels are open\n")}
 	}
@@ -161,7 +163,7 @@ func (s *server) serve(c *preflight.Conn) {
 	}
 	defer x.close()
 	log := s.log.With("client", c.RemoteAddr().String(), "user", x.who, "route", x.route.path+"/", "carrier", carrierName(c))
-	if s.SendProxy {
+	if x.set.SendProxy {
 		if _, err := proxyHeader(c).WriteTo(x.server); err != nil {
 			log.Warn("the server does not take the PROXY header", "error", err)
 			relay.Reset(c)
@@ -169,7 +171,7 @@ func (s *server) serve(c *preflight.Conn) {
 		}
 	}
 	begin := time.Now()
-	result := s.tunnels.run(c, x.server, s.HalfCloseTimeout, func() { log.Debug("opened") })
+	result := s.tunnels.run(c, x.server, x.set.HalfCloseTimeout, func() { log.Debug("opened") })
 	closed(log, result, time.Since(begin))
 }
 
@@ -192,8 +194,9 @@ func proxyHeader(c net.Conn) *proxyproto.Header {
 func (s *server) sessionOf(c *preflight.Conn) (*session, error) {
 	r := c.Request()
 	if r == nil {
-		to, _ := s.find("/")
-		return s.open(context.Background(), to)
+		set := s.current.Load()
+		to, _ := set.find("/")
+		return s.open(context.Background(), set, to)
 	}
 	x := r.Context().Value(sessionKey{}).(*session)
 	if !x.claim.Stop() {

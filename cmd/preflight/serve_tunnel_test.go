@@ -20,10 +20,10 @@ func TestClientLeaves(t *testing.T) {
 	to, err := address.Parse(l.Addr().String())
 	require.NoError(t, err)
 	var log bytes.Buffer
-	s := &server{serveCommand: new(serveCommand), log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	s := &server{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("the client has gone"))
-	_, err = s.open(ctx, route{to: to})
+	_, err = s.open(ctx, &settings{serveCommand: new(serveCommand)}, route{to: to})
 	require.Error(t, err)
 	require.Contains(t, log.String(), `level=DEBUG msg="the client has left before its server answered" route=/ error="the client has gone"`)
 	require.NotContains(t, log.String(), "WARN")
