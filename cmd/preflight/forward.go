@@ -25,6 +25,7 @@ type forwardCommand struct {
 	Map              []pair            `live:"" sep:"none" placeholder:"ADDR=URL" help:"Accept connections at ADDR for the edge URL, as --listen and URL together. Repeatable, and possible in a file."`
 	HalfCloseTimeout time.Duration     `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration     `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
+	ReusePort        bool              `help:"Let another preflight listen at the same TCP ports (SO_REUSEPORT). So a new one can take over before the old one ends."`
 	Landlock         bool              `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc. On by default. It is off with --header-command, which may need anything."`
 	TelemetryFlags
 	UnsafeListen bool `live:"" help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
@@ -69,6 +70,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	defer cancelDials()
 	f.dialing = dialing
 	f.start(opened)
+	defer watchdog(f.log, func() { f.tunnels.count() })()
 	ready()
 	r := &reloader{log: f.log, config: env.reloadable(c.Config, f.use), others: f.files}
 	r.run(signals, c.ReloadEvery)

@@ -99,7 +99,7 @@ func (f *forwarder) open(c *forwardCommand) (opened []*mapping, err error) {
 		if m.listener != nil {
 			continue
 		}
-		if m.listener, err = m.listen.Listen(); err != nil {
+		if m.listener, err = m.listen.Listen(c.ReusePort); err != nil {
 			for _, m := range opened {
 				m.listener.Close()
 			}

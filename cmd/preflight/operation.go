@@ -150,3 +150,31 @@ func (b *backoff) sleep() {
 }
 
 func (b *backoff) reset() { b.wait = 0 }
+
+// watchdog tells systemd twice in WatchdogSec= that the program lives, until stop is called. That
+// includes a drain. alive takes the locks that everything needs, so it hangs if the program does.
+func watchdog(log *slog.Logger, alive func()) (stop func()) {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("the watchdog of systemd is not served", "error", err)
+	}
+	if limit == 0 {
+		return func() {}
+	}
+	ticker, done := time.NewTicker(limit/2), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				alive()
+				daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(done)
+	}
+}

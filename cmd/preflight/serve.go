@@ -39,9 +39,14 @@ type serveCommand struct {
 
 	SendProxy        bool          `live:"" help:"Tell the server the client's address by a header of the PROXY protocol, version 2. The server must expect it."`
 	MaxConns         int           `live:"" default:"10000" help:"Refuse further tunnels with 503 while so many are open. 0 means no limit."`
+	HandshakeRate    float64       `live:"" default:"0" placeholder:"NUMBER" help:"Answer 429 to an address that asks for more tunnels in a second than this, on average. An IPv6 address counts with its /64. 0 means no limit."`
+	HandshakeBurst   int           `live:"" default:"20" help:"So many tunnels an address may ask for at once, in spite of --handshake-rate."`
+	MaxAge           time.Duration `live:"" default:"0s" help:"Reset a tunnel at this age, or up to a tenth earlier, so that those that began together do not end together. 0 means never."`
 	MaxIdle          time.Duration `default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
 	HalfCloseTimeout time.Duration `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
+	DrainDelay       time.Duration `live:"" default:"0s" help:"On SIGTERM or SIGINT, go on for this long before that, while /readyz already answers 503, so that a load balancer sends nothing more."`
+	ReusePort        bool          `help:"Let another preflight listen at the same TCP port (SO_REUSEPORT). So a new one can take over before the old one ends."`
 	Landlock         bool          `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc, and TCP connections but those to the servers. On by default."`
 	TelemetryFlags
 	UnsafeTarget bool `live:"" help:"Allow servers that are neither on a loopback address nor on a Unix socket. The bytes travel there as they come out of the tunnel."`
@@ -86,6 +91,7 @@ type server struct {
 	places   atomic.Int64 // that tunnels take, see MaxConns
 	draining atomic.Bool
 	health   health
+	counts   counts
 	exports  bool // telemetry, by connections of its own
 }
 
@@ -94,7 +100,7 @@ func (c *serveCommand) Run(env *environment) error {
 	if err != nil {
 		return usage(err)
 	}
-	s := &server{log: env.log}
+	s := &server{log: env.log, counts: counts{begin: time.Now()}}
 	s.current.Store(set)
 	if s.listener, err = s.newListener(set); err != nil {
 		return usage(err)
@@ -110,7 +116,7 @@ func (c *serveCommand) Run(env *environment) error {
 
 // run serves until a signal stops it.
 func (s *server) run(env *environment, set *settings) error {
-	inner, err := set.Listen.Listen()
+	inner, err := set.Listen.Listen(set.ReusePort)
 	if err != nil {
 		return usagef("--listen: %w", err)
 	}
@@ -125,6 +131,7 @@ func (s *server) run(env *environment, set *settings) error {
 		defer close(accepting)
 		s.acceptAll()
 	}()
+	defer watchdog(s.log, func() { s.tunnels.count() })()
 	s.log.Info("listening", "address", inner.Addr().String(), "routes", set.describeRoutes())
 	ready()
 	r := &reloader{log: s.log, config: env.reloadable(set.Config, s.use), others: func() []reloadable { return s.current.Load().files }}
@@ -169,7 +176,15 @@ func (s *server) enterSandbox(set *settings) error {
 func (s *server) drain(accepting <-chan struct{}, signals *signals) error {
 	s.draining.Store(true)
 	stopping()
-	timeout := s.current.Load().DrainTimeout
+	set := s.current.Load()
+	if set.DrainDelay > 0 {
+		s.log.Info("not ready any more", "delay", set.DrainDelay)
+		select {
+		case <-time.After(set.DrainDelay):
+		case <-signals.again.Done():
+		}
+	}
+	timeout := set.DrainTimeout
 	s.log.Info("draining", "tunnels", s.tunnels.count(), "timeout", timeout)
 	ctx, cancel := context.WithTimeout(signals.again, timeout)
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,12 +18,13 @@ func (s *server) handler() http.Handler {
 		switch {
 		case s.draining.Load():
 			answerStatus(w, http.StatusServiceUnavailable, "draining")
-		case !s.health.ready(s.current.Load()):
+		case !allUp(s.health.check(s.current.Load())):
 			answerStatus(w, http.StatusServiceUnavailable, "a server does not accept connections")
 		default:
 			answerStatus(w, http.StatusOK, "ok")
 		}
 	})
+	mux.HandleFunc("GET /status", s.serveStatus)
 	// As the library answers where there is no Handler.
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Connection", "Upgrade, close")
@@ -40,18 +42,18 @@ func answerStatus(w http.ResponseWriter, status int, text string) {
 	fmt.Fprintln(w, text)
 }
 
-// A health knows whether the servers accept connections. It dials them at most once a second,
+// A health knows which servers accept connections. It dials them at most once a second,
 // however often it is asked: anybody may ask.
 type health struct {
 	mu      sync.Mutex
 	set     *settings // that was checked
 	checked time.Time
-	up      bool
+	up      []bool // in the order of the routes
 }
 
 const healthAge = time.Second
 
-func (h *health) ready(set *settings) bool {
+func (h *health) check(set *settings) (up []bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.set != set || time.Since(h.checked) >= healthAge {
@@ -61,22 +63,22 @@ func (h *health) ready(set *settings) bool {
 	return h.up
 }
 
-func dialAll(routes []route) bool {
+func allUp(up []bool) bool { return !slices.Contains(up, false) }
+
+func dialAll(routes []route) []bool {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	ok := make(chan bool, len(routes))
-	for _, r := range routes {
-		go func() {
+	up := make([]bool, len(routes))
+	var dialing sync.WaitGroup
+	for i, r := range routes {
+		dialing.Go(func() {
 			c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
 			if err == nil {
 				c.Close()
 			}
-			ok <- err == nil
-		}()
+			up[i] = err == nil
+		})
 	}
-	all := true
-	for range routes {
-		all = <-ok && all
-	}
-	return all
+	dialing.Wait()
+	return up
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/preflight-go/preflight/cmd/preflight/internal/auth"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/rates"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/reload"
 )
 
@@ -20,6 +22,7 @@ type settings struct {
 	routes []route
 	pair   *reload.Value[*tls.Certificate] // nil: no TLS
 	roots  *reload.Value[*x509.CertPool]   // nil: no certificates of clients
+	rates  *rates.Table                    // nil: no limit
 	files  []reloadable
 }
 
@@ -125,12 +128,23 @@ func (s *settings) checkFlags() error {
 		return errors.New("--half-close-timeout is negative")
 	case s.DrainTimeout < 0:
 		return errors.New("--drain-timeout is negative")
+	case s.DrainDelay < 0:
+		return errors.New("--drain-delay is negative")
+	case s.MaxAge < 0:
+		return errors.New("--max-age is negative")
+	case s.HandshakeRate < 0 || math.IsNaN(s.HandshakeRate):
+		return errors.New("--handshake-rate must be 0 or above")
+	case s.HandshakeBurst < 1:
+		return errors.New("--handshake-burst must be at least 1")
 	case s.MaxIdle != 0 && s.MaxIdle < 40*time.Second:
 		return errors.New("--max-idle must be 0 or at least 40s, twice the period of the PINGs")
 	case s.ClientAddrHeader != "" && len(s.TrustedProxy) == 0:
 		return errors.New("--client-addr-header needs --trusted-proxy: from anybody else it proves nothing")
 	case !s.plain() && s.PlainAfter > 0:
 		return errors.New("--plain-after is for plain connections, which need --allow-all and --to, and no --require-upgrade")
+	}
+	if s.HandshakeRate > 0 {
+		s.rates = rates.New(s.HandshakeRate, s.HandshakeBurst)
 	}
 	return nil
 }

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +46,10 @@ type sessionKey struct{}
 // does not answer.
 func (s *server) authorize(r *http.Request) (http.Header, error) {
 	set := s.current.Load()
+	if err := set.slow(r.RemoteAddr); err != nil {
+		s.refused(r, "", err)
+		return nil, err
+	}
 	who, err := set.rules.Check(r)
 	if err != nil {
 		s.refused(r, who, err)
@@ -68,12 +77,28 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 	return nil, nil
 }
 
+// slow refuses a client that asks for tunnels too often. It comes before the credentials, so that
+// they cannot be guessed faster.
+func (s *settings) slow(client string) error {
+	a, err := netip.ParseAddrPort(client)
+	if s.rates == nil || err != nil { // the client of a Unix socket has no address
+		return nil
+	}
+	wait, ok := s.rates.Allow(a.Addr(), time.Now())
+	if ok {
+		return nil
+	}
+	after := strconv.Itoa(int(math.Ceil(wait.Seconds())))
+	return &preflight.StatusError{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {after}}, Body: []byte("this address asks for tunnels too often\n")}
+}
+
 // claimDelay is how long acceptAll may take to come to a connection.
 const claimDelay = 5 * time.Second
 
 // refused logs why a request was refused. What anybody can cause is for debugging, as in the
 // records of the library.
 func (s *server) refused(r *http.Request, who string, err error) {
+	s.counts.refused.Add(1)
 	level := slog.LevelDebug
 	if who != "" {
 		level = slog.LevelInfo
@@ -171,8 +196,32 @@ func (s *server) serve(c *preflight.Conn) {
 		}
 	}
 	begin := time.Now()
+	aged, stop := x.limitAge(c)
+	s.counts.opened(x.route.path)
 	result := s.tunnels.run(c, x.server, x.set.HalfCloseTimeout, func() { log.Debug("opened") })
+	s.counts.closed(x.route.path, result)
+	stop()
+	if aged.Load() && result.Err != nil {
+		result.Err = errAge
+	}
 	closed(log, result, time.Since(begin))
+}
+
+var errAge = errors.New("the tunnel was reset at the age of --max-age")
+
+// limitAge resets the tunnel when it is old. aged is true then.
+func (x *session) limitAge(c relay.Conn) (aged *atomic.Bool, stop func()) {
+	aged = new(atomic.Bool)
+	age := x.set.MaxAge
+	if age == 0 {
+		return aged, func() {}
+	}
+	timer := time.AfterFunc(age-rand.N(age/10+1), func() {
+		aged.Store(true)
+		relay.Reset(c)
+		relay.Reset(x.server)
+	})
+	return aged, func() { timer.Stop() }
 }
 
 // proxyHeader returns the header that tells the server the client's address. A trusted proxy may
@@ -195,6 +244,9 @@ func (s *server) sessionOf(c *preflight.Conn) (*session, error) {
 	r := c.Request()
 	if r == nil {
 		set := s.current.Load()
+		if err := set.slow(c.RemoteAddr().String()); err != nil {
+			return nil, err
+		}
 		to, _ := set.find("/")
 		return s.open(context.Background(), set, to)
 	}

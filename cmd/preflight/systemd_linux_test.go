@@ -86,6 +86,45 @@ func systemdSocket(t *testing.T) (socket *os.File, address string) {
 	return socket, l.Addr().String()
 }
 
+// TestWatchdog waits for the signs of life, also while the program drains.
+func TestWatchdog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	defer notified.Close()
+	notified.SetDeadline(time.Now().Add(timeout))
+	next := func(want string) {
+		b := make([]byte, 1024)
+		for got := ""; got != want; {
+			n, err := notified.Read(b)
+			require.NoError(t, err, "waiting for %s", want)
+			got = string(b[:n])
+		}
+	}
+	program, err := exec.LookPath("preflight")
+	require.NoError(t, err)
+	for _, args := range [][]string{
+		{"serve", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--allow-all", "--drain-delay", "1h"},
+		{"forward", "--listen", "127.0.0.1:0", "http://127.0.0.1:1/"},
+	} {
+		cmd := exec.Command(program, args...)
+		cmd.Env = append(os.Environ(), "WATCHDOG_USEC=10000", "NOTIFY_SOCKET="+path)
+		var output bytes.Buffer
+		cmd.Stderr = &output
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { cmd.Process.Kill() })
+		next("READY=1")
+		next("WATCHDOG=1")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		next("STOPPING=1")
+		if args[0] == "serve" {
+			next("WATCHDOG=1")
+			require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		}
+		require.NoError(t, cmd.Wait(), output.String())
+	}
+}
+
 // TestSystemdSockets has two sockets of systemd for one process.
 func TestSystemdSockets(t *testing.T) {
 	a, addressA := systemdSocket(t)

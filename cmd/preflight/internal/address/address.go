@@ -3,6 +3,7 @@
 package address
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -105,8 +106,10 @@ func (a Address) CheckTarget() error {
 }
 
 // Listen opens the address. A file that is left of a Unix socket is replaced if nothing
-// listens there.
-func (a Address) Listen() (net.Listener, error) {
+// listens there. With reuse, other processes of the same user can listen at the same TCP
+// address; for other sockets it has no meaning.
+func (a Address) Listen(reuse bool) (net.Listener, error) {
+	var config net.ListenConfig
 	switch a.Network {
 	case systemd:
 		return fromSystemd(a.Address)
@@ -114,8 +117,12 @@ func (a Address) Listen() (net.Listener, error) {
 		if err := removeStale(a.Address); err != nil {
 			return nil, err
 		}
+	default:
+		if reuse {
+			config.Control = reusePort
+		}
 	}
-	return net.Listen(a.Network, a.Address)
+	return config.Listen(context.Background(), a.Network, a.Address)
 }
 
 func removeStale(path string) error {
