@@ -23,6 +23,8 @@ type forwardCommand struct {
 	Listen           []address.Address `sep:"none" placeholder:"ADDR" help:"Accept connections here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd. The first is for the first URL, the second for the second, and so on."`
 	URL              []string          `arg:"" optional:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags are for all of them."`
 	Map              []pair            `live:"" sep:"none" placeholder:"ADDR=URL" help:"Accept connections at ADDR for the edge URL, as --listen and URL together. Repeatable, and possible in a file."`
+	Idle             int               `live:"" default:"0" placeholder:"NUMBER" help:"Keep so many tunnels open for each URL before they are needed, at most 100. The first connection then waits for no round trip. Each of them is a connection to the server, which may speak or end it."`
+	IdleAge          time.Duration     `live:"" default:"30s" help:"Replace a tunnel of --idle at this age. The server should allow a client to be silent for longer."`
 	HalfCloseTimeout time.Duration     `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	DrainTimeout     time.Duration     `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
 	ReusePort        bool              `help:"Let another preflight listen at the same TCP ports (SO_REUSEPORT). So a new one can take over before the old one ends."`
@@ -57,8 +59,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	}
 	defer t.stop(env.log)
 	f := &forwarder{log: env.log, telemetry: t.Telemetry}
-	opened, err := f.open(c)
-	if err != nil {
+	if err := f.open(c); err != nil {
 		return usage(err)
 	}
 	if err := f.enterSandbox(); err != nil {
@@ -69,7 +70,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	dialing, cancelDials := context.WithCancel(signals.again)
 	defer cancelDials()
 	f.dialing = dialing
-	f.start(opened)
+	f.start()
 	defer watchdog(f.log, func() { f.tunnels.count() })()
 	ready()
 	r := &reloader{log: f.log, config: env.reloadable(c.Config, f.use), others: f.files}
@@ -87,6 +88,7 @@ func (f *forwarder) drain(signals *signals, cancelDials func()) error {
 	defer context.AfterFunc(ctx, cancelDials)()
 	for _, m := range f.mappings {
 		m.listener.Close()
+		m.target.Load().stop()
 	}
 	f.accepting.Wait()
 	if cut := f.tunnels.wait(ctx); cut > 0 {
@@ -124,16 +126,34 @@ func (f *forwarder) acceptAll(m *mapping) {
 			wait.sleep()
 		default:
 			wait.reset()
-			f.tunnels.add(func() { f.forward(c.(relay.Conn), m.edge.Load()) })
+			f.tunnels.add(func() { f.forward(c.(relay.Conn), m.target.Load()) })
 		}
 	}
 }
 
+// A tunnelConn is a tunnel that was dialed, or was ready before.
+type tunnelConn interface {
+	relay.Conn
+	Carrier() preflight.Carrier
+}
+
+// dial returns a tunnel that is ready, or opens one.
+func (f *forwarder) dial(t *target) (tunnel tunnelConn, ready bool, err error) {
+	if c := t.pool.Get(); c != nil {
+		return c, true, nil
+	}
+	c, err := t.edge.Dial(f.dialing)
+	if err != nil {
+		return nil, false, err
+	}
+	return c, false, nil
+}
+
 // forward opens a tunnel for the connection c.
-func (f *forwarder) forward(c relay.Conn, e *edge.Edge) {
-	log := f.log.With("edge", e.String(), "client", strings.TrimPrefix(c.RemoteAddr().String(), "@"))
+func (f *forwarder) forward(c relay.Conn, t *target) {
+	log := f.log.With("edge", t.edge.String(), "client", strings.TrimPrefix(c.RemoteAddr().String(), "@"))
 	begin := time.Now()
-	tunnel, err := e.Dial(f.dialing)
+	tunnel, ready, err := f.dial(t)
 	if err != nil {
 		// A reset, so that the client does not take this for an answer of the server.
 		relay.Reset(c)
@@ -142,6 +162,6 @@ func (f *forwarder) forward(c relay.Conn, e *edge.Edge) {
 	}
 	log = log.With("carrier", string(tunnel.Carrier()))
 	took := time.Since(begin).Round(time.Millisecond)
-	result := f.tunnels.run(c, tunnel, f.current.Load().HalfCloseTimeout, func() { log.Debug("opened", "took", took) })
+	result := f.tunnels.run(c, tunnel, f.current.Load().HalfCloseTimeout, func() { log.Debug("opened", "took", took, "ready", ready) })
 	closed(log, result, time.Since(begin))
 }

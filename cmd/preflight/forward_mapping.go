@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/warm"
 )
 
 // A pair is an address to listen at, and the edge that its connections go to.
@@ -31,11 +34,19 @@ func (p *pair) UnmarshalText(text []byte) error {
 	return err
 }
 
-// A mapping leads the connections of a listener to an edge.
+// A mapping leads the connections of a listener to a target.
 type mapping struct {
 	pair
 	listener net.Listener
-	edge     atomic.Pointer[edge.Edge]
+	running  bool // acceptAll
+	target   atomic.Pointer[target]
+}
+
+// A target is an edge, with the tunnels that are ready for it.
+type target struct {
+	edge *edge.Edge
+	pool *warm.Pool // nil: there are none
+	stop func()     // ends the pool
 }
 
 // pairs checks the flags, and returns what they ask for.
@@ -47,6 +58,10 @@ func (c *forwardCommand) pairs() (pairs []pair, err error) {
 		return nil, errors.New("nothing to forward: set --listen with a URL, or --map")
 	case c.HalfCloseTimeout < 0:
 		return nil, errors.New("--half-close-timeout is negative")
+	case c.Idle < 0 || c.Idle > maxIdle:
+		return nil, fmt.Errorf("--idle must be from 0 to %d", maxIdle)
+	case c.IdleAge < time.Second:
+		return nil, errors.New("--idle-age must be at least 1s")
 	case c.DrainTimeout < 0:
 		return nil, errors.New("--drain-timeout is negative")
 	}
@@ -68,18 +83,19 @@ func (c *forwardCommand) pairs() (pairs []pair, err error) {
 	return pairs, nil
 }
 
-// open makes the mappings those of the flags c, and returns those that are new. A listener whose
-// address stays is kept, and so is its edge if nothing has changed for it. If something is bad,
-// everything stays as it was.
-func (f *forwarder) open(c *forwardCommand) (opened []*mapping, err error) {
+// maxIdle is the greatest --idle. Each tunnel is a connection to the server.
+const maxIdle = 100
+
+// open makes the mappings those of the flags c. A listener whose address stays is kept, and so is
+// its target if nothing has changed for it. If something is bad, everything stays as it was.
+func (f *forwarder) open(c *forwardCommand) (err error) {
 	pairs, err := c.pairs()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	sameFlags := len(f.mappings) > 0 && reflect.DeepEqual(f.current.Load().Flags, c.Flags)
 	old := slices.Clone(f.mappings)
-	var mappings []*mapping
-	var edges []*edge.Edge
+	var mappings, opened []*mapping
+	var targets []*target
 	for _, p := range pairs {
 		m := &mapping{pair: p}
 		if i := slices.IndexFunc(old, func(m *mapping) bool { return m.listen == p.listen }); i >= 0 {
@@ -87,13 +103,14 @@ func (f *forwarder) open(c *forwardCommand) (opened []*mapping, err error) {
 			old = slices.Delete(old, i, i+1)
 		}
 		mappings = append(mappings, m)
-		e := m.edge.Load()
-		if !sameFlags || m.url != p.url || e == nil {
-			if e, err = edge.New(p.url, c.Flags, f.log, f.telemetry); err != nil {
-				return nil, fmt.Errorf("the URL for %s: %w", p.listen, err)
+		t := m.target.Load()
+		if t == nil || m.url != p.url || !f.current.Load().sameTarget(c) {
+			t = &target{stop: func() {}}
+			if t.edge, err = edge.New(p.url, c.Flags, f.log, f.telemetry); err != nil {
+				return fmt.Errorf("the URL for %s: %w", p.listen, err)
 			}
 		}
-		edges = append(edges, e)
+		targets = append(targets, t)
 	}
 	for _, m := range mappings {
 		if m.listener != nil {
@@ -103,45 +120,61 @@ func (f *forwarder) open(c *forwardCommand) (opened []*mapping, err error) {
 			for _, m := range opened {
 				m.listener.Close()
 			}
-			return nil, fmt.Errorf("--listen: %w", err)
+			return fmt.Errorf("--listen: %w", err)
 		}
 		opened = append(opened, m)
 	}
 	for i, m := range mappings {
 		m.url = pairs[i].url
-		m.edge.Store(edges[i])
+		if before := m.target.Swap(targets[i]); before != nil && before != targets[i] {
+			before.stop()
+		}
 	}
 	for _, m := range old {
 		m.listener.Close()
-		f.log.Info("not listening any more", "address", m.listener.Addr().String(), "edge", m.edge.Load().String())
+		m.target.Load().stop()
+		f.log.Info("not listening any more", "address", m.listener.Addr().String(), "edge", m.target.Load().edge.String())
 	}
 	f.mappings = mappings
 	f.current.Store(c)
-	return opened, nil
+	return nil
 }
 
-// start accepts the connections of new mappings.
-func (f *forwarder) start(opened []*mapping) {
-	for _, m := range opened {
-		f.log.Info("listening", "address", m.listener.Addr().String(), "edge", m.edge.Load().String())
-		f.accepting.Go(func() { f.acceptAll(m) })
+// sameTarget reports whether the flags differ in nothing that a target was made of.
+func (c *forwardCommand) sameTarget(d *forwardCommand) bool {
+	return reflect.DeepEqual(c.Flags, d.Flags) && c.Idle == d.Idle && c.IdleAge == d.IdleAge
+}
+
+// start begins what is new of the mappings.
+func (f *forwarder) start() {
+	c := f.current.Load()
+	for _, m := range f.mappings {
+		t := m.target.Load()
+		if c.Idle > 0 && t.pool == nil {
+			ctx, cancel := context.WithCancel(f.dialing)
+			m.target.Store(&target{t.edge, warm.New(ctx, c.Idle, c.IdleAge, f.log.With("edge", t.edge.String()), t.edge.Dial), cancel})
+		}
+		if !m.running {
+			m.running = true
+			f.log.Info("listening", "address", m.listener.Addr().String(), "edge", t.edge.String())
+			f.accepting.Go(func() { f.acceptAll(m) })
+		}
 	}
 }
 
 // use replaces the mappings by those of flags that have changed.
 func (f *forwarder) use(c *cli) error {
-	opened, err := f.open(&c.Forward)
-	if err != nil {
+	if err := f.open(&c.Forward); err != nil {
 		return err
 	}
-	f.start(opened)
+	f.start()
 	return nil
 }
 
 // files returns what the edges have read from files.
 func (f *forwarder) files() (files []reloadable) {
 	for _, m := range f.mappings {
-		e := m.edge.Load()
+		e := m.target.Load().edge
 		files = append(files, reloadable{slog.String("edge", e.String()), e.Files(), e.Reload})
 	}
 	return files
