@@ -124,8 +124,9 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	if c, ok := x.conn.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
 	}
+	x.buf = x.buf[:0]
 	for dropped := 0; dropped < drainBytes; {
-		n, err := x.conn.Read(x.first[:])
+		n, err := x.conn.Read(x.room(firstRead))
 		if err != nil {
 			break
 		}
