@@ -88,7 +88,7 @@ func (f *forwarder) drain(signals *signals, cancelDials func()) error {
 	defer context.AfterFunc(ctx, cancelDials)()
 	for _, m := range f.mappings {
 		m.listener.Close()
-		m.target.Load().stop()
+		m.target.Load().pool.Close()
 	}
 	f.accepting.Wait()
 	if cut := f.tunnels.wait(ctx); cut > 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,7 +45,6 @@ type mapping struct {
 type target struct {
 	edge *edge.Edge
 	pool *warm.Pool // nil: there are none
-	stop func()     // ends the pool
 }
 
 // pairs checks the flags, and returns what they ask for.
@@ -105,7 +103,7 @@ func (f *forwarder) open(c *forwardCommand) (err error) {
 		mappings = append(mappings, m)
 		t := m.target.Load()
 		if t == nil || m.url != p.url || !f.current.Load().sameTarget(c) {
-			t = &target{stop: func() {}}
+			t = new(target)
 			if t.edge, err = edge.New(p.url, c.Flags, f.log, f.telemetry); err != nil {
 				return fmt.Errorf("the URL for %s: %w", p.listen, err)
 			}
@@ -127,12 +125,12 @@ func (f *forwarder) open(c *forwardCommand) (err error) {
 	for i, m := range mappings {
 		m.url = pairs[i].url
 		if before := m.target.Swap(targets[i]); before != nil && before != targets[i] {
-			before.stop()
+			before.pool.Close()
 		}
 	}
 	for _, m := range old {
 		m.listener.Close()
-		m.target.Load().stop()
+		m.target.Load().pool.Close()
 		f.log.Info("not listening any more", "address", m.listener.Addr().String(), "edge", m.target.Load().edge.String())
 	}
 	f.mappings = mappings
@@ -151,8 +149,7 @@ func (f *forwarder) start() {
 	for _, m := range f.mappings {
 		t := m.target.Load()
 		if c.Idle > 0 && t.pool == nil {
-			ctx, cancel := context.WithCancel(f.dialing)
-			m.target.Store(&target{t.edge, warm.New(ctx, c.Idle, c.IdleAge, f.log.With("edge", t.edge.String()), t.edge.Dial), cancel})
+			m.target.Store(&target{t.edge, warm.New(c.Idle, c.IdleAge, f.log.With("edge", t.edge.String()), t.edge.Dial)})
 		}
 		if !m.running {
 			m.running = true

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/preflight-go/preflight"
@@ -21,6 +22,8 @@ type Pool struct {
 	maxAge time.Duration
 	log    *slog.Logger
 	offers chan *Conn // without a buffer: each slot offers what it holds
+	stop   context.CancelFunc
+	slots  sync.WaitGroup
 
 	// Of the system. Tests replace them.
 	wall      func() time.Time
@@ -28,10 +31,10 @@ type Pool struct {
 }
 
 // New returns a pool of size tunnels, none of which gets older than maxAge. A slot that loses its
-// tunnel dials again; if that fails, it waits. The slots end with ctx.
-func New(ctx context.Context, size int, maxAge time.Duration, log *slog.Logger, dial func(context.Context) (*preflight.Conn, error)) *Pool {
+// tunnel dials again; if that fails, it waits. Close must be called.
+func New(size int, maxAge time.Duration, log *slog.Logger, dial func(context.Context) (*preflight.Conn, error)) *Pool {
 	p := newPool(maxAge, log, dial)
-	p.start(ctx, size)
+	p.start(size)
 	return p
 }
 
@@ -39,9 +42,19 @@ func newPool(maxAge time.Duration, log *slog.Logger, dial func(context.Context) 
 	return &Pool{dial: dial, maxAge: maxAge, log: log, offers: make(chan *Conn), wall: time.Now, addresses: net.InterfaceAddrs}
 }
 
-func (p *Pool) start(ctx context.Context, size int) {
+func (p *Pool) start(size int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
 	for range size {
-		go p.keep(ctx)
+		p.slots.Go(func() { p.keep(ctx) })
+	}
+}
+
+// Close closes the tunnels that nobody has taken.
+func (p *Pool) Close() {
+	if p != nil {
+		p.stop()
+		p.slots.Wait()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -84,9 +85,8 @@ func get(t *testing.T, p *Pool) *Conn {
 var carriers = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket}
 
 func start(t *testing.T, p *Pool, size int) {
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	p.start(ctx, size)
+	p.start(size)
+	t.Cleanup(p.Close)
 }
 
 // TestGet has tunnels ready before they are needed, and no more than it should.
@@ -192,8 +192,7 @@ func TestStale(t *testing.T) {
 func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int64
-		ctx, cancel := context.WithCancel(t.Context())
-		p := New(ctx, 1, time.Hour, slog.New(slog.DiscardHandler), func(context.Context) (*preflight.Conn, error) {
+		p := New(1, time.Hour, slog.New(slog.DiscardHandler), func(context.Context) (*preflight.Conn, error) {
 			dials.Add(1)
 			return nil, errors.New("down")
 		})
@@ -201,7 +200,23 @@ func TestPause(t *testing.T) {
 		require.Greater(t, dials.Load(), int64(100))
 		require.Less(t, dials.Load(), int64(260))
 		require.Nil(t, p.Get())
-		cancel()
+		p.Close()
 	})
 	require.Nil(t, (*Pool)(nil).Get())
+	(*Pool)(nil).Close()
+}
+
+// TestClose ends what nobody has taken. Where a dial or a greeting is under way, that is a reset.
+func TestClose(t *testing.T) {
+	e := newEdge(t, preflight.CarrierFramed)
+	p := New(2, time.Hour, slog.New(slog.DiscardHandler), e.dial)
+	servers := []*preflight.Conn{e.accept(), e.accept()}
+	p.Close()
+	for _, s := range servers {
+		s.SetReadDeadline(time.Now().Add(timeout))
+		_, err := io.Copy(io.Discard, s)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	}
+	require.Nil(t, p.Get())
+	require.EqualValues(t, 2, e.dials.Load())
 }
