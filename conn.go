@@ -294,8 +294,15 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 //
 // With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
 // stays open until the peer has read everything, for at most 60 seconds. A program that
-// exits ends it before that. To be sure that the peer has everything, call CloseWrite, Read
-// until [io.EOF], then Close.
+// exits ends it before that.
+//
+// The [io.EOF] of Read does not say that the peer has read what was written: the peer may
+// end its direction first. It says so only if the protocol of the application does, for
+// example because a server ends its direction behind its answer to the whole request.
+//
+// After CloseWrite and io.EOF, the connection of these carriers ends by itself as soon as
+// each side has confirmed that it has read everything. If it has ended without the peer's
+// confirmation, Close returns an error.
 func (c *Conn) Close() error {
 	endTunnelTLS(c.conn)
 	err := c.conn.Close() // first, so that what is dropped is the last that could be read

@@ -118,6 +118,8 @@ need my_print_defaults mariadb-client-core # mariadb-install-db uses it
 need initdb postgresql
 need nats-server nats-server
 need mosquitto mosquitto
+need mosquitto_pub mosquitto-clients
+need rsync rsync
 need sshd openssh-server
 need ssh openssh-client
 need openssl openssl

@@ -51,11 +51,52 @@ func (c *connectCommand) Run(env *environment, parsed *kong.Context) error {
 		return dialError{err}
 	}
 	local := newStdio(env)
-	defer local.endOn(slices.Concat(endSignals, reloadSignals), tunnel)()
+	received := make(chan os.Signal, 2)
+	signal.Notify(received, slices.Concat(endSignals, reloadSignals)...)
+	defer signal.Stop(received)
 	env.log.Debug("opened", "edge", e.String(), "carrier", string(tunnel.Carrier()))
-	r := relay.Run(local, tunnel, c.IdleTimeout)
-	if r.Err != nil {
-		return fmt.Errorf("the tunnel ended early, after %d bytes sent and %d received: %w", r.Up, r.Down, r.Err)
+	done := make(chan relay.Result, 1)
+	go func() { done <- relay.Run(local, tunnel, c.IdleTimeout) }()
+	return await(done, received, local, tunnel)
+}
+
+// endTimeout is how long the server may take to end its direction after a signal.
+const endTimeout = 2 * time.Second
+
+// await waits for the end of the tunnel. A signal is the end of standard input: ssh sends one
+// when it is done, and a program that is killed would look like a cut tunnel at the other end.
+//
+// What a signal has begun ends after endTimeout, or with a second signal, even if the relay
+// does not: nothing can interrupt a Write to a pipe that nobody reads.
+func await(done <-chan relay.Result, received <-chan os.Signal, local *stdio, tunnel net.Conn) error {
+	var limit <-chan time.Time
+	for {
+		select {
+		case r := <-done:
+			return tunnelError(r)
+		case <-received:
+			if limit == nil {
+				limit = time.After(endTimeout)
+				local.in.pipe.Close()
+				continue
+			}
+		case <-limit:
+		}
+		relay.Reset(tunnel)
+		return errSignal
+	}
+}
+
+// errSignal is the end of a tunnel by a signal.
+var errSignal = errors.New("the tunnel was cut by a signal")
+
+func tunnelError(r relay.Result) error {
+	err := r.Err
+	if err == nil && r.Gone != nil {
+		err = fmt.Errorf("the server ended its direction, and did not read the other to its end: %w", r.Gone)
+	}
+	if err != nil {
+		return fmt.Errorf("the tunnel ended early, after %d bytes sent and %d received: %w", r.Up, r.Down, err)
 	}
 	return nil
 }
@@ -88,35 +129,6 @@ func newStdio(env *environment) *stdio {
 		w.Close()
 	}()
 	return s
-}
-
-// endTimeout is how long the server may take to end its direction after a signal.
-const endTimeout = 2 * time.Second
-
-// endOn makes a signal the end of standard input. ssh sends one when it is done, and a program
-// that is killed would look like a cut tunnel at the other end.
-func (s *stdio) endOn(signals []os.Signal, tunnel net.Conn) (stop func()) {
-	received, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(received, signals...)
-	go func() {
-		select {
-		case <-received:
-			s.in.pipe.Close()
-		case <-done:
-			return
-		}
-		select {
-		case <-received: // a second one
-		case <-time.After(endTimeout):
-		case <-done:
-			return
-		}
-		relay.Reset(tunnel)
-	}()
-	return func() {
-		signal.Stop(received)
-		close(done)
-	}
 }
 
 func (s *stdio) Read(b []byte) (int, error) {

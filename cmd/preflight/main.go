@@ -67,6 +67,9 @@ type environment struct {
 	log            *slog.Logger
 	stdin          io.ReadCloser
 	stdout, stderr io.WriteCloser
+
+	parsed *kong.Context                     // the flags in use
+	parse  func(*cli) (*kong.Context, error) // reads them again, and the file of --config
 }
 
 func main() {
@@ -87,7 +90,7 @@ func run(args []string, env environment) (code int) {
 		}
 	}()
 	var c cli
-	parser := kong.Must(&c,
+	parser := []kong.Option{
 		kong.Name("preflight"),
 		kong.Description(description),
 		kong.Help(printHelp),
@@ -95,11 +98,13 @@ func run(args []string, env environment) (code int) {
 		kong.Vars{"version": version(), "products": strings.Join(config.Products(), ", ")},
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-	)
-	parsed, err := parser.Parse(args)
+	}
+	parsed, err := kong.Must(&c, parser...).Parse(args)
 	if err != nil {
 		return env.report(usageError{err, "preflight --help"})
 	}
+	env.parsed = parsed
+	env.parse = func(fresh *cli) (*kong.Context, error) { return kong.Must(fresh, parser...).Parse(args) }
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogFormat == "json" {
 		env.log = slog.New(slog.NewJSONHandler(env.stderr, options))

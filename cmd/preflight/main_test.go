@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		"hash":      hash,
 		"exitcode":  exitcode,
 		"relayed":   relayed,
+		"unread":    unread,
 	})
 }
 
@@ -43,15 +44,19 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each program takes a second to end
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start":  start,
-			"signal": sendSignal,
-			"ended":  ended,
-			"logged": logged,
-			"server": server_,
-			"free":   free,
-			"gate":   gate,
-			"open":   open,
-		},
+		Cmds: commands,
 	})
+}
+
+// commands are those of the scripts, besides the commands of testscript.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"start":  start,
+	"signal": sendSignal,
+	"ended":  ended,
+	"logged": logged,
+	"server": server_,
+	"free":   free,
+	"expand": expand,
+	"gate":   gate,
+	"open":   open,
 }

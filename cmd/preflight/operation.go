@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -49,15 +50,89 @@ func watchSignals(ctx context.Context) *signals {
 	return s
 }
 
-// reloadAll reads files again, by the flag that names them.
-func reloadAll(log *slog.Logger, reloads map[string]func() error) {
-	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-	defer ready()
-	for flag, reload := range reloads {
-		if err := reload(); err != nil {
-			log.Error("the file is bad; its old content stays in use", "flag", flag, "error", err)
+// A reloadable is what was read from files.
+type reloadable struct {
+	name   slog.Attr // of the flag, or of the edge, for the log
+	files  []string  // "" is none
+	reload func() error
+}
+
+// A reloader reads files again.
+type reloader struct {
+	log    *slog.Logger
+	config *reloadable         // the file of --config; nil: there is none
+	others func() []reloadable // what the flags name; the config may change it
+	seen   map[string][32]byte // the contents that were read last, by file
+}
+
+// run reads on SIGHUP, and what has changed as often as every says, until a signal ends the
+// program. Zero means only on SIGHUP.
+func (r *reloader) run(signals *signals, every time.Duration) {
+	var tick <-chan time.Time
+	if every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
+	for {
+		select {
+		case <-signals.reload:
+			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			r.changed()
+			r.reload(r.all(), slog.LevelInfo)
+			ready()
+		case <-tick:
+			level := slog.LevelInfo
+			if r.seen == nil {
+				// A file may have changed since it was read at the start, so the first
+				// time all are read. That is no news.
+				level = slog.LevelDebug
+			}
+			r.reload(r.changed(), level)
+		case <-signals.ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *reloader) all() []reloadable {
+	if r.config == nil {
+		return r.others()
+	}
+	return append([]reloadable{*r.config}, r.others()...)
+}
+
+// changed returns those of which a file differs from what was seen last.
+func (r *reloader) changed() (changed []reloadable) {
+	seen := make(map[string][32]byte)
+	for _, x := range r.all() {
+		differs := false
+		for _, file := range x.files {
+			if file == "" {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			seen[file] = sha256.Sum256(text)
+			differs = differs || seen[file] != r.seen[file]
+		}
+		if differs {
+			changed = append(changed, x)
+		}
+	}
+	r.seen = seen
+	return changed
+}
+
+// reload reads the files. If one is bad, what was read of it before stays in use.
+func (r *reloader) reload(files []reloadable, level slog.Level) {
+	for _, f := range files {
+		if err := f.reload(); err != nil {
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		} else {
-			log.Info("reloaded", "flag", flag)
+			r.log.Log(context.Background(), level, "reloaded", f.name)
 		}
 	}
 }
@@ -75,3 +150,31 @@ func (b *backoff) sleep() {
 }
 
 func (b *backoff) reset() { b.wait = 0 }
+
+// watchdog tells systemd twice in WatchdogSec= that the program lives, until stop is called. That
+// includes a drain. alive takes the locks that everything needs, so it hangs if the program does.
+func watchdog(log *slog.Logger, alive func()) (stop func()) {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("the watchdog of systemd is not served", "error", err)
+	}
+	if limit == 0 {
+		return func() {}
+	}
+	ticker, done := time.NewTicker(limit/2), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				alive()
+				daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(done)
+	}
+}

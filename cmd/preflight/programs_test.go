@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -33,13 +34,8 @@ func fail(err error) {
 // ask ADDRESS TEXT sends TEXT, ends its direction, and prints what comes until the end. With
 // "-" for TEXT it sends nothing and does not end its direction.
 func ask() {
-	network, address := "tcp", os.Args[1]
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, address = "unix", path
-	}
-	c, err := net.Dial(network, address)
-	fail(err)
-	c.SetDeadline(time.Now().Add(timeout))
+	c := dial(os.Args[1])
+	var err error
 	if text := os.Args[2]; text != "-" {
 		_, err = io.WriteString(c, text)
 		fail(err)
@@ -49,18 +45,27 @@ func ask() {
 	fail(err)
 }
 
-// relayed ADDRESS GATE connects, and sends when the gate is open: "late", and its end.
-func relayed() {
-	c, err := net.Dial("tcp", os.Args[1])
+func dial(address string) net.Conn {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	}
+	c, err := net.Dial(network, address)
 	fail(err)
 	c.SetDeadline(time.Now().Add(timeout))
+	return c
+}
+
+// relayed ADDRESS GATE connects, and sends when the gate is open: "late", and its end.
+func relayed() {
+	c := dial(os.Args[1])
 	if gate, err := net.Dial("tcp", os.Args[2]); err == nil {
 		gate.SetDeadline(time.Now().Add(timeout))
 		io.Copy(io.Discard, gate) // until the gate ends the connection
 	}
-	_, err = io.WriteString(c, "late")
+	_, err := io.WriteString(c, "late")
 	fail(err)
-	fail(c.(*net.TCPConn).CloseWrite())
+	fail(c.(interface{ CloseWrite() error }).CloseWrite())
 	_, err = io.Copy(os.Stdout, c)
 	fail(err)
 }
@@ -73,6 +78,32 @@ func exitcode() {
 	if code := fmt.Sprint(cmd.ProcessState.ExitCode()); code != os.Args[1] {
 		fail(fmt.Errorf("the exit code is %s", code))
 	}
+}
+
+// unread ARGS... SIGNAL... runs preflight with ARGS, and does not read its standard output. When
+// the pipe is full it sends the signals, and prints the exit code.
+func unread() {
+	args, signals := os.Args[1:], []os.Signal(nil)
+	for names := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt}; names[args[len(args)-1]] != nil; args = args[:len(args)-1] {
+		signals = append(signals, names[args[len(args)-1]])
+	}
+	r, w, err := os.Pipe()
+	fail(err)
+	cmd := exec.Command("preflight", args...)
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	_, err = cmd.StdinPipe() // stays open
+	fail(err)
+	fail(cmd.Start())
+	kill := time.AfterFunc(timeout, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	// From here on nobody reads, and the server goes on sending.
+	_, err = io.CopyN(io.Discard, r, 1<<20)
+	fail(err)
+	for _, s := range signals {
+		fail(cmd.Process.Signal(s))
+	}
+	cmd.Wait()
+	fmt.Println(cmd.ProcessState.ExitCode())
 }
 
 // get URL [FIELD...] sends a GET, and prints the status, some fields and the body. The

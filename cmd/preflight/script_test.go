@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -104,7 +105,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Value(processes{}).(map[string]*process)[name] = p
 	pattern, n := "", 0
 	for _, a := range args {
-		if a == "--listen" {
+		if a == "--listen" || a == "--map" {
 			n++
 			pattern += `(?s:.*?)(?:msg=listening address=|"msg":"listening","address":")([^\s"]+)`
 		}
@@ -149,6 +150,12 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	if code := fmt.Sprint(p.cmd.ProcessState.ExitCode()); code != args[1] {
 		ts.Fatalf("the exit code is %s:\n%s", code, p.text())
 	}
+}
+
+// expand FILE replaces $NAME in the file by the variable.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // free NAME sets the variable to a TCP address at which nothing listens now.
@@ -202,9 +209,9 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 	serve, ok := servers[args[1]]
 	if args[1] == "connect" {
 		// A forward proxy that leads each CONNECT to one address, whatever it names.
-		to := address
+		toNetwork, to := network, address
 		network, address = "tcp", "127.0.0.1:0"
-		serve, ok = func(c net.Conn, _ <-chan struct{}) { serveConnect(c, to) }, true
+		serve, ok = func(c net.Conn, _ <-chan struct{}) { serveConnect(c, toNetwork, to) }, true
 	}
 	if !ok {
 		ts.Fatalf("no server %s", args[1])
@@ -246,12 +253,12 @@ func server_(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func serveConnect(c net.Conn, to string) {
+func serveConnect(c net.Conn, network, to string) {
 	r, err := http.ReadRequest(bufio.NewReader(c))
 	if err != nil || r.Method != "CONNECT" {
 		return
 	}
-	server, err := net.Dial("tcp", to)
+	server, err := net.Dial(network, to)
 	if err != nil {
 		return
 	}
@@ -279,6 +286,15 @@ var servers = map[string]func(c net.Conn, stopped <-chan struct{}){
 		io.WriteString(c, "held\n")
 		io.Copy(io.Discard, c)
 		<-stopped
+	},
+	// Sends more than fits into any buffer.
+	"flood": func(c net.Conn, stopped <-chan struct{}) {
+		b := make([]byte, 1<<20)
+		for {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
 	},
 	"reset": func(c net.Conn, _ <-chan struct{}) {
 		c.Read(make([]byte, 1))

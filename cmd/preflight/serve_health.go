@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,12 +18,13 @@ func (s *server) handler() http.Handler {
 		switch {
 		case s.draining.Load():
 			answerStatus(w, http.StatusServiceUnavailable, "draining")
-		case !s.health.ready():
+		case !allUp(s.health.check(s.current.Load())):
 			answerStatus(w, http.StatusServiceUnavailable, "a server does not accept connections")
 		default:
 			answerStatus(w, http.StatusOK, "ok")
 		}
 	})
+	mux.HandleFunc("GET /status", s.serveStatus)
 	// As the library answers where there is no Handler.
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Connection", "Upgrade, close")
@@ -40,44 +42,43 @@ func answerStatus(w http.ResponseWriter, status int, text string) {
 	fmt.Fprintln(w, text)
 }
 
-// A health knows whether the servers accept connections. It dials them at most once a second,
+// A health knows which servers accept connections. It dials them at most once a second,
 // however often it is asked: anybody may ask.
 type health struct {
-	routes []route
-
 	mu      sync.Mutex
+	set     *settings // that was checked
 	checked time.Time
-	up      bool
+	up      []bool // in the order of the routes
 }
 
 const healthAge = time.Second
 
-func (h *health) ready() bool {
+func (h *health) check(set *settings) (up []bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if time.Since(h.checked) >= healthAge {
-		h.up = h.dialAll()
-		h.checked = time.Now()
+	if h.set != set || time.Since(h.checked) >= healthAge {
+		h.up = dialAll(set.routes)
+		h.set, h.checked = set, time.Now()
 	}
 	return h.up
 }
 
-func (h *health) dialAll() bool {
+func allUp(up []bool) bool { return !slices.Contains(up, false) }
+
+func dialAll(routes []route) []bool {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	ok := make(chan bool, len(h.routes))
-	for _, r := range h.routes {
-		go func() {
+	up := make([]bool, len(routes))
+	var dialing sync.WaitGroup
+	for i, r := range routes {
+		dialing.Go(func() {
 			c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
 			if err == nil {
 				c.Close()
 			}
-			ok <- err == nil
-		}()
+			up[i] = err == nil
+		})
 	}
-	all := true
-	for range h.routes {
-		all = <-ok && all
-	}
-	return all
+	dialing.Wait()
+	return up
 }

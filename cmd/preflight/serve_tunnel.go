@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +30,7 @@ const dialTimeout = 5 * time.Second
 
 // A session is a tunnel, from the moment when its request is allowed.
 type session struct {
+	set   *settings
 	route route
 	who   string // "" if nobody had to say
 
@@ -39,18 +45,25 @@ type sessionKey struct{}
 // authorize allows a request, and dials the server, so that a client learns at once if that
 // does not answer.
 func (s *server) authorize(r *http.Request) (http.Header, error) {
-	who, err := s.rules.Check(r)
+	set := s.current.Load()
+	if err := set.slow(r.RemoteAddr); err != nil {
+		s.refused(r, "", err)
+		return nil, err
+	}
+	who, err := set.rules.Check(r)
 	if err != nil {
 		s.refused(r, who, err)
 		return nil, err
 	}
-	to, ok := s.find(r.URL.Path)
-	if !ok {
+	to, ok := set.find(r.URL.Path)
+	// RawPath is set if the path is encoded in another way than net/url would do it, such as
+	// %2F for a slash. A proxy that does not decode it has checked another path.
+	if !ok || strings.Contains(r.URL.RawPath, "%") {
 		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte("no server for this path\n")}
 		s.refused(r, who, err)
 		return nil, err
 	}
-	x, err := s.open(r.Context(), to)
+	x, err := s.open(r.Context(), set, to)
 	if err != nil {
 		s.refused(r, who, err)
 		return nil, err
@@ -64,12 +77,28 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 	return nil, nil
 }
 
+// slow refuses a client that asks for tunnels too often. It comes before the credentials, so that
+// they cannot be guessed faster.
+func (s *settings) slow(client string) error {
+	a, err := netip.ParseAddrPort(client)
+	if s.rates == nil || err != nil { // the client of a Unix socket has no address
+		return nil
+	}
+	wait, ok := s.rates.Allow(a.Addr(), time.Now())
+	if ok {
+		return nil
+	}
+	after := strconv.Itoa(int(math.Ceil(wait.Seconds())))
+	return &preflight.StatusError{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {after}}, Body: []byte("this address asks for tunnels too often\n")}
+}
+
 // claimDelay is how long acceptAll may take to come to a connection.
 const claimDelay = 5 * time.Second
 
 // refused logs why a request was refused. What anybody can cause is for debugging, as in the
 // records of the library.
 func (s *server) refused(r *http.Request, who string, err error) {
+	s.counts.refused.Add(1)
 	level := slog.LevelDebug
 	if who != "" {
 		level = slog.LevelInfo
@@ -82,7 +111,7 @@ func (s *server) refused(r *http.Request, who string, err error) {
 
 // find returns the route for a path: the longest that is the path or a folder above it. A path
 // that the proxy may have understood in another way has none.
-func (s *server) find(p string) (found route, ok bool) {
+func (s *settings) find(p string) (found route, ok bool) {
 	if !isClean(p) {
 		return route{}, false
 	}
@@ -101,9 +130,9 @@ func isClean(p string) bool {
 }
 
 // open dials the server of a route.
-func (s *server) open(ctx context.Context, to route) (*session, error) {
-	x := &session{route: to, leave: func() { s.places.Add(-1) }}
-	if n := s.places.Add(1); s.MaxConns > 0 && n > int64(s.MaxConns) {
+func (s *server) open(ctx context.Context, set *settings, to route) (*session, error) {
+	x := &session{set: set, route: to, leave: func() { s.places.Add(-1) }}
+	if n := s.places.Add(1); set.MaxConns > 0 && n > int64(set.MaxConns) {
 		x.leave()
 		return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}, Body: []byte("too many tunnels are open\n")}
 	}
@@ -112,7 +141,11 @@ func (s *server) open(ctx context.Context, to route) (*session, error) {
 	c, err := new(net.Dialer).DialContext(ctx, to.to.Network, to.to.Address)
 	if err != nil {
 		x.leave()
-		s.log.Warn("the server does not answer", "route", to.path+"/", "server", to.to.String(), "error", err)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			s.log.Debug("the client has left before its server answered", "route", to.path+"/", "error", context.Cause(ctx))
+		} else {
+			s.log.Warn("the server does not answer", "route", to.path+"/", "server", to.to.String(), "error", err)
+		}
 		return nil, gatewayError(err)
 	}
 	x.server = c.(relay.Conn)
@@ -155,17 +188,54 @@ func (s *server) serve(c *preflight.Conn) {
 	}
 	defer x.close()
 	log := s.log.With("client", c.RemoteAddr().String(), "user", x.who, "route", x.route.path+"/", "carrier", carrierName(c))
-	if s.SendProxy {
-		h := proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), c.LocalAddr())
-		if _, err := h.WriteTo(x.server); err != nil {
+	if x.set.SendProxy {
+		if _, err := proxyHeader(c).WriteTo(x.server); err != nil {
 			log.Warn("the server does not take the PROXY header", "error", err)
 			relay.Reset(c)
 			return
 		}
 	}
 	begin := time.Now()
-	result := s.tunnels.run(c, x.server, s.HalfCloseTimeout, func() { log.Debug("opened") })
+	aged, stop := x.limitAge(c)
+	s.counts.opened(x.route.path)
+	result := s.tunnels.run(c, x.server, x.set.HalfCloseTimeout, func() { log.Debug("opened") })
+	s.counts.closed(x.route.path, result)
+	stop()
+	if aged.Load() && result.Err != nil {
+		result.Err = errAge
+	}
 	closed(log, result, time.Since(begin))
+}
+
+var errAge = errors.New("the tunnel was reset at the age of --max-age")
+
+// limitAge resets the tunnel when it is old. aged is true then.
+func (x *session) limitAge(c relay.Conn) (aged *atomic.Bool, stop func()) {
+	aged = new(atomic.Bool)
+	age := x.set.MaxAge
+	if age == 0 {
+		return aged, func() {}
+	}
+	timer := time.AfterFunc(age-rand.N(age/10+1), func() {
+		aged.Store(true)
+		relay.Reset(c)
+		relay.Reset(x.server)
+	})
+	return aged, func() { timer.Stop() }
+}
+
+// proxyHeader returns the header that tells the server the client's address. A trusted proxy may
+// have reported it, while the connection itself is a Unix socket. The header needs both
+// addresses, and then has no other for this end.
+func proxyHeader(c net.Conn) *proxyproto.Header {
+	local := c.LocalAddr()
+	if client, ok := c.RemoteAddr().(*net.TCPAddr); ok && local.Network() != client.Network() {
+		local = &net.TCPAddr{IP: net.IPv6zero}
+		if client.IP.To4() != nil {
+			local = &net.TCPAddr{IP: net.IPv4zero}
+		}
+	}
+	return proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), local)
 }
 
 // sessionOf returns the session that authorize has begun. A plain connection had no request,
@@ -173,8 +243,12 @@ func (s *server) serve(c *preflight.Conn) {
 func (s *server) sessionOf(c *preflight.Conn) (*session, error) {
 	r := c.Request()
 	if r == nil {
-		to, _ := s.find("/")
-		return s.open(context.Background(), to)
+		set := s.current.Load()
+		if err := set.slow(c.RemoteAddr().String()); err != nil {
+			return nil, err
+		}
+		to, _ := set.find("/")
+		return s.open(context.Background(), set, to)
 	}
 	x := r.Context().Value(sessionKey{}).(*session)
 	if !x.claim.Stop() {
@@ -196,6 +270,9 @@ func closed(log *slog.Logger, r relay.Result, took time.Duration) {
 	if r.Err != nil {
 		log.Info("closed early", "error", r.Err)
 		return
+	}
+	if r.Gone != nil {
+		log = log.With("unread", r.Gone)
 	}
 	log.Info("closed")
 }

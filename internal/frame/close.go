@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"io"
 	"net"
 	"syscall"
 	"time"
@@ -72,7 +73,7 @@ type state struct {
 	ponged    uint64 // the highest value of a PONG
 
 	cause      error // why the connection failed: a protocol error, or silence
-	readErr    error // what Read returns at the end, if that is not io.EOF
+	readErr    error // what Read returns at the end; after peerFinal, how the transport has ended
 	controlErr error // the first error of the transport while it wrote controls
 
 	ticker      *time.Timer   // of KeepAlivePeriod
@@ -166,6 +167,10 @@ func (c *Conn) CloseRead() error {
 // sent it. The transport then stays open until the peer has read everything, for at
 // most 60 s. Incoming data is discarded. If a Write is in progress or the last one
 // failed, Close closes the transport at once, and the peer sees that data is missing.
+//
+// If CloseWrite was called and the peer has ended its direction, Read no longer shows how
+// the transport ends. So Close returns an error if that has happened before the peer's
+// PONG for FINAL_DATA has arrived.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -173,6 +178,7 @@ func (c *Conn) Close() error {
 		return c.closedError("close")
 	}
 	c.closed = true
+	err := c.unconfirmed()
 	c.flags.Or(closing | readStop | writeStop)
 	if c.writes.Load() > 0 || c.hasFlag(openCapsule|writeFailed) {
 		c.mu.Unlock()
@@ -194,7 +200,21 @@ func (c *Conn) Close() error {
 		// rmu, and nothing else can read.
 		c.shortenLinger()
 	}
-	return nil
+	return err
+}
+
+// unconfirmed returns the error of a transport that has ended after both directions were
+// final, but before the peer has confirmed ours. mu is held.
+func (c *Conn) unconfirmed() error {
+	switch {
+	case !c.peerEnd && c.phase <= phaseLinger, !c.ownFinal, !c.peerFinal, c.finalPing > 0 && c.ponged >= c.finalPing:
+		return nil
+	case c.cause != nil:
+		return c.opError("close", &unconfirmedError{c.cause})
+	case c.readErr != nil:
+		return c.opError("close", &unconfirmedError{c.readErr})
+	}
+	return c.opError("close", &unconfirmedError{io.ErrUnexpectedEOF})
 }
 
 // EndLinger closes the transport at once if it lingers.

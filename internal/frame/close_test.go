@@ -481,6 +481,44 @@ var ends = []struct {
 		e.peerGot("pong 7, <close 1000, >end")
 		e.ended()
 	}},
+	{"close write, close: the transport ends before the peer's PONG", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.final(""), e.peer.ping(7))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.CloseWrite()
+		e.ended()
+		err := e.Close()
+		assert.ErrorIs(e.t, err, io.ErrUnexpectedEOF)
+		assert.ErrorContains(e.t, err, "the peer has not confirmed that it has read everything")
+	}},
+	{"close write, close: a reset comes before the peer's PONG", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.final(""), e.peer.ping(7))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.reset()
+		e.ended()
+		assert.ErrorIs(e.t, e.Close(), syscall.ECONNRESET)
+	}},
+	{"close write, close: a protocol error comes before the peer's PONG", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.final(""), e.peer.ping(7))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.send(e.peer.data("behind the end"))
+		synctest.Wait()
+		assert.ErrorContains(e.t, e.Close(), "protocol error")
+	}},
+	{"close write, close: the peer's PONG comes before the end", func(e *end) {
+		e.peer.stopAnswering()
+		assert.NoError(e.t, e.CloseWrite())
+		e.peer.send(e.peer.final(""), e.peer.pong(1))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.reset()
+		e.ended()
+		assert.NoError(e.t, e.Close())
+	}},
 	{"close write, close: both are final, and the peer's PING never arrives", func(e *end) {
 		e.peer.stopAnswering()
 		assert.NoError(e.t, e.CloseWrite())

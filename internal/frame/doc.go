@@ -48,9 +48,10 @@
 // it adds in OnLinger, removes in OnClosed, and calls EndLinger on the oldest. Both
 // functions are called without a lock held, and must not block.
 //
-// When a program exits, its lingering transports end too. To be sure that the peer
-// has read everything, call CloseWrite, call Read until it returns io.EOF, and then
-// call Close.
+// When a program exits, its lingering transports end too. io.EOF of Read does not say
+// that the peer has read everything: it may end its direction first. After CloseWrite
+// and io.EOF, the transport ends by itself when both sides have confirmed. Close then
+// returns nil, and an error if the transport has ended before the peer has confirmed.
 //
 // # Goroutines
 //

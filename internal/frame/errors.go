@@ -50,6 +50,15 @@ func (e *truncatedError) Error() string {
 
 func (e *truncatedError) Unwrap() error { return io.ErrUnexpectedEOF }
 
+// unconfirmedError is the end of a transport before the peer has confirmed FINAL_DATA.
+type unconfirmedError struct{ err error }
+
+func (e *unconfirmedError) Error() string {
+	return "the peer has not confirmed that it has read everything: " + e.err.Error()
+}
+
+func (e *unconfirmedError) Unwrap() error { return e.err }
+
 // idleError is the end of a connection by MaxIdleTimeout. It has no Timeout method: a
 // caller that reads again after each timeout would never stop.
 type idleError struct{ limit time.Duration }

@@ -2,6 +2,7 @@ package frame
 
 import (
 	"errors"
+	"io"
 
 	"github.com/preflight-go/preflight/internal/websocket"
 )
@@ -125,6 +126,9 @@ func (c *Conn) backgroundRead() {
 	c.peerEnd = true
 	if c.peerFinal {
 		c.flags.Or(writeStop)
+		if err != io.EOF && c.phase < phaseEnd {
+			c.readErr = err
+		}
 	}
 	drained := c.phase == phaseDrain
 	c.release()

@@ -16,7 +16,6 @@ import (
 
 	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/crypto/ssh/knownhosts"
 )
 
 // websocketOnly makes nginx forward no other upgrade than that to websocket, as hardened
@@ -28,12 +27,13 @@ var websocketOnly = []string{"    default upgrade;\n    \"\"      close;", "    
 func TestCommand(t *testing.T) {
 	program := lab.BuildCommand(t)
 	shell := startSSHD(t)
-	redis, postgres := startRedis(t), startPostgres(t)
+	redis, postgres, mariadb, mosquitto := startRedis(t), startPostgres(t), startMariaDB(t), startMosquitto(t)
 	page := "the page behind the tunnel"
 	pages := startPages(t, page)
 	tokens := lab.WriteFile(t, t.TempDir(), "tokens", "tests a-token-for-the-tests\n")
 	serve, _ := startCommand(t, program, "serve", "--listen", "127.0.0.1:0", "--token-file", tokens, "--trusted-proxy", "127.0.0.1",
-		"--route", "/pg="+postgres, "--route", "/redis="+redis, "--route", "/ssh="+shell.address, "--route", "/page="+pages)
+		"--route", "/pg="+postgres, "--route", "/redis="+redis, "--route", "/ssh="+shell.address, "--route", "/page="+pages,
+		"--route", "/mariadb="+mariadb, "--route", "/mqtt="+mosquitto)
 	for name, edits := range map[string][]string{"nginx": nil, "websocket-only": websocketOnly} {
 		t.Run(name, func(t *testing.T) {
 			edge := lab.StartNginx(t, serve[0], edits...).TLS
@@ -41,13 +41,18 @@ func TestCommand(t *testing.T) {
 				program: program, url: "https://" + edge.Address + "/client",
 				flags: []string{"--ca", writePeerCertificate(t, edge.Address), "--header", "Authorization: Bearer a-token-for-the-tests"},
 			}
-			listen := []string{"forward", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"}
-			local, log := startCommand(t, program, append(append(listen, c.flags...), c.url+"/pg", c.url+"/redis", c.url+"/page")...)
+			forward := []string{"forward"}
+			for _, path := range []string{"/pg", "/redis", "/page", "/mariadb", "/mqtt"} {
+				forward = append(forward, "--map", "127.0.0.1:0="+c.url+path)
+			}
+			local, log := startCommand(t, program, append(forward, c.flags...)...)
 			t.Run("psql", func(t *testing.T) { testPsql(t, local[0]) })
 			t.Run("redis-cli", func(t *testing.T) { testRedisCLI(t, local[1]) })
 			t.Run("curl", func(t *testing.T) {
 				require.Equal(t, page, runProgram(t, "", "curl", "-sS", "--noproxy", "*", "http://"+local[2]+"/"))
 			})
+			t.Run("mariadb", func(t *testing.T) { testMariaDBClient(t, local[3]) })
+			t.Run("mosquitto", func(t *testing.T) { testMosquittoClients(t, local[4]) })
 			carrier := "carrier=upgrade"
 			if edits != nil {
 				carrier = "carrier=websocket"
@@ -70,37 +75,62 @@ type commandTest struct {
 // listens, and its log.
 func startCommand(t *testing.T, program string, args ...string) (addresses []string, log func() string) {
 	t.Helper()
+	c := launchCommand(t, program, args...)
+	t.Cleanup(func() {
+		// It drains. A tunnel that is still open would be cut, which is an error.
+		if err := c.end(); err != nil || t.Failed() {
+			t.Errorf("%v: %s", err, c.log())
+		}
+	})
+	return c.addresses, c.log
+}
+
+// A commandProcess is a command that runs in the background.
+type commandProcess struct {
+	cmd       *exec.Cmd
+	addresses []string // at which it listens
+	log       func() string
+}
+
+func launchCommand(t *testing.T, program string, args ...string) *commandProcess {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
-	log = func() string {
+	c := &commandProcess{cmd: exec.Command(program, args...)}
+	c.log = func() string {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
 		return string(text)
 	}
 	file, err := os.Create(path)
 	require.NoError(t, err)
-	cmd := exec.Command(program, args...)
-	cmd.Stderr = file
-	require.NoError(t, cmd.Start())
-	file.Close()
+	c.cmd.Stderr = file
+	require.NoError(t, c.cmd.Start())
 	t.Cleanup(func() {
-		// It drains. A tunnel that is still open would be cut, which is an error.
-		cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Errorf("%v: %s", err, log())
+		if c.cmd.ProcessState == nil {
+			c.cmd.Process.Kill()
+			c.cmd.Wait()
 		}
 	})
-	want := strings.Count(strings.Join(args, " "), "--listen ")
+	file.Close()
+	words := strings.Join(args, " ")
+	want := strings.Count(words, "--listen ") + strings.Count(words, "--map ")
 	lab.WaitUntil(t, "the command listens", func() bool {
-		addresses = nil
-		for line := range strings.Lines(log()) {
+		c.addresses = nil
+		for line := range strings.Lines(c.log()) {
 			if _, rest, ok := strings.Cut(line, "msg=listening address="); ok {
 				address, _, _ := strings.Cut(rest, " ")
-				addresses = append(addresses, address)
+				c.addresses = append(c.addresses, address)
 			}
 		}
-		return len(addresses) == want
+		return len(c.addresses) == want
 	})
-	return addresses, log
+	return c
+}
+
+// end ends the process by a signal, and returns an error unless its exit code is 0.
+func (c *commandProcess) end() error {
+	c.cmd.Process.Signal(os.Interrupt)
+	return c.cmd.Wait()
 }
 
 // writePeerCertificate writes the certificate of a server to a file.
@@ -119,7 +149,7 @@ func runProgram(t *testing.T, stdin string, command ...string) (stdout string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lab.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, lab.FindBinary(t, command[0]), command[1:]...)
-	cmd.Env = append(os.Environ(), "PGPASSWORD=secret", "REDISCLI_AUTH=secret")
+	cmd.Env = append(os.Environ(), "PGPASSWORD=secret", "REDISCLI_AUTH=secret", "MYSQL_PWD=secret")
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -173,29 +203,6 @@ func testRedisCLI(t *testing.T, address string) {
 		fmt.Fprintf(&commands, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$1\r\nx\r\n", len(key), key)
 	}
 	require.Contains(t, cli(commands.String(), "--pipe"), "errors: 0, replies: 10000")
-}
-
-// testSSH uses the lines that --ssh-config prints, for ssh and for scp.
-func (c commandTest) testSSH(t *testing.T, server sshd) {
-	dir := t.TempDir()
-	args := append([]string{"connect", "--ssh-config", "tunnel"}, c.flags...)
-	lines, err := exec.CommandContext(t.Context(), c.program, append(args, c.url+"/ssh")...).Output()
-	require.NoError(t, err)
-	known := lab.WriteFile(t, dir, "known", knownhosts.Line([]string{"tunnel"}, server.host)+"\n")
-	config := lab.WriteFile(t, dir, "config", string(lines)+fmt.Sprintf("    User %s\n    IdentityFile %s\n    UserKnownHostsFile %s\n", server.user, server.keyFile, known))
-
-	// The command reads to the end of its input before it answers.
-	input := strings.Repeat("a line for sha256sum\n", 1<<16)
-	local := runProgram(t, input, "sha256sum")
-	require.Equal(t, local, runProgram(t, input, "ssh", "-F", config, "-o", "BatchMode=yes", "tunnel", "sha256sum"))
-
-	data := lab.RandomBytes(16 << 20)
-	source := lab.WriteFile(t, dir, "source", string(data))
-	runProgram(t, "", "scp", "-q", "-B", "-F", config, source, "tunnel:"+filepath.Join(dir, "there"))
-	runProgram(t, "", "scp", "-q", "-B", "-F", config, "tunnel:"+filepath.Join(dir, "there"), filepath.Join(dir, "back"))
-	back, err := os.ReadFile(filepath.Join(dir, "back"))
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(data, back))
 }
 
 // startPages runs a plain HTTP server, which knows nothing of tunnels.

@@ -3,6 +3,7 @@
 package address
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/coreos/go-systemd/v22/activation"
 )
@@ -104,8 +106,10 @@ func (a Address) CheckTarget() error {
 }
 
 // Listen opens the address. A file that is left of a Unix socket is replaced if nothing
-// listens there.
-func (a Address) Listen() (net.Listener, error) {
+// listens there. With reuse, other processes of the same user can listen at the same TCP
+// address; for other sockets it has no meaning.
+func (a Address) Listen(reuse bool) (net.Listener, error) {
+	var config net.ListenConfig
 	switch a.Network {
 	case systemd:
 		return fromSystemd(a.Address)
@@ -113,8 +117,12 @@ func (a Address) Listen() (net.Listener, error) {
 		if err := removeStale(a.Address); err != nil {
 			return nil, err
 		}
+	default:
+		if reuse {
+			config.Control = reusePort
+		}
 	}
-	return net.Listen(a.Network, a.Address)
+	return config.Listen(context.Background(), a.Network, a.Address)
 }
 
 func removeStale(path string) error {
@@ -135,21 +143,25 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
+// systemdSockets are the sockets that systemd has passed. They can be asked for only once: the
+// call clears the environment, so that child processes do not take them for theirs.
+var systemdSockets = sync.OnceValue(func() []*os.File { return activation.Files(true) })
+
 // fromSystemd returns the socket with the name of its unit file (FileDescriptorName=), or the
 // only one.
 func fromSystemd(name string) (net.Listener, error) {
-	sockets, err := activation.ListenersWithNames()
-	if err != nil {
-		return nil, err
-	}
-	var all []net.Listener
-	for n, listeners := range sockets {
-		if name == "" || n == name {
-			all = append(all, listeners...)
+	var found []*os.File
+	for _, f := range systemdSockets() {
+		if name == "" || f.Name() == name {
+			found = append(found, f)
 		}
 	}
-	if len(all) != 1 || all[0] == nil {
-		return nil, fmt.Errorf("systemd has passed %d sockets named %q, and one is needed", len(all), name)
+	if len(found) != 1 {
+		return nil, fmt.Errorf("systemd has passed %d sockets named %q, and one is needed", len(found), name)
 	}
-	return all[0], nil
+	l, err := net.FileListener(found[0]) // a duplicate, so that the socket can be opened again
+	if err != nil {
+		return nil, fmt.Errorf("the socket %q of systemd: %w", name, err)
+	}
+	return l, nil
 }

@@ -21,22 +21,23 @@ import (
 
 // Flags are those of a command that dials.
 type Flags struct {
-	Carrier            []string      `name:"carrier" placeholder:"NAME" help:"Try this carrier: upgrade, framed or websocket. Repeat it to try others after it. The default is upgrade, then websocket; of connect it is framed, then websocket. A ws or wss URL means websocket alone."`
-	MaxIdle            time.Duration `default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
-	Timeout            time.Duration `default:"10s" help:"Bound each attempt to open a tunnel."`
-	Header             []string      `sep:"none" placeholder:"'NAME: VALUE'" help:"Send this field with the request. Other users of this machine can see it. Repeatable."`
-	HeaderFile         string        `type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' a line. It is read again for each tunnel. If it becomes unreadable, its last good content is used."`
-	HeaderCommand      string        `placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again when --header-lifetime has passed, and when the server answers 401."`
-	HeaderLifetime     time.Duration `default:"5m" help:"How long the output of --header-command is used."`
-	CA                 string        `name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge by the certificates in this PEM file, instead of those of the system."`
-	Cert               string        `type:"path" placeholder:"FILE" help:"Present this client certificate (PEM). Needs --key."`
-	Key                string        `type:"path" placeholder:"FILE" help:"The key of --cert (PEM)."`
-	ServerName         string        `placeholder:"NAME" help:"Expect this name in the certificate of the edge, and send it as SNI."`
-	InsecureSkipVerify bool          `help:"Do not verify the certificate of the edge. Anybody on the way can then read the tunnel and its credentials."`
+	Carrier            []string      `live:"" name:"carrier" placeholder:"NAME" help:"Try this carrier: upgrade, framed or websocket. Repeat it to try others after it. The default is upgrade, then websocket; of connect it is framed, then websocket. A ws or wss URL means websocket alone."`
+	MaxIdle            time.Duration `live:"" default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
+	Timeout            time.Duration `live:"" default:"10s" help:"Bound each attempt to open a tunnel."`
+	Header             []string      `live:"" sep:"none" placeholder:"'NAME: VALUE'" help:"Send this field with the request. Other users of this machine can see it. Repeatable."`
+	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' a line. It is read again for each tunnel. If it becomes unreadable, its last good content is used."`
+	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again when --header-lifetime has passed, and when the server answers 401."`
+	HeaderLifetime     time.Duration `live:"" default:"5m" help:"How long the output of --header-command is used."`
+	CA                 string        `live:"" name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge by the certificates in this PEM file, instead of those of the system."`
+	Cert               string        `live:"" type:"path" placeholder:"FILE" help:"Present this client certificate (PEM). Needs --key."`
+	Key                string        `live:"" type:"path" placeholder:"FILE" help:"The key of --cert (PEM)."`
+	ServerName         string        `live:"" placeholder:"NAME" help:"Expect this name in the certificate of the edge, and send it as SNI."`
+	InsecureSkipVerify bool          `live:"" help:"Do not verify the certificate of the edge. Anybody on the way can then read the tunnel and its credentials."`
 }
 
 // An Edge dials tunnels to one URL.
 type Edge struct {
+	files   []string
 	name    string
 	url     string // for DialURL; "": address is dialed
 	address string
@@ -48,7 +49,7 @@ type Edge struct {
 
 // New checks the URL and the flags. It dials nothing.
 func New(rawURL string, f Flags, log *slog.Logger, telemetry *preflight.Telemetry) (*Edge, error) {
-	e := new(Edge)
+	e := &Edge{files: []string{f.CA, f.Cert, f.Key}}
 	d := &preflight.PreflightDialer{
 		Proxy:            http.ProxyFromEnvironment,
 		MaxIdleTimeout:   f.MaxIdle,
@@ -193,6 +194,9 @@ func (e *Edge) applyTLS(c *tls.Config) {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return e.pair.Get(), nil }
 	}
 }
+
+// Files returns what Reload reads. "" is none.
+func (e *Edge) Files() []string { return e.files }
 
 // Reload reads the certificates again. Of what is bad, the old one stays.
 func (e *Edge) Reload() (err error) {

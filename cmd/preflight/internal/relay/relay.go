@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/preflight-go/preflight"
 )
 
 // A Conn is one side of a relay. *net.TCPConn, *net.UnixConn, *tls.Conn and
@@ -26,7 +28,11 @@ var ErrIdle = errors.New("one direction had ended, and nothing moved in the othe
 // A Result is what a relay has done.
 type Result struct {
 	Up, Down int64 // bytes from a to b, and from b to a
-	Err      error // nil if both directions ended in order
+	Err      error // nil if both directions ended in order, or if one side has Gone
+
+	// Gone is the failed write to a side that had ended its own direction in order, and did
+	// not read the other to its end, as a server that answers early. nil: there was none.
+	Gone error
 }
 
 const (
@@ -42,16 +48,19 @@ const (
 	bufferSize = 64 << 10
 )
 
-// Run copies in both directions, and closes a and b when both have ended. It returns when
-// also the connections below have been closed: that of a framed tunnel stays open until the
-// peer has read everything, and a program that exits would end it before that.
+// Run copies in both directions, and closes a and b when both have ended. The connection of a
+// framed tunnel then stays open until the peer has confirmed that it has read everything. Run
+// waits for that, for idle or for 60 seconds, if that is longer. A program that exits would end
+// it before. If the confirmation does not come, that is an error. Run returns when also the
+// connections below have been closed.
 //
 // The end of a direction is passed on by CloseWrite, and the other direction goes on. From
 // then on, idle is the longest time in which no byte moves. Zero means no limit. There is
 // no limit as long as both directions are open.
 //
 // A reset is passed on as a reset, and so is the early end of a framed tunnel, which is an
-// error of Read. A Unix socket has no resets: its peer sees an end.
+// error of Read. What had arrived before is written first. But the reset drops what the kernel
+// has not sent until then. A Unix socket has no resets: its peer sees an end.
 //
 // As long as both directions are open the kernel moves the bytes between TCP connections
 // (splice), also where one of them is below a *preflight.Conn.
@@ -62,7 +71,10 @@ func Run(a, b Conn, idle time.Duration) Result {
 	running.Go(func() { r.run(up, down) })
 	r.run(down, up)
 	running.Wait()
-	err := r.result()
+	err, gone := r.result()
+	if err == nil && gone == nil {
+		err = errors.Join(confirm(a, max(idle, confirmLimit)), confirm(b, max(idle, confirmLimit)))
+	}
 	if err != nil {
 		Reset(a)
 		Reset(b)
@@ -71,7 +83,26 @@ func Run(a, b Conn, idle time.Duration) Result {
 	b.Close()
 	awaitClosed(a, lingerLimit)
 	awaitClosed(b, lingerLimit)
-	return Result{Up: up.n, Down: down.n, Err: err}
+	return Result{Up: up.n, Down: down.n, Err: err, Gone: gone}
+}
+
+// lingerLimit is longer than the library keeps a connection open after Close.
+const lingerLimit = 65 * time.Second
+
+// confirmLimit is as long as the library waits for the confirmation behind Close.
+const confirmLimit = 60 * time.Second
+
+// confirm waits until the peer of a framed tunnel has confirmed that it has read everything:
+// the connection then ends by itself. Other connections have no such confirmation.
+func confirm(c Conn, limit time.Duration) error {
+	tunnel, ok := c.(interface{ Carrier() preflight.Carrier })
+	if !ok || tunnel.Carrier() == "" || tunnel.Carrier() == preflight.CarrierUpgrade {
+		return nil
+	}
+	if !awaitClosed(c, limit) {
+		return fmt.Errorf("the peer has not confirmed within %v that it has read everything", limit)
+	}
+	return c.Close()
 }
 
 // A relay is what both directions share.
@@ -99,8 +130,7 @@ func (r *relay) run(d, other *direction) {
 		d.n, d.err = d.n+n, err
 	}
 	if d.err == nil {
-		// If this fails, dst is broken, and the other direction meets that too.
-		d.dst.CloseWrite()
+		d.err = d.dst.CloseWrite()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,21 +165,27 @@ func (r *relay) interrupted(d *direction) (first *direction) {
 	return r.first
 }
 
-// result is the error of the relay.
-func (r *relay) result() error {
+// result returns the error of the relay, or the Gone of its Result.
+func (r *relay) result() (err, gone error) {
 	for _, err := range r.errs {
-		// With EPIPE the side that is written to has gone, and in order: Linux reports
-		// that only if the peer's end came before its reset. Then the other direction
-		// decides.
-		if !errors.Is(err, syscall.EPIPE) && err != errBroken {
-			return err
+		// If the side that is written to has gone, the other direction decides.
+		if !isGone(err) && err != errBroken {
+			return err, nil
 		}
 	}
-	if len(r.errs) == 2 {
-		return r.errs[0]
+	switch len(r.errs) {
+	case 0:
+		return nil, nil
+	case 1:
+		return nil, r.errs[0]
 	}
-	return nil
+	return r.errs[0], nil
 }
+
+// isGone reports whether err says that the side that is written to has gone, and in order:
+// Linux reports EPIPE of a write, and ENOTCONN of a half-close, only if the peer's end came
+// before its reset.
+func isGone(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN) }
 
 // limits bound a direction when the other has ended.
 type limits struct {
@@ -212,7 +248,11 @@ func Bottom(c net.Conn) net.Conn {
 		if !ok {
 			return c
 		}
-		c = layer.NetConn()
+		below := layer.NetConn()
+		if below == nil {
+			return c
+		}
+		c = below
 	}
 }
 
@@ -226,9 +266,6 @@ func Reset(c net.Conn) {
 	bottom.Close()
 	c.Close()
 }
-
-// lingerLimit is longer than the library keeps a connection open after Close.
-const lingerLimit = 65 * time.Second
 
 // awaitClosed waits until the connection at the bottom of c has been closed, for at most
 // limit. It reports whether that has happened.

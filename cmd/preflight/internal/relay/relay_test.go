@@ -291,15 +291,54 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestAwaitClosed closes a framed tunnel whose peer reads nothing yet.
+// TestAwaitClosed ends a framed tunnel whose peer reads nothing yet.
 func TestAwaitClosed(t *testing.T) {
 	client, server := tunnelPair(t, preflight.CarrierFramed)
 	_, err := client.Write([]byte("x"))
 	require.NoError(t, err)
-	require.NoError(t, client.Close())
+	require.NoError(t, client.CloseWrite())
 	require.False(t, awaitClosed(client, 20*time.Millisecond))
 	_, err = io.ReadAll(server)
 	require.NoError(t, err)
 	server.Close()
+	_, err = client.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
 	require.True(t, awaitClosed(client, timeout))
+	require.NoError(t, client.Close())
 }
+
+// TestCloseWriteFails has a side that cannot end its direction, such as a file on a full disk.
+func TestCloseWriteFails(t *testing.T) {
+	client, a := tcpPair(t)
+	b, server := newPipe()
+	full := errors.New("the disk is full")
+	done := start(a, &failing{Conn: b, err: full}, timeout)
+	require.NoError(t, client.CloseWrite())
+	require.NoError(t, server.Close())
+	require.Equal(t, full, wait(t, done).Err)
+}
+
+type failing struct {
+	Conn
+	err error
+}
+
+func (f *failing) CloseWrite() error { return f.err }
+
+// TestBottom ends at a layer that has nothing below it.
+func TestBottom(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	for _, c := range []net.Conn{a, layer{a, nil}} {
+		require.Equal(t, c, Bottom(c))
+		require.Equal(t, c, Bottom(layer{b, c}))
+	}
+}
+
+type layer struct {
+	net.Conn
+	below net.Conn
+}
+
+func (l layer) NetConn() net.Conn { return l.below }
