@@ -53,6 +53,7 @@ type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
 	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
 	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+	Check   checkCommand   `cmd:"" help:"Find out why a tunnel does not open, and what to change."`
 }
 
 // An environment is what a command sees of the outside.
