@@ -2,16 +2,26 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"os/signal"
+	"slices"
+	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/check"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
 )
 
 type checkCommand struct {
-	URL  string `arg:"" name:"url" help:"The edge, as for forward and connect."`
-	JSON bool   `name:"json" help:"Print the report as JSON."`
+	URL       string           `arg:"" optional:"" name:"url" help:"The edge, as for forward and connect."`
+	JSON      bool             `name:"json" help:"Print the report as JSON."`
+	Sizes     bool             `help:"Send 16, 32, 64 and 128 KiB in one write through each carrier. Needs the far end."`
+	HalfClose bool             `help:"Find out by which carriers the end of one direction passes. Needs the far end."`
+	Idle      time.Duration    `placeholder:"TIME" help:"Wait so long for the end of a silent tunnel. A busy one beside it tells a limit for silence from one for the age."`
+	Listen    *address.Address `placeholder:"ADDR" help:"Be the far end instead: stand here in place of the server, say what arrives, and send the bytes of tunnels back, until a signal. Everybody may open tunnels to it."`
 	edge.Flags
 }
 
@@ -19,31 +29,28 @@ type checkCommand struct {
 func (checkCommand) Help() string {
 	return `It walks the path hop by hop (names, TCP, the forward proxy, TLS), opens a tunnel by each carrier,
 and asks the path what one dial cannot: another path, another Host, a malformed head, another
-protocol. Then it says which hop is at fault, why, and what to change.
+protocol. Then it says which hop is at fault, why, and what to change. It makes about 20 short
+requests, and opens a few tunnels if they open.
 
 No value of a field, no query, no credential and no body of an answer is shown. Credentials are sent
 only where forward would send them.
 
-Exit codes: 0 a tunnel opens; 1 it opens, and does not do what was asked for; 2 bad flags; 3 no
+Exit codes: 0 a tunnel opens; 1 it opens, and does not bear what a flag asks for; 2 bad flags; 3 no
 tunnel, because of the network, a name or TLS; 4 no tunnel, because of the answer.`
 }
 
 func (c *checkCommand) Run(env *environment) error {
-	e, err := edge.New(c.URL, c.Flags, env.log, nil)
+	if c.Listen != nil {
+		return c.beFarEnd(env)
+	}
+	t, err := c.target(env)
 	if err != nil {
 		return usage(err)
 	}
-	parts, err := e.Parts()
-	if err != nil {
-		return usage(err)
-	}
-	wanted := parts.Dialer.Carriers
-	if len(wanted) == 0 {
-		wanted = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
-	}
-	t := &check.Target{Name: e.String(), Address: parts.Address, Dialer: parts.Dialer, Fields: parts.Fields, Wanted: wanted, GivenRoots: c.CA != ""}
-	view := check.NewView(env.stdout, env.stderr, c.JSON || !isTerminal(env.stderr), os.Getenv("NO_COLOR") == "" && isTerminal(env.stdout))
-	report := check.Run(env.ctx, t, view.Progress)
+	view := check.NewView(env.stdout, env.stderr, c.JSON || !isTerminal(env.stderr), isTerminal(env.stdout) && os.Getenv("NO_COLOR") == "")
+	ctx, stop := signal.NotifyContext(env.ctx, endSignals...)
+	report := check.Run(ctx, t, view.Progress)
+	stop()
 	view.Done()
 	if c.JSON {
 		encoder := json.NewEncoder(env.stdout)
@@ -55,19 +62,70 @@ func (c *checkCommand) Run(env *environment) error {
 	} else {
 		view.Print(report)
 	}
-	return exitStatus(report)
+	panic(exited(exitStatus(report))) // the report has said all
 }
 
-// exitStatus is the result of the check as the exit code of the program. The report has said
-// all, so nothing more is printed.
-func exitStatus(r *check.Report) error {
+// target checks the flags.
+func (c *checkCommand) target(env *environment) (*check.Target, error) {
 	switch {
-	case r.Works:
-		return nil
-	case r.Answered:
-		panic(exited(exitRefused))
+	case c.URL == "":
+		return nil, errors.New("check needs the URL of the edge, or --listen")
+	case c.Idle < 0:
+		return nil, errors.New("--idle is negative")
 	}
-	panic(exited(exitDial))
+	e, err := edge.New(c.URL, c.Flags, env.log, nil)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := e.Parts()
+	if err != nil {
+		return nil, err
+	}
+	wanted := parts.Dialer.Carriers
+	if len(wanted) == 0 {
+		wanted = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
+	}
+	return &check.Target{
+		Name: e.String(), Address: parts.Address, Dialer: parts.Dialer, Fields: parts.Fields, Wanted: wanted, GivenRoots: c.CA != "",
+		Sizes: c.Sizes, HalfClose: c.HalfClose, Idle: c.Idle,
+	}, nil
+}
+
+func exitStatus(r *check.Report) int {
+	asked := func(f check.Finding) bool { return !f.OK && f.Name != "header-limit" }
+	switch {
+	case r.Works && slices.ContainsFunc(r.Findings, asked):
+		return exitCut
+	case r.Works:
+		return exitOK
+	case r.Answered:
+		return exitRefused
+	}
+	return exitDial
+}
+
+// beFarEnd stands in place of a server.
+func (c *checkCommand) beFarEnd(env *environment) error {
+	if c.URL != "" {
+		return usagef("--listen is for the far end, and the URL for the near one: give one of them")
+	}
+	l, err := c.Listen.Listen()
+	if err != nil {
+		return usagef("--listen: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(env.ctx, endSignals...)
+	defer stop()
+	env.log.Info("listening", "address", l.Addr().String())
+	far := &check.FarEnd{Seen: func(a check.Arrival) {
+		if !c.JSON {
+			fmt.Fprintln(env.stdout, a)
+			return
+		}
+		if line, err := json.Marshal(a); err == nil {
+			fmt.Fprintf(env.stdout, "%s\n", line)
+		}
+	}}
+	return far.Serve(ctx, l)
 }
 
 // isTerminal reports whether f is a terminal.

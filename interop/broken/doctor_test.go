@@ -24,8 +24,19 @@ import (
 
 // A diagnosis is what `preflight check --json` says of a path.
 type diagnosis struct {
-	Works   bool
-	Steps   []struct{ Name, Code, Detail string }
+	Works  bool
+	FarEnd *struct {
+		Request struct {
+			Path, Client string
+			TLS          bool
+		}
+		Added, Removed []string
+		Rewritten      string
+	} `json:"far_end"`
+	Findings []struct {
+		Name, Detail, Change string
+		OK                   bool
+	}
 	Verdict *struct {
 		Code, Certainty, Hop, Cause, Change, Next string
 		Else, Config                              []string
@@ -36,7 +47,7 @@ type diagnosis struct {
 const checkTimeout = 3 * time.Second
 
 // runCheck runs the command on a path, with the flags that do what p.dial does.
-func (p brokenPath) runCheck(t *testing.T, k *kit, program string) (d diagnosis, text string) {
+func (p brokenPath) runCheck(t *testing.T, k *kit, program string, flags ...string) (d diagnosis, text string) {
 	t.Helper()
 	address, proxy := k.addresses(t, p)
 	dialer := &preflight.PreflightDialer{Header: http.Header{"X-Token": {secretHeader}}, HandshakeTimeout: checkTimeout}
@@ -58,7 +69,7 @@ func (p brokenPath) runCheck(t *testing.T, k *kit, program string) (d diagnosis,
 		})
 	}
 	scheme := "http"
-	args := []string{"check", "--json", "--timeout", dialer.HandshakeTimeout.String()}
+	args := append([]string{"check", "--json", "--timeout", dialer.HandshakeTimeout.String()}, flags...)
 	if dialer.TLSConfig != nil {
 		scheme = "https"
 		if dialer.TLSConfig.RootCAs.Equal(k.roots) {

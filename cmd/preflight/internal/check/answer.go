@@ -47,7 +47,7 @@ type Answer struct {
 }
 
 // maxAnswer bounds what is read of an answer.
-const maxAnswer = 16 << 10
+const maxAnswer = 64 << 10
 
 // afterHead is how long the body may take.
 const afterHead = 500 * time.Millisecond
@@ -135,9 +135,6 @@ func (a *Answer) describe() {
 
 // page identifies the body, to compare two answers.
 func (a *Answer) page() [sha256.Size]byte { return sha256.Sum256(a.body) }
-
-// closed reports whether the connection ended without a byte.
-func (a *Answer) closed() bool { return a.Outcome == ended || a.Outcome == wasReset }
 
 // is reports whether the answer has one of these statuses. A nil Answer has none.
 func (a *Answer) is(status ...int) bool {

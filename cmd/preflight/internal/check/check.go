@@ -64,6 +64,9 @@ func Run(ctx context.Context, t *Target, progress Progress) *Report {
 	if c.e.reached {
 		c.tryCarriers(ctx)
 		c.ask(ctx)
+		if !c.e.proxyFailed() {
+			c.look(ctx)
+		}
 		if c.e.works() {
 			c.use(ctx)
 		}

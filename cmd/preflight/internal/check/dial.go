@@ -114,6 +114,14 @@ type readAhead struct {
 
 func (r *readAhead) Read(b []byte) (int, error) { return r.reader.Read(b) }
 
+func (r *readAhead) CloseWrite() error {
+	c, ok := r.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return c.CloseWrite()
+}
+
 // serverName is the name that the certificate of the edge must have.
 func (c *checker) serverName() string {
 	if name := c.Dialer.TLSConfig.ServerName; name != "" {

@@ -2,9 +2,7 @@ package check
 
 import (
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -20,6 +18,9 @@ type evidence struct {
 	certificate  *Certificate
 	// sentAuthorization reports whether the requests have credentials.
 	sentAuthorization bool
+	far               *farReport // nil: there is no far end
+	farView           *FarView
+	findings          []Finding
 
 	mu      sync.Mutex
 	steps   []Step
@@ -160,6 +161,14 @@ func (e *evidence) stripping() (all []product) {
 	return all
 }
 
+// last is the last product on the way.
+func (e *evidence) last() product {
+	if way := e.way(); len(way) > 0 {
+		return way[len(way)-1]
+	}
+	return ""
+}
+
 // author is the product that wrote the answer: its page shows it, or it is the only one on the
 // way.
 func (e *evidence) author() product {
@@ -172,18 +181,8 @@ func (e *evidence) author() product {
 	return ""
 }
 
-// by reports whether p wrote the answer.
-func (e *evidence) by(p product) bool { return e.author() == p }
-
 // took is how long the answer took, in milliseconds.
 func (e *evidence) took() float64 { return e.find(e.main()).Millis }
-
-// hostIsAddress reports whether the request has an IP address for its Host.
-func (e *evidence) hostIsAddress() bool {
-	host, _, _ := net.SplitHostPort(e.target.Address)
-	_, err := netip.ParseAddr(host)
-	return err == nil && e.target.Dialer.Host == ""
-}
 
 func statusText(status int) string {
 	if text := http.StatusText(status); text != "" {

@@ -215,9 +215,11 @@ func (c *checker) certificate(state *tls.ConnectionState) (*Certificate, error) 
 	return cert, err
 }
 
+var allCarriers = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket}
+
 // tryCarriers opens a tunnel by each carrier, as a client does.
 func (c *checker) tryCarriers(ctx context.Context) {
-	for _, carrier := range []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket} {
+	for _, carrier := range allCarriers {
 		c.timed(ctx, string(carrier), func(ctx context.Context) (string, error) {
 			tunnel, err := c.dialTunnel(ctx, carrier)
 			if err == nil {
@@ -248,7 +250,7 @@ func (c *checker) dialTunnel(ctx context.Context, carrier preflight.Carrier) (*p
 	if d.Header == nil {
 		d.Header = make(map[string][]string)
 	}
-	d.Header.Set(idField, c.id)
+	d.Header.Set(idField, c.id+"."+string(carrier))
 	d.GetHeader = nil
 	tunnel, err := d.DialContext(ctx, "tcp", c.Address)
 	if err != nil {

@@ -32,29 +32,37 @@ var questions = []question{
 		return c.on(ctx, c.dialHTTP, c.bare("GET", "/", "Content-Length: x\r\n"))
 	}},
 	{"get", "the path without an upgrade", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), ""))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "get", ""))
 	}},
 	{"other-path", "another path", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request("/"+strings.ToLower(rand.Text()), c.host(), c.upgrade()))
+		return c.on(ctx, c.dialHTTP, c.request("/"+strings.ToLower(rand.Text()), c.host(), "other-path", c.upgrade()))
 	}},
 	{"other-host", "another Host", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, strings.ToLower(rand.Text())+".invalid", c.upgrade()))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, strings.ToLower(rand.Text())+".invalid", "other-host", c.upgrade()))
 	}},
 	{"other-token", "an upgrade to another protocol", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-token", "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
 	}},
 	{"fields", "120 fields, which a second hop may refuse", notOpen, func(ctx context.Context, c *checker) *Answer {
 		var b strings.Builder
 		for i := range 120 {
 			fmt.Fprintf(&b, "X-Check-%d: x\r\n", i)
 		}
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), b.String()))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "fields", b.String()))
 	}},
 	{"expect", "an expectation that nobody meets, which a second hop may refuse", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "Expect: check\r\n"))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "expect", "Expect: check\r\n"))
 	}},
 	{"silence", "400 ms of silence: does the server speak first", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.onFor(ctx, c.dialPort, nil, 400*time.Millisecond)
+	}},
+	{"authorization", "an Authorization so large that the listener complains if it gets it", refusesCredentials, func(ctx context.Context, c *checker) *Answer {
+		c = c.withoutCredentials()
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "authorization", c.upgrade()+large("Authorization")))
+	}},
+	{"other-field", "another field as large", refusesCredentials, func(ctx context.Context, c *checker) *Answer {
+		c = c.withoutCredentials()
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-field", c.upgrade()+large("X-Check")))
 	}},
 	{"client-hello", "TLS", isPlain, func(ctx context.Context, c *checker) *Answer { return c.sayHello(ctx, c.dialPort) }},
 	{"plain", "HTTP without TLS", isTLS, func(ctx context.Context, c *checker) *Answer {
@@ -64,7 +72,7 @@ var questions = []question{
 		return c.on(ctx, c.dialPort, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
 	}},
 	{"proxy-header", "a PROXY header before the request", func(c *checker) bool { return isPlain(c) && !c.e.proxyFailed() }, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, append([]byte("PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"), c.request(c.Dialer.Path, c.host(), "")...))
+		return c.on(ctx, c.dialPort, append([]byte("PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"), c.request(c.Dialer.Path, c.host(), "proxy-header", "")...))
 	}},
 	{"proxy-header-tls", "a PROXY header before TLS", isTLS, func(ctx context.Context, c *checker) *Answer {
 		return c.sayHello(ctx, func(ctx context.Context) (net.Conn, error) {
@@ -86,11 +94,33 @@ var questions = []question{
 	}},
 }
 
+// large are fields of 10 KiB, and one of 7 KiB by the given name. With that one the head is
+// larger than a listener takes by default, which says so; without it, it is not.
+func large(name string) string {
+	var b strings.Builder
+	for i := range 5 {
+		fmt.Fprintf(&b, "X-Check-%d: %s\r\n", i, strings.Repeat("x", 2<<10))
+	}
+	fmt.Fprintf(&b, "%s: %s\r\n", name, strings.Repeat("x", 7<<10))
+	return b.String()
+}
+
+// refusesCredentials holds if a listener refuses what was sent. Then the question is whether
+// it got them.
+func refusesCredentials(c *checker) bool { return c.e.sentAuthorization && c.e.code() == "authorize" }
+
 // later are asked one after the other, when the others have ended.
 var later = []question{
 	{"again", "the same request again", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), c.upgrade()))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
 	}},
+}
+
+func (c *checker) withoutCredentials() *checker {
+	copied := *c
+	copied.header = c.header.Clone()
+	copied.header.Del("Authorization")
+	return &copied
 }
 
 func always(c *checker) bool { return !c.e.proxyFailed() }
@@ -140,9 +170,9 @@ func (c *checker) upgrade() string {
 }
 
 // request is one with the fields of the user. It goes only where a tunnel's request goes.
-func (c *checker) request(path, host, more string) []byte {
+func (c *checker) request(path, host, question, more string) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\n%s", path, host, idField, c.id, more)
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n%s: %s.%s\r\n%s", path, host, idField, c.id, question, more)
 	writeFields(&b, c.header)
 	b.WriteString("\r\n")
 	return b.Bytes()

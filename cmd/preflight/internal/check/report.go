@@ -9,6 +9,8 @@ type Report struct {
 	Steps       []Step       `json:"steps"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Questions   []*Answer    `json:"questions,omitempty"`
+	FarEnd      *FarView     `json:"far_end,omitempty"`
+	Findings    []Finding    `json:"findings,omitempty"`
 	Verdict     *Verdict     `json:"verdict,omitempty"`
 
 	Answered bool `json:"-"` // the failure is an HTTP answer
@@ -17,7 +19,7 @@ type Report struct {
 // report puts together what was found.
 func (c *checker) report() *Report {
 	e := c.e
-	r := &Report{URL: c.Name, Works: e.works(), Steps: e.steps, Certificate: e.certificate, Verdict: judge(e)}
+	r := &Report{URL: c.Name, Works: e.works(), Steps: e.steps, Certificate: e.certificate, FarEnd: e.farView, Findings: e.findings, Verdict: judge(e)}
 	for _, p := range e.way() {
 		r.Way = append(r.Way, string(p))
 	}

@@ -5,7 +5,7 @@ import "slices"
 // rules is the table of all verdicts. The first rule that fits is taken, so a rule that needs
 // more evidence stands before one that needs less. To add a case, add a rule, and a row for it
 // in rules_test.go.
-var rules = slices.Concat(pathRules, proxyRules, tlsRules, portRules, listenerRules, answerRules, lastRules)
+var rules = slices.Concat(farRules, pathRules, proxyRules, tlsRules, portRules, listenerRules, answerRules, lastRules)
 
 // The conditions of rules.
 
@@ -70,9 +70,8 @@ func firstIs(all ...product) func(*evidence) bool {
 // than the shortest usual timeout and the pause between two attempts of HAProxy, both 1 s.
 func slow(e *evidence) bool { return e.took() >= 900 }
 
-func throughProxy(e *evidence) bool  { return e.proxy }
-func overTLS(e *evidence) bool       { return e.target.Dialer.TLSConfig != nil }
-func addressAsHost(e *evidence) bool { return e.hostIsAddress() }
+func throughProxy(e *evidence) bool { return e.proxy }
+func overTLS(e *evidence) bool      { return e.target.Dialer.TLSConfig != nil }
 
 // someHTTP holds if any question was answered in HTTP.
 func someHTTP(e *evidence) bool {

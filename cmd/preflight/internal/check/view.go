@@ -61,21 +61,48 @@ func (v *View) paint(color, text string) string {
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
+func (v *View) mark(ok bool) string {
+	if ok {
+		return v.paint(green, "ok  ")
+	}
+	return v.paint(red, "FAIL")
+}
+
 // Print prints the report.
 func (v *View) Print(r *Report) {
 	fmt.Fprintf(v.out, "%s\n\n", v.paint(bold, r.URL))
 	for _, s := range r.Steps {
-		mark := v.paint(green, "ok  ")
-		if !s.OK {
-			mark = v.paint(red, "FAIL")
-		}
-		fmt.Fprintf(v.out, "  %s  %-10s %8.1f ms  %s\n", mark, s.Name, s.Millis, s.Detail)
+		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(s.OK), s.Name, s.Millis, s.Detail)
 	}
 	if len(r.Questions) > 0 {
 		fmt.Fprintf(v.out, "\n  asked:\n")
 	}
 	for _, q := range r.Questions {
 		fmt.Fprintf(v.out, "    %-16s %8.1f ms  %s\n", q.Name, q.Millis, q.text())
+	}
+	if f := r.FarEnd; f != nil {
+		fmt.Fprintf(v.out, "\n  arrived at the far end: %s\n", f.Request)
+		if len(f.Added) > 0 {
+			fmt.Fprintf(v.out, "    added on the way: %s\n", strings.Join(f.Added, ", "))
+		}
+		if len(f.Removed) > 0 {
+			fmt.Fprintf(v.out, "    removed on the way: %s\n", strings.Join(f.Removed, ", "))
+		}
+		if f.Rewritten != "" {
+			fmt.Fprintf(v.out, "    the path is rewritten: %s\n", f.Rewritten)
+		}
+		if f.Replayed {
+			fmt.Fprintf(v.out, "    a request without an answer is sent again, so a token in it must not be for one use\n")
+		}
+	}
+	if len(r.Findings) > 0 {
+		fmt.Fprintln(v.out)
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(f.OK), f.Name, f.Millis, f.Detail)
+		if f.Change != "" {
+			fmt.Fprintf(v.out, "        %s\n", f.Change)
+		}
 	}
 	if len(r.Way) > 0 {
 		fmt.Fprintf(v.out, "\n  on the way: %s\n", strings.Join(r.Way, ", "))
