@@ -197,8 +197,8 @@ func (f *FarEnd) handle(ctx context.Context, conn net.Conn) *preflight.Conn {
 // peekHead returns the head of a request, or what else comes.
 func peekHead(reader *bufio.Reader) (head []byte, ok bool) {
 	for n := 1; n <= maxHead; n = max(n+1, reader.Buffered()) {
-		b, err := reader.Peek(n)
-		b, _ = reader.Peek(reader.Buffered())
+		_, err := reader.Peek(n)
+		b, _ := reader.Peek(reader.Buffered())
 		if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 && bytes.Contains(b[:i], []byte(" HTTP/")) && !bytes.HasPrefix(b, []byte("PRI ")) {
 			return b[:i+4], true
 		}

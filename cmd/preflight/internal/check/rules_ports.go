@@ -41,6 +41,10 @@ var portRules = []rule{
 	{code: "not-web", of: "echo", hop: "{edge}", cause: "an echo server listens there", change: "correct the host or the port in the URL"},
 	{code: "bare-page", of: "bare-page", hop: "Apache", cause: "its `ProxyPass ws://` sends a page without a status line while the server behind it is down", change: "start the server behind it, and write `ProxyPass … http://… upgrade=tcp` instead of ws://", paste: true},
 
+	{code: "not-web", of: "not-http", when: not(someHTTP), hop: "{edge}", cause: "a program that is no web server listens there: it answers in a protocol of its own", change: "correct the host or the port in the URL; put `preflight serve --to` in front of that program"},
+	{code: "upstream-other", of: "not-http malformed too-much", sure: likely, hop: "the server behind {first}", cause: "{first} leads the path to a program that does not speak HTTP as it must", change: "correct {upstream} for {path}",
+		others: []string{"{first} itself sends this"}},
+
 	// A proxy is there, and ends this request, or says nothing.
 	{code: "rule-closes", of: "ended", when: firstIs(nginx), sure: likely,
 		hop: "nginx", cause: "a rule of nginx closes the connection for this path and Host (`return 444`)", change: "remove `return 444` from the `location`, or the default `server`, that {path} and this Host reach",

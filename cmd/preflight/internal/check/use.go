@@ -41,26 +41,18 @@ func (c *checker) use(ctx context.Context) {
 	run("idle", c.Idle > 0, c.idle)
 }
 
-// opened is the carrier that a client would use.
-func (c *checker) opened() preflight.Carrier {
-	for _, carrier := range c.Wanted {
-		if c.e.opens(carrier) {
-			return carrier
-		}
-	}
-	return ""
-}
-
 // maxLimit is the largest head that is tried.
 const maxLimit = 64 << 10
 
-// headerLimit finds by bisection how large the head of a request may be. It asks without an
-// upgrade, so that it opens no tunnel.
+// headerLimit finds by bisection how large the head of a request may be. It asks for a framing
+// that no listener knows, so that it opens no tunnel.
 func (c *checker) headerLimit(ctx context.Context) Finding {
 	ask := func(size int) *Answer {
 		const field = 2 << 10 // below the limit of every proxy for one field
-		base := len(c.request(c.Dialer.Path, c.host(), "size", ""))
+		const upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\nPreflight-Framing: check\r\n"
+		base := len(c.request(c.Dialer.Path, c.host(), "size", upgrade))
 		var b strings.Builder
+		b.WriteString(upgrade)
 		for left := size - base; left > 0; left -= field {
 			name := fmt.Sprintf("X-Fill-%d: ", b.Len())
 			b.WriteString(name + strings.Repeat("x", max(min(left, field)-len(name)-2, 1)) + "\r\n")
@@ -71,7 +63,9 @@ func (c *checker) headerLimit(ctx context.Context) Finding {
 	if small.Outcome != answered {
 		return Finding{Detail: "an ordinary request is not answered, so the limit cannot be found"}
 	}
-	passes := func(a *Answer) bool { return a.Outcome == answered && a.Status == small.Status }
+	passes := func(a *Answer) bool {
+		return a.Outcome == answered && a.Status == small.Status && a.Reason == small.Reason
+	}
 	low, high, refused := 1<<10, maxLimit, ask(maxLimit)
 	if passes(refused) {
 		return Finding{OK: true, Detail: "a head of 64 KiB passes"}
@@ -218,7 +212,6 @@ func (c *checker) idle(ctx context.Context) Finding {
 	case <-ctx.Done():
 		return Finding{OK: true, Detail: fmt.Sprintf("a silent tunnel is open after %v", c.Idle)}
 	}
-	who := c.e.words(c.e.last()).timeout
 	select {
 	case <-busyEnds:
 		return Finding{
@@ -227,11 +220,18 @@ func (c *checker) idle(ctx context.Context) Finding {
 		}
 	case <-time.After(min(time.Second, c.Idle)):
 	}
-	return Finding{
+	f := Finding{
 		Detail: fmt.Sprintf("a silent tunnel ends after %v, and a busy one does not: a limit for silence", round(silentFor)),
-		Change: "raise it (" + who + "; HAProxy `timeout tunnel`), or use --carrier framed, whose PINGs every 20 s keep a tunnel alive",
+		Change: "raise it: " + c.e.words(c.e.last()).idle,
 	}
+	if silentFor > pingPeriod {
+		f.Change += "; or use --carrier framed, whose PINGs every 20 s keep a tunnel alive"
+	}
+	return f
 }
+
+// pingPeriod is that of a framed tunnel, by default.
+const pingPeriod = 20 * time.Second
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
 
