@@ -44,6 +44,10 @@ func (t *Target) timeout() time.Duration { return t.Dialer.HandshakeTimeout }
 // answers.
 func (t *Target) probeTimeout() time.Duration { return min(t.timeout(), 5*time.Second) }
 
+// portTimeout bounds the question whether a port speaks a protocol. A port that does answers in
+// a round trip or two.
+func (t *Target) portTimeout() time.Duration { return min(t.timeout(), 2*time.Second) }
+
 // Progress is told what begins. It may be called by several goroutines.
 type Progress func(what string)
 

@@ -66,13 +66,13 @@ var questions = []question{
 	}},
 	{"client-hello", "TLS", isPlain, func(ctx context.Context, c *checker) *Answer { return c.sayHello(ctx, c.dialPort) }},
 	{"plain", "HTTP without TLS", isTLS, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, c.bare("GET", "/", ""))
+		return c.onFor(ctx, c.dialPort, c.bare("GET", "/", ""), c.portTimeout())
 	}},
 	{"http2", "an HTTP/2 preface", isPlain, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+		return c.onFor(ctx, c.dialPort, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"), c.portTimeout())
 	}},
 	{"proxy-header", "a PROXY header before the request", func(c *checker) bool { return isPlain(c) && !c.e.proxyFailed() }, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, append([]byte("PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"), c.request(c.Dialer.Path, c.host(), "proxy-header", "")...))
+		return c.onFor(ctx, c.dialPort, append([]byte("PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"), c.request(c.Dialer.Path, c.host(), "proxy-header", "")...), c.portTimeout())
 	}},
 	{"proxy-header-tls", "a PROXY header before TLS", isTLS, func(ctx context.Context, c *checker) *Answer {
 		return c.sayHello(ctx, func(ctx context.Context) (net.Conn, error) {
@@ -87,10 +87,10 @@ var questions = []question{
 		return c.onFor(ctx, c.dialPort, []byte("PING\r\n"), 500*time.Millisecond)
 	}},
 	{"socks", "SOCKS5", func(c *checker) bool { return c.e.proxyFailed() }, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, []byte{5, 1, 0})
+		return c.onFor(ctx, c.dialPort, []byte{5, 1, 0}, c.portTimeout())
 	}},
 	{"connect", "HTTP CONNECT", func(c *checker) bool { return c.e.proxyFailed() }, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialPort, []byte("CONNECT "+c.Address+" HTTP/1.1\r\nHost: "+c.Address+"\r\n\r\n"))
+		return c.onFor(ctx, c.dialPort, []byte("CONNECT "+c.Address+" HTTP/1.1\r\nHost: "+c.Address+"\r\n\r\n"), c.portTimeout())
 	}},
 }
 
@@ -195,7 +195,7 @@ func writeFields(b *bytes.Buffer, h http.Header) {
 
 // sayHello asks whether a port speaks TLS.
 func (c *checker) sayHello(ctx context.Context, dial func(context.Context) (net.Conn, error)) *Answer {
-	ctx, cancel := context.WithTimeout(ctx, c.probeTimeout())
+	ctx, cancel := context.WithTimeout(ctx, c.portTimeout())
 	defer cancel()
 	begin := time.Now()
 	a := &Answer{Outcome: failed}

@@ -60,6 +60,8 @@ var answerRules = []rule{
 	{code: "forbidden", of: "forbidden", hop: "{who}", cause: "a rule denies the request ({deny})", change: "allow {path} and this client in {deny}", sure: likely, others: []string{"the path leads to files"}},
 	{code: "websocket-only", of: "websocket-only bad-request", when: websocketPasses, hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "leave it and use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
 
+	{code: "websocket-only", of: "websocket-only", hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
+
 	// Limits and outages.
 	{code: "rate-limit", of: "rate-limit", when: status(mainCarrier, http.StatusTooManyRequests), hop: "{who}", cause: "it limits the rate of requests", change: "try again later, or raise its limit: {limit}"},
 	{code: "maintenance", of: "rate-limit", when: field("Retry-After"), sure: likely, hop: "{who}", cause: "it closes the path for now (`return 503` with Retry-After, for maintenance)", change: "try again later, or remove `return 503`",

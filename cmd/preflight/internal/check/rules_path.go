@@ -52,7 +52,7 @@ var proxyRules = []rule{
 		hop: "the forward proxy", cause: "Squid does not allow CONNECT to {edge}", change: "add the port to `SSL_ports` (acl SSL_ports port …), and allow the host in `http_access`"},
 	{code: "connect-forbidden", of: "connect-forbidden", when: by(tinyproxy),
 		hop: "the forward proxy", cause: "tinyproxy does not allow CONNECT to {edge}", change: "add the port as a `ConnectPort`, or the host to its filter"},
-	{code: "connect-forbidden", of: "connect-forbidden",
+	{code: "connect-forbidden", of: "connect-forbidden socks-forbidden",
 		hop: "the forward proxy", cause: "it does not allow CONNECT to {edge}", change: "allow this host and port in its rules"},
 	{code: "proxy-auth-missing", of: "proxy-auth-missing socks-auth-missing",
 		hop: "the forward proxy", cause: "it wants credentials, and none were sent", change: "put the user and the password into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"},
@@ -66,6 +66,8 @@ var proxyRules = []rule{
 	{code: "not-a-proxy", of: "not-a-proxy",
 		hop: "the forward proxy", cause: "it is no forward proxy, or knows no CONNECT", change: "correct HTTPS_PROXY"},
 	{code: "connect-busy", of: "connect-busy", hop: "the forward proxy", cause: "it limits connections or requests", change: "try again later, or raise its limit"},
+	{code: "proxy", of: "proxy-ended proxy-silent proxy-tls-port socks-ended socks-timeout not-socks connect-refused", sure: possible,
+		hop: "the forward proxy", cause: "it does not connect to {edge}: it may speak SOCKS5 or TLS, or not admit this client", change: "check the scheme, the address and the credentials in HTTPS_PROXY; its log has the reason"},
 	{code: "proxy", when: step("proxy"), sure: possible,
 		hop: "the forward proxy", cause: "it does not connect to {edge}", change: "check HTTPS_PROXY, and the log of the forward proxy"},
 }
@@ -104,8 +106,8 @@ var tlsRules = []rule{
 	{code: "silent", of: "tls-timeout", when: came("plain", silent), sure: likely,
 		hop: "{edge}", cause: "the port accepts connections and answers nothing, neither TLS nor HTTP: the program behind it hangs, or is no web server", change: "see the log of what listens there; restart it, or correct the port in the URL",
 		others: []string{"the network drops large packets (MTU)", "a firewall swallows what is sent"}},
-	{code: "tls-ended", of: "tls-ended", sure: possible,
-		hop: "{edge}", cause: "it ends the connection in the TLS handshake", change: "check that this port speaks TLS, and serves this name; its log has the reason",
+	{code: "tls-ended", of: "tls-ended tls-timeout", sure: possible,
+		hop: "{edge}", cause: "it does not complete the TLS handshake", change: "check that this port speaks TLS, and serves this name; its log has the reason",
 		others: []string{"the port is plain", "it is a TCP proxy whose server is down", "it serves no such name"}},
 }
 

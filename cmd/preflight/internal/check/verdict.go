@@ -48,7 +48,7 @@ func (r *rule) fits(e *evidence) bool {
 	return (r.of == "" || e.code() != "" && slices.Contains(strings.Fields(r.of), e.code())) && (r.when == nil || r.when(e))
 }
 
-// judge returns the verdict of the first rule that fits.
+// judge returns the verdict of the first rule that fits, or nil if nothing is wrong.
 func judge(e *evidence) *Verdict {
 	for i := range rules {
 		if r := &rules[i]; r.fits(e) {
