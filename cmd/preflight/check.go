@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/check"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
+	"golang.org/x/net/idna"
 )
 
 type checkCommand struct {
@@ -50,8 +52,12 @@ func (c *checkCommand) Run(env *environment) error {
 	view := check.NewView(env.stdout, env.stderr, c.JSON || !isTerminal(env.stderr), isTerminal(env.stdout) && os.Getenv("NO_COLOR") == "")
 	ctx, stop := signal.NotifyContext(env.ctx, endSignals...)
 	report := check.Run(ctx, t, view.Progress)
+	interrupted := ctx.Err() != nil
 	stop()
 	view.Done()
+	if interrupted {
+		return errors.New("interrupted")
+	}
 	if c.JSON {
 		encoder := json.NewEncoder(env.stdout)
 		encoder.SetIndent("", "  ")
@@ -80,6 +86,13 @@ func (c *checkCommand) target(env *environment) (*check.Target, error) {
 	parts, err := e.Parts()
 	if err != nil {
 		return nil, err
+	}
+	host, port, err := net.SplitHostPort(parts.Address)
+	if err != nil {
+		return nil, err
+	}
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil { // as the library dials it; an IPv6 address is none
+		parts.Address = net.JoinHostPort(ascii, port)
 	}
 	wanted := parts.Dialer.Carriers
 	if len(wanted) == 0 {

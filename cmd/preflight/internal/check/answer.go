@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,12 @@ type Answer struct {
 	header http.Header
 	body   []byte
 	first  []byte
+}
+
+// reasons are the codes of a listener.
+var reasons = []string{
+	"head", "too-large", "too-slow", "http10", "http2", "no-upgrade", "protocol", "method", "body", "expect", "no-connection",
+	"websocket", "subprotocol", "carrier", "tunnel-tls", "unavailable", "proxy-header", "origin", "request", "authorize", "internal",
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -123,9 +130,9 @@ func (a *Answer) parse(b []byte) {
 
 // describe fills what the header and the body show.
 func (a *Answer) describe() {
-	a.Reason = a.header.Get("Preflight-Refusal")
-	if strings.Trim(a.Reason, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		a.Reason = ""
+	// A hop that repeats the request could put a secret there, so only known codes are taken.
+	if reason := a.header.Get("Preflight-Refusal"); slices.Contains(reasons, reason) {
+		a.Reason = reason
 	}
 	for _, p := range shown(a.header) {
 		a.Products = append(a.Products, string(p))

@@ -58,7 +58,9 @@ type checker struct {
 	progress Progress
 	proxy    *url.URL // the forward proxy; nil: none
 	header   http.Header
-	e        *evidence
+	// addresses are those of the first hop.
+	addresses []string
+	e         *evidence
 }
 
 // Run checks the path.

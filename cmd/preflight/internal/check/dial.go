@@ -154,7 +154,7 @@ func (c *checker) on(ctx context.Context, dial func(context.Context) (net.Conn, 
 }
 
 func (c *checker) onFor(ctx context.Context, dial func(context.Context) (net.Conn, error), request []byte, wait time.Duration) *Answer {
-	ctx, cancel := context.WithTimeout(ctx, c.probeTimeout())
+	ctx, cancel := context.WithTimeout(ctx, 2*c.probeTimeout()) // to connect, and to ask
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
@@ -162,6 +162,7 @@ func (c *checker) onFor(ctx context.Context, dial func(context.Context) (net.Con
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(wait))
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
 	return exchange(conn, request)
 }
 

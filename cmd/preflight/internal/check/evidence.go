@@ -54,14 +54,15 @@ func (e *evidence) carrier(a *Answer, code string, err error) {
 	e.answers[a.Name], e.codes[a.Name], e.errs[a.Name] = a, code, err
 }
 
-// find returns the step with a name, or one that says nothing.
-func (e *evidence) find(name string) Step {
+// find returns the step with a name, or one that says nothing. Of several it returns one that
+// is good, if there is one.
+func (e *evidence) find(name string) (found Step) {
 	for _, s := range e.steps {
-		if s.Name == name {
-			return s
+		if s.Name == name && (found.Name == "" || s.OK) {
+			found = s
 		}
 	}
-	return Step{}
+	return found
 }
 
 // failedAt reports whether a step failed by one of these faults, or by any if none is given.

@@ -196,8 +196,8 @@ func (f *FarEnd) handle(ctx context.Context, conn net.Conn) *preflight.Conn {
 
 // peekHead returns the head of a request, or what else comes.
 func peekHead(reader *bufio.Reader) (head []byte, ok bool) {
-	for n := 1; n <= maxHead; n = max(n+1, reader.Buffered()) {
-		_, err := reader.Peek(n)
+	for n := 1; ; n = reader.Buffered() + 1 {
+		_, err := reader.Peek(n) // fails if it is larger than the buffer of reader
 		b, _ := reader.Peek(reader.Buffered())
 		if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 && bytes.Contains(b[:i], []byte(" HTTP/")) && !bytes.HasPrefix(b, []byte("PRI ")) {
 			return b[:i+4], true
@@ -206,7 +206,6 @@ func peekHead(reader *bufio.Reader) (head []byte, ok bool) {
 			return b, false
 		}
 	}
-	return nil, false
 }
 
 // mayBeHTTP reports whether b may begin a request.
@@ -229,7 +228,8 @@ func (a *Arrival) read(head []byte) {
 	words := strings.SplitN(line, " ", 3)
 	if len(words) == 3 {
 		a.Method, a.Protocol = printable(words[0]), printable(words[2])
-		a.Path, _, _ = strings.Cut(printable(words[1]), "?")
+		path, _, _ := strings.Cut(words[1], "?")
+		a.Path = printable(path)
 	}
 	for field := range strings.SplitSeq(fields, "\r\n") {
 		name, value, ok := strings.Cut(field, ":")

@@ -93,6 +93,9 @@ func (c *checker) walk(ctx context.Context) {
 // timed runs one step, and records it.
 func (c *checker) timed(ctx context.Context, name string, step func(context.Context) (detail string, err error)) bool {
 	c.progress(name)
+	if ctx.Err() != nil {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
 	begin := time.Now()
@@ -111,23 +114,35 @@ func (c *checker) resolve(ctx context.Context) bool {
 		if err != nil {
 			return host + ": " + plainError(err), err
 		}
-		var texts []string
-		for _, a := range addresses[:min(len(addresses), 4)] {
-			texts = append(texts, a.Unmap().String())
+		for _, a := range addresses[:min(len(addresses), maxAddresses)] {
+			c.addresses = append(c.addresses, a.Unmap().String())
 		}
-		return fmt.Sprintf("%s is %s", host, strings.Join(texts, ", ")), nil
+		return fmt.Sprintf("%s is %s", host, strings.Join(c.addresses, ", ")), nil
 	})
 }
 
-func (c *checker) connect(ctx context.Context) bool {
-	return c.timed(ctx, "tcp", func(ctx context.Context) (string, error) {
-		conn, err := c.dialFirst(ctx)
-		if err != nil {
-			return c.firstHop() + ": " + plainError(err), err
-		}
-		defer conn.Close()
-		return conn.RemoteAddr().String(), nil
-	})
+// maxAddresses bounds how many addresses of a name are tried.
+const maxAddresses = 4
+
+// connect tries each address. One that fails slows clients down even if another answers.
+func (c *checker) connect(ctx context.Context) (any bool) {
+	host, port, _ := net.SplitHostPort(c.firstHop())
+	if c.addresses == nil {
+		c.addresses = []string{host}
+	}
+	for _, a := range c.addresses {
+		address := net.JoinHostPort(a, port)
+		ok := c.timed(ctx, "tcp", func(ctx context.Context) (string, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			if err != nil {
+				return address + ": " + plainError(err), err
+			}
+			conn.Close()
+			return address, nil
+		})
+		any = any || ok
+	}
+	return any
 }
 
 // passProxy goes through the forward proxy. If that fails, the carriers still tell why.
