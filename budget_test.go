@@ -8,6 +8,8 @@ package preflight
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -244,14 +246,8 @@ func TestBudgetDial(t *testing.T) {
 // TestBudgetStack: a handshake has enough of the 2 KiB with which its goroutine
 // begins. To copy them to more would cost it more time than the parsing.
 func TestBudgetStack(t *testing.T) {
-	// All goroutines of this process begin with 2 KiB, and none gets smaller.
-	const runtimeSettings = "adaptivestackstart=0,gcshrinkstackoff=1"
-	if os.Getenv("GODEBUG") != runtimeSettings {
-		alone := exec.Command(os.Args[0], "-test.run=^TestBudgetStack$", "-test.v")
-		alone.Env = append(os.Environ(), "GODEBUG="+runtimeSettings)
-		output, err := alone.CombinedOutput()
-		require.NoError(t, err, string(output))
-		t.Log(string(output))
+	if output, alone := budgetAlone(t); !alone {
+		t.Log(output)
 		return
 	}
 	const handshakes = 400
@@ -279,6 +275,125 @@ func TestBudgetStack(t *testing.T) {
 	of := (after.StackInuse - before.StackInuse) / handshakes
 	t.Logf("%d bytes", of)
 	require.Less(t, of, uint64(3<<10))
+}
+
+// TestBudgetWaiters: what a client costs that says nothing, or stops in the middle, beside a
+// goroutine that is blocked in Read. The limits leave room for the exchange, and for what has
+// arrived.
+func TestBudgetWaiters(t *testing.T) {
+	reads := func(l net.Listener) {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go c.Read(make([]byte, 1))
+		}
+	}
+	preflights := func(inner net.Listener) {
+		l := &PreflightListener{Listener: inner, TLSConfig: &noCertificate, RequireUpgrade: true, HandshakeTimeout: time.Hour}
+		l.Accept()
+		l.Close()
+	}
+	hello := "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 250)
+	reader := 0
+	for _, waiter := range []struct {
+		name, sent, in string
+		serve          func(net.Listener)
+		limit          int // beside a reader
+	}{
+		{"blocked in Read", "", "net.(*conn).Read(", reads, 0},
+		{"silent", "", "await.Read(", preflights, 400},
+		{"in the first line", budgetRequest[:10], "await.Read(", preflights, 450},
+		{"in the head", budgetRequest[:48], "await.Read(", preflights, 450},
+		{"in a ClientHello", hello, "await.Read(", preflights, len(hello) + 450},
+	} {
+		t.Run(waiter.name, func(t *testing.T) {
+			output, alone := budgetAlone(t)
+			if alone {
+				t.Logf("bytes: %d", budgetWaiters(t, waiter.sent, waiter.in, waiter.serve))
+				return
+			}
+			var of int
+			_, after, _ := strings.Cut(output, "bytes: ")
+			_, err := fmt.Sscan(after, &of)
+			require.NoError(t, err)
+			if reader == 0 {
+				reader = of
+			}
+			t.Logf("%d bytes more than a blocked reader of %d", of-reader, reader)
+			require.LessOrEqual(t, of-reader, waiter.limit)
+		})
+	}
+}
+
+var noCertificate = tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, io.EOF }}
+
+// budgetWaiters returns the bytes of a client that has sent some bytes, until its goroutine
+// waits in the function in.
+func budgetWaiters(t *testing.T, sent, in string, serve func(net.Listener)) int {
+	const clients = 2000
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		serve(l)
+	}()
+	dial := func(n int) (conns []net.Conn) {
+		for range n {
+			c, err := net.Dial("tcp", l.Addr().String())
+			require.NoError(t, err)
+			_, err = io.WriteString(c, sent)
+			require.NoError(t, err)
+			conns = append(conns, c)
+		}
+		return conns
+	}
+	stacks := make([]byte, 16<<20)
+	wait := func(n int) (m runtime.MemStats) {
+		require.Eventually(t, func() bool {
+			all := stacks[:runtime.Stack(stacks, true)]
+			waiting := 0
+			for _, one := range strings.Split(string(all), "\n\n") {
+				if strings.Contains(one, "[IO wait") && strings.Contains(one, in) && !strings.Contains(one, "Accept") {
+					waiting++
+				}
+			}
+			return waiting == n
+		}, time.Minute, 10*time.Millisecond)
+		for range 3 { // a sync.Pool keeps what it holds for two collections
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return m
+	}
+	conns := dial(1)
+	before := wait(1)
+	conns = append(conns, dial(clients)...)
+	after := wait(1 + clients)
+	l.Close()
+	for _, c := range conns {
+		c.Close()
+	}
+	<-served
+	runtime.KeepAlive(stacks)
+	return int(after.HeapAlloc-before.HeapAlloc+after.StackInuse-before.StackInuse) / clients
+}
+
+// budgetAlone runs the test in a process of its own, and returns its output. In that process,
+// each goroutine begins with 2 KiB, and none gets smaller. There, budgetAlone returns true.
+func budgetAlone(t *testing.T) (output string, alone bool) {
+	const runtimeSettings = "adaptivestackstart=0,gcshrinkstackoff=1"
+	if os.Getenv("GODEBUG") == runtimeSettings {
+		return "", true
+	}
+	test := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	process := exec.Command(os.Args[0], "-test.run="+test, "-test.v")
+	process.Env = append(os.Environ(), "GODEBUG="+runtimeSettings)
+	b, err := process.CombinedOutput()
+	require.NoError(t, err, string(b))
+	return string(b), false
 }
 
 // TestBudgetAfterwards: the tunnel costs nothing, whether or not bytes arrived

@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/pires/go-proxyproto"
+	"github.com/preflight-go/preflight/internal/await"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -61,7 +63,14 @@ func (x *exchange) sort(p *policy) (n int, w *watch, err error) {
 		if hasFirstDeadline {
 			x.setReadDeadline(x.within(p.plainAfter))
 		}
-		s.broken = x.read(s.limit)
+		if c, ok := x.conn.(*net.TCPConn); ok && len(x.buf) < firstRead {
+			var n int
+			if n, s.broken = await.Read(c, func() []byte { return x.spare(s.limit) }, x.release); n > 0 {
+				x.buf = x.scratch[:len(x.buf)+n]
+			}
+		} else {
+			s.broken = x.read(s.limit)
+		}
 		if hasFirstDeadline && s.broken == nil {
 			x.setReadDeadline(x.deadline)
 		}
@@ -336,19 +345,52 @@ func (x *exchange) probeFailure(err error, p *policy) error {
 	return &stageError{stage: stageRead, err: probeError{err}}
 }
 
-// A head of up to firstRead bytes that arrives in one segment costs one Read.
-// firstRead is also the most that a peer which stalls in its head can make us hold.
-// A longer head gets room for secondRead bytes, and then for twice what has
-// arrived.
+// A head of up to firstRead bytes that arrives in one segment costs one Read. A longer
+// head gets room for secondRead bytes, and then for twice what has arrived.
 const (
 	firstRead  = 512
 	secondRead = 4 << 10
 )
 
-// A buffer holds what a handshake has read and not yet consumed.
+// A buffer holds what a handshake has read and not yet consumed. A peer that stalls at once,
+// or in its head, makes us hold only what it has sent, if that is less than firstRead.
 type buffer struct {
-	buf   []byte
-	first [firstRead]byte // the first array of buf
+	buf     []byte
+	scratch *scratch // from the pool; the first array of buf; nil: buf has its own
+}
+
+type scratch [firstRead]byte
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// borrow moves the bytes, of which there are less than firstRead, into a scratch.
+func (b *buffer) borrow() {
+	b.scratch = scratches.Get().(*scratch)
+	b.buf = append(b.scratch[:0], b.buf...)
+}
+
+// spare moves the bytes into an array of their size, and returns a scratch behind a copy of
+// them, to be read into. So release loses nothing. There are less than firstRead bytes, and
+// less than limit.
+//
+//go:noinline
+func (b *buffer) spare(limit int) []byte {
+	if b.scratch == nil {
+		b.scratch = scratches.Get().(*scratch)
+	} else {
+		b.buf = append(make([]byte, 0, len(b.buf)), b.buf...)
+	}
+	n := copy(b.scratch[:], b.buf)
+	return b.scratch[n:min(firstRead, limit)]
+}
+
+// release gives the scratch back.
+func (b *buffer) release() {
+	if b.scratch != nil {
+		*b.scratch = scratch{} // they may be credentials
+		scratches.Put(b.scratch)
+		b.scratch = nil
+	}
 }
 
 // consume removes the first n bytes. The buffer keeps its capacity.
@@ -367,7 +409,11 @@ func (b *buffer) grow(size int) {
 // limit bytes. It grows a buffer that is full.
 func (b *buffer) room(limit int) []byte {
 	left := limit - len(b.buf)
-	if len(b.buf) == cap(b.buf) {
+	switch {
+	case len(b.buf) < cap(b.buf):
+	case b.scratch == nil && len(b.buf) < firstRead:
+		b.borrow()
+	default:
 		// Double it, and no more. The limit may be large, and a client that
 		// stalls must not hold all of it for the few bytes that it has sent.
 		b.grow(max(secondRead, len(b.buf)+min(len(b.buf), left)))
