@@ -86,8 +86,15 @@ func (e *evidence) main() string {
 		if e.opens(c) {
 			continue
 		}
-		if e.codes[string(c)] == "websocket-only" && e.codes[webSocket] != "" {
-			return webSocket
+		switch other := e.codes[webSocket]; e.codes[string(c)] {
+		case "websocket-only":
+			if other != "" {
+				return webSocket
+			}
+		case "no-upgrades":
+			if other != "" && other != "no-upgrades" && slices.Contains(e.target.Wanted, preflight.CarrierWebSocket) {
+				return webSocket
+			}
 		}
 		return string(c)
 	}

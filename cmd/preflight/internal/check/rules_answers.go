@@ -14,7 +14,7 @@ var answerRules = []rule{
 		hop: "Envoy", cause: "it answers by itself (`direct_response`), and leads this path to no server", change: "write a `route` with a `cluster` for {path}"},
 	{code: "other-server", of: "no-listener other-tokens", when: all(onTheWay, alike("get", "other-host")), sure: likely,
 		hop: "the server behind {who}", cause: "{who} leads the path to another web server than the listener", change: "correct {upstream} for {path}",
-		others: []string{"the Host is wrong, and this is the default site"}},
+		others: []string{"the Host is wrong, and this is the default site", "{who} answers by itself (nginx `return 200`)"}},
 	{code: "no-listener", of: "no-listener other-tokens", when: onTheWay, sure: likely,
 		hop: "{who}", cause: "the path or the Host leads to another web server than the listener", change: "correct the path in the URL, or {route}"},
 	{code: "other-server", of: "no-listener other-tokens",
@@ -30,7 +30,10 @@ var answerRules = []rule{
 		others: []string{"a Go server has no handler for this path"}},
 	{code: "no-route", of: "no-route", when: all(goAnswer, firstIs(golang, listener), not(overTLS)),
 		hop: "the Go server at {edge}", cause: "it has no handler for this path: the listener is mounted at another path", change: "correct the path in the URL, or the pattern at which the listener is mounted"},
-	{code: "other-route", of: "other-route", hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), or the rewrite; or mount the listener at the path that arrives"},
+	{code: "other-route", of: "other-route no-route", when: goBehind, sure: likely, hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), `http-request set-path` (HAProxy) or another rewrite; or mount the listener at the path that arrives",
+		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
+	{code: "other-route", of: "other-route", sure: likely, hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), `http-request set-path` (HAProxy) or another rewrite; or mount the listener at the path that arrives",
+		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
 	{code: "no-route", of: "no-route", when: by(nginx),
 		hop: "nginx", cause: "no location leads this path to the listener", change: "add {path} as a `location` with `proxy_pass` to the `server` with this `server_name`; or correct the path in the URL", paste: true},
 	{code: "no-route", of: "no-route", hop: "{who}", cause: "it has no route for this path and Host to the listener", change: "correct the path and the host in the URL, or {route}"},
@@ -88,6 +91,7 @@ var answerRules = []rule{
 	{code: "upstream-other", of: "upstream-not-http", when: envoyIs, sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
 		others: []string{"Envoy speaks HTTP/2 to it: remove `http2_protocol_options` from the cluster", "it wants TLS"}, next: apart},
 	{code: "upstream-other", of: "upstream-not-http", hop: "the server behind {who}", cause: "{who} reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}"},
+	{code: "rule-drops", of: "server-fault", when: all(by(haproxy), slow), sure: likely, hop: "HAProxy", cause: "a rule holds the request back, and then refuses it (`http-request tarpit`)", change: "remove that rule for {path} and this Host"},
 	{code: "apache-ssl", of: "server-fault", when: by(apache), sure: likely, hop: "Apache", cause: "it fails by itself: `ProxyPass … https://…` without `SSLProxyEngine on`, or a module of mod_proxy is not loaded", change: "add `SSLProxyEngine on`, or load `proxy_http_module`; its error log has the reason"},
 	{code: "server-fault", of: "server-fault proxy-failed", sure: likely, hop: "{who}", cause: "it fails by itself, or the program behind it does", change: "read its log"},
 	{code: "captive-portal", of: "captive-portal", hop: "the network of this machine", cause: "it wants a sign-in", change: "sign in with a browser, then try again"},
@@ -109,6 +113,9 @@ func onTheWay(e *evidence) bool { return len(e.way()) > 0 }
 
 // goAnswer holds if a program in Go wrote the answer, or nobody that is known.
 func goAnswer(e *evidence) bool { return product(e.answer().Author) == golang && len(e.way()) == 0 }
+
+// goBehind holds if a program in Go wrote the answer, behind a proxy.
+func goBehind(e *evidence) bool { return product(e.answer().Author) == golang && onTheWay(e) }
 
 // websocketPasses holds if the edge treats an upgrade to websocket in another way.
 func websocketPasses(e *evidence) bool {

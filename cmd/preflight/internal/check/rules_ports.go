@@ -62,6 +62,9 @@ var portRules = []rule{
 		hop: "the server behind {first}", cause: "{first} waits for the server behind it, which does not answer", change: "see whether that server hangs, or whether {upstream} leads to a program that is no web server",
 		others: []string{"it waits for another protocol"}},
 
+	{code: "rule-closes", of: "ended", when: someHTTP, sure: likely,
+		hop: "{first}", cause: "it answers other requests, and closes the connection for this one: a rule does it (Caddy `abort`), or the server behind it ended the connection", change: "remove that rule for {path} and this Host, or see the log of the server"},
+
 	// The port closes whatever comes.
 	{code: "rule-closes", when: all(not(someHTTP), came("silence", wasReset)), sure: likely,
 		hop: "{edge}", cause: "every connection is reset as soon as it is open: a rule rejects this client (HAProxy `tcp-request connection reject`, a firewall, a list of allowed addresses)", change: "allow the address of this machine there",

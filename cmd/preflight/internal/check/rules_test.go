@@ -174,6 +174,7 @@ var cases = []struct {
 	{"not-web", "edge.example:80", []fact{fails("not-http"), asks("silence", speaking(""))}},
 	{"server-down", "behind Varnish", []fact{fails("ended"), asks("malformed", answerOf(400, ""))}},
 	{"rule-closes", "HAProxy", []fact{fails("ended"), first(haproxy)}},
+	{"rule-closes", "the proxy", []fact{fails("ended"), first(golang)}},
 	{"rule-drops", "HAProxy", []fact{fails("silent"), first(haproxy), asks("http2", speaking("HTTP/2"))}},
 	{"server-slow", "behind nginx", []fact{fails("silent"), first(nginx)}},
 	{"rule-closes", "edge.example:80", []fact{fails("ended"), asks("silence", Answer{Outcome: wasReset})}},
@@ -187,6 +188,11 @@ var cases = []struct {
 	{"websocket-only", "nginx", []fact{opened(preflight.CarrierWebSocket), refuses("no-upgrade", 426, listener), first(nginx)}},
 	{"no-upgrade", "nginx", []fact{refuses("no-upgrade", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
 	{"no-upgrade", "nginx or Apache", []fact{refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))}},
+	{"fixed-upgrade", "nginx", []fact{refuses("websocket", 400, listener), first(nginx)}},
+	{"server-down", "behind Envoy", []fact{func(e *evidence) {
+		refuses("no-upgrades", 403, envoy)(e)
+		e.codes[webSocket] = "server-down"
+	}}},
 	{"authorize", "the listener", []fact{refuses("authorize", 429, listener)}},
 	{"server-down", "behind `preflight serve`", []fact{refuses("authorize", 502, listener)}},
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
@@ -202,6 +208,7 @@ var cases = []struct {
 	{"websocket-only", "Traffic Server", []fact{refuses("no-route", 404, ats), asks("get", reason("no-upgrade"))}},
 	{"no-route", "Traefik", []fact{refuses("no-route", 404, golang), asks("http2", speaking("HTTP/2"))}},
 	{"no-route", "the Go server", []fact{refuses("no-route", 404, golang), first(golang)}},
+	{"other-route", "behind HAProxy", []fact{refuses("no-route", 404, golang), first(haproxy)}},
 	{"no-route", "nginx", []fact{refuses("no-route", 404, nginx)}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
 	{"no-upgrades", "Envoy", []fact{refuses("no-upgrades", 403, envoy)}},
@@ -219,6 +226,7 @@ var cases = []struct {
 	{"server-slow", "behind Apache", []fact{failsWith("upstream-closed", answerOf(502, apache), 1000)}},
 	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
 	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
+	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
 	{"apache-ssl", "Apache", []fact{refuses("server-fault", 500, apache)}},
 	{"unknown", "edge.example:80", []fact{fails("a-code-of-another-version")}},
 }
