@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
@@ -184,6 +186,92 @@ func TestBudgetClient(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCounts requires the exact figures in docs/counts.txt, so that no change of them goes
+// unnoticed, for better or worse. They do not depend on the machine or its load.
+func TestCounts(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Logf("the sizes of %s are its own", runtime.GOARCH)
+		return
+	}
+	var b strings.Builder
+	b.WriteString("# Figures of one handshake in memory, by TestCounts. `go test -run TestCounts -update .` writes them anew.\n" +
+		"# Bytes are those of the size classes, rounded down to 16.\n\n")
+	count := func(what string, c *countingConn, f func()) {
+		f()
+		var before, after runtime.MemStats
+		*c = countingConn{budgetConn: budgetConn{in: c.in}}
+		f()
+		calls := *c
+		runtime.ReadMemStats(&before)
+		allocations := testing.AllocsPerRun(budgetRuns, f)
+		runtime.ReadMemStats(&after)
+		bytes := (after.TotalAlloc - before.TotalAlloc) / (budgetRuns + 1) &^ 15
+		fmt.Fprintf(&b, "%-36s %2.0f allocations, %4d bytes, %d reads, %d writes, %d deadlines\n",
+			what, allocations, bytes, calls.reads, calls.writes, calls.deadlines)
+	}
+	server := func(what, in string) {
+		c := &countingConn{budgetConn: budgetConn{in: in}}
+		count(what, c, func() {
+			c.read = 0
+			if _, err := Server(context.Background(), c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	server("Server, upgrade", budgetRequest)
+	server("Server, upgrade and early data", budgetRequest+"early")
+	server("Server, plain", "\x00early")
+	dial := func(what string, d *PreflightDialer, answer string) {
+		c := &countingConn{budgetConn: budgetConn{in: answer}}
+		d.NetDialer, d.Host, d.KeepAlivePeriod = budgetDialer{c}, "edge.example", -1
+		count(what, c, func() {
+			c.read = 0
+			if _, err := d.Dial("tcp", "edge.example:80"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	dial("Dial", new(PreflightDialer), budgetAnswer)
+	dial("Dial, with Header", &PreflightDialer{Header: http.Header{"Authorization": {"Bearer 0123456789abcdef"}}}, budgetAnswer)
+	dial("Dial, framed", &PreflightDialer{Carriers: []Carrier{CarrierFramed}}, strings.TrimSuffix(budgetAnswer, "\r\n")+"Preflight-Framing: capsule\r\n\r\n")
+	fmt.Fprintf(&b, "\nsize of a handshake                 %4d bytes\nsize of a Conn                      %4d bytes\nsize of a handshake's buffer        %4d bytes, none while it waits on TCP\n",
+		unsafe.Sizeof(exchange{}), unsafe.Sizeof(Conn{}), unsafe.Sizeof(scratch{}))
+
+	const file = "docs/counts.txt"
+	if flag.Lookup("update").Value.String() == "true" { // of TestAPI
+		require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), b.String(), "run `go test -run TestCounts -update .` if the change is meant")
+}
+
+// A countingConn counts the calls of a budgetConn.
+type countingConn struct {
+	budgetConn
+	reads, writes, deadlines int
+}
+
+func (c *countingConn) Read(b []byte) (int, error) {
+	c.reads++
+	return c.budgetConn.Read(b)
+}
+
+func (c *countingConn) Write(b []byte) (int, error) {
+	c.writes++
+	return c.budgetConn.Write(b)
+}
+
+func (c *countingConn) SetDeadline(time.Time) error {
+	c.deadlines++
+	return nil
+}
+
+func (c *countingConn) SetReadDeadline(time.Time) error {
+	c.deadlines++
+	return nil
 }
 
 // TestBudgetConnect: what it costs that HandshakeTimeout bounds the connect to an

@@ -14,12 +14,12 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// A Carrier is how a tunnel travels on the connection after the handshake. Each tunnel
-// has one, see [Conn.Carrier].
+// A Carrier is the form in which the bytes of a tunnel travel after the handshake. Each
+// tunnel has one, see [Conn.Carrier].
 type Carrier string
 
 const (
-	// CarrierUpgrade carries the bytes of the tunnel as they are, behind an upgrade
+	// CarrierUpgrade carries the bytes of the tunnel as they are, after an upgrade
 	// to Protocol. Nothing is added to them, and between TCP connections the kernel
 	// moves them (splice). It is the fastest carrier.
 	//
@@ -29,7 +29,7 @@ const (
 	// CarrierWebSocket to notice.
 	CarrierUpgrade Carrier = "upgrade"
 
-	// CarrierFramed carries the tunnel in capsules (RFC 9297 §3.2) behind an
+	// CarrierFramed carries the tunnel in capsules (RFC 9297 §3.2) after an
 	// upgrade to Protocol. The end of a direction is part of the stream. So a
 	// half-close passes every proxy, and an early end is [io.ErrUnexpectedEOF].
 	// PINGs keep silent tunnels open.

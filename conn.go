@@ -16,8 +16,8 @@ import (
 )
 
 // Conn is a connection after its handshake: a tunnel to the peer, or a plain connection
-// that a listener passed on unchanged. It adds nothing to the bytes of the application.
-// Read and Write do not allocate.
+// that a listener passed on unchanged. With [CarrierUpgrade] nothing is added to the bytes
+// of the application. Read and Write do not allocate.
 //
 // Bytes that arrived together with the handshake are read first. All methods are safe
 // for concurrent use.
@@ -114,8 +114,8 @@ func (c *Conn) Carrier() Carrier { return carrierOf(c.heads.answer) }
 // arrived with the handshake.
 //
 // With CarrierFramed and CarrierWebSocket, without TLS inside, it is the layer of the
-// capsules. That has a NetConn method of its own. What it returns is for socket options
-// alone: to read, write or close it breaks the tunnel.
+// capsules. That has a NetConn method of its own. What it returns is only for socket
+// options: to read, write or close it breaks the tunnel.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
 // Read first returns the bytes that arrived with the handshake, and then reads from the
@@ -312,8 +312,8 @@ func (c *Conn) Close() error {
 }
 
 // CloseWrite ends the direction to the peer (half-close). If the connection below does
-// not support that, the error wraps [errors.ErrUnsupported]. With CarrierUpgrade few
-// proxies forward a half-close: nginx ends both directions. With the other carriers the
+// not support that, the error wraps [errors.ErrUnsupported]. With CarrierUpgrade some
+// proxies, such as nginx, end both directions when one ends. With the other carriers the
 // end is part of the stream, and passes every proxy.
 func (c *Conn) CloseWrite() error {
 	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {

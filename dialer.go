@@ -122,11 +122,11 @@ type PreflightDialer struct {
 	// something on the way does not pass the one before. An outage, a refusal of
 	// credentials or of the listener itself, and an error of TLS never lead to
 	// another carrier. A dial sends at most four requests, and HandshakeTimeout
-	// bounds each. If all fail, the error is that of the first, and names the
-	// others; [errors.As] finds each. The dialer remembers for 15 minutes which
-	// carrier has worked behind a fall, by forward proxy, address, TLS name, Host,
-	// path and Carriers, so that later dials begin there. Copies of a dialer share
-	// this memory once it has dialed.
+	// bounds each. If all fail, the error wraps the error of each, and its text
+	// begins with that of the first. If a later carrier has worked, the dialer
+	// remembers it for 15 minutes, so that later dials with the same forward proxy,
+	// address, TLS and its server name, Host, path and Carriers begin with it. Copies
+	// of a dialer share this memory once it has dialed.
 	Carriers []Carrier
 
 	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket

@@ -52,8 +52,8 @@ type Target struct {
 
 // ParseURL parses a connection string in the form of the AMPS clients for C++ and Java.
 // It accepts every option for tcp and tcps that one of them accepts. The scheme is tcp,
-// or tcps for TLS to the host, and the port is required. The schemes ws and wss stand for
-// a tunnel by [CarrierWebSocket] alone, without and with TLS to the host. They imply
+// or tcps for TLS to the host, and the port is required. The schemes ws and wss mean a
+// tunnel that uses only [CarrierWebSocket], without and with TLS to the host. They imply
 // http_preflight, and the port may be left out: it is 80 or 443 then (RFC 6455 §3). The
 // options are
 //
@@ -326,10 +326,11 @@ func (t Target) String() string {
 
 // DialURL dials the target of rawURL, see [ParseURL]. With http_preflight=true it
 // performs the upgrade as DialContext does, and the path of the URL is the Path; the
-// connection is a [*Conn]. So it does with the schemes ws and wss, by CarrierWebSocket
-// alone; Carriers that lack it are an error then. Without http_preflight, DialURL dials the host itself, with TLS for tcps,
-// and the path belongs to the application. The userinfo of the URL is never sent. It
-// belongs to the logon of the application, which reads it, and the path, with ParseURL.
+// connection is a [*Conn]. With the schemes ws and wss it does the same, but uses only
+// CarrierWebSocket; then it is an error if Carriers lacks that. Without http_preflight,
+// DialURL dials the host itself, with TLS for tcps, and the path belongs to the
+// application. The userinfo of the URL is never sent. It belongs to the logon of the
+// application, which reads it, and the path, with ParseURL.
 //
 // The scheme decides about TLS. tcps and wss use TLSConfig, or a zero Config if it is nil.
 // tcp and ws with a TLSConfig are an error. The option sni is the ServerName of TLSConfig; a

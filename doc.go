@@ -3,7 +3,7 @@
 //
 // A reverse proxy routes requests by path, on one port. The dialer sends one
 // HTTP/1.1 request, and the listener answers it. After that, both ends of the
-// connection speak their own protocol. By default the package adds nothing to its bytes:
+// connection speak their own protocol, and the package adds nothing to its bytes:
 //
 //	GET /client/amps/json HTTP/1.1
 //	Host: edge.example
@@ -17,8 +17,8 @@
 //	... the bytes of the application, in both directions ...
 //
 // This is the Upgrade mechanism of RFC 9110 §7.8. The token tcp is not registered,
-// but Docker's API has used it in the same sense for years. The token tcps means
-// the same: AMPS clients ask for it if they speak TLS to the proxy.
+// but Docker's API has used it in the same sense for years. The token tcps has the
+// same meaning: AMPS clients ask for it if they speak TLS to the proxy.
 //
 // # Client
 //
@@ -39,11 +39,12 @@
 //
 // # Carriers
 //
-// Many edges forward no upgrade except WebSocket. There the dialer uses a WebSocket, and
-// remembers that for later dials. On [CarrierWebSocket] the bytes travel in capsules, and so
-// they do on [CarrierFramed], which must be asked for. The capsules carry the end of each
-// direction. So a half-close passes every proxy, and a stream that was cut is an error. PINGs
-// keep silent tunnels open. See PreflightDialer.Carriers.
+// Many edges forward no upgrade except WebSocket. If the answer to the upgrade shows that,
+// the dialer opens a WebSocket instead, and remembers it for later dials. A WebSocket
+// ([CarrierWebSocket]) carries the bytes in capsules. [CarrierFramed] also uses capsules,
+// without WebSocket; the dialer uses it only if Carriers lists it. The capsules carry the end
+// of each direction. So a half-close passes every proxy, and a stream that was cut is an
+// error. PINGs keep silent tunnels open. See PreflightDialer.Carriers.
 //
 // # Server
 //
@@ -79,8 +80,9 @@
 //
 // All methods are safe for concurrent use. A client handshake runs on the caller's
 // goroutine. A server handshake runs on a goroutine that ends before Accept returns
-// the connection. A connection has no goroutine of its own. One reads for a framed tunnel
-// that is half-closed, or that waits after Close until the peer has everything.
+// the connection. A connection has no goroutine of its own, with one exception: a
+// goroutine reads from a framed or WebSocket tunnel while it is half-closed, and while it
+// waits after Close until the peer has read everything.
 //
 // # Telemetry
 //
@@ -94,12 +96,12 @@
 //   - Many proxies close a tunnel that is silent for a minute or less. TCP
 //     keep-alive does not count. Send an application message that is answered every
 //     20 to 25 seconds.
-//   - Many proxies close both directions when one is closed.
+//   - Many proxies close both directions when one direction ends.
 //   - All proxies turn a reset into an orderly end. EOF does not prove that
 //     everything arrived.
 //
 // With every carrier, some proxies send the upgrade request twice, and some end each
-// tunnel at an age.
+// tunnel at a certain age.
 //
 // The folder docs of the repository says more.
 package preflight

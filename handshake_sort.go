@@ -16,7 +16,7 @@ import (
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
-// The layers of a connection, in the order in which they stand on the wire.
+// A layer is one of the layers that a connection may have.
 type layer uint8
 
 // The layers of a connection, in the order in which they appear on the wire.

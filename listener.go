@@ -194,9 +194,10 @@ type PreflightListener struct {
 
 	// TrustedProxies are the peers whose information about the client's address is
 	// used: a PROXY header (version 1 or 2) at the beginning of a connection, and
-	// ClientAddrHeader in an upgrade request. From any other peer, both are
-	// ordinary bytes, and a request after a PROXY header is answered 400. nil means
-	// that no peer is trusted.
+	// ClientAddrHeader in an upgrade request. From any other peer, neither is
+	// interpreted. A request after such a PROXY header is answered 400. Without a
+	// request, the header is the beginning of a plain connection. nil means that no
+	// peer is trusted.
 	//
 	// The search for the client's address starts at the peer. It continues with the
 	// source in the PROXY header, and then with the entries of the field, from
@@ -209,8 +210,8 @@ type PreflightListener struct {
 	// of Linux has no file, so anybody on the machine may connect to it, and its
 	// peers are not trusted.
 	//
-	// A malformed PROXY header ends the connection. A malformed field is answered
-	// 400. To read the TLVs of PROXY headers, wrap Listener with that of
+	// A malformed PROXY header from a trusted peer ends the connection. A malformed
+	// field is answered 400. To read the TLVs of PROXY headers, wrap Listener with that of
 	// github.com/pires/go-proxyproto instead. If its header names no client, the
 	// connection has the proxy's address.
 	TrustedProxies []netip.Prefix
@@ -263,8 +264,8 @@ type PreflightListener struct {
 	// The level depends on who can mend it. Error: a panic, an answer of Authorize that
 	// cannot be sent, a middleware that hides http.Hijacker, an invalid configuration.
 	// Warn: MaxPending is reached, a trusted proxy sends an address that cannot be read,
-	// or Authorize answers 500 or above. Debug: everything that anyone can cause by what
-	// they send, including all other refusals, and clients that say nothing.
+	// or Authorize answers 500 or above. Debug: everything that a client can cause by what
+	// it sends, including all other refusals, and clients that send nothing.
 	Logger *slog.Logger
 
 	// Telemetry reports the handshakes and the connections after them. nil disables
@@ -346,9 +347,10 @@ func (noAddr) String() string  { return "preflight" }
 
 // Close closes the wrapped listener, the handshakes in progress, the connections that
 // Accept has not returned, and the connections that Handler serves. It waits for none
-// of them, nor for the peers of framed tunnels that have been closed. Connections that Accept has returned stay open, and so do those that
-// Handler has hijacked. Close must be called in the end, as servers do when Serve
-// returns. Closing only the wrapped listener leaves everything else open.
+// of them, nor for the peers of framed tunnels that have been closed. Connections that
+// Accept has returned stay open, and so do those that Handler has hijacked. Close must
+// be called in the end, as servers do when Serve returns. Closing only the wrapped
+// listener leaves everything else open.
 //
 // While Shutdown waits, Close leaves the handshakes and Handler to Shutdown. Servers
 // call Close both when they are told to stop and when Accept returns an error.
@@ -399,11 +401,11 @@ func (l *PreflightListener) closeInner() error {
 //
 // Shutdown waits until every handshake has ended, until every connection that Accept
 // has returned has been closed by [Conn.Close], and until Handler has served its
-// requests. Of framed and WebSocket tunnels it waits until the peers have read
-// everything, for at most 60 seconds after Conn.Close. It does not wait for connections that Handler has hijacked, nor notice a
-// connection that was closed through [Conn.NetConn]. It closes none of them: the
-// application tells its peers to leave, as grpc.Server.GracefulStop and
-// http.Server.Shutdown do.
+// requests. For framed and WebSocket tunnels it also waits until the peers have read
+// everything, for at most 60 seconds after Conn.Close. It does not wait for connections
+// that Handler has hijacked. It does not notice that a connection was closed through
+// [Conn.NetConn]. It closes none of them: the application tells its peers to leave, as
+// grpc.Server.GracefulStop and http.Server.Shutdown do.
 //
 // Both of these call Close. Close leaves the rest to a Shutdown that has begun, but
 // aborts every handshake if none has. Therefore begin Shutdown, wait until the

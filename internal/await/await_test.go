@@ -68,9 +68,9 @@ func TestErrors(t *testing.T) {
 		end  func(client, server *net.TCPConn)
 		want error
 	}{
-		"the end":           {func(client, _ *net.TCPConn) { client.CloseWrite() }, io.EOF},
-		"a reset":           {func(client, _ *net.TCPConn) { reset(client) }, syscall.ECONNRESET},
-		"a deadline":        {func(_, server *net.TCPConn) { server.SetReadDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
+		"the end":            {func(client, _ *net.TCPConn) { client.CloseWrite() }, io.EOF},
+		"a reset":            {func(client, _ *net.TCPConn) { reset(client) }, syscall.ECONNRESET},
+		"a deadline":         {func(_, server *net.TCPConn) { server.SetReadDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
 		"a close of its own": {func(_, server *net.TCPConn) { go server.Close() }, net.ErrClosed},
 	} {
 		for _, waits := range []bool{false, true} {

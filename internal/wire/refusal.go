@@ -7,6 +7,8 @@ import (
 // The codes of Preflight-Refusal, in the order in which a listener checks their
 // conditions. A refusal has the first code that applies.
 const (
+	CodeProxyHeader = "proxy-header"
+
 	CodeHead     = "head"
 	CodeTooLarge = "too-large"
 	CodeTooSlow  = "too-slow"
@@ -25,7 +27,6 @@ const (
 	CodeTunnelTLS    = "tunnel-tls"
 
 	CodeUnavailable = "unavailable"
-	CodeProxyHeader = "proxy-header"
 	CodeOrigin      = "origin"
 	CodeRequest     = "request"
 	CodeAuthorize   = "authorize"
