@@ -27,6 +27,10 @@ var examples = map[string][]example{
 		{"print the lines for ~/.ssh/config; then: ssh build.example", "preflight connect --ssh-config build.example https://edge.example/ssh --header-file ~/.ssh/fields"},
 		{"send a file, and print the answer", "preflight connect https://edge.example/lines <request >answer"},
 	},
+	"check": {
+		{"the tunnel of forward does not open", "preflight check https://edge.example/pg --header-file fields"},
+		{"in place of the server, and then check again", "preflight check --listen 127.0.0.1:9007"},
+	},
 	"config": {
 		{"nginx before \"preflight serve --listen 127.0.0.1:9007\"", "preflight config nginx --path /pg >/etc/nginx/conf.d/preflight.conf"},
 		{"two files", "preflight config traefik --path /pg --out /etc/traefik"},

@@ -54,6 +54,7 @@ type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
 	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
 	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+	Check   checkCommand   `cmd:"" help:"Find out why a tunnel does not open, and what to change."`
 
 	Config     configCommand     `cmd:"" help:"Print the configuration of a reverse proxy that forwards tunnels."`
 	Completion completionCommand `cmd:"" help:"Print the completion of a shell."`

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -24,11 +25,15 @@ type kit struct {
 	sites   map[string]string // the address of each site, by the name of its path
 }
 
-// startKit starts the servers, and the programs that paths need.
-func startKit(t *testing.T, paths []brokenPath) *kit {
+// startKit starts the servers, and the programs that paths need. Other servers, by name, may
+// run already.
+func startKit(t *testing.T, paths []brokenPath, others ...map[string]string) *kit {
 	k := &kit{dir: t.TempDir(), servers: map[string]string{}, sites: map[string]string{}}
 	k.roots = writeCertificates(t, k.dir)
 	startServers(t, k)
+	for _, other := range others {
+		maps.Copy(k.servers, other)
+	}
 	for _, program := range programs {
 		var named []site
 		for _, p := range paths {

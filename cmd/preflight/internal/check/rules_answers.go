@@ -1,0 +1,123 @@
+package check
+
+import "net/http"
+
+// apart says how to tell what is behind a proxy.
+const apart = "run `preflight check --listen ADDR` at the far end, in place of the server, and check again: it says what arrives"
+
+// answerRules are about answers that no listener gave.
+var answerRules = []rule{
+	// Another program, or the proxy itself.
+	{code: "no-listener", of: "no-listener", when: all(by(nginx), nginxFile),
+		hop: "nginx", cause: "it answers with a file (`root`, `try_files`, the default server): no location leads this path and Host to the listener", change: "add {path} to the `server` with this `server_name`, as a `location` with `proxy_pass`", paste: true},
+	{code: "no-listener", of: "no-listener", when: all(envoyIs, func(e *evidence) bool { return e.of("get").header.Get("X-Envoy-Upstream-Service-Time") == "" }),
+		hop: "Envoy", cause: "it answers by itself (`direct_response`), and leads this path to no server", change: "write a `route` with a `cluster` for {path}"},
+	{code: "other-server", of: "no-listener other-tokens", when: all(onTheWay, alike("get", "other-host")), sure: likely,
+		hop: "the server behind {who}", cause: "{who} leads the path to another web server than the listener", change: "correct {upstream} for {path}",
+		others: []string{"the Host is wrong, and this is the default site", "{who} answers by itself (nginx `return 200`)"}},
+	{code: "no-listener", of: "no-listener other-tokens", when: onTheWay, sure: likely,
+		hop: "{who}", cause: "the path or the Host leads to another web server than the listener", change: "correct the path in the URL, or {route}"},
+	{code: "other-server", of: "no-listener other-tokens",
+		hop: "{edge}", cause: "a web server listens there that is no preflight listener, and knows no tunnel", change: "correct the host, the port or the path in the URL; if a proxy is meant, correct the route for {path}"},
+	{code: "no-site", of: "no-site", hop: "Caddy", cause: "it has no site or route for this Host and path, and answers 200 with nothing", change: "add the Host as the address of a site, and `reverse_proxy` for {path}, to the Caddyfile; or correct the URL", paste: true},
+	{code: "other-server", of: "ssh redis mail-or-ftp", hop: "the server behind {who}", cause: "{who} leads the path to a program that is no web server", change: "correct {upstream} for {path}"},
+
+	// Where a path leads.
+	{code: "websocket-only", of: "no-route", when: all(by(ats), func(e *evidence) bool { return e.of("get").Reason != "" }),
+		hop: "Traffic Server", cause: "it passes websocket alone, and has no `map ws://` rule for this path: its rule is for ordinary requests", change: "{passes}, and use --carrier websocket", paste: true},
+	{code: "no-route", of: "no-route other-route", when: all(goAnswer, asked("HTTP/2", "http2")), sure: likely,
+		hop: "Traefik", cause: "no router matches this Host and path", change: "correct the Host or the path in the URL, or the rule of the router: `Host(…)` and `PathPrefix(…)`",
+		others: []string{"a Go server has no handler for this path"}},
+	{code: "no-route", of: "no-route", when: all(goAnswer, firstIs(golang, listener), not(overTLS)),
+		hop: "the Go server at {edge}", cause: "it has no handler for this path: the listener is mounted at another path", change: "correct the path in the URL, or the pattern at which the listener is mounted"},
+	{code: "other-route", of: "other-route no-route", when: goBehind, sure: likely, hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), `http-request set-path` (HAProxy) or another rewrite; or mount the listener at the path that arrives",
+		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
+	{code: "other-route", of: "other-route", sure: likely, hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), `http-request set-path` (HAProxy) or another rewrite; or mount the listener at the path that arrives",
+		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
+	{code: "no-route", of: "no-route", when: by(nginx),
+		hop: "nginx", cause: "no location leads this path to the listener", change: "add {path} as a `location` with `proxy_pass` to the `server` with this `server_name`; or correct the path in the URL", paste: true},
+	{code: "no-route", of: "no-route", hop: "{who}", cause: "it has no route for this path and Host to the listener", change: "correct the path and the host in the URL, or {route}"},
+
+	// Redirects.
+	{code: "redirect-https", of: "redirect-https", hop: "{edge}", cause: "it redirects from http to https", change: "write https:// (or wss://, tcps://) in the URL"},
+	{code: "redirect-slash", of: "redirect-slash", hop: "the path in the URL", cause: "the edge wants a slash at its end", change: "write that slash in the URL: {path}/"},
+	{code: "captive-portal", of: "captive-portal", sure: likely, hop: "the network of this machine", cause: "it leads to a sign-in page (captive portal)", change: "sign in with a browser, then try again"},
+	{code: "redirect-login", of: "redirect-login", hop: "{who}", cause: "it leads to a sign-in page on another host", change: "exempt {path} from the sign-in (oauth2-proxy: `skip_auth_routes`), or send the credentials that it wants by --header-file"},
+	{code: "redirect", of: "redirect", sure: likely, hop: "{who}", cause: "it leads to another path of the same host", change: "correct the path in the URL; it may be a sign-in page"},
+
+	// The head.
+	{code: "upstream-tls", of: "upstream-tls", hop: "{behind}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
+	{code: "tls-port", of: "tls-port", hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
+	{code: "head-size", of: "head-size", hop: "{who}", cause: "the head of the request is too large for it", change: "send fewer or shorter fields, or raise its limit: nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`"},
+
+	// Credentials and rules.
+	{code: "receipt-hidden", of: "credentials-missing credentials-refused", when: func(e *evidence) bool { return e.of("get").Reason != "" },
+		hop: "the listener", cause: "its Authorize refuses the request, and the error page of {first} hides its answer (`proxy_intercept_errors`): an ordinary request passes without credentials", change: "send the credentials by --header-file; remove `proxy_intercept_errors on`, so that the answer of the listener arrives"},
+	{code: "credentials-missing", of: "credentials-missing", hop: "{who}", cause: "it wants credentials itself, and none were sent ({auth})", change: "send them by --header-file, or exempt {path} from {auth}"},
+	{code: "credentials-refused", of: "credentials-refused", hop: "{who}", cause: "it refuses the Authorization that was sent ({auth})", change: "renew or correct it in --header-file, --header-command or --header"},
+	{code: "rbac", of: "rbac", hop: "Envoy", cause: "an RBAC rule, or an AuthorizationPolicy of Istio, denies the request", change: "allow {path} and this client in the RBAC filter, or in the AuthorizationPolicy"},
+	{code: "squid-denied", of: "squid-denied", hop: "Squid", cause: "its rules deny the request", change: "allow it by `http_access`, for this Host and path"},
+	{code: "no-upgrades", of: "no-upgrades", when: envoyIs, hop: "Envoy", cause: "it passes no upgrade to tcp", change: "add `upgrade_configs: [{upgrade_type: tcp}]` to the HTTP connection manager, or to the route", paste: true},
+	{code: "no-upgrades", of: "no-upgrades", hop: "{who}", cause: "it knows no upgrade", change: "{passes}; or correct {route}", paste: true},
+	{code: "forbidden", of: "forbidden", when: alike(mainCarrier, "other-path"), hop: "{who}", cause: "a rule denies the request, whatever its path ({deny})", change: "allow {path} and this client in {deny}"},
+	{code: "forbidden", of: "forbidden", hop: "{who}", cause: "a rule denies the request ({deny})", change: "allow {path} and this client in {deny}", sure: likely, others: []string{"the path leads to files"}},
+	{code: "websocket-only", of: "websocket-only bad-request", when: websocketPasses, hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "leave it and use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
+
+	{code: "websocket-only", of: "websocket-only", hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
+
+	// Limits and outages.
+	{code: "rate-limit", of: "rate-limit", when: status(mainCarrier, http.StatusTooManyRequests), hop: "{who}", cause: "it limits the rate of requests", change: "try again later, or raise its limit: {limit}"},
+	{code: "maintenance", of: "rate-limit", when: field("Retry-After"), sure: likely, hop: "{who}", cause: "it closes the path for now (`return 503` with Retry-After, for maintenance)", change: "try again later, or remove `return 503`",
+		others: []string{"it limits the rate or the connections ({limit})"}},
+	{code: "rate-limit", of: "rate-limit", sure: likely, hop: "{who}", cause: "it limits the rate of requests or the number of connections", change: "try again later, or raise its limit: {limit}",
+		others: []string{"`return 503` closes the path"}},
+	{code: "no-backend", of: "no-server", when: all(not(slow), not(alike(mainCarrier, "other-path"))), sure: likely, hop: "HAProxy", cause: "the backend of this path has no server that is up", change: "start the server, or correct its health check (`check`, `option httpchk`); see the stats page"},
+	{code: "queue-full", of: "no-server", when: all(not(slow), func(e *evidence) bool { return e.took() > 50 }), sure: likely, hop: "HAProxy", cause: "the servers are full: the request waited in the queue ({took}, `timeout queue`)", change: "raise `maxconn` of the `server` line",
+		others: []string{"every server is down"}},
+	{code: "no-server", of: "no-server", when: not(slow), sure: likely, hop: "HAProxy", cause: "it has no server that is up for this Host and path: its health check found the servers down, or no backend matches", change: "start the servers, or correct their health check (`check`, `option httpchk`); or add `use_backend` or `default_backend` for this Host and {path}",
+		others: []string{"the servers are full (`maxconn`)"}, next: apart},
+	{code: "server-down", of: "no-server", sure: likely, hop: "the server behind HAProxy", cause: "HAProxy tried to connect to it, and failed: it is down, or its address is wrong", change: "start it, or correct the `server` line",
+		others: []string{"`ssl` in the `server` line, and the server is plain", "`proto h2` in the `server` line"}, next: apart},
+	{code: "server-slow", of: "upstream-closed bad-gateway", when: slow, sure: likely, hop: "the server behind {who}", cause: "it did not answer within {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
+		others: []string{"it closed the connection"}, next: apart},
+	{code: "upstream-plain", of: "upstream-closed", sure: likely, hop: "the server behind {who}", cause: "{who} reached it, and it closed the connection: the server wants TLS, and {who} speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
+		others: []string{"it is no web server", "it wants no PROXY header (HAProxy `send-proxy`)", "it has crashed"}, next: apart},
+	{code: "server-down", of: "bad-gateway", when: by(caddy), sure: likely, hop: "the server behind Caddy", cause: "Caddy cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
+	{code: "server-down", of: "server-down squid-down bad-gateway", sure: likely, hop: "the server behind {who}", cause: "{who} cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", "it is no web server"}, next: apart},
+	{code: "server-slow", of: "server-slow", sure: likely, hop: "the server behind {who}", cause: "it did not answer in the time of {who}, {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
+		others: []string{"it cannot be reached"}, next: apart},
+	{code: "upstream-other", of: "upstream-not-http", when: envoyIs, sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
+		others: []string{"Envoy speaks HTTP/2 to it: remove `http2_protocol_options` from the cluster", "it wants TLS"}, next: apart},
+	{code: "upstream-other", of: "upstream-not-http", hop: "the server behind {who}", cause: "{who} reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}"},
+	{code: "rule-drops", of: "server-fault", when: all(by(haproxy), slow), sure: likely, hop: "HAProxy", cause: "a rule holds the request back, and then refuses it (`http-request tarpit`)", change: "remove that rule for {path} and this Host"},
+	{code: "apache-ssl", of: "server-fault", when: by(apache), sure: likely, hop: "Apache", cause: "it fails by itself: `ProxyPass … https://…` without `SSLProxyEngine on`, or a module of mod_proxy is not loaded", change: "add `SSLProxyEngine on`, or load `proxy_http_module`; its error log has the reason"},
+	{code: "server-fault", of: "server-fault proxy-failed", sure: likely, hop: "{who}", cause: "it fails by itself, or the program behind it does", change: "read its log"},
+	{code: "captive-portal", of: "captive-portal", hop: "the network of this machine", cause: "it wants a sign-in", change: "sign in with a browser, then try again"},
+	{code: "http-version", of: "http-version", hop: "{edge}", cause: "it speaks another version of HTTP than 1.1", change: "let it speak HTTP/1.1, or correct the port in the URL"},
+	{code: "wrong-host", of: "wrong-host", hop: "{edge}", cause: "it serves another host on this connection", change: "correct the host in the URL or --server-name"},
+	{code: "bad-request", of: "bad-request", sure: possible, hop: "{who}", cause: "it takes the request for bad", change: "its log has the reason; some products answer so to every upgrade but websocket: try --carrier websocket"},
+	{code: "other-tokens", of: "too-early proxy-auth-at-edge refused", sure: possible, hop: "{who}", cause: "it refuses the request with {status}", change: "its log has the reason"},
+}
+
+// lastRules fit where nothing else does.
+var lastRules = []rule{
+	{code: "unknown", when: func(e *evidence) bool { return e.main() != "" }, sure: possible,
+		hop: "{edge}", cause: "the tunnel does not open, and the evidence fits no known fault", change: "see the steps above, and the logs of the proxy and of the server", next: apart},
+}
+
+func envoyIs(e *evidence) bool { return e.author() == envoy }
+
+func onTheWay(e *evidence) bool { return len(e.way()) > 0 }
+
+// goAnswer holds if a program in Go wrote the answer, or nobody that is known.
+func goAnswer(e *evidence) bool { return product(e.answer().Author) == golang && len(e.way()) == 0 }
+
+// goBehind holds if a program in Go wrote the answer, behind a proxy.
+func goBehind(e *evidence) bool { return product(e.answer().Author) == golang && onTheWay(e) }
+
+// websocketPasses holds if the edge treats an upgrade to websocket in another way.
+func websocketPasses(e *evidence) bool {
+	return e.opens("websocket") || !alike(mainCarrier, "websocket")(e) && e.of("websocket").Reason != ""
+}

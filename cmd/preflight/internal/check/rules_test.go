@@ -1,0 +1,305 @@
+package check
+
+import (
+	"crypto/tls"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/preflight-go/preflight"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A fact adds to the evidence.
+type fact func(*evidence)
+
+func evidenceOf(facts ...fact) *evidence {
+	e := newEvidence(&Target{
+		Address: "edge.example:80",
+		Dialer:  &preflight.PreflightDialer{Path: "/pg?key=query-s3cr3t"},
+		Wanted:  []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket},
+	})
+	e.reached = true
+	for _, f := range facts {
+		f(e)
+	}
+	return e
+}
+
+// fails makes every carrier that no fact before it has opened fail with a code.
+func fails(code string) fact { return failsWith(code, Answer{Outcome: failed}, 1) }
+
+// slowly makes it fail after a second.
+func slowly(code string) fact { return failsWith(code, Answer{Outcome: failed}, 1000) }
+
+func failsWith(code string, a Answer, millis float64) fact {
+	return func(e *evidence) {
+		for _, c := range allCarriers {
+			if e.find(string(c)).Name != "" {
+				continue
+			}
+			copied := a
+			copied.Name = string(c)
+			e.step(Step{Name: string(c), Code: code, Millis: millis})
+			e.carrier(&copied, code, nil)
+		}
+	}
+}
+
+// refuses makes a product answer all carriers with a status.
+func refuses(code string, status int, by product, header ...string) fact {
+	return failsWith(code, answerOf(status, by, header...), 1)
+}
+
+func answerOf(status int, by product, header ...string) Answer {
+	a := Answer{Outcome: answered, Status: status, Author: string(by), header: http.Header{}}
+	for i := 0; i < len(header); i += 2 {
+		a.header.Set(header[i], header[i+1])
+	}
+	return a
+}
+
+func opened(c preflight.Carrier) fact {
+	return func(e *evidence) { e.step(Step{Name: string(c), OK: true}) }
+}
+
+func allOpen(e *evidence) {
+	for _, c := range allCarriers {
+		opened(c)(e)
+	}
+}
+
+// asks adds the answer to a question.
+func asks(name string, a Answer) fact {
+	return func(e *evidence) {
+		a.Name = name
+		e.add(&a)
+	}
+}
+
+func speaking(protocol string) Answer { return Answer{Outcome: bytesOf, Speaks: protocol} }
+
+// first makes the first hop a product.
+func first(p product) fact { return asks("malformed", answerOf(400, p)) }
+
+func stops(step string, f fault) fact {
+	return func(e *evidence) { e.step(Step{Name: step, fault: f}) }
+}
+
+func proxied(e *evidence)           { e.proxy = true }
+func withTLS(e *evidence)           { e.target.Dialer.TLSConfig = new(tls.Config) }
+func withAuthorization(e *evidence) { e.sentAuthorization = true }
+
+func withCertificate(e *evidence) {
+	withTLS(e)
+	e.target.Dialer.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, nil }
+}
+
+func far(a Arrival) fact {
+	return func(e *evidence) { e.far = &farReport{FarEnd: true, Arrivals: []Arrival{a}} }
+}
+
+func reason(r string) Answer {
+	a := answerOf(426, listener)
+	a.Reason = r
+	return a
+}
+
+// file are the fields of a file that nginx serves.
+var file = []string{"Last-Modified", time.Unix(0x1000, 0).UTC().Format(http.TimeFormat), "Content-Length", "32", "Etag", `"1000-20"`}
+
+// cases are rows of evidence, and the code and a part of the hop of their verdict. Together
+// with TestEveryCode they reach each rule.
+var cases = []struct {
+	code, hop string
+	facts     []fact
+}{
+	{"far-tls", "nginx", []fact{allOpen, first(nginx), far(Arrival{TLS: true})}},
+	{"far-proxy-header", "HAProxy", []fact{allOpen, first(haproxy), far(Arrival{ProxyHeader: "version 2"})}},
+	{"server-at-fault", "the server", []fact{allOpen, far(Arrival{})}},
+
+	{"fields", "this machine", []fact{stops("fields", otherFault)}},
+	{"proxy-url", "this machine", []fact{stops("proxy", badURL)}},
+	{"no-name", "the name of the forward proxy", []fact{proxied, stops("names", noName)}},
+	{"no-name", "the name in the URL", []fact{stops("names", noName)}},
+	{"names", "DNS", []fact{stops("names", nameFails)}},
+	{"proxy-down", "the forward proxy", []fact{proxied, stops("tcp", refused)}},
+	{"proxy-unreachable", "the way to the forward proxy", []fact{proxied, stops("tcp", timedOut)}},
+	{"refused", "edge.example:80", []fact{stops("tcp", refused)}},
+	{"black-hole", "the network", []fact{stops("tcp", timedOut)}},
+	{"unreachable", "the network", []fact{stops("tcp", unreachable)}},
+	{"rule-closes", "edge.example:80", []fact{stops("tcp", wasResetFault)}},
+	{"denied", "this machine", []fact{stops("tcp", localPolicy)}},
+	{"tcp", "edge.example:80", []fact{stops("tcp", otherFault)}},
+
+	{"socks-port", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("socks", speaking("SOCKS5"))}},
+	{"http-proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("socks-timeout"), asks("connect", answerOf(200, ""))}},
+	{"proxy-tls-port", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("client-hello", speaking("TLS"))}},
+	{"proxy-plain", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("not-tls"), asks("connect", answerOf(200, ""))}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, squid)}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, tinyproxy)}},
+	{"connect-unreachable", "the edge", []fact{proxied, stops("proxy", otherFault), fails("socks-ended"), asks("socks", speaking("SOCKS5"))}},
+	{"proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("a-code-of-another-version")}},
+
+	{"plain-port", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("plain", answerOf(426, ""))}},
+	{"plain-port", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("silence", speaking("SSH"))}},
+	{"proxy-protocol", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("proxy-header-tls", speaking("TLS"))}},
+	{"cert-chain", "edge.example:80", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1, hasIssuerURL: true} }}},
+	{"cert-authority", "this machine", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1} }}},
+	{"client-cert", "edge.example:80", []fact{withCertificate, fails("client-cert")}},
+	{"silent", "edge.example:80", []fact{withTLS, fails("tls-timeout"), asks("plain", Answer{Outcome: silent})}},
+
+	{"tls-port", "edge.example:80", []fact{fails("ended"), asks("client-hello", speaking("TLS"))}},
+	{"tls-port", "edge.example:80", []fact{fails("tls-port")}},
+	{"proxy-protocol", "edge.example:80", []fact{fails("ended"), asks("proxy-header", answerOf(426, ""))}},
+	{"rule-closes", "nginx", []fact{fails("ended"), first(nginx), asks("proxy-header", answerOf(400, nginx))}},
+	{"proxy-header", "the listener", []fact{fails("upstream-closed"), first(haproxy), asks("get", reason("proxy-header"))}},
+	{"upstream-other", "behind nginx", []fact{fails("ssh"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("mysql"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("redis"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("nats"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("postgresql"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("mail-or-ftp"), first(nginx)}},
+	{"upstream-http2", "behind nginx", []fact{fails("http2-port"), first(nginx)}},
+	{"upstream-other", "behind nginx", []fact{fails("ended"), first(nginx), asks("again", speaking("SSH"))}},
+	{"upstream-other", "behind nginx", []fact{fails("ended"), first(nginx), asks("again", speaking("MySQL"))}},
+	{"upstream-http2", "behind nginx", []fact{fails("ended"), first(nginx), asks("get", speaking("HTTP/2"))}},
+	{"not-web", "edge.example:80", []fact{fails("ended"), asks("redis", speaking("Redis"))}},
+	{"not-web", "edge.example:80", []fact{fails("ended"), asks("http2", speaking("HTTP/2"))}},
+	{"not-web", "edge.example:80", []fact{fails("not-http"), asks("silence", speaking(""))}},
+	{"server-down", "behind Varnish", []fact{fails("ended"), asks("malformed", answerOf(400, ""))}},
+	{"rule-closes", "HAProxy", []fact{fails("ended"), first(haproxy)}},
+	{"rule-closes", "the proxy", []fact{fails("ended"), first(golang)}},
+	{"rule-drops", "HAProxy", []fact{fails("silent"), first(haproxy), asks("http2", speaking("HTTP/2"))}},
+	{"server-slow", "behind nginx", []fact{fails("silent"), first(nginx)}},
+	{"rule-closes", "edge.example:80", []fact{fails("ended"), asks("silence", Answer{Outcome: wasReset})}},
+	{"server-down", "behind edge.example:80", []fact{fails("ended"), asks("silence", Answer{Outcome: ended})}},
+	{"server-down", "behind edge.example:80", []fact{slowly("ended")}},
+	{"not-web", "edge.example:80", []fact{fails("ended")}},
+	{"silent", "edge.example:80", []fact{fails("silent")}},
+
+	{"http10", "nginx", []fact{refuses("http10", 426, listener), first(nginx)}},
+	{"http10", "HAProxy or nginx", []fact{refuses("http10", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
+	{"websocket-only", "nginx", []fact{opened(preflight.CarrierWebSocket), refuses("no-upgrade", 426, listener), first(nginx)}},
+	{"no-upgrade", "nginx", []fact{refuses("no-upgrade", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
+	{"no-upgrade", "nginx or Apache", []fact{refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))}},
+	{"fixed-upgrade", "nginx", []fact{refuses("websocket", 400, listener), first(nginx)}},
+	{"server-down", "behind Envoy", []fact{func(e *evidence) {
+		refuses("no-upgrades", 403, envoy)(e)
+		e.codes[webSocket] = "server-down"
+	}}},
+	{"authorize", "the listener", []fact{refuses("authorize", 429, listener)}},
+	{"server-down", "behind `preflight serve`", []fact{refuses("authorize", 502, listener)}},
+	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
+	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), asks("authorization", answerOf(401, listener)), asks("other-field", reason("too-large"))}},
+	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), func(e *evidence) { e.farView = &FarView{Removed: []string{"Authorization"}} }}},
+	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener), asks("authorization", reason("too-large"))}},
+	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener)}},
+
+	{"no-listener", "nginx", []fact{refuses("no-listener", 200, nginx, file...)}},
+	{"no-listener", "Envoy", []fact{refuses("no-listener", 200, envoy)}},
+	{"other-server", "behind nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(200, ""))}},
+	{"no-listener", "nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(404, nginx))}},
+	{"websocket-only", "Traffic Server", []fact{refuses("no-route", 404, ats), asks("get", reason("no-upgrade"))}},
+	{"no-route", "Traefik", []fact{refuses("no-route", 404, golang), asks("http2", speaking("HTTP/2"))}},
+	{"no-route", "the Go server", []fact{refuses("no-route", 404, golang), first(golang)}},
+	{"other-route", "behind HAProxy", []fact{refuses("no-route", 404, golang), first(haproxy)}},
+	{"no-route", "nginx", []fact{refuses("no-route", 404, nginx)}},
+	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
+	{"no-upgrades", "Envoy", []fact{refuses("no-upgrades", 403, envoy)}},
+	{"forbidden", "nginx", []fact{refuses("forbidden", 403, nginx), asks("other-path", answerOf(403, nginx))}},
+	{"websocket-only", "nginx", []fact{refuses("bad-request", 400, nginx), func(e *evidence) {
+		e.answers["websocket"] = &Answer{Outcome: answered, Status: 401, Reason: "authorize"}
+	}}},
+	{"rate-limit", "nginx", []fact{refuses("rate-limit", 429, nginx)}},
+	{"maintenance", "nginx", []fact{refuses("rate-limit", 503, nginx, "Retry-After", "7")}},
+	{"rate-limit", "nginx", []fact{refuses("rate-limit", 503, nginx)}},
+	{"no-backend", "HAProxy", []fact{refuses("no-server", 503, haproxy), asks("other-path", answerOf(404, ""))}},
+	{"queue-full", "HAProxy", []fact{failsWith("no-server", answerOf(503, haproxy), 100), asks("other-path", answerOf(503, haproxy))}},
+	{"no-server", "HAProxy", []fact{refuses("no-server", 503, haproxy), asks("other-path", answerOf(503, haproxy))}},
+	{"server-down", "behind HAProxy", []fact{failsWith("no-server", answerOf(503, haproxy), 1000)}},
+	{"server-slow", "behind Apache", []fact{failsWith("upstream-closed", answerOf(502, apache), 1000)}},
+	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
+	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
+	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
+	{"apache-ssl", "Apache", []fact{refuses("server-fault", 500, apache)}},
+	{"unknown", "edge.example:80", []fact{fails("a-code-of-another-version")}},
+}
+
+// TestRules has a row for each rule with a condition. Each row must reach its rule.
+func TestRules(t *testing.T) {
+	reached := make(map[int]bool)
+	for _, c := range cases {
+		e := evidenceOf(c.facts...)
+		v := judge(e)
+		require.NotNil(t, v, c.code)
+		assert.Equal(t, c.code, v.Code, "%+v", v)
+		assert.Contains(t, v.Hop, c.hop)
+		for _, text := range append([]string{v.Hop, v.Cause, v.Change, v.Next, v.Print}, append(v.Else, v.Config...)...) {
+			assert.NotContains(t, text, "s3cr3t")
+			assert.NotRegexp(t, `\{[a-z][a-zA-Z0-9]+\}`, text, v.Code)
+		}
+		for i := range rules {
+			if rules[i].fits(e) {
+				reached[i] = true
+				break
+			}
+		}
+	}
+	for i, r := range rules {
+		if r.when != nil {
+			assert.True(t, reached[i], "no row reaches rule %d: %s, %s", i, r.code, r.cause)
+		}
+	}
+}
+
+// TestEveryCode requires that each code of the library leads to a verdict that says something.
+// docs/troubleshooting.md has them all.
+func TestEveryCode(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "troubleshooting.md"))
+	require.NoError(t, err)
+	codes := make(map[string]bool)
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if strings.HasPrefix(line, "| `[") {
+			cell, _, _ := strings.Cut(line[1:], "|")
+			for _, match := range regexp.MustCompile("`\\[([a-z0-9-]+)\\]`").FindAllStringSubmatch(cell, -1) {
+				codes[match[1]] = true
+			}
+		}
+	}
+	require.Greater(t, len(codes), 80)
+	for code := range codes {
+		v := judge(evidenceOf(fails(code)))
+		require.NotNil(t, v, code)
+		assert.NotEqual(t, "unknown", v.Code, code)
+		assert.NotEmpty(t, v.Hop, code)
+		assert.NotEmpty(t, v.Cause, code)
+		assert.NotEmpty(t, v.Change, code)
+	}
+	for _, r := range rules {
+		for code := range strings.FieldsSeq(r.of) {
+			assert.Contains(t, codes, code, "the library has no such code: %s", r.cause)
+		}
+	}
+}
+
+// TestNothingWrong requires that a path that works has no verdict.
+func TestNothingWrong(t *testing.T) {
+	require.Nil(t, judge(evidenceOf(allOpen, first(nginx))))
+}
+
+// TestPaste prints the lines of the products that may be at fault.
+func TestPaste(t *testing.T) {
+	one := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx)))
+	assert.Equal(t, settings[nginx].upgrade, one.Config)
+	assert.Equal(t, "preflight config nginx --path /pg --backend HOST:PORT", one.Print)
+	two := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))))
+	assert.Contains(t, two.Config, "# nginx:")
+	assert.Contains(t, two.Config, `ProxyPass "/pg" "http://BACKEND/" upgrade=tcp`)
+	assert.Empty(t, two.Print)
+}

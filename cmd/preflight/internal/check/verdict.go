@@ -1,0 +1,221 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A certainty says how sure a verdict is.
+type certainty string
+
+// The certainties.
+const (
+	certain  certainty = "certain" // it follows from the evidence
+	likely   certainty = "likely"  // the evidence fits it best; Else has what fits too
+	possible certainty = "possible"
+)
+
+// A Verdict names what is wrong, and what to change.
+type Verdict struct {
+	Code      string    `json:"code"`
+	Certainty certainty `json:"certainty"`
+	Hop       string    `json:"hop"`
+	Cause     string    `json:"cause"`
+	Change    string    `json:"change"`
+	Else      []string  `json:"else,omitempty"`   // other causes that the evidence allows
+	Next      string    `json:"next,omitempty"`   // what would tell them apart
+	Config    []string  `json:"config,omitempty"` // to paste
+	Print     string    `json:"print,omitempty"`  // the command that prints the whole configuration
+}
+
+// A rule leads from evidence to a verdict. Its texts may have the words in braces of
+// evidence.fill.
+type rule struct {
+	code   string               // of the verdict
+	of     string               // codes of the main carrier, one of which is needed; "": any
+	when   func(*evidence) bool // what else is needed; nil: nothing
+	sure   certainty            // "": certain
+	hop    string
+	cause  string
+	change string
+	others []string
+	next   string
+	paste  bool // the lines for an upgrade are to be pasted
+}
+
+func (r *rule) fits(e *evidence) bool {
+	return (r.of == "" || e.code() != "" && slices.Contains(strings.Fields(r.of), e.code())) && (r.when == nil || r.when(e))
+}
+
+// judge returns the verdict of the first rule that fits, or nil if nothing is wrong.
+func judge(e *evidence) *Verdict {
+	for i := range rules {
+		if r := &rules[i]; r.fits(e) {
+			return r.verdict(e)
+		}
+	}
+	return nil
+}
+
+func (r *rule) verdict(e *evidence) *Verdict {
+	v := &Verdict{Code: r.code, Certainty: r.sure, Hop: e.fill(r.hop), Cause: e.fill(r.cause), Change: e.fill(r.change), Next: e.fill(r.next)}
+	if v.Certainty == "" {
+		v.Certainty = certain
+	}
+	for _, o := range r.others {
+		v.Else = append(v.Else, e.fill(o))
+	}
+	if r.paste {
+		e.paste(v)
+	}
+	return v
+}
+
+// paste adds the lines of the products that may be at fault.
+func (e *evidence) paste(v *Verdict) {
+	all := e.stripping()
+	if len(all) > 1 && v.Certainty == certain {
+		v.Certainty = likely
+	}
+	for _, p := range all {
+		s := e.words(p)
+		if len(all) > 1 {
+			v.Config = append(v.Config, "# "+string(p)+":")
+		}
+		for _, line := range s.upgrade {
+			v.Config = append(v.Config, strings.ReplaceAll(line, "{path}", e.path()))
+		}
+	}
+	if len(all) == 0 {
+		v.Config = unnamed.upgrade
+	}
+	if len(all) == 1 && settings[all[0]].config != "" {
+		v.Print = fmt.Sprintf("preflight config %s --path %s --backend HOST:PORT", settings[all[0]].config, e.path())
+	}
+}
+
+func (e *evidence) words(p product) setting {
+	s, ok := settings[p]
+	if !ok {
+		return unnamed
+	}
+	return s
+}
+
+// path is that of the URL, without the query.
+func (e *evidence) path() string {
+	path, _, _ := strings.Cut(e.target.Dialer.Path, "?")
+	return path
+}
+
+// fill replaces the words in braces:
+//
+//	{edge}      the address of the edge
+//	{first}     the first hop
+//	{who}       the proxy that wrote the answer, or else the last one on the way
+//	{way}       the products on the way
+//	{strips}    those of them that pass no upgrade by default
+//	{path}      that of the URL
+//	{status}    of the answer
+//	{took}      how long it took
+//	{passes}    how they pass one
+//	{connects}  how they pass Connection
+//	{http10}    how they speak HTTP/1.1
+//	{behind}    the proxy before a server that answered itself
+//	{behindSecure} how it speaks TLS
+//
+// and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit} and {timeout} are the
+// words of {who} for them.
+func (e *evidence) fill(text string) string {
+	if !strings.Contains(text, "{") {
+		return text
+	}
+	who := e.author()
+	if who == "" || who == golang || who == listener {
+		who = ""
+		if way := e.way(); len(way) > 0 {
+			who = way[len(way)-1]
+		}
+	}
+	w := e.words(who)
+	or := func(p product, otherwise string) string {
+		if p == "" || p == golang {
+			return otherwise
+		}
+		return string(p)
+	}
+	return strings.NewReplacer(
+		"{edge}", e.target.Address, "{first}", or(e.first(), "the proxy"), "{who}", or(who, "the proxy"),
+		"{way}", list(e.way(), "a proxy on the way"), "{strips}", list(e.stripping(), "a proxy on the way"),
+		"{path}", e.path(), "{status}", statusText(e.answer().Status), "{took}", fmt.Sprintf("%.0f ms", e.took()),
+		"{passes}", e.lines(func(s setting) []string { return s.upgrade }),
+		"{connects}", e.lines(func(s setting) []string { return s.upgrade[max(0, len(s.upgrade)-1):] }),
+		"{http10}", e.http11(),
+		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(),
+		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
+		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
+	).Replace(text)
+}
+
+// list joins products.
+func list(all []product, none string) string {
+	if len(all) == 0 {
+		return none
+	}
+	var names []string
+	for _, p := range all {
+		names = append(names, string(p))
+	}
+	return strings.Join(names, " or ")
+}
+
+// lines says how the products that may be at fault pass an upgrade.
+func (e *evidence) lines(of func(setting) []string) string {
+	all := e.stripping()
+	if len(all) == 0 {
+		return "add the lines for Upgrade and Connection of each proxy on the way (docs/proxies.md)"
+	}
+	var texts []string
+	for _, p := range all {
+		s := e.words(p)
+		var lines, notes []string
+		for _, line := range of(s) {
+			if note, ok := strings.CutPrefix(line, "# "); ok {
+				notes = append(notes, strings.TrimSuffix(note, ":"))
+				continue
+			}
+			lines = append(lines, "`"+strings.ReplaceAll(line, "{path}", e.path())+"`")
+		}
+		text := "add " + strings.Join(lines, " ")
+		switch {
+		case s.passes != "":
+			text = s.passes
+		case len(lines) == 0:
+			text = strings.Join(notes, "; ")
+		}
+		if len(all) > 1 {
+			text = string(p) + ": " + text
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// http11 says how a proxy speaks HTTP/1.1 to its server.
+func (e *evidence) http11() string {
+	switch way := e.way(); {
+	case slices.Contains(way, nginx):
+		return "add `proxy_http_version 1.1;`, `proxy_set_header Upgrade $http_upgrade;` and `proxy_set_header Connection upgrade;` to the location of nginx"
+	case slices.Contains(way, apache):
+		return "remove `force-proxy-request-1.0` from Apache, and add `upgrade=tcp` to its ProxyPass"
+	}
+	return "let it speak HTTP/1.1 to the server (nginx: `proxy_http_version 1.1;`)"
+}
+
+func (e *evidence) behindSecure() string {
+	if way := e.way(); len(way) > 0 {
+		return "let it speak TLS: " + e.words(way[len(way)-1]).secure
+	}
+	return "let it speak TLS to its server"
+}
