@@ -20,6 +20,7 @@ type cluster struct {
 	dir        string         // with the certificate of every server, cert.pem and key.pem
 	roots      *x509.CertPool // verifies the certificate
 	kubeconfig string
+	command    string // the path of the command preflight
 	// The addresses of the gateway that runs, without and with TLS.
 	plain, secure string
 }
@@ -27,10 +28,11 @@ type cluster struct {
 const token = "administrator"
 
 // runCluster runs all tests with one cluster.
-func runCluster(t *testing.T, definitions string) {
+func runCluster(t *testing.T, folder string) {
 	enterNamespaces(t)
 	c := startCluster(t)
-	files, err := filepath.Glob(filepath.Join(definitions, "*.yaml"))
+	c.command = filepath.Join(folder, "preflight")
+	files, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	for _, file := range files {
@@ -41,6 +43,7 @@ func runCluster(t *testing.T, definitions string) {
 	for _, name := range []string{"istio-system", "istio-ingress", "ingress-nginx", "other"} {
 		c.api.apply(t, `{apiVersion: v1, kind: Namespace, metadata: {name: `+name+`}}`)
 	}
+	t.Run("files", func(t *testing.T) { testFiles(t, c) })
 	t.Run("envoygateway", func(t *testing.T) { testEnvoyGateway(t, c) })
 	t.Run("istio", func(t *testing.T) { testIstio(t, c) })
 	t.Run("traefik", func(t *testing.T) { testTraefik(t, c) })

@@ -3,6 +3,7 @@
 package kubernetes
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,11 +25,21 @@ kind: GatewayClass
 metadata: {name: eg}
 spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
 `)
-	file := lab.DeployFile(t, "kubernetes/gateway-api.yaml")
-	c.api.install(t, file)
 	c.api.install(t, c.secret(t, "default"))
 	c.api.install(t, endpoints("default", podAddresses[0]))
-	servePod(t, podAddresses[0])
+	pod := servePod(t, podAddresses[0])
+	t.Run("gateway-api-websocket.yaml", func(t *testing.T) {
+		c.api.install(t, lab.DeployFile(t, "kubernetes/gateway-api-websocket.yaml"))
+		waitForTunnels(t, c, c.dialer(true, preflight.CarrierWebSocket))
+		waitForError(t, c, c.dialer(true, preflight.CarrierUpgrade), "[forbidden]")
+		d := c.dialer(true) // falls to WebSocket by itself
+		d.Path = "/client/amps/report"
+		tunnel, err := c.dial(t, d)
+		require.NoError(t, err)
+		require.Equal(t, report{"/amps/report", "edge.example", "", clientAddress, "websocket"}, readReport(t, tunnel))
+	})
+	file := lab.DeployFile(t, "kubernetes/gateway-api.yaml")
+	c.api.install(t, file)
 	waitForTunnels(t, c, c.dialer(true))
 	testTunnels(t, c, "/amps/report", false, true)
 	t.Run("path", func(t *testing.T) {
@@ -81,6 +92,11 @@ spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
 			{"another class", "Gateway", []string{"gatewayClassName: eg", "gatewayClassName: other"}, "connection refused"},
 		})
 	})
+	pod.Shutdown(t)
+	t.Run("sidecars", func(t *testing.T) { testSidecars(t, c) })
+	for _, preStop := range []bool{true, false} {
+		t.Run(fmt.Sprintf("end/preStop=%t", preStop), func(t *testing.T) { testPodEnd(t, c, preStop) })
+	}
 }
 
 // startEnvoyGateway runs Envoy Gateway. Its Envoy is that of the wheel, which is newer than

@@ -17,7 +17,8 @@ import (
 )
 
 // insideVariable is set in the process that runs inside of the namespaces. Its value is the
-// folder with the definitions of the custom resources.
+// folder with what the test needs from the network: the definitions of the custom resources
+// as YAML, and the command preflight.
 const insideVariable = "PREFLIGHT_CLUSTER"
 
 // The addresses of the cluster. All are on the loopback interface of the namespace. The
@@ -37,16 +38,17 @@ var podAddresses = []string{"10.244.1.1", "10.244.1.2"}
 // runs itself again in a network namespace of its own. Its own mounts and its own process
 // numbers ensure that no file and no process is left over.
 func TestCluster(t *testing.T) {
-	if definitions := os.Getenv(insideVariable); definitions != "" {
-		runCluster(t, definitions)
+	if folder := os.Getenv(insideVariable); folder != "" {
+		runCluster(t, folder)
 		return
 	}
 	if os.Geteuid() != 0 {
 		t.Fatal("TestCluster needs root: it runs in a network namespace of its own. The test of the schemas needs no root")
 	}
-	definitions := t.TempDir() // inside there is no network, so the modules are downloaded here
+	folder := t.TempDir()
+	lab.RunCommand(t, "go", "build", "-C", "../../cmd/preflight", "-o", filepath.Join(folder, "preflight"), ".")
 	for i, file := range moduleFiles(t, crds) {
-		lab.WriteFile(t, definitions, strconv.Itoa(i)+".yaml", string(file))
+		lab.WriteFile(t, folder, strconv.Itoa(i)+".yaml", string(file))
 	}
 	certs := "/certs" // Envoy Gateway reads its certificates there, and nowhere else
 	if os.Mkdir(certs, 0o755) == nil {
@@ -60,8 +62,9 @@ func TestCluster(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	inside := exec.CommandContext(ctx, program, "-test.run="+pattern, "-test.v="+flag.Lookup("test.v").Value.String(), "-test.timeout=5m")
-	inside.Env = append(os.Environ(), insideVariable+"="+definitions)
+	inside := exec.CommandContext(ctx, program, "-test.run="+pattern, "-test.v="+flag.Lookup("test.v").Value.String(), "-test.timeout=5m",
+		"-move="+strconv.Itoa(*moved))
+	inside.Env = append(os.Environ(), insideVariable+"="+folder)
 	inside.Stdout, inside.Stderr = os.Stdout, os.Stderr
 	inside.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
