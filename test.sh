@@ -2,6 +2,10 @@
 # This is the only test command. It installs the programs that are missing. Then it
 # checks and tests every module. It skips nothing silently: it names each program that
 # it cannot install, and fails then if CI=true.
+#
+# ./test.sh kubernetes is a part of its own, because it builds an API server. As root it
+# applies the files of deploy/kubernetes to that server, and makes tunnels through real
+# gateways.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -97,8 +101,58 @@ packages() {
   { rm -rf "$dir" && mkdir -p "$dir" && npm_ci "$dir" "$lock" && cp "$lock" "$dir/lock"; } || missing+=("the npm packages of $2")
 }
 
+# complain names what is missing.
+complain() {
+  [ ${#missing[@]} -gt 0 ] || return 0
+  printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
+  if [ "${CI:-}" = true ]; then exit 1; fi
+  echo "test.sh: the tests that need them will fail and say so" >&2
+}
+
+# staticcheck builds that program.
+staticcheck() {
+  say "staticcheck is built at its pinned version"
+  (cd internal/tools && GOWORK=off go build -o "../../$tools/staticcheck" honnef.co/go/tools/cmd/staticcheck)
+}
+
+# kubernetes is the part of that name. It builds the control planes once for each version.
+kubernetes() {
+  local module=interop/kubernetes/tools dir=$tools/kubernetes
+  [ "$(id -u)" = 0 ] || { echo "test.sh: the part kubernetes needs root: it runs in a network namespace of its own" >&2; exit 1; }
+  need gcc build-essential # the race detector links with it
+  need etcd etcd-server
+  need ip iproute2
+  need redis-server redis-server
+  wheels interop/requirements.txt
+  complain
+  if ! cmp -s $module/go.mod "$dir/go.mod"; then
+    say "the control planes of $module are built, which takes minutes"
+    (cd $module && GOWORK=off go build -trimpath -ldflags='-s -w' -o "../../../$dir/" tool)
+    cp $module/go.mod "$dir/go.mod"
+  fi
+  staticcheck
+  say "interop/kubernetes with a cluster"
+  (
+    cd interop
+    go vet -tags cluster ./kubernetes
+    "../$tools/staticcheck" -tags cluster ./kubernetes
+    go test -race -tags cluster -count=1 -run Cluster -timeout 10m ./kubernetes
+  )
+}
+
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
+case ${1:-} in
+'') ;;
+kubernetes)
+  kubernetes
+  exit
+  ;;
+*)
+  echo "test.sh: there is no part $1" >&2
+  exit 2
+  ;;
+esac
 need gcc build-essential # the race detector links with it
 need nginx nginx-light
 need /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
@@ -138,14 +192,9 @@ client cpp requirements.txt # uses the pip of the Python client
 client js package-lock.json
 client java pom.xml
 packages peers interop/peers/testdata
-if [ ${#missing[@]} -gt 0 ]; then
-  printf 'test.sh: MISSING, and could not be installed: %s\n' "${missing[@]}" >&2
-  if [ "${CI:-}" = true ]; then exit 1; fi
-  echo "test.sh: the tests that need them will fail and say so" >&2
-fi
+complain
 
-say "staticcheck is built at its pinned version"
-(cd internal/tools && GOWORK=off go build -o "../../$tools/staticcheck" honnef.co/go/tools/cmd/staticcheck)
+staticcheck
 
 for module in "${modules[@]}"; do
   say "module $module: gofmt, tidy, vet, staticcheck"

@@ -30,6 +30,8 @@ var (
 		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/api/v1.json"},
 		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/networking.k8s.io/v1.json"},
 		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/apps/v1.json"},
+		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/policy/v1.json"},
+		{"sigs.k8s.io/kubectl-validate@v0.0.4", "h1:tGKuv0awYHn11Cb6KPsZKxUmHgavF46K3NvVH0Nse9U=", "pkg/openapiclient/builtins/1.30/apis/autoscaling/v2.json"},
 	}
 )
 
@@ -42,7 +44,7 @@ func TestKubernetes(t *testing.T) {
 	schemas := loadSchemas(t)
 	files, err := filepath.Glob("../../deploy/kubernetes/*.yaml")
 	require.NoError(t, err)
-	require.Len(t, files, 4)
+	require.Len(t, files, 10)
 	for _, file := range files {
 		for kind, resource := range parseResources(t, lab.DeployFile(t, "kubernetes/"+filepath.Base(file))) {
 			require.Contains(t, schemas, kind)
@@ -61,7 +63,9 @@ func TestKubernetes(t *testing.T) {
 		{"gateway-api.yaml", "gateway.networking.k8s.io/v1 HTTPRoute", "type: PathPrefix", "type: Prefix", "value must be one of"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "httpUpgrade:", "upgrade:", "additional properties 'upgrade' not allowed"},
 		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 BackendTrafficPolicy", "streamIdleTimeout: 1h", "streamIdleTimeout: 1 hour", "does not match pattern"},
+		{"gateway-api.yaml", "gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy", "KeepUnchanged", "Keep", "value must be one of"},
 		{"deployment.yaml", "apps/v1 Deployment", "tcpSocket:", "tcp:", "additional properties 'tcp' not allowed"},
+		{"operation.yaml", "autoscaling/v2 HorizontalPodAutoscaler", "averageValue:", "average:", "additional properties 'average' not allowed"},
 		{"istio.yaml", "networking.istio.io/v1alpha3 EnvoyFilter", "operation: MERGE", "operation: merge", "value must be one of"},
 		{"istio.yaml", "networking.istio.io/v1 VirtualService", "prefix: /client/", "prefixed: /client/", "additional properties 'prefixed' not allowed"},
 	} {
@@ -129,10 +133,13 @@ func loadSchemas(t *testing.T) map[string]*jsonschema.Schema {
 			closeSchema(schema)
 		}
 		for kind, name := range map[string]string{
-			"v1 Service":                   "io.k8s.api.core.v1.Service",
-			"v1 ConfigMap":                 "io.k8s.api.core.v1.ConfigMap",
-			"networking.k8s.io/v1 Ingress": "io.k8s.api.networking.v1.Ingress",
-			"apps/v1 Deployment":           "io.k8s.api.apps.v1.Deployment",
+			"v1 Service":                             "io.k8s.api.core.v1.Service",
+			"v1 ConfigMap":                           "io.k8s.api.core.v1.ConfigMap",
+			"networking.k8s.io/v1 Ingress":           "io.k8s.api.networking.v1.Ingress",
+			"networking.k8s.io/v1 NetworkPolicy":     "io.k8s.api.networking.v1.NetworkPolicy",
+			"apps/v1 Deployment":                     "io.k8s.api.apps.v1.Deployment",
+			"policy/v1 PodDisruptionBudget":          "io.k8s.api.policy.v1.PodDisruptionBudget",
+			"autoscaling/v2 HorizontalPodAutoscaler": "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
 		} {
 			if components[name] != nil {
 				add(kind, document, "#/components/schemas/"+name)

@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// WriteCertificate creates a self-signed certificate for localhost and 127.0.0.1.
+// WriteCertificate creates a self-signed certificate for localhost, 127.0.0.1 and names.
 // It writes cert.pem and key.pem to dir, and returns a pool that verifies the
 // certificate.
-func WriteCertificate(t *testing.T, dir string) *x509.CertPool {
+func WriteCertificate(t *testing.T, dir string, names ...string) *x509.CertPool {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -31,7 +31,7 @@ func WriteCertificate(t *testing.T, dir string) *x509.CertPool {
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(time.Hour),
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames:              []string{"localhost"},
+		DNSNames:              append([]string{"localhost"}, names...),
 		IsCA:                  true, // Node.js accepts only authorities as additional roots
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
