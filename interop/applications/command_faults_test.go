@@ -41,7 +41,7 @@ type parts struct {
 }
 
 func startParts(t *testing.T, edits []string) *parts {
-	p := &parts{t: t, framed: edits != nil, program: buildCommand(t), echo: startEchoServer(t), other: startEchoServer(t)}
+	p := &parts{t: t, framed: edits != nil, program: lab.BuildCommand(t), echo: startEchoServer(t), other: startEchoServer(t)}
 	p.serveArgs = []string{"--allow-all", "--route", "/echo=" + p.echo.address, "--route", "/other=" + p.other.address}
 	p.serve = launchCommand(t, p.program, append([]string{"serve", "--listen", "127.0.0.1:0"}, p.serveArgs...)...)
 	p.edge = lab.StartNginx(t, p.serve.addresses[0], edits...)

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -133,14 +132,6 @@ func beyondFlags(k *kit, p brokenPath) bool {
 	return d.TunnelTLSConfig != nil || d.TLSConfig != nil && d.TLSConfig.MaxVersion != 0
 }
 
-// buildCommand builds the command from the working tree.
-func buildCommand(t *testing.T) (program string) {
-	t.Helper()
-	program = filepath.Join(t.TempDir(), "preflight")
-	lab.RunCommand(t, "go", "build", "-C", filepath.Join("..", "..", "cmd", "preflight"), "-o", program, ".")
-	return program
-}
-
 // The least that the doctor must find. See TestDoctor.
 const (
 	leastRight      = 165 // of all
@@ -156,7 +147,7 @@ const (
 //   - misleading: it names a wrong cause, and not the true one.
 func TestDoctor(t *testing.T) {
 	k := startKit(t, paths)
-	program := buildCommand(t)
+	program := lab.BuildCommand(t)
 	count, usualRight, all := make(map[string]int), 0, 0
 	var rows strings.Builder
 	for _, p := range paths {

@@ -40,7 +40,7 @@ func startFarEnd(t *testing.T, program string) (address string) {
 
 // TestFarEnd tells apart by the far end what cannot be told apart from the near one.
 func TestFarEnd(t *testing.T) {
-	program := buildCommand(t)
+	program := lab.BuildCommand(t)
 	k := startKit(t, farPaths, map[string]string{"far": startFarEnd(t, program)})
 	checks := map[string]func(t *testing.T, d diagnosis){
 		"right": func(t *testing.T, d diagnosis) {
@@ -81,7 +81,7 @@ func TestFarEnd(t *testing.T) {
 
 // TestLimits finds what a tunnel bears, through proxies that end a silent one after a second.
 func TestLimits(t *testing.T) {
-	program := buildCommand(t)
+	program := lab.BuildCommand(t)
 	paths := append(idlePaths[:len(idlePaths):len(idlePaths)], farPaths[0])
 	k := startKit(t, paths, map[string]string{"far": startFarEnd(t, program)})
 	for _, p := range idlePaths {
