@@ -297,6 +297,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // exits ends it before that. To be sure that the peer has everything, call CloseWrite, Read
 // until [io.EOF], then Close.
 func (c *Conn) Close() error {
+	endTunnelTLS(c.conn)
 	err := c.conn.Close() // first, so that what is dropped is the last that could be read
 	c.drop()
 	c.mu.Lock()
@@ -316,8 +317,9 @@ func (c *Conn) Close() error {
 // end is part of the stream, and passes every proxy.
 func (c *Conn) CloseWrite() error {
 	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {
+		framed := endTunnelTLS(c.conn)
 		err := h.CloseWrite()
-		if framed := framedBelow(c.conn); framed != nil && err == nil {
+		if framed != nil && err == nil {
 			return framed.CloseWrite() // behind TLS's close_notify
 		}
 		return err

@@ -24,6 +24,7 @@ type carrierMemory = memory.Table[way, Carrier]
 // A way is what decides which carriers pass.
 type way struct {
 	proxy, address, name, host, path string
+	tls                              bool
 	carriers                         [3]Carrier
 }
 
@@ -120,7 +121,7 @@ func (t *descent) begin(r *route, proxy *forwardProxy) {
 		w.proxy = proxy.address
 	}
 	if r.tls != nil {
-		w.name = r.tls.ServerName
+		w.tls, w.name = true, r.tls.ServerName
 	}
 	visit, carrier, ok := t.table.Visit(w)
 	if t.visit = visit; ok {
@@ -148,7 +149,7 @@ func (t *descent) fall(ctx context.Context, refused *StatusError, d *PreflightDi
 		t.prefer(carrier)
 	}
 	if ctx.Err() != nil {
-		return t.failure(contextCause(ctx))
+		return t.failure(&net.OpError{Op: "dial", Net: "tcp", Err: contextCause(ctx)})
 	}
 	d.Telemetry.clientSide().fell(t.missed[len(t.missed)-1].Carrier, refused)
 	return nil
@@ -164,7 +165,7 @@ func (t *descent) failure(err error) error {
 
 // A fallError is the end of a dial that has tried more than one carrier. The first refusal is
 // what was asked for, so it comes first. If it shows a fault that every carrier meets, what the
-// others show beside it would mislead: only their status and code are in the text.
+// others show beside it would mislead: only their status is in the text.
 type fallError struct{ missed []missed }
 
 func (e *fallError) Error() string {
@@ -179,7 +180,7 @@ func (e *fallError) Error() string {
 			text += " the same"
 			continue
 		case own != nil && first != nil && first.found.Common:
-			text += ": " + own.short()
+			text += ": " + statusText(own.StatusCode, http.StatusText(own.StatusCode))
 		default:
 			text += ": " + strings.TrimPrefix(m.err.Error(), "preflight: ")
 		}

@@ -221,13 +221,18 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 		// same, for a client that has only ended its direction.
 		x.failed(x.ctx, p, &stageError{stage: stageAuthorize, err: gone})
 		return nil, nil, refusal(http.StatusBadRequest, wire.CodeAuthorize, "the client ended its direction before the request was authorized; it must keep the connection open until the 101")
-	case !errors.As(err, &chosen) || chosen == nil:
+	case errors.Is(err, context.Canceled) && x.ctx.Err() == context.Canceled:
+		x.failed(x.ctx, p, &stageError{stage: stageAuthorize, err: err})
+		return nil, nil, unavailable(whyDraining)
+	case !errors.As(err, &chosen) || chosen == nil || chosen.what != "":
+		// A refusal that a dial of the application has received is not its answer:
+		// fields and body of it are not for this client.
 		return nil, nil, refusal(http.StatusForbidden, wire.CodeAuthorize, "the request is not authorized")
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
 		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
 	default:
-		answer := *chosen // which may be a variable of the application's, used again and again
-		answer.Reason = wire.CodeAuthorize
+		// A copy, because the application may use its variable again.
+		answer := StatusError{StatusCode: chosen.StatusCode, Header: chosen.Header, Body: chosen.Body, Reason: wire.CodeAuthorize}
 		err = checkHeader(answer.Header, nil)
 		if err == nil {
 			return nil, nil, &answer

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/preflight-go/preflight/internal/diagnosis"
@@ -86,9 +87,35 @@ func nameServer(config *tls.Config, name string) error {
 // connection between two records for an orderly end, because web servers often omit the
 // close_notify. In a tunnel such an end is a truncation (RFC 8446 §6.1): proxies end idle
 // tunnels, and tunnels whose other side was reset, in the same way.
+//
+// On a framed tunnel the close_notify does not wait for the peer. It leaves with the end of
+// the stream.
 type tunnelConn struct {
-	net.Conn      // the tunnel
-	open     bool // the TLS handshake is done
+	net.Conn             // the tunnel
+	open     bool        // the TLS handshake is done
+	writing  atomic.Bool // TLS writes a record; only one at a time
+	ending   atomic.Bool // the Conn above ends its direction, on a framed tunnel
+	last     atomic.Bool // what TLS writes is its close_notify
+}
+
+// SetWriteDeadline is also called by crypto/tls around its close_notify, with 5 seconds and
+// then with the past. A framed tunnel needs no limit there, and the past would cut the stream
+// off. A deadline during a Write is the application's.
+func (c *tunnelConn) SetWriteDeadline(t time.Time) error {
+	if !c.ending.Load() || c.writing.Load() {
+		return c.Conn.SetWriteDeadline(t)
+	}
+	c.last.Store(true)
+	return nil
+}
+
+func (c *tunnelConn) Write(b []byte) (int, error) {
+	if c.last.Load() {
+		return c.Conn.(*frame.Conn).WriteLast(b)
+	}
+	c.writing.Store(true)
+	defer c.writing.Store(false)
+	return c.Conn.Write(b)
 }
 
 // NetConn returns the connection below, like that of [tls.Conn].
@@ -111,9 +138,10 @@ func (c *tunnelConn) Read(b []byte) (int, error) {
 
 var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so that data may be missing: %w", io.ErrUnexpectedEOF)
 
-// framedBelow returns the layer of the capsules below TLS inside the tunnel; nil if c is
-// anything else.
-func framedBelow(c net.Conn) *frame.Conn {
+// endTunnelTLS tells the layer below TLS inside a framed tunnel that the TLS layer c is about
+// to send its last message. It returns the layer of the capsules, or nil if c is anything
+// else.
+func endTunnelTLS(c net.Conn) *frame.Conn {
 	t, ok := c.(*tls.Conn)
 	if !ok {
 		return nil
@@ -123,8 +151,10 @@ func framedBelow(c net.Conn) *frame.Conn {
 		below = awaited.NetConn()
 	}
 	if tunnel, ok := below.(*tunnelConn); ok {
-		framed, _ := tunnel.Conn.(*frame.Conn)
-		return framed
+		if framed, ok := tunnel.Conn.(*frame.Conn); ok {
+			tunnel.ending.Store(true)
+			return framed
+		}
 	}
 	return nil
 }

@@ -110,7 +110,7 @@ func reasonFor(err error) string {
 		return plain.reason
 	case errors.As(err, new(probeError)):
 		return reasonProbe
-	case err == errClosing:
+	case err == errClosing, errors.Is(err, errAborted):
 		return reasonDraining
 	case errors.As(err, &at) && at.found.Code != "" && !errors.As(err, &found):
 		return at.found.Code
@@ -124,11 +124,17 @@ func reasonFor(err error) string {
 
 const stageAuthorize = "authorize"
 
+// errAborted is the end of a handshake by Close.
+var errAborted = errors.Join(errClosing, context.Canceled)
+
 // failed reports the end of a handshake with err, unless it was reported before. ctx has
 // bounded the handshake.
 //
 //go:noinline
 func (x *exchange) failed(ctx context.Context, p *policy, err error) {
+	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() == context.Canceled {
+		err = &stageError{stage: stageOf(err), err: errAborted} // not the deadline that interrupted it
+	}
 	x.obs.fail(ctx, err)
 	if p.logger == nil || x.reported || x.base == nil {
 		return

@@ -250,7 +250,7 @@ func (o *observation) fail(ctx context.Context, err error) {
 		return
 	}
 	stage, reason := stageOf(err), reasonFor(err)
-	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil {
+	if _, refused := err.(*StatusError); !refused && err != errPanic && ctx.Err() != nil && !errors.Is(err, errAborted) {
 		err = ctx.Err()
 		reason = reasonFor(err)
 	}

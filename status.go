@@ -72,15 +72,6 @@ func (e *StatusError) Error() string {
 	return text
 }
 
-// short is the status, with the standard phrase, and the code of what it shows.
-func (e *StatusError) short() string {
-	text := statusText(e.StatusCode, http.StatusText(e.StatusCode))
-	if e.found.Code != "" {
-		text += " [" + e.found.Code + "]"
-	}
-	return text
-}
-
 // ErrorType returns the status code as text, for OpenTelemetry's error.type.
 func (e *StatusError) ErrorType() string { return strconv.Itoa(e.StatusCode) }
 

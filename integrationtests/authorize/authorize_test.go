@@ -165,6 +165,24 @@ func TestAuthorizeOtherErrors(t *testing.T) {
 	}
 }
 
+// Authorize may dial another listener. The refusal of that one is not for the client: its
+// fields and its body may hold secrets.
+func TestAuthorizeRefusalOfItsOwnDial(t *testing.T) {
+	behind, _ := listenWith(t, authorizeResult{err: &preflight.StatusError{
+		StatusCode: http.StatusUnauthorized, Header: http.Header{"Secret": {"secret"}}, Body: []byte("secret"),
+	}})
+	_, err := new(preflight.PreflightDialer).Dial("tcp", behind.Addr().String())
+	require.Equal(t, http.StatusUnauthorized, testkit.StatusError(t, err).StatusCode)
+	for name, err := range map[string]error{"as it is": err, "wrapped": fmt.Errorf("policy: %w", err)} {
+		t.Run(name, func(t *testing.T) {
+			l, _ := listenWith(t, authorizeResult{err: err})
+			a := testkit.Refused(t, l, testkit.Request())
+			require.Equal(t, http.StatusForbidden, a.StatusCode)
+			require.NotContains(t, strings.ToLower(a.Raw), "secret")
+		})
+	}
+}
+
 // An answer that cannot be sent becomes a 500. The reason is printed for the
 // operator.
 func TestAuthorizeResultThatCannotBeSent(t *testing.T) {

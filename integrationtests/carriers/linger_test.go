@@ -3,7 +3,9 @@ package carriers_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,5 +187,53 @@ func TestCloseOfTunnelsThatWereNotAccepted(t *testing.T) {
 		_, err := second.Read(make([]byte, 1))
 		require.True(t, errors.Is(err, io.ErrUnexpectedEOF), "%v", err)
 		second.Close()
+	})
+}
+
+// With TLS inside a framed tunnel, the end of the stream does not wait for a peer that does
+// not read. The peer receives everything when it reads, also after the 5 seconds that
+// crypto/tls allows for its close_notify.
+func TestTLSInsideAndAPeerThatReadsLate(t *testing.T) {
+	server, client := testkit.PipeTLS(t)
+	type halfConn interface {
+		net.Conn
+		CloseWrite() error
+	}
+	ways := map[string]func(halfConn) error{
+		"Close":                  halfConn.Close,
+		"CloseWrite":             halfConn.CloseWrite,
+		"CloseWrite, then Close": func(c halfConn) error { return errors.Join(c.CloseWrite(), c.Close()) },
+	}
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		for name, closeWay := range ways {
+			for _, listener := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, by the listener %t", name, listener), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n := testkit.NewNetwork()
+						accepted := testkit.AcceptAll(t, testkit.Listen(t, &preflight.PreflightListener{Listener: n, TLSConfig: server}))
+						d := &preflight.PreflightDialer{
+							Carriers: []preflight.Carrier{carrier}, TunnelTLSConfig: client,
+							NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) { return n.Dial(t).Conn, nil }),
+						}
+						c, err := d.Dial("tcp", "example.com:80")
+						require.NoError(t, err)
+						ending, peer := c.(halfConn), halfConn(testkit.NextConn(t, accepted))
+						if listener {
+							ending, peer = peer, ending
+						}
+						testkit.Carry(t, "x", ending, peer)
+						begin := time.Now()
+						require.NoError(t, closeWay(ending))
+						require.LessOrEqual(t, time.Since(begin), 2*time.Second)
+						time.Sleep(30 * time.Second)
+						rest, err := io.ReadAll(peer)
+						require.NoError(t, err)
+						require.Empty(t, rest)
+						require.NoError(t, peer.Close())
+						ending.Close()
+					})
+				})
+			}
+		}
 	})
 }

@@ -234,6 +234,7 @@ func TestContext(t *testing.T) {
 	require.Equal(t, 403, testkit.StatusError(t, err).StatusCode)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, cause)
+	require.ErrorContains(t, err, "; and by carrier websocket: dial tcp: context canceled: enough")
 }
 
 // A closeConn calls closed before it closes. A refused dial closes its connection before it

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
@@ -177,6 +178,41 @@ func TestReasonOfProbe(t *testing.T) {
 	require.Len(t, records, 1)
 	require.Equal(t, "probe", records[0]["reason"])
 	require.Equal(t, "DEBUG", records[0]["level"])
+}
+
+// TestReasonOfClose: a handshake that Close of the listener ends is no timeout, and no failure
+// of the client.
+func TestReasonOfClose(t *testing.T) {
+	server, client := testkit.TLSConfigs(t)
+	hello := string(testkit.ClientHello(t, client))
+	for name, test := range map[string]struct{ sent, stage string }{
+		"half a request":     {testkit.Request()[:20], "read the upgrade request"},
+		"half a ClientHello": {hello[:len(hello)/2], "TLS handshake"},
+		"during Authorize":   {testkit.Request(), "authorize"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e, log, n := testkit.NewRecorder(), new(logbook), testkit.NewNetwork()
+				l := testkit.Listen(t, &preflight.PreflightListener{
+					Listener: n, TLSConfig: server, Telemetry: e.Watch(), Logger: log.logger(slog.LevelDebug),
+					Authorize: func(r *http.Request) (http.Header, error) {
+						<-r.Context().Done()
+						return nil, r.Context().Err()
+					},
+				})
+				testkit.AcceptAll(t, l)
+				n.Dial(t).Send(t, test.sent)
+				synctest.Wait()
+				require.NoError(t, l.Close())
+				synctest.Wait()
+				records := log.take()
+				require.Len(t, records, 1, "%v", records)
+				require.Equal(t, "draining", records[0]["reason"], "%v", records)
+				require.Equal(t, test.stage, records[0]["stage"])
+				require.EqualValues(t, 1, countOf(e, "preflight.reason=draining"), "%v", e.Sums)
+			})
+		})
+	}
 }
 
 // TestReasonsOfServeHTTP: the refusals of a mounted listener have reasons too.

@@ -100,7 +100,7 @@ var openings = []row{
 	{code: "redis", at: Connect | Upgrade, first: "-DENIED",
 		text: "Redis answered instead of a PreflightListener. Correct the address, or the upstream of a proxy on the way" + nginx09},
 	{code: "http2-port", at: Connect | Upgrade, also: settingsFrame,
-		text: "an HTTP/2 server, such as gRPC, answered instead of a PreflightListener. Give that server the listener, or correct the address or the upstream of a proxy on the way"},
+		text: "an HTTP/2 server, such as gRPC, answered instead of a PreflightListener. Let that server accept through a PreflightListener; or correct the address, or the upstream of a proxy on the way"},
 	{code: "mysql", at: Connect | Upgrade, also: mysqlGreeting,
 		text: "MySQL or MariaDB answered instead of a PreflightListener. Correct the address, or the upstream of a proxy on the way"},
 	{code: "nats", at: Connect | Upgrade, first: "INFO {",

@@ -37,7 +37,7 @@ var handshakes = []row{
 	{code: "tls-timeout", at: ProxyTLS | TLS | TunnelTLS, also: expired, waits: true,
 		text: "the peer did not answer the TLS handshake. Possible: the port is plain ({plain}), it waits for a PROXY header, or the network drops large packets"},
 	{code: "tls-ended", at: ProxyTLS | TLS | TunnelTLS, also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
-		text: "possible: the peer's port is plain ({plain}), serves no such name, waits for a PROXY header, or its server is down"},
+		text: "possible: the port is plain ({plain}), it has no certificate for this name, it waits for a PROXY header, or the server behind it is down"},
 
 	{code: "socks-auth-missing", at: SOCKS, also: says("no acceptable authentication methods"),
 		text: "it wants a user name and a password. Put them into the URL that Proxy returns"},

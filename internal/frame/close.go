@@ -67,6 +67,7 @@ type state struct {
 	backgroundReading bool // the goroutine of backgroundRead was started
 
 	pings     uint64 // the value of our last PING; the values are 1, 2, 3, ...
+	last      []byte // the value of FINAL_DATA, until it is sent: see WriteLast
 	finalPing uint64 // the value of the PING after FINAL_DATA; 0: not sent
 	ponged    uint64 // the highest value of a PONG
 
@@ -104,6 +105,26 @@ func (c *Conn) CloseWrite() error {
 		return nil
 	}
 	return c.controlErr
+}
+
+// maxLast is the longest value of FINAL_DATA.
+const maxLast = 128
+
+// WriteLast keeps p, which FINAL_DATA will carry behind everything that was written. It
+// does not wait for the peer. A TLS layer above writes its close_notify so: with Write, a
+// peer that does not read would hold it up, and then the end of the stream would be lost.
+// At most 128 bytes are accepted, and none after CloseWrite or Close.
+func (c *Conn) WriteLast(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed, c.ownFinal, c.hasFlag(writeStop):
+		return 0, c.closedError("write")
+	case len(c.last)+len(p) > maxLast:
+		return 0, c.opError("write", errLastTooLong)
+	}
+	c.last = append(c.last, p...)
+	return len(p), nil
 }
 
 // queueFinal makes FINAL_DATA due. It waits for the Writes that are in progress.

@@ -101,6 +101,13 @@ func (e *end) ended() {
 	assert.LessOrEqual(e.t, e.lingers.Load(), int32(1), "calls of OnLinger")
 }
 
+func (e *end) writesLast(s string) {
+	e.t.Helper()
+	n, err := e.WriteLast([]byte(s))
+	assert.NoError(e.t, err)
+	assert.Equal(e.t, len(s), n)
+}
+
 func (e *end) writeFails(want error) {
 	e.t.Helper()
 	n, err := e.Write([]byte("more"))
@@ -137,6 +144,40 @@ var ends = []struct {
 	{"close: nothing was written", func(e *end) {
 		assert.NoError(e.t, e.Close())
 		e.peerGot("final, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"last bytes: FINAL_DATA of Close carries them", func(e *end) {
+		e.write("hi")
+		e.writesLast("bye")
+		e.writesLast("!")
+		e.peerGot("data hi, ")
+		assert.NoError(e.t, e.Close())
+		e.peerGot("final bye!, ping 1, <close 1000, >end")
+		e.ended()
+	}},
+	{"last bytes: FINAL_DATA of CloseWrite carries them, without a peer that reads", func(e *end) {
+		e.peer.stall()
+		e.transport.setWindow(0)
+		e.SetWriteDeadline(time.Now().Add(-time.Second)) // does not apply
+		e.writesLast(strings.Repeat("x", maxLast))
+		assert.NoError(e.t, e.CloseWrite())
+		_, err := e.WriteLast([]byte("more"))
+		assert.ErrorIs(e.t, err, syscall.EPIPE)
+		time.Sleep(time.Hour)
+		e.transport.setWindow(window)
+		e.peer.resume()
+		e.peerGot("final " + strings.Repeat("x", maxLast) + ", ping 1")
+		assert.NoError(e.t, e.Close())
+	}},
+	{"last bytes: too many, and after Close", func(e *end) {
+		e.writesLast("bye")
+		n, err := e.WriteLast(make([]byte, maxLast-2))
+		assert.Zero(e.t, n)
+		assert.ErrorIs(e.t, err, errLastTooLong)
+		assert.NoError(e.t, e.Close())
+		_, err = e.WriteLast([]byte("more"))
+		assert.ErrorIs(e.t, err, net.ErrClosed)
+		e.peerGot("final bye, ping 1, <close 1000, >end")
 		e.ended()
 	}},
 	{"close: while lingering, PINGs are answered and capsules are discarded", func(e *end) {

@@ -39,8 +39,8 @@ type Config struct {
 	// of a capsule arrives. Zero or a negative value disables the timeout.
 	MaxIdleTimeout time.Duration
 
-	// OnLinger is called once if the transport stays open after [Conn.Close]. It
-	// may be nil.
+	// OnLinger is called once if the transport stays open after [Conn.Close], after
+	// the end of both directions, or after a protocol error. It may be nil.
 	OnLinger func()
 
 	// OnClosed is called once, when the transport has been closed. It may be nil.

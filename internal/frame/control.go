@@ -158,7 +158,10 @@ func (c *Conn) takeControls(b []byte) []byte {
 		b = c.appendFrame(b, websocket.Pong, c.ws.ping)
 	}
 	if c.finalDue {
-		b, _ = c.appendHeader(b, capsule.Header{Type: capsule.FinalData}, c.newKey())
+		var key websocket.Key
+		b, key = c.appendHeader(b, capsule.Header{Type: capsule.FinalData, Length: uint64(len(c.last))}, c.newKey())
+		b, _ = c.appendMasked(b, c.last, key)
+		c.last = nil
 	}
 	if c.finalDue || c.pingDue {
 		c.pings++

@@ -15,6 +15,9 @@ import (
 // errOpenCapsule is what CloseWrite returns after a Write that ended inside a capsule.
 var errOpenCapsule = errors.New("a Write was cut short inside a capsule; write the rest first")
 
+// errLastTooLong is what WriteLast returns for more bytes than it keeps.
+var errLastTooLong = errors.New("the last bytes before the end are too long")
+
 // protocolError is a violation of the protocol by the peer.
 type protocolError struct{ err error }
 

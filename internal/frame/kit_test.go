@@ -242,7 +242,7 @@ func (p *peer) readCapsule(r io.Reader) error {
 		assert.NotEmpty(p.t, value, "an empty DATA capsule is allowed, but useless")
 		p.note("data %s", value)
 	case 0x2d70f101:
-		p.note("final%s", value)
+		p.note("%s", strings.TrimSuffix("final "+string(value), " "))
 	case 0x2d70f104:
 		p.note("ping %d", binary.BigEndian.Uint64(value))
 		p.mu.Lock()

@@ -200,7 +200,7 @@ var listenerPaths = []brokenPath{
 		name: "the listener is mounted at another path", direct: "mux",
 		code: "no-route",
 		hop:  "a Go server", cause: "no handler for this path", line: "Correct Path and Host",
-		beside: []string{"Traefik no router"},
+		beside: []string{"Traefik has no router"},
 	},
 	{
 		name: "an Origin that is not allowed", direct: "good", dial: with("Origin", "https://evil.example"),
@@ -223,8 +223,8 @@ var listenerPaths = []brokenPath{
 	{
 		name: "TLS to a plain listener", direct: "strict", dial: trusted,
 		code: "tls-ended",
-		hop:  "the peer", cause: "the peer's port is plain", line: "leave TLSConfig nil",
-		beside: []string{"serves no such name", "PROXY header", "its server is down"},
+		hop:  "client->edge", cause: "the port is plain", line: "leave TLSConfig nil",
+		beside: []string{"no certificate for this name", "PROXY header", "the server behind it is down"},
 		waits:  true,
 	},
 	{
@@ -262,7 +262,7 @@ var peerPaths = []brokenPath{
 	{
 		name: "gRPC is dialed", direct: "grpc",
 		code: "http2-port",
-		hop:  "edge", cause: "an HTTP/2 server, such as gRPC", line: "Give that server the listener",
+		hop:  "edge", cause: "an HTTP/2 server, such as gRPC", line: "Let that server accept through a PreflightListener",
 		long: true,
 	},
 	{

@@ -238,7 +238,7 @@ var edgePaths = []brokenPath{
 		dial: only(preflight.CarrierUpgrade),
 		code: "bad-request",
 		hop:  "nginx", cause: "no upgrade but websocket", line: "CarrierWebSocket",
-		beside: []string{"Host is not one of its own"},
+		beside: []string{"no site for this Host"},
 	},
 	{
 		name:    "nginx admits POST alone",

@@ -40,7 +40,6 @@ var envoyPaths = []brokenPath{
 		program: "Envoy", site: envoyUpgrade + envoyRBAC + envoyRoute("/", "good", ""),
 		code: "rbac",
 		hop:  "Envoy", cause: "an RBAC rule", line: "Allow this path and client",
-		beside: []string{"by carrier websocket: 403 Forbidden [no-upgrades]"},
 	},
 	{
 		name:    "Envoy, the server is down",
@@ -78,7 +77,7 @@ var envoyPaths = []brokenPath{
 		program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "page", ""),
 		code: "no-listener",
 		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
-		beside: []string{"Host, which is an address, leads to its default site", "the path or ", "by carrier websocket: 403 Forbidden [no-upgrades]"},
+		beside: []string{"Host, which is an address, leads to its default site", "the path or "},
 	},
 	{
 		name:    "Envoy, the server never answers",
@@ -100,14 +99,13 @@ var envoyPaths = []brokenPath{
 		program: "Envoy", site: envoyUpgrade + envoyRouter + `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, direct_response: {status: 200, body: {inline_string: ok}}}]}]}`,
 		code: "no-listener",
 		hop:  "Envoy itself", cause: "no PreflightListener answered", line: "where the proxy leads it",
-		beside: []string{"Host, which is an address, leads to its default site", "its upstream is wrong", "by carrier websocket: 403 Forbidden [no-upgrades]"},
+		beside: []string{"Host, which is an address, leads to its default site", "its upstream is wrong"},
 	},
 	{
 		name:    "Envoy redirects to https",
 		program: "Envoy", site: envoyUpgrade + envoyRouter + `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, redirect: {https_redirect: true}}]}]}`,
 		code: "redirect-https",
 		hop:  "on the same host", cause: "leads to https", line: "set TLSConfig",
-		beside: []string{"by carrier websocket: 403 Forbidden [no-upgrades]"},
 	},
 	{
 		name:    "Envoy does not know the Host",
