@@ -728,6 +728,47 @@ class OpenTest(Base):
             await open_one()
         self.assertEqual([peer.carrier for peer in self.peers[4:]], ["upgrade", "websocket"])
 
+    async def test_refusal_ends_memory(self):
+        """The remembered carrier is refused, and then the connection of the next one fails."""
+        refuses = {"upgrade"}
+
+        async def act(peer):
+            if peer.carrier in refuses:
+                await peer.refuse(403)
+            elif "websocket" in refuses:
+                await peer.refuse(503)  # no reason to try another carrier
+            else:
+                peer.accept()
+                peer.finish()
+                await peer.all()
+
+        url = await self.serve(act, accept=False)
+        _, writer = await preflight.open_connection(url)
+        writer.close()
+        await writer.wait_closed()
+        refuses.clear()
+        refuses.add("websocket")
+        for _ in range(2):
+            with self.assertRaises(Refused):
+                await preflight.open_connection(url, carriers=["upgrade", "websocket"])
+            refuses = {"upgrade", "websocket"}
+        asked = [peer.carrier for peer in self.peers[2:]]
+        self.assertEqual(asked, ["websocket", "upgrade", "upgrade", "websocket"])
+
+    async def test_small_limit(self):
+        """The limit is that of the application's lines, and not of the answer's."""
+        async def act(peer):
+            peer.writer.write(b"HTTP/1.1 103 x\r\nX: " + b"x" * 9000 + b"\r\n\r\n")
+            peer.accept()
+            peer.data(b"x" * 100 + b"\n")
+            await peer.reader.read()
+
+        url = await self.serve(act, accept=False)
+        reader, writer = await preflight.open_connection(url, carriers=["framed"], limit=64)
+        with self.assertRaises(ValueError):
+            await reader.readline()
+        writer.transport.abort()
+
     async def test_no_fall(self):
         for status, fields, code in ((503, [], None), (403, ["Preflight-Refusal:"], ""),
                                      (404, ["Preflight-Refusal: \x9b2J"], "\x9b2J")):
