@@ -11,11 +11,12 @@ import java.util.stream.Stream;
  *  EOFException. It leaves out what is optional: fields of the application, TLS inside, other carriers. */
 public final class Preflight implements Closeable {
     private interface Source { int read(byte[] b, int off, int len) throws IOException; }
-    static final String GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"; // of RFC 6455
+    private static final String GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"; // of RFC 6455
     private static final String TEXT = "[\t -~\\x80-\\xff]*", FIELD = "[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + TEXT;
     private static final int DATA = 0, FINAL_DATA = 1, PING = 4, PONG = 5, OURS = 0x2d70f100; // a type is OURS + DATA
     private static final int[] MAGIC = {0xad, 0x70, 0xf1}; // how each of our types begins on the wire
     private static final List<Integer> ANSWERS = List.of(2, 10, 8); // the opcodes of a PONG, a Pong and a Close
+    private static final SecureRandom RANDOM = new SecureRandom();
     private static final ExecutorService TASKS = Executors.newCachedThreadPool(task -> {
         Thread thread = new Thread(task);
         thread.setDaemon(true);
@@ -55,8 +56,8 @@ public final class Preflight implements Closeable {
             }
         };
         byte[] nonce = new byte[16];
-        new SecureRandom().nextBytes(nonce);
-        new SecureRandom().nextBytes(lastPing);
+        RANDOM.nextBytes(nonce);
+        RANDOM.nextBytes(lastPing);
         String key = Base64.getEncoder().encodeToString(nonce), token = ws ? "websocket" : protocol;
         String other = ws && !protocol.equals("tcp") ? protocol : null;
         try {
@@ -149,8 +150,8 @@ public final class Preflight implements Closeable {
             for (int b : MAGIC) check(capsules.readUnsignedByte() == b, "the peer does not send capsules"); // M32
             for (long type = OURS | capsules.readUnsignedByte();; type = integer(true)) capsule(type);
         } catch (IOException e) {
-            broken = e;
-            failed = last ? null : e;
+            broken = e.getMessage() != null ? e : new EOFException("the tunnel ended early: the peer or a proxy quit");
+            failed = last ? null : broken;
             end(e instanceof ProtocolException ? code : 1000);
         }
         ready.release(1 << 29); // all that the application will ever want
@@ -246,7 +247,7 @@ public final class Preflight implements Closeable {
         closed = opcode == 8;
         if (ws) {
             byte[] key = new byte[4], size = {(byte) (b.length >> 8), (byte) b.length};
-            new SecureRandom().nextBytes(key);
+            RANDOM.nextBytes(key);
             out.write(new byte[] {(byte) (128 | opcode), (byte) (128 | Math.min(b.length, 126))});
             if (b.length > 125) out.write(size);
             out.write(key);
