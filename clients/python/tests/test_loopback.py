@@ -14,8 +14,9 @@ import unittest
 from unittest import mock
 
 import preflight
-from preflight import ProtocolError, Refused, Truncated
-from preflight_wire import DATA, FINAL_DATA, PING, PONG, Decoder, mask
+from preflight import DATA, FINAL_DATA, PING, PONG, ProtocolError, Refused, Truncated
+
+from .decoder import Decoder
 
 FRAMED = ("framed", "websocket")
 
@@ -40,7 +41,7 @@ class Peer:
         )
 
     def field(self, name):
-        found = re.findall(rf"(?m)^{name}: (.*)\r$", self.head)
+        found = re.findall(rf"(?mi)^{name}: (.*)\r$", self.head)
         return ", ".join(found)
 
     async def refuse(self, status, *fields, body=b""):
@@ -61,8 +62,7 @@ class Peer:
                 lines.append(f"Preflight-Protocol: {self.field('Preflight-Protocol')}")
         self.writer.write("\r\n".join([*lines, "", ""]).encode())
         if self.carrier != "upgrade":
-            masked = True if self.carrier == "websocket" else None
-            self.decoder = Decoder(self.got.extend, masked)
+            self.decoder = Decoder(self.got.extend, self.carrier == "websocket")
 
     def raw(self, opcode, payload):
         size = len(payload)
@@ -358,12 +358,10 @@ class StreamTest(Base):
             writer.close()
             with self.assertRaises(ProtocolError):
                 await writer.wait_closed()
-            tail = b"".join(tails)
-            if carrier == "websocket":
-                self.assertEqual(tail[:2], b"\x88\x82")
-                self.assertEqual(mask(tail[6:], tail[2:6]), (1002).to_bytes(2))
-            else:
-                self.assertEqual(tail, b"")
+            decoder = Decoder(self.fail, carrier == "websocket")
+            decoder.feed(b"".join(tails))
+            closes = [(1002).to_bytes(2)] if carrier == "websocket" else []
+            self.assertEqual((decoder.closes, decoder.came), (closes, b""))
 
         tails = []
         url = await self.serve(act)
@@ -382,7 +380,7 @@ class StreamTest(Base):
                 ends = data
             self.assertEqual(peer.decoder.pong, b"the last")
             if peer.carrier == "websocket":
-                self.assertEqual(peer.decoder.close, (1000).to_bytes(2))
+                self.assertEqual(peer.decoder.closes, [(1000).to_bytes(2)])
             self.assertTrue(ends)
 
         async def test(carrier):
@@ -424,6 +422,42 @@ class StreamTest(Base):
 
         url = await self.serve(act)
         await self.carriers(test)
+
+    async def test_last_ping(self):
+        """close answers the PING behind FINAL_DATA, also if it comes as the last of all."""
+        async def act(peer):
+            await peer.until(lambda: peer.decoder.final and peer.pings)  # which confirms
+            peer.send(FINAL_DATA)
+            await peer.writer.drain()
+            await asyncio.sleep(0.05)  # the client could end in this time
+            peer.send(PING, b"the last")
+            await peer.until(lambda: peer.decoder.pong == b"the last")
+
+        async def test(carrier):
+            reader, writer = await preflight.open_connection(url, carriers=[carrier])
+            writer.write(b"x")
+            writer.close()
+            await writer.wait_closed()
+
+        url = await self.serve(act)
+        await self.carriers(test, FRAMED)
+
+    async def test_no_last_ping(self):
+        """close does not wait for it as long as for the rest."""
+        async def act(peer):
+            await peer.until(lambda: peer.decoder.final and peer.pings)
+            peer.send(FINAL_DATA)
+            await peer.reader.read()
+
+        async def test(carrier):
+            reader, writer = await preflight.open_connection(url, carriers=[carrier])
+            writer.write(b"x")
+            writer.close()
+            await writer.wait_closed()
+
+        url = await self.serve(act)
+        with mock.patch.object(preflight, "GRACE", 0.05):
+            await self.carriers(test, FRAMED)
 
     async def test_peer_does_not_end(self):
         """Behind our end, the transport is given up after a short time."""
@@ -645,14 +679,26 @@ class OpenTest(Base):
 
     async def test_refusal_on_an_open_connection(self):
         async def act(peer):
-            # As a proxy that keeps the connection: nothing but the length ends the body.
-            peer.writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno more")
+            # As a proxy that keeps the connection: the client does not wait for its end.
+            peer.writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
             await peer.all()
 
         url = await self.serve(act, accept=False)
         with self.assertRaises(Refused) as caught:
             await preflight.open_connection(url, carriers=["upgrade"])
         self.assertEqual(caught.exception.reason, "no")
+        self.assertEqual(caught.exception.response.values("content-length"), ["2"])
+
+    async def test_byte_85_is_no_line_end(self):
+        """Unicode's next line is a byte of a value, not the end of its line."""
+        async def act(peer):
+            lines = b"HTTP/1.1 101 x", b"X: a\x85Upgrade: tcp", b"Connection: Upgrade", b"", b""
+            peer.writer.write(b"\r\n".join(lines))
+            await peer.all()
+
+        url = await self.serve(act, accept=False)
+        with self.assertRaises(ProtocolError):
+            await preflight.open_connection(url, carriers=["upgrade"])
 
     async def test_fall_and_memory(self):
         async def act(peer):
@@ -673,13 +719,55 @@ class OpenTest(Base):
         await open_one(["upgrade", "framed", "websocket"])
         tried = [peer.field("Preflight-Carriers") for peer in self.peers]
         self.assertEqual(tried, ["upgrade, framed, websocket", "framed, websocket", "websocket"])
-        await open_one()
-        self.assertEqual(self.peers[-1].field("Preflight-Carriers"), "websocket, upgrade")
+        await open_one(["upgrade", "framed", "websocket"])
+        asked = self.peers[-1].field("Preflight-Carriers")
+        self.assertEqual(asked, "websocket, upgrade, framed")
         self.assertEqual(len(self.peers), 4)
         later = preflight.time.monotonic() + 901
         with mock.patch.object(preflight.time, "monotonic", lambda: later):
             await open_one()
         self.assertEqual([peer.carrier for peer in self.peers[4:]], ["upgrade", "websocket"])
+
+    async def test_refusal_ends_memory(self):
+        """The remembered carrier is refused, and then the connection of the next one fails."""
+        refuses = {"upgrade"}
+
+        async def act(peer):
+            if peer.carrier in refuses:
+                await peer.refuse(403)
+            elif "websocket" in refuses:
+                await peer.refuse(503)  # no reason to try another carrier
+            else:
+                peer.accept()
+                peer.finish()
+                await peer.all()
+
+        url = await self.serve(act, accept=False)
+        _, writer = await preflight.open_connection(url)
+        writer.close()
+        await writer.wait_closed()
+        refuses.clear()
+        refuses.add("websocket")
+        for _ in range(2):
+            with self.assertRaises(Refused):
+                await preflight.open_connection(url, carriers=["upgrade", "websocket"])
+            refuses = {"upgrade", "websocket"}
+        asked = [peer.carrier for peer in self.peers[2:]]
+        self.assertEqual(asked, ["websocket", "upgrade", "upgrade", "websocket"])
+
+    async def test_small_limit(self):
+        """The limit is that of the application's lines, and not of the answer's."""
+        async def act(peer):
+            peer.writer.write(b"HTTP/1.1 103 x\r\nX: " + b"x" * 9000 + b"\r\n\r\n")
+            peer.accept()
+            peer.data(b"x" * 100 + b"\n")
+            await peer.reader.read()
+
+        url = await self.serve(act, accept=False)
+        reader, writer = await preflight.open_connection(url, carriers=["framed"], limit=64)
+        with self.assertRaises(ValueError):
+            await reader.readline()
+        writer.transport.abort()
 
     async def test_no_fall(self):
         for status, fields, code in ((503, [], None), (403, ["Preflight-Refusal:"], ""),
