@@ -384,7 +384,12 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 }
 
 // SetWriteDeadline sets the deadline of Write, as described in [net.Conn].
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if _, framed := framedBelow(c.conn); framed != nil {
+		return framed.SetWriteDeadline(t) // TLS would only pass it on
+	}
+	return c.conn.SetWriteDeadline(t)
+}
 
 // setLeftoverDeadline calls set, which sets a deadline of the connection. If set
 // succeeds, the deadline applies to the leftover bytes too. It holds the lock during

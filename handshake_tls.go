@@ -93,16 +93,15 @@ func nameServer(config *tls.Config, name string) error {
 type tunnelConn struct {
 	net.Conn             // the tunnel
 	open     bool        // the TLS handshake is done
-	writing  atomic.Bool // TLS writes a record; only one at a time
 	ending   atomic.Bool // the Conn above ends its direction, on a framed tunnel
 	last     atomic.Bool // what TLS writes is its close_notify
 }
 
-// SetWriteDeadline is also called by crypto/tls around its close_notify, with 5 seconds and
-// then with the past. A framed tunnel needs no limit there, and the past would cut the stream
-// off. A deadline during a Write is the application's.
+// SetWriteDeadline is called by crypto/tls around its close_notify, with 5 seconds and then
+// with the past. A framed tunnel needs no limit there, and the past would cut the stream off.
+// The deadlines of the application do not come here: see [Conn.SetWriteDeadline].
 func (c *tunnelConn) SetWriteDeadline(t time.Time) error {
-	if !c.ending.Load() || c.writing.Load() {
+	if !c.ending.Load() {
 		return c.Conn.SetWriteDeadline(t)
 	}
 	c.last.Store(true)
@@ -113,8 +112,6 @@ func (c *tunnelConn) Write(b []byte) (int, error) {
 	if c.last.Load() {
 		return c.Conn.(*frame.Conn).WriteLast(b)
 	}
-	c.writing.Store(true)
-	defer c.writing.Store(false)
 	return c.Conn.Write(b)
 }
 
@@ -142,21 +139,29 @@ var errTruncated = fmt.Errorf("the tunnel ended without TLS's close_notify, so t
 // to send its last message. It returns the layer of the capsules, or nil if c is anything
 // else.
 func endTunnelTLS(c net.Conn) *frame.Conn {
+	tunnel, framed := framedBelow(c)
+	if framed != nil {
+		tunnel.ending.Store(true)
+	}
+	return framed
+}
+
+// framedBelow returns the layers below TLS inside a framed tunnel; nil if c is anything else.
+func framedBelow(c net.Conn) (*tunnelConn, *frame.Conn) {
 	t, ok := c.(*tls.Conn)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	below := t.NetConn()
 	if awaited, ok := below.(*awaitedConn); ok {
 		below = awaited.NetConn()
 	}
-	if tunnel, ok := below.(*tunnelConn); ok {
-		if framed, ok := tunnel.Conn.(*frame.Conn); ok {
-			tunnel.ending.Store(true)
-			return framed
-		}
+	tunnel, ok := below.(*tunnelConn)
+	if !ok {
+		return nil, nil
 	}
-	return nil
+	framed, _ := tunnel.Conn.(*frame.Conn)
+	return tunnel, framed
 }
 
 // acceptTunnelTLS accepts TLS inside the tunnel.

@@ -237,3 +237,57 @@ func TestTLSInsideAndAPeerThatReadsLate(t *testing.T) {
 		}
 	})
 }
+
+// With TLS inside a framed tunnel, a deadline that is set while another goroutine ends the
+// direction changes nothing about what has been written.
+func TestTLSInsideAndADeadlineBesideTheEnd(t *testing.T) {
+	server, client := testkit.TLSConfigs(t)
+	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {
+		l := testkit.Listen(t, &preflight.PreflightListener{TLSConfig: server})
+		accepted := testkit.AcceptAll(t, l)
+		for range 20 {
+			d := &preflight.PreflightDialer{Carriers: []preflight.Carrier{carrier}, TunnelTLSConfig: client}
+			c, err := d.Dial("tcp", l.Addr().String())
+			require.NoError(t, err)
+			conn, peer := c.(*preflight.Conn), testkit.NextConn(t, accepted)
+			written, received := make(chan int, 1), make(chan int, 1)
+			begun, ended := make(chan struct{}), make(chan struct{})
+			go func() {
+				total, b := 0, make([]byte, 256<<10)
+				for {
+					n, err := conn.Write(b)
+					if total += n; err != nil {
+						written <- total
+						return
+					}
+					if total == len(b) {
+						close(begun)
+					}
+				}
+			}()
+			go func() {
+				n, err := io.Copy(io.Discard, peer)
+				if err != nil {
+					t.Error("the peer's stream is not complete:", err)
+				}
+				received <- int(n)
+			}()
+			go func() {
+				for {
+					select {
+					case <-ended:
+						return
+					default:
+						conn.SetWriteDeadline(time.Now().Add(time.Hour))
+					}
+				}
+			}()
+			<-begun
+			require.NoError(t, conn.CloseWrite())
+			close(ended)
+			require.Equal(t, <-written, <-received)
+			require.NoError(t, conn.Close())
+			peer.Close() // its close_notify may come too late
+		}
+	})
+}

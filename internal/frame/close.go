@@ -114,11 +114,14 @@ const maxLast = 128
 // WriteLast keeps p, which FINAL_DATA will carry behind everything that was written. It
 // does not wait for the peer. A TLS layer above writes its close_notify so: with Write, a
 // peer that does not read would hold it up, and then the end of the stream would be lost.
-// At most 128 bytes are accepted, and none after CloseWrite or Close.
+// At most 128 bytes are accepted, and none after CloseWrite or Close. If the peer has closed
+// the connection in order, nobody misses them, and that is no error.
 func (c *Conn) WriteLast(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case !c.closed && !c.ownFinal && c.peerFinal && c.peerEnd && c.cause == nil:
+		return len(p), nil
 	case c.closed, c.ownFinal, c.hasFlag(writeStop):
 		return 0, c.closedError("write")
 	case len(c.last)+len(p) > maxLast:

@@ -169,6 +169,13 @@ var ends = []struct {
 		e.peerGot("final " + strings.Repeat("x", maxLast) + ", ping 1")
 		assert.NoError(e.t, e.Close())
 	}},
+	{"last bytes: nobody misses them after the end of the peer's transport", func(e *end) {
+		e.peer.send(e.peer.final(""), e.peer.ping(1))
+		assert.Equal(e.t, io.EOF, e.reads(""))
+		e.peer.link.CloseWrite()
+		synctest.Wait()
+		e.writesLast("bye")
+	}},
 	{"last bytes: too many, and after Close", func(e *end) {
 		e.writesLast("bye")
 		n, err := e.WriteLast(make([]byte, maxLast-2))
