@@ -5,7 +5,8 @@
 #
 # ./test.sh kubernetes is a part of its own, because it builds an API server. As root it
 # applies the files of deploy/kubernetes to that server, and makes tunnels through real
-# gateways.
+# gateways. ./test.sh doctor is one too, because it takes minutes: it runs preflight check
+# on each broken path of interop/broken.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -143,7 +144,7 @@ kubernetes() {
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 case ${1:-} in
-'') ;;
+'' | doctor) ;;
 kubernetes)
   kubernetes
   exit
@@ -196,6 +197,13 @@ complain
 
 staticcheck
 
+if [ "${1:-}" = doctor ]; then
+  say "interop/broken: preflight check on each broken path"
+  cd interop
+  go vet -tags doctor ./broken
+  exec go test -race -tags doctor -count=1 -run TestDoctor -timeout 15m ./broken
+fi
+
 for module in "${modules[@]}"; do
   say "module $module: gofmt, tidy, vet, staticcheck"
   unformatted=$(git ls-files --cached --others --exclude-standard "$module" | grep '\.go$' | xargs gofmt -l)
@@ -234,7 +242,7 @@ go tool cover -func="$tools/cover.out" | tail -1
 
 # The race detector allocates too, so the budget tests run without it.
 say "allocation budgets"
-go test -run 'Budget|Exchange' . ./internal/frame ./integrationtests/attack ./interop/telemetry
+go test -run 'Budget|Exchange|Counts' . ./internal/frame ./integrationtests/attack ./interop/telemetry
 
 # The limit is a number of inputs and not a time. With a time, go test -fuzz sometimes
 # reports its own deadline as a failure.

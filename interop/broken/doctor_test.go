@@ -139,7 +139,8 @@ const (
 	mostMisleading  = 1
 )
 
-// TestDoctor checks each path by the command, and grades its verdict.
+// TestDoctor checks each path by the command, and grades its verdict. Without the build tag
+// doctor it takes the most usual paths alone, because all of them take minutes.
 //
 //   - right: it names the hop, the true cause and what to change.
 //   - among: the true cause is among the others that it names.
@@ -151,7 +152,7 @@ func TestDoctor(t *testing.T) {
 	count, usualRight, all := make(map[string]int), 0, 0
 	var rows strings.Builder
 	for _, p := range paths {
-		if beyondFlags(k, p) {
+		if beyondFlags(k, p) || !everyPath && !p.usual {
 			continue
 		}
 		all++
@@ -173,7 +174,9 @@ func TestDoctor(t *testing.T) {
 	if count["right"]+count["among"]+count["missing"]+count["misleading"] < all { // one failed, or -run has chosen some
 		return
 	}
-	require.GreaterOrEqual(t, count["right"], leastRight)
+	if everyPath {
+		require.GreaterOrEqual(t, count["right"], leastRight)
+	}
 	require.GreaterOrEqual(t, usualRight, leastUsualRight)
 	require.LessOrEqual(t, count["misleading"], mostMisleading)
 }

@@ -1,0 +1,5 @@
+//go:build !doctor
+
+package broken
+
+const everyPath = false
