@@ -69,6 +69,7 @@ type state struct {
 
 	pings     uint64 // the value of our last PING; the values are 1, 2, 3, ...
 	last      []byte // the value of FINAL_DATA, until it is sent: see WriteLast
+	hasLast   bool   // WriteLast was called
 	finalPing uint64 // the value of the PING after FINAL_DATA; 0: not sent
 	ponged    uint64 // the highest value of a PONG
 
@@ -127,7 +128,7 @@ func (c *Conn) WriteLast(p []byte) (int, error) {
 	case len(c.last)+len(p) > maxLast:
 		return 0, c.opError("write", errLastTooLong)
 	}
-	c.last = append(c.last, p...)
+	c.last, c.hasLast = append(c.last, p...), true
 	return len(p), nil
 }
 
@@ -290,13 +291,14 @@ func (c *Conn) updatePhase() {
 	case c.peerClose && !c.peerEnd:
 		c.backgroundReadDue = true
 		c.enterPhase(phaseDrain, drainLimit)
-	case answered && (!c.peerFinal || c.peerPinged || c.discarded), c.peerEnd, c.closed && c.controlErr != nil:
+	case answered && (!c.peerFinal && !c.hasLast || c.peerPinged || c.discarded), c.peerEnd, c.closed && c.controlErr != nil:
 		c.queueNormalClose()
 		c.enterPhase(phaseEnd, drainLimit)
 	case answered && c.phase == phaseLinger && !c.awaitsPing:
 		// The peer sends a PING after its FINAL_DATA, which has not arrived yet. If the
 		// transport is closed before, the PING resets it. The PONG shows the peer that
-		// it has lost nothing.
+		// it has lost nothing. A TLS layer above has read the peer's close_notify, and
+		// so does not read the FINAL_DATA that may follow it.
 		c.awaitsPing = true
 		c.phaseTimer.Reset(drainLimit)
 	}
