@@ -22,6 +22,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/preflight-go/preflight/internal/wire"
 	"github.com/stretchr/testify/require"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
@@ -272,6 +273,25 @@ func (c *countingConn) SetDeadline(time.Time) error {
 func (c *countingConn) SetReadDeadline(time.Time) error {
 	c.deadlines++
 	return nil
+}
+
+// TestBudgetDrain: what follows a refused head is read in large pieces, although the buffer of a
+// client on a TCP connection that stalled in its head is only as large as what it has sent.
+func TestBudgetDrain(t *testing.T) {
+	c := &countingConn{budgetConn: budgetConn{in: strings.Repeat("x", 2*drainBytes)}}
+	for _, held := range []bool{true, false} {
+		*c = countingConn{budgetConn: budgetConn{in: c.in}}
+		x := newExchange(c)
+		x.ctx = context.Background()
+		x.buf = append(x.buf, 'G')
+		x.keep()
+		if !held {
+			x.release()
+		}
+		require.Error(t, x.refuse(refusal(http.StatusRequestTimeout, wire.CodeTooSlow, "too slow"), &zeroPolicy))
+		x.free()
+		require.LessOrEqual(t, c.reads, drainBytes/firstRead)
+	}
 }
 
 // TestBudgetConnect: what it costs that HandshakeTimeout bounds the connect to an

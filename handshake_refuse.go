@@ -124,9 +124,12 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	if c, ok := x.conn.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
 	}
-	x.buf = x.buf[:0]
+	// Not into buf, which may be as small as what a stalled client has sent.
+	if x.buf = nil; x.scratch == nil {
+		x.borrow()
+	}
 	for dropped := 0; dropped < drainBytes; {
-		n, err := x.conn.Read(x.room(firstRead))
+		n, err := x.conn.Read(x.scratch.bytes)
 		if err != nil {
 			break
 		}

@@ -128,7 +128,7 @@ func (s *sorter) proxy(x *exchange, p *policy) (passed bool, err error) {
 	switch {
 	case m == wire.No || m == wire.Maybe && s.broken != nil:
 		return true, nil
-	case n < 0 || n > p.maxHeader:
+	case n < 0 || n > p.maxHeader || n == 0 && len(x.buf) >= s.limit:
 		return false, &stageError{stage: stagePROXY, err: errors.New("it has no end, or is longer than MaxHeaderBytes")}
 	case n > 0 && n <= len(x.buf):
 		if err := x.readProxyHeader(x.buf[:n]); err != nil {

@@ -95,6 +95,10 @@ func TestReasons(t *testing.T) {
 		{"the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", requireUpgrade, "http2-preface", "DEBUG", 0, "", "refused"},
 		{"a PROXY header of a peer that is not trusted", testkit.ThroughProxy + tunnel, nil, "proxy-header", "DEBUG", 400, "", "refused"},
 		{"a malformed PROXY header of a trusted peer", "PROXY TCP4 s3cr3t\r\n", trusting, "bad-proxy-header", "WARN", 0, "read the PROXY header", "failed"},
+		{"a PROXY header of a trusted peer beyond MaxHeaderBytes", testkit.ThroughProxy, func(l *preflight.PreflightListener) {
+			trusting(l)
+			l.MaxHeaderBytes = 16
+		}, "bad-proxy-header", "WARN", 0, "read the PROXY header", "failed"},
 		{"a malformed address of a trusted peer", strings.TrimSuffix(testkit.Request(), "\r\n") + "X-Forwarded-For: s3cr3t!\r\n\r\n", trusting, "client-address", "WARN", 400, "", "refused"},
 		{"a bad TLS handshake", hello[:11] + strings.Repeat("\xff", len(hello)-11), func(l *preflight.PreflightListener) { l.TLSConfig = server }, "tls", "DEBUG", 0, "TLS handshake", "failed"},
 	} {
