@@ -17,14 +17,17 @@ var deploy = filepath.Join("..", "..", "..", "..", "deploy")
 
 // written are the files of deploy that no template prints, and why.
 var written = map[string]string{
-	"README.md":                      "the index",
-	"docker/Dockerfile":              "for the command",
-	"docker/Dockerfile.dockerignore": "for the command",
-	"go-reverseproxy/main.go":        "a program",
-	"squid/forward.conf":             "a forward proxy, which has no path and no server",
-	"systemd/preflight.service":      "for the command",
-	"systemd/preflight.socket":       "for the command",
-	"tinyproxy/tinyproxy.conf":       "a forward proxy",
+	"README.md":                       "the index",
+	"docker/Dockerfile":               "for the command",
+	"docker/Dockerfile.dockerignore":  "for the command",
+	"go-reverseproxy/main.go":         "a program",
+	"kubernetes/operation.yaml":       "for every gateway",
+	"kubernetes/sidecar-forward.yaml": "for the command",
+	"kubernetes/sidecar-serve.yaml":   "for the command",
+	"squid/forward.conf":              "a forward proxy, which has no path and no server",
+	"systemd/preflight.service":       "for the command",
+	"systemd/preflight.socket":        "for the command",
+	"tinyproxy/tinyproxy.conf":        "a forward proxy",
 }
 
 // printed returns the files that deploy must have, by name.

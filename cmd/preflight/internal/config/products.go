@@ -99,7 +99,7 @@ var products = map[string]product{
 		},
 	},
 	"kubernetes": {
-		title: "Kubernetes", folder: "kubernetes", files: []string{"deployment.yaml", "gateway-api.yaml", "istio.yaml", "ingress-nginx.yaml"},
+		title: "Kubernetes", folder: "kubernetes", files: []string{"deployment.yaml", "gateway-api.yaml", "gateway-api-websocket.yaml", "istio.yaml", "traefik.yaml", "nginx-gateway-fabric.yaml", "ingress-nginx.yaml"},
 		backend: "preflight:9007", host: "edge.example",
 		refuses: map[string]string{
 			flagListen: "a gateway has its ports already", flagTLSListen: "a gateway has its ports already",
