@@ -247,7 +247,7 @@ func TestServerCutOff(t *testing.T) {
 	lab.WaitUntil(t, "no handshake is pending", func() bool { return e.metrics(t)["server.handshake.pending"] == 0 })
 	metrics := e.metrics(t)
 	require.Equal(t, int64(2), metrics["server.handshake.duration http.response.status_code=101 preflight.carrier=upgrade preflight.kind=upgraded"])
-	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed preflight.reason=canceled"])
+	require.Equal(t, int64(1), metrics["server.handshake.duration error.type=canceled preflight.kind=failed preflight.reason=draining"])
 	require.Equal(t, int64(2), metrics["server.connection.duration preflight.carrier=upgrade preflight.kind=upgraded"])
 	requireQuiet(t, metrics)
 }
