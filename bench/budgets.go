@@ -71,7 +71,7 @@ func (r *results) list() []budget {
 		{what: "relay of tunnels: splice calls", limit: 1, floor: true, value: relay.median(tunnel, splices)},
 		most("relay of tunnels: read and write calls", 100, relay.median(tunnel, readsWrite)),
 	}
-	return append(of, r.framingBudgets()...)
+	return append(append(of, r.framingBudgets()...), r.commandBudgets()...)
 }
 
 // first returns the row with which the others are compared. It is empty if the section

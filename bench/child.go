@@ -125,6 +125,14 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		a.Latency, err = c.handshakes(o)
 	case "hold":
 		err = c.hold(o, c.dial)
+	case opUse:
+		err = c.hold(o, func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := c.dial(ctx, address)
+			if err == nil {
+				err = sendEcho(conn, 1)
+			}
+			return conn, err
+		})
 	case "connect":
 		var conn net.Conn
 		if conn, err = c.dial(context.Background(), o.Address); err == nil {
@@ -160,6 +168,9 @@ func (c *client) holdAfter(o order, part []byte) error {
 		return conn, err
 	})
 }
+
+// opUse is the order for connections that have been used once.
+const opUse = "use"
 
 // The orders for connections without a handshake.
 const (

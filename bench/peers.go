@@ -78,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := append(slices.Concat(peers, telemetryPeers, framedPeers), waitingPeer)
+	all := append(slices.Concat(peers, telemetryPeers, framedPeers), waitingPeer, straight)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
