@@ -257,6 +257,9 @@ func (b *bench) relayMemory(ctx context.Context) (*section, error) {
 		columns: []column{ratio("RSS, ratio", rss), median("RSS", rss, "%.0f"), median("descriptors", descriptors, "%.2f")},
 		samples: newSamples(relayRows(here)...),
 	}
+	if err := b.buildCommand(ctx); err != nil {
+		return nil, err
+	}
 	return s, b.repeat(title, repetitions, len(here), func(i int, _ bool) error {
 		r, err := b.chain(ctx, here[i], binaries)
 		if err != nil {

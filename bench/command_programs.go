@@ -190,15 +190,19 @@ func (b *bench) chainsHere() (here []chain, binaries map[string]string, missing 
 	return here, binaries, missing
 }
 
-// buildCommand compiles the command preflight. It is a module of its own.
+// buildCommand compiles the command preflight, once. It is a module of its own.
 func (b *bench) buildCommand(ctx context.Context) error {
+	program := filepath.Join(b.site.dir, command)
+	if _, err := os.Stat(program); err == nil {
+		return nil
+	}
 	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/preflight-go/preflight")
 	list.Stderr = os.Stderr
 	dir, err := list.Output()
 	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(b.site.dir, command), ".")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, ".")
 	build.Dir = filepath.Join(strings.TrimSpace(string(dir)), "cmd", "preflight")
 	build.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 	build.Stderr = os.Stderr

@@ -124,7 +124,7 @@ type direction struct {
 // run copies d until it ends. The direction that ends first interrupts the other, which then
 // goes on under limits.
 func (r *relay) run(d, other *direction) {
-	d.n, d.err = io.Copy(d.dst, d.src)
+	d.n, d.err = copyAll(d.dst, d.src)
 	if first := r.interrupted(d); first != nil {
 		n, err := copyWithin(d, r.limits(first))
 		d.n, d.err = d.n+n, err
@@ -151,7 +151,7 @@ func (r *relay) run(d, other *direction) {
 }
 
 // interrupted returns the direction that has ended first, if d was interrupted because of
-// that. Nothing is lost then: io.Copy was in a Read, and has written all that it has read.
+// that. Nothing is lost then: copyAll was in a Read, and has written all that it has read.
 func (r *relay) interrupted(d *direction) (first *direction) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
