@@ -95,14 +95,19 @@ const confirmLimit = 60 * time.Second
 // confirm waits until the peer of a framed tunnel has confirmed that it has read everything:
 // the connection then ends by itself. Other connections have no such confirmation.
 func confirm(c Conn, limit time.Duration) error {
-	tunnel, ok := c.(interface{ Carrier() preflight.Carrier })
-	if !ok || tunnel.Carrier() == "" || tunnel.Carrier() == preflight.CarrierUpgrade {
+	if !framed(c) {
 		return nil
 	}
 	if !awaitClosed(c, limit) {
 		return fmt.Errorf("the peer has not confirmed within %v that it has read everything", limit)
 	}
 	return c.Close()
+}
+
+// framed reports whether c is a framed tunnel.
+func framed(c net.Conn) bool {
+	tunnel, ok := c.(interface{ Carrier() preflight.Carrier })
+	return ok && tunnel.Carrier() != "" && tunnel.Carrier() != preflight.CarrierUpgrade
 }
 
 // A relay is what both directions share.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -14,20 +15,40 @@ import (
 // connection is open.
 func copyAll(dst, src Conn) (int64, error) {
 	to, ok := dst.(io.ReaderFrom)
-	if _, unix := Bottom(dst).(*net.UnixConn); !ok || unix {
-		return io.Copy(dst, src) // to a Unix socket, only that can splice
+	switch {
+	case ok && splices(dst):
+		return io.Copy(&waiter{dst, to, true}, src)
+	case ok && framed(dst):
+		return io.Copy(&waiter{dst, to, false}, src)
 	}
-	return io.Copy(&waiter{dst, to}, src)
+	return io.Copy(dst, src)
+}
+
+// splices reports whether the kernel can move bytes to c: there is nothing but a TCP
+// connection below it.
+func splices(c net.Conn) bool {
+	if framed(c) {
+		return false
+	}
+	if layer, ok := c.(interface{ NetConn() net.Conn }); ok {
+		if _, ok := c.(*tls.Conn); ok {
+			return false
+		}
+		return splices(layer.NetConn())
+	}
+	_, ok := c.(*net.TCPConn)
+	return ok
 }
 
 // A waiter is the destination of io.Copy. The source calls ReadFrom with the connection at
 // its bottom, if the bytes need no more than to be moved.
 type waiter struct {
 	io.Writer
-	to io.ReaderFrom
+	to      io.ReaderFrom
+	splices bool
 }
 
-// ReadFrom waits until r has bytes, and only then has the destination take as many.
+// ReadFrom waits until r has bytes, and only then has the destination take them.
 func (w *waiter) ReadFrom(r io.Reader) (n int64, err error) {
 	conn, ok := r.(syscall.Conn)
 	if !ok {
@@ -37,34 +58,94 @@ func (w *waiter) ReadFrom(r io.Reader) (n int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var arrived int
-	var failed error
-	look := func(fd uintptr) (done bool) {
-		arrived, failed = arrivedAt(int(fd))
-		return failed != syscall.EAGAIN
-	}
+	b := newBurst(r, raw)
 	some := &io.LimitedReader{R: r}
 	for {
-		if err := raw.Read(look); err != nil {
-			if op, ok := err.(*net.OpError); ok {
-				op.Op = "read" // not "raw-read"
-			}
+		arrived, err := b.wait()
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
 			return n, err
 		}
-		switch failed {
-		case nil:
-		case io.EOF:
-			return n, nil
-		default: // the kernel reports it only once, so no Read would return it
-			return n, readError(r, os.NewSyscallError("recvfrom", failed))
+		var m int64
+		if w.splices {
+			// The kernel moves bytes only from a connection itself.
+			some.N = int64(arrived)
+			m, err = w.to.ReadFrom(some)
+		} else {
+			m, err = w.to.ReadFrom(b)
 		}
-		some.N = int64(arrived)
-		m, err := w.to.ReadFrom(some)
 		n += m
-		if err != nil || some.N > 0 {
+		if err != nil {
 			return n, err
 		}
 	}
+}
+
+// A burst reads what has arrived at a connection. Its Read returns io.EOF when there is no
+// more at the moment.
+type burst struct {
+	of        io.Reader
+	raw       syscall.RawConn
+	look, get func(fd uintptr) bool // made once, because each would be an allocation
+
+	p      []byte
+	n      int
+	failed error
+}
+
+func newBurst(of io.Reader, raw syscall.RawConn) *burst {
+	b := &burst{of: of, raw: raw}
+	b.look = func(fd uintptr) (done bool) {
+		b.n, b.failed = arrivedAt(int(fd))
+		return b.failed != syscall.EAGAIN
+	}
+	b.get = func(fd uintptr) (done bool) {
+		b.n, b.failed = syscall.Read(int(fd), b.p)
+		return b.failed != syscall.EINTR
+	}
+	return b
+}
+
+// wait waits for bytes, and returns how many there are at least. The error is that of a Read of
+// the connection.
+func (b *burst) wait() (arrived int, err error) {
+	if err := b.do(b.look); err != nil {
+		return 0, err
+	}
+	return b.n, nil
+}
+
+// Read implements io.Reader.
+func (b *burst) Read(p []byte) (int, error) {
+	b.p = p
+	err := b.do(b.get)
+	b.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case b.n == 0:
+		return 0, io.EOF // wait finds it again
+	}
+	return b.n, nil
+}
+
+func (b *burst) do(f func(fd uintptr) bool) error {
+	if err := b.raw.Read(f); err != nil {
+		if op, ok := err.(*net.OpError); ok {
+			op.Op = "read" // not "raw-read"
+		}
+		return err
+	}
+	switch b.failed {
+	case nil, io.EOF:
+		return b.failed
+	case syscall.EAGAIN:
+		return io.EOF // of the burst
+	}
+	// The kernel reports it only once.
+	return readError(b.of, os.NewSyscallError("read", b.failed))
 }
 
 // readError returns the error of a Read of r.
