@@ -47,7 +47,7 @@ type serveCommand struct {
 	DrainTimeout     time.Duration `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait this long for open tunnels. Then reset them and exit with code 1. A second signal resets them at once."`
 	DrainDelay       time.Duration `live:"" default:"0s" help:"On SIGTERM or SIGINT, go on accepting tunnels for this long before the drain, while /readyz already answers 503. Meanwhile a load balancer stops sending clients."`
 	ReusePort        bool          `help:"Let another preflight process listen on the same TCP port (SO_REUSEPORT), so that it can take over before this one ends. Both processes need the flag."`
-	Landlock         bool          `default:"true" negatable:"" help:"On Linux, allow this process to write no files, to read only the folders of the files in its flags and system folders, and to open TCP connections only to the ports of the servers and to port 53. With --config any port is allowed. On by default."`
+	Landlock         bool          `default:"true" negatable:"" help:"On Linux, allow this process to write no files, to read only the folders of the files in its flags and system folders, and to open TCP connections only to the ports of the servers and to port 53. With --config, or with an exporter of OTLP, any port is allowed. On by default."`
 	TelemetryFlags
 	UnsafeTarget bool `live:"" help:"Allow servers that are neither on a loopback address nor on a Unix socket. preflight adds no TLS on the way to them."`
 }
