@@ -145,8 +145,10 @@ func (t *descent) fall(ctx context.Context, refused *StatusError, d *PreflightDi
 	}
 	t.missed = append(t.missed, missed{t.left[0], refused})
 	t.left = t.left[1:]
-	if carrier, ok := t.visit.Next(ctx, d.handshakeTimeout()); ok {
-		t.prefer(carrier)
+	if len(t.left) > 1 { // otherwise the result of another dial would change nothing
+		if carrier, ok := t.visit.Next(ctx, d.handshakeTimeout()); ok {
+			t.prefer(carrier)
+		}
 	}
 	if ctx.Err() != nil {
 		return t.failure(&net.OpError{Op: "dial", Net: "tcp", Err: contextCause(ctx)})
