@@ -78,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers), waitingPeer)
+	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers), waitingPeer)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -285,7 +285,7 @@ func listenTLS(s *site, handle func(net.Conn)) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	config, err := serverTLS(s)
+	config, err := serverTLS(s, ecdsaKey)
 	if err != nil {
 		return "", err
 	}
@@ -294,7 +294,7 @@ func listenTLS(s *site, handle func(net.Conn)) (string, error) {
 }
 
 func dialTLS(s *site) (dialFunc, error) {
-	config, err := clientTLS(s, false)
+	config, err := clientTLS(s, tls.VersionTLS13, false)
 	if err != nil {
 		return nil, err
 	}

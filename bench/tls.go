@@ -13,9 +13,10 @@ import (
 
 // The keys of the sections about TLS.
 const (
-	keyTLS       = "tls"
-	keyTLSSteady = "tls-steady"
-	keyTLSRelay  = "tls-relay"
+	keyTLS        = "tls"
+	keyResumption = "resumption"
+	keyTLSSteady  = "tls-steady"
+	keyTLSRelay   = "tls-relay"
 )
 
 const (
@@ -52,7 +53,7 @@ var tlsPeers = func() []*peer {
 				if again {
 					name += resumed
 				}
-				of = append(of, &peer{name, "", listenTunnelTLS, dialTunnelTLS(c.carrier, p.outside, p.inside, again)})
+				of = append(of, &peer{name, "", listenTunnelTLS(ecdsaKey), dialTunnelTLS(c.carrier, tls.VersionTLS13, p.outside, p.inside, again)})
 			}
 		}
 	}
@@ -72,6 +73,31 @@ func (b *bench) handshakeTLS(ctx context.Context) (*section, error) {
 		key: keyTLS, title: "Handshake with TLS, one dialer",
 		text: " TLS 1.3 with an ECDSA certificate, outside the tunnel, inside it, or both. A ratio compares with crypto/tls alone, which has no upgrade, and resumes its session or not as the row does. " + pinned + " Framed tunnels are aborted.",
 		of:   append([]string{goTLS}, names(tlsPeers)...), base: aloneFor, start: b.pinnedPair, repetitions: b.framings, n: b.one / 4, dialers: 1,
+	})
+}
+
+// resumptionPeers are tunnels with TLS outside, which differ in what resumption saves.
+var resumptionPeers = func() (of []*peer) {
+	for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+		for _, kind := range []string{ecdsaKey, rsaKey} {
+			for _, again := range []bool{false, true} {
+				name := tls.VersionName(version) + ", " + kind
+				if again {
+					name += resumed
+				}
+				of = append(of, &peer{name, "", listenTunnelTLS(kind), dialTunnelTLS(preflight.CarrierUpgrade, version, true, false, again)})
+			}
+		}
+	}
+	return of
+}()
+
+func (b *bench) resumption(ctx context.Context) (*section, error) {
+	return b.handshakes(ctx, handshaking{
+		key: keyResumption, title: "Resumption",
+		text: " A tunnel with TLS outside, and a certificate with ECDSA (P-256) or RSA (2048 bits). A ratio compares with the same dial without resumption. " + pinned,
+		of:   names(resumptionPeers), base: func(row string) string { return strings.TrimSuffix(row, resumed) },
+		start: b.pinnedPair, repetitions: b.framings, n: b.one / 4, dialers: 1,
 	})
 }
 
@@ -111,15 +137,15 @@ func (b *bench) relayedTLS(ctx context.Context) (*section, error) {
 	})
 }
 
-func serverTLS(s *site) (*tls.Config, error) {
-	certificate, err := s.certificate()
-	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}, err
+func serverTLS(s *site, kind string) (*tls.Config, error) {
+	certificate, err := s.certificate(kind)
+	return &tls.Config{Certificates: []tls.Certificate{certificate}}, err
 }
 
-// clientTLS returns a configuration with a session cache, or without.
-func clientTLS(s *site, resumes bool) (*tls.Config, error) {
+// clientTLS returns a configuration for one version of TLS, with a session cache or without.
+func clientTLS(s *site, version uint16, resumes bool) (*tls.Config, error) {
 	roots, err := s.roots()
-	config := &tls.Config{RootCAs: roots}
+	config := &tls.Config{RootCAs: roots, MinVersion: version, MaxVersion: version}
 	if resumes {
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	}
@@ -127,20 +153,22 @@ func clientTLS(s *site, resumes bool) (*tls.Config, error) {
 }
 
 // listenTunnelTLS accepts tunnels with TLS in all places.
-func listenTunnelTLS(s *site, handle func(net.Conn)) (string, error) {
-	l, err := preflightListener(nil)
-	if err != nil {
-		return "", err
+func listenTunnelTLS(kind string) func(*site, func(net.Conn)) (string, error) {
+	return func(s *site, handle func(net.Conn)) (string, error) {
+		l, err := preflightListener(nil)
+		if err != nil {
+			return "", err
+		}
+		if l.TLSConfig, err = serverTLS(s, kind); err != nil {
+			return "", err
+		}
+		go acceptAll(l, handle)
+		return l.Addr().String(), nil
 	}
-	if l.TLSConfig, err = serverTLS(s); err != nil {
-		return "", err
-	}
-	go acceptAll(l, handle)
-	return l.Addr().String(), nil
 }
 
 func dialTLSResumed(s *site) (dialFunc, error) {
-	config, err := clientTLS(s, true)
+	config, err := clientTLS(s, tls.VersionTLS13, true)
 	if err != nil {
 		return nil, err
 	}
@@ -150,9 +178,9 @@ func dialTLSResumed(s *site) (dialFunc, error) {
 	}, 1, true), nil
 }
 
-func dialTunnelTLS(carrier preflight.Carrier, outside, inside, resumes bool) func(*site) (dialFunc, error) {
+func dialTunnelTLS(carrier preflight.Carrier, version uint16, outside, inside, resumes bool) func(*site) (dialFunc, error) {
 	return func(s *site) (dialFunc, error) {
-		config, err := clientTLS(s, resumes)
+		config, err := clientTLS(s, version, resumes)
 		if err != nil {
 			return nil, err
 		}
