@@ -59,9 +59,8 @@ type Conn struct {
 	tls    bool
 	vector bool // conn writes net.Buffers in one call
 
-	flags   atomic.Uint32
-	writes  atomic.Int32 // the Writes that are in progress or wait for wmu
-	sending atomic.Bool  // a goroutine is sending controls
+	flags  atomic.Uint32
+	writes atomic.Int32 // the Writes that are in progress or wait for wmu
 
 	// The state of the reader. rmu guards it. After the last Read, only the
 	// goroutine of backgroundRead uses it.
@@ -86,12 +85,10 @@ type Conn struct {
 	mu sync.Mutex
 	state
 
-	dmu               sync.Mutex
-	readDeadline      time.Time // set by the application
-	writeDeadline     time.Time
-	ownsReadDeadline  bool          // the Conn has set the transport's read deadline for itself
-	ownsWriteDeadline bool          // the same for the write deadline
-	controlDeadline   time.Duration // when the write deadline of the controls expires, since epoch
+	dmu             sync.Mutex
+	readDeadline    instant // set by the application
+	writeDeadline   instant
+	controlDeadline time.Duration // when the write deadline of the controls expires, since epoch
 
 	keepAlive    time.Duration
 	idle         *idleTimer   // nil without MaxIdleTimeout
@@ -116,7 +113,14 @@ const (
 	openCapsule             // capsuleLeft is not 0; set under wmu
 	hasUnsent               // unsent is not empty; set under wmu
 	writeFailed             // the last Write failed; set under wmu
+
+	sending           // a goroutine is sending controls
+	ownsReadDeadline  // the Conn has set the transport's read deadline for itself; set under dmu
+	ownsWriteDeadline // the same for the write deadline
 )
+
+// noWriteFlags are the flags that a Write does not depend on.
+const noWriteFlags = readStop | sending | ownsReadDeadline | ownsWriteDeadline
 
 // setFlag sets or clears a flag.
 func (c *Conn) setFlag(flag uint32, set bool) {
