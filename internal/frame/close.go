@@ -64,7 +64,7 @@ type state struct {
 	peerEnd           bool // reading the transport has ended
 	finalWritten      bool // the transport has accepted FINAL_DATA
 	discarded         bool // DATA of the peer was discarded
-	lingerReported    bool // onLinger was called
+	lingerReported    bool // Owner.Lingers was called
 	backgroundReadDue bool // the Conn itself must read from now on
 	backgroundReading bool // the goroutine of backgroundRead was started
 	hasLast           bool // WriteLast was called
@@ -344,8 +344,8 @@ func (c *Conn) release() {
 	c.backgroundReading = c.backgroundReading || startRead
 	c.mu.Unlock()
 
-	if report && c.onLinger != nil {
-		c.onLinger()
+	if report && c.owner != nil {
+		c.owner.Lingers()
 	}
 	if startRead {
 		go c.backgroundRead()
@@ -394,8 +394,8 @@ func (c *Conn) end(hard bool) {
 		t.Close()
 	}
 	c.conn.Close()
-	if c.onClosed != nil {
-		c.onClosed()
+	if c.owner != nil {
+		c.owner.Ended()
 	}
 }
 

@@ -39,12 +39,19 @@ type Config struct {
 	// of a capsule arrives. Zero or a negative value disables the timeout.
 	MaxIdleTimeout time.Duration
 
-	// OnLinger is called once if the transport stays open after [Conn.Close], after
-	// the end of both directions, or after a protocol error. It may be nil.
-	OnLinger func()
+	// Owner is told how the transport ends. It may be nil.
+	Owner Owner
+}
 
-	// OnClosed is called once, when the transport has been closed. It may be nil.
-	OnClosed func()
+// An Owner is told how the transport of a [Conn] ends. Its methods are called without a
+// lock held, and must not block.
+type Owner interface {
+	// Lingers is called once if the transport stays open after [Conn.Close], after
+	// the end of both directions, or after a protocol error.
+	Lingers()
+
+	// Ended is called once, when the transport has been closed.
+	Ended()
 }
 
 // Conn is the net.Conn of a framed tunnel. Its methods are safe for concurrent use.
@@ -94,7 +101,7 @@ type Conn struct {
 	idle         *idleTimer   // nil without MaxIdleTimeout
 	lastReceived atomic.Int64 // when bytes of a capsule last arrived, since epoch
 
-	onLinger, onClosed func()
+	owner Owner // may be nil
 }
 
 // webSocket is the additional state of a Conn that uses WebSocket.
@@ -146,8 +153,7 @@ func New(transport net.Conn, cfg Config) *Conn {
 		tls:       cfg.TLS,
 		buffered:  cfg.Rest,
 		keepAlive: cfg.KeepAlivePeriod,
-		onLinger:  cfg.OnLinger,
-		onClosed:  cfg.OnClosed,
+		owner:     cfg.Owner,
 	}
 	switch transport.(type) {
 	case *net.TCPConn, *net.UnixConn:
