@@ -61,7 +61,7 @@ func (p periods) client(c net.Conn, carrier Carrier, rest []byte) (tunnel net.Co
 	if carrier == CarrierUpgrade {
 		return c, rest
 	}
-	return p.frame(c, carrier, true, rest, nil, nil), nil
+	return p.frame(c, carrier, true, rest, nil), nil
 }
 
 // A descent is a dial over the carriers, from one to the next.
