@@ -12,8 +12,7 @@ const OWN = /^((preflight|sec-websocket)-.*|host|connection|upgrade|content-leng
 const CAUSES = {
   'no-upgrade': 'a proxy on the way has removed the Upgrade field; use another carrier',
   'no-connection': 'a proxy on the way has removed Upgrade from Connection; use another carrier',
-  carrier: 'use a carrier that the server serves',
-  protocol: 'see the option protocol',
+  carrier: 'use a carrier that the server serves', protocol: 'see the option protocol',
   origin: 'the server does not allow this Origin; do not send it, or have it allowed',
   authorize: 'the application has refused; check the credentials and the path',
   unavailable: 'the server is full or shutting down; try again later',
@@ -82,7 +81,7 @@ function frame(opcode, body) { // in Node
 function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }) {
   const plain = carrier === 'upgrade', due = new Map(); // answers to the newest PING and Ping (M39, M63)
   let isOpen, over, inFinal, outFinal, asked; // over: nothing is interpreted any more; asked: by a PING behind the end
-  let confirmed = false, pings = 0, finalPing = Infinity; // by a PONG for the PING behind the own end, or a later one
+  let confirmed = false, pings = 0, finalPing = Infinity; // by a PONG for the PING behind our own end, or a later one
   let left = Infinity, inMessage = false; // bytes of the frame; whether its message goes on
   let reader, writer; // the ends of the application; no reader: it has cancelled
   let open, resolve, reject, fault, timer, limit, wake = () => {}, closeCode = 1000;
@@ -140,11 +139,9 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     return value;
   }
   function* stream() {
-    if (link.judge) {
-      link.judge(...yield* answer());
-      begin();
-      left = carrier === 'websocket' ? 0 : Infinity;
-    }
+    if (link.judge) link.judge(...yield* answer());
+    if (link.judge) begin();
+    if (link.judge && carrier === 'websocket') left = 0;
     if (plain) yield* take(Infinity, pass);
     for (const byte of MARK) {
       if (number(yield* take(1)) !== byte) throw malformed('the stream does not begin with a capsule');
@@ -313,6 +310,7 @@ function openInBrowser(request) {
 }
 
 // ---- Node: the request and its answer (sections 2, 4 and 7)
+const SOCKET = { ALPNProtocols: ['http/1.1'], allowHalfOpen: true, noDelay: true }; // M1
 // Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68).
 function judge(status, fields, { host, protocol }, carrier, accept) {
   // No byte above ASCII has a meaning, and trim() takes one of them for a space.
@@ -349,7 +347,6 @@ async function openInNode(request) {
   const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
   const { default: net } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
   const place = { host: target.hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  const fixed = { ...place, ALPNProtocols: ['http/1.1'], allowHalfOpen: true, noDelay: true }; // M1
   for (let { carriers } = request; ; carriers = carriers.slice(1)) {
     const [carrier] = carriers, websocket = carrier === 'websocket';
     const key = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('base64');
@@ -363,7 +360,7 @@ async function openInNode(request) {
     if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
     if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
     lines.push(...fields.map((field) => field.join(': ')), '\r\n');
-    const socket = net.connect({ ...tls, ...fixed });
+    const socket = net.connect({ ...tls, ...place, ...SOCKET });
     const link = {
       judge: (...head) => judge(...head, request, carrier, accept),
       send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
