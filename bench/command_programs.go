@@ -80,7 +80,7 @@ func flags(of string) func(*bench, relayPlace) ([]string, error) {
 	return func(b *bench, at relayPlace) ([]string, error) {
 		host, port, err := net.SplitHostPort(at.listen)
 		replace := strings.NewReplacer("LISTEN", at.listen, "NEXT", at.next, "TARGET", at.target,
-			"HOST", host, "PORT", port, "CERT", b.site.certFile(), "KEY", b.site.keyFile(), "PATH", target)
+			"HOST", host, "PORT", port, "CERT", b.site.certFile(ecdsaKey), "KEY", b.site.keyFile(ecdsaKey), "PATH", target)
 		args := strings.Fields(of)
 		for i := range args {
 			args[i] = replace.Replace(args[i])
