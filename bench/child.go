@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -105,11 +106,26 @@ func used() usage {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
+	gc, busy := collectorCPU()
 	return usage{
 		CPU:    time.Duration(r.Utime.Nano() + r.Stime.Nano()),
 		Allocs: int64(m.Mallocs), Bytes: int64(m.TotalAlloc),
 		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse),
+		GC: gc, Busy: busy,
 	}
+}
+
+// cpuClasses are read in this order: the garbage collector, all, and idle.
+var cpuClasses = []metrics.Sample{
+	{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/total:cpu-seconds"}, {Name: "/cpu/classes/idle:cpu-seconds"},
+}
+
+// collectorCPU returns the CPU of the garbage collector, and that of all but idle
+// processors. The runtime updates both at the end of each collection.
+func collectorCPU() (gc, busy time.Duration) {
+	metrics.Read(cpuClasses)
+	seconds := func(i int) time.Duration { return time.Duration(cpuClasses[i].Value.Float64() * 1e9) }
+	return seconds(0), seconds(1) - seconds(2)
 }
 
 // A client is the role of a process that dials.
@@ -144,6 +160,10 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		err = sendDown(c.held[0], o.Bytes, o.Chunk)
 	case opEcho:
 		err = sendEcho(c.held[0], o.N)
+	case opTalk:
+		a.Tails, err = c.talk(o)
+	case opDuplex:
+		err = c.duplex(o)
 	default:
 		err = fmt.Errorf("there is no order %q", o.Op)
 	}

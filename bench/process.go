@@ -33,6 +33,7 @@ type answer struct {
 	PID     int
 	Elapsed time.Duration
 	Latency time.Duration // median
+	Tails   []time.Duration
 	Used    usage
 }
 
@@ -40,7 +41,8 @@ type answer struct {
 type usage struct {
 	CPU           time.Duration
 	Allocs, Bytes int64
-	Heap, Stack   int64 // in use
+	Heap, Stack   int64         // in use
+	GC, Busy      time.Duration // CPU of the garbage collector and of all, up to the last collection
 }
 
 // A process is a child process. It ends at the end of its standard input.
@@ -185,6 +187,8 @@ func (u usage) since(before usage) usage {
 	u.Bytes -= before.Bytes
 	u.Heap -= before.Heap
 	u.Stack -= before.Stack
+	u.GC -= before.GC
+	u.Busy -= before.Busy
 	return u
 }
 
