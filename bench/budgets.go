@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A budget is a limit that preflight must meet.
@@ -71,7 +72,7 @@ func (r *results) list() []budget {
 		{what: "relay of tunnels: splice calls", limit: 1, floor: true, value: relay.median(tunnel, splices)},
 		most("relay of tunnels: read and write calls", 100, relay.median(tunnel, readsWrite)),
 	}
-	return append(of, r.framingBudgets()...)
+	return slices.Concat(of, r.framingBudgets(), r.churnBudgets())
 }
 
 // first returns the row with which the others are compared. It is empty if the section

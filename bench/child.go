@@ -83,6 +83,11 @@ func (s *site) carryOut(o order, play role) (a answer, err error) {
 		a.Used = used()
 		return a, nil
 	case "collect":
+		if s.settle != nil {
+			if err := s.settle(); err != nil {
+				return a, err
+			}
+		}
 		for range 2 { // the second collection empties the pools
 			runtime.GC()
 		}
@@ -111,6 +116,7 @@ func used() usage {
 		CPU:    time.Duration(r.Utime.Nano() + r.Stime.Nano()),
 		Allocs: int64(m.Mallocs), Bytes: int64(m.TotalAlloc),
 		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse),
+		Live: int64(m.HeapAlloc), Goroutines: runtime.NumGoroutine(),
 		GC: gc, Busy: busy,
 	}
 }
@@ -162,6 +168,8 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		err = sendEcho(c.held[0], o.N)
 	case opTalk:
 		a.Tails, err = c.talk(o)
+	case opChurn:
+		err = c.churn(o)
 	case opDuplex:
 		err = c.duplex(o)
 	default:

@@ -41,7 +41,9 @@ type answer struct {
 type usage struct {
 	CPU           time.Duration
 	Allocs, Bytes int64
-	Heap, Stack   int64         // in use
+	Heap, Stack   int64 // in use
+	Live          int64 // bytes of objects, garbage included until it is collected
+	Goroutines    int
 	GC, Busy      time.Duration // CPU of the garbage collector and of all, up to the last collection
 }
 
