@@ -94,6 +94,11 @@ func (s *site) carryOut(o order, play role) (a answer, err error) {
 		debug.FreeOSMemory()
 		a.Used = used()
 		return a, nil
+	case opProfile:
+		return a, s.profiler.start()
+	case opProfiled:
+		a.Samples, err = s.profiler.stop()
+		return a, err
 	}
 	before := used()
 	start := time.Now()

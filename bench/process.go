@@ -34,6 +34,7 @@ type answer struct {
 	Elapsed time.Duration
 	Latency time.Duration // median
 	Tails   []time.Duration
+	Samples map[string]int64 // of a profile, by class
 	Used    usage
 }
 
