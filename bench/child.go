@@ -94,6 +94,9 @@ func (s *site) carryOut(o order, play role) (a answer, err error) {
 		debug.FreeOSMemory()
 		a.Used = used()
 		return a, nil
+	case opHeap:
+		a.Samples, err = liveHeap()
+		return a, err
 	case opProfile:
 		return a, s.profiler.start()
 	case opProfiled:

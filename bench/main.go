@@ -116,7 +116,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 	start := time.Now()
 	for _, measure := range []func(context.Context) (*section, error){
 		b.handshakeOne, b.handshakeLoose, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
-		b.steady, b.framing, b.busyTunnels, b.profileHandshakes, b.profileCarriers, b.relayed, b.shortConnections, b.idleConnections, b.stuckClients, b.waitingClients, b.growing,
+		b.steady, b.framing, b.busyTunnels, b.profileHandshakes, b.profileCarriers, b.relayed, b.shortConnections, b.idleConnections, b.stuckClients, b.waitingClients, b.memoryMap, b.growing,
 	} {
 		s, err := measure(ctx)
 		if ctx.Err() != nil {
