@@ -91,10 +91,10 @@ var ourNames = map[string]string{
 // kernelCaches are the slab caches of a connection. Others change for other reasons.
 var kernelCaches = []string{"TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "ep_head", "lsm_file_cache", "lsm_inode_cache"}
 
-// kernelMemory returns the bytes of slab caches, and those of data in the buffers of TCP
-// sockets. Where slabinfo may not be read, there is one sum of all caches.
-func kernelMemory() (slab map[string]int64, buffers int64, err error) {
-	slab = make(map[string]int64)
+// kernelMemory returns the bytes of slab caches. Where slabinfo may not be read, there is one
+// sum of all caches.
+func kernelMemory() (map[string]int64, error) {
+	slab := make(map[string]int64)
 	if b, err := os.ReadFile("/proc/slabinfo"); err == nil { // slabinfo(5); root may read it
 		for line := range strings.Lines(string(b)) {
 			var name string
@@ -106,14 +106,11 @@ func kernelMemory() (slab map[string]int64, buffers int64, err error) {
 	} else {
 		var kib int64
 		if _, err := fmt.Sscan(field("/proc/meminfo", "Slab"), &kib); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		slab["all"] = kib << 10
 	}
-	var inuse, orphan, tw, alloc, pages int64
-	line := field("/proc/net/sockstat", "TCP")
-	_, err = fmt.Sscanf(line, "inuse %d orphan %d tw %d alloc %d mem %d", &inuse, &orphan, &tw, &alloc, &pages)
-	return slab, pages * int64(os.Getpagesize()), err
+	return slab, nil
 }
 
 // A mapped row is a peer, and what its clients do.
@@ -131,7 +128,6 @@ const (
 	ofOursAll = "preflight"
 	slabAll   = "slab"
 	slabOf    = "slab: "
-	inBuffers = "buffers"
 )
 
 // memoryMap shows where the memory of a waiting connection is.
@@ -140,13 +136,13 @@ func (b *bench) memoryMap(ctx context.Context) (*section, error) {
 	exact := b.idle / 5
 	s := &section{
 		key: keyMap, title: title,
-		text: fmt.Sprintf("Bytes for each connection. RSS, stack and heap are those of the server process with %d connections. The next columns divide the heap by what has allocated it, from a heap profile of each allocation with %d connections: the descriptor of a goroutine, package net, the library, and the rest. RSS beside stack and heap is mostly the runtime's own: what it polls a descriptor with, and pages that are not full. The kernel's memory is that of both ends, because one machine has both: the slab caches of sockets, files and epoll, and the data in the buffers of sockets, which the kernel counts in steps of a megabyte or so.",
+		text: fmt.Sprintf("Bytes for each connection. RSS, stack and heap are those of the server process with %d connections. The next columns divide the heap by what has allocated it, from a heap profile of each allocation with %d connections: the descriptor of a goroutine, package net, the library, and the rest. RSS beside stack and heap is mostly the runtime's own: what it polls a descriptor with, and pages that are not full. The kernel's memory is that of both ends, because one machine has both: the slab caches of sockets, files and epoll. No data waits in the buffers of the sockets.",
 			b.idle, exact),
 		columns: []column{
 			median("RSS", rss, "%.0f"), median("stack", stackUsed, "%.0f"), median("heap", heapInUse, "%.0f"),
 			median("goroutine", ofGoroutine, "%.0f"), median("package net", ofNet, "%.0f"), median("preflight", ofOursAll, "%.0f"), median("others", ofOthers, "%.0f"),
 			median("RSS beside stack and heap", restOfRSS, "%.0f"),
-			median("kernel: slab", slabAll, "%.0f"), median("buffers", inBuffers, "%.0f"),
+			median("kernel: slab", slabAll, "%.0f"),
 			listed("the library's objects", ofOurs), listed("slab caches", slabOf),
 		},
 		samples: newSamples(),
@@ -188,7 +184,7 @@ const least = 8
 // mapResident measures the memory of the server process and of the kernel.
 func (b *bench) mapResident(ctx context.Context, m mapped, s *samples) error {
 	return b.loaded(ctx, m.peer, func(l *load) error {
-		slab, buffers, err := kernelMemory()
+		slab, err := kernelMemory()
 		if err != nil {
 			return err
 		}
@@ -199,7 +195,7 @@ func (b *bench) mapResident(ctx context.Context, m mapped, s *samples) error {
 			return err
 		}
 		s.add(m.row, restOfRSS, s.median(m.row, rss)-s.median(m.row, stackUsed)-s.median(m.row, heapInUse))
-		slabNow, buffersNow, err := kernelMemory()
+		slabNow, err := kernelMemory()
 		if err != nil {
 			return err
 		}
@@ -211,7 +207,6 @@ func (b *bench) mapResident(ctx context.Context, m mapped, s *samples) error {
 			}
 		}
 		s.add(m.row, slabAll, all)
-		s.add(m.row, inBuffers, float64(buffersNow-buffers)/n)
 		return nil
 	})
 }
