@@ -53,12 +53,13 @@
 //	server.Serve(&preflight.PreflightListener{Listener: ln})
 //
 // Clients that connect without HTTP keep working on the same port. A connection
-// that does not begin with an HTTP/1.x request line is passed to the application
+// that does not begin with an HTTP request line is passed to the application
 // unchanged. A connection that begins with one is upgraded, served by Handler or
-// refused, and never reaches the application. Therefore an HTTP server, whose own
-// clients begin with a request line, must set Handler.
+// refused. Its request never reaches the application. So the listener of an HTTP
+// server must set Handler, because the clients of that server also begin with a
+// request line.
 //
-// In protocols in which the server speaks first, plain clients wait for
+// If the server speaks first in its protocol, plain clients wait for
 // HandshakeTimeout unless PlainAfter is set. If only tunnels are allowed on the
 // port, set RequireUpgrade. TLSConfig adds TLS on the same port. TrustedProxies
 // gives the client's address behind proxies. ServeHTTP mounts the listener on an
@@ -91,7 +92,7 @@
 //
 // # Limits
 //
-// With [CarrierUpgrade] a tunnel is only as good as the proxies in its path:
+// With [CarrierUpgrade] the proxies in the path limit what a tunnel can do:
 //
 //   - Many proxies close a tunnel that is silent for a minute or less. TCP
 //     keep-alive does not count. Send an application message that is answered every

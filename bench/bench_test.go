@@ -38,7 +38,7 @@ func TestEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keySteady, keyFraming, keyBusy, keyProfile, keyCarriers, keyChurn, keyRelay, keyIdle, keyStuck, keyWaiting, keyMap, keyGrowth} {
+	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keyTLS, keyResumption, keySteady, keyTLSSteady, keyFraming, keyBusy, keyProfile, keyCarriers, keyRelay, keyTLSRelay, keyChurn, keyIdle, keyStuck, keyWaiting, keyMap, keyGrowth} {
 		require.True(t, measured[key], key)
 	}
 	require.NotContains(t, r.budgets(), "not measured")

@@ -44,7 +44,7 @@ func write(w io.Writer) {
 	fmt.Fprintln(w, "|---|---|---:|---:|---:|---:|---:|")
 	for _, p := range policies {
 		for _, s := range []storm{open, bounded} {
-			name := "takes all"
+			name := "accepts all"
 			if s.admitted > 0 {
 				name = "refuses"
 			}

@@ -22,23 +22,23 @@ type checkCommand struct {
 	JSON      bool             `name:"json" help:"Print the report as JSON."`
 	Sizes     bool             `help:"Send 16, 32, 64 and 128 KiB in one write through each carrier. Needs the far end."`
 	HalfClose bool             `help:"Find out by which carriers the end of one direction passes. Needs the far end."`
-	Idle      time.Duration    `placeholder:"TIME" help:"Wait so long for the end of a silent tunnel. A busy one beside it tells a limit for silence from one for the age."`
-	Listen    *address.Address `placeholder:"ADDR" help:"Be the far end instead: stand here in place of the server, say what arrives, and send the bytes of tunnels back, until a signal. Everybody may open tunnels to it."`
+	Idle      time.Duration    `placeholder:"TIME" help:"Wait this long for the path to end a silent tunnel. If a busy tunnel ends too, the limit is one for age."`
+	Listen    *address.Address `placeholder:"ADDR" help:"Be the far end instead: listen here in place of the server, print what arrives, and send the bytes of tunnels back, until a signal. Anyone may open tunnels to it."`
 	edge.Flags
 }
 
 // Help is the text below the flags.
 func (checkCommand) Help() string {
-	return `It walks the path hop by hop (names, TCP, the forward proxy, TLS), opens a tunnel by each carrier,
-and asks the path what one dial cannot: another path, another Host, a malformed head, another
-protocol. Then it says which hop is at fault, why, and what to change. It makes about 20 short
-requests, and opens a few tunnels if they open.
+	return `check follows the path hop by hop (names, TCP, the forward proxy, TLS), and tries to open a tunnel
+with each carrier. Then it sends requests that a dial does not send: another path, another Host, a
+malformed head, another protocol. It says which hop is at fault, why, and what to change. It sends
+about 20 short requests.
 
-No value of a field, no query, no credential and no body of an answer is shown. Credentials are sent
-only where forward would send them.
+The report shows no field value, no query, no credential and no body of an answer. check sends
+credentials only where forward would send them.
 
-Exit codes: 0 a tunnel opens; 1 it opens, and does not bear what a flag asks for; 2 bad flags; 3 no
-tunnel, because of the network, a name or TLS; 4 no tunnel, because of the answer.`
+Exit codes: 0 a tunnel opens; 1 a tunnel opens, but a test that a flag asked for fails; 2 bad flags;
+3 no tunnel, because of the network, a name or TLS; 4 no tunnel, because of the answer.`
 }
 
 func (c *checkCommand) Run(env *environment) error {

@@ -16,18 +16,18 @@ import (
 type configCommand struct {
 	Product string `arg:"" enum:"${products}" help:"One of: ${products}. ats is Apache Traffic Server."`
 
-	Path      given    `placeholder:"/PATH" help:"The path of the tunnels. /pg stands for itself and the paths below it, /pg/ for those below it, and / for all. The proxy removes it, if it can: /pg/x arrives as /x. The default is /client/."`
-	Backend   given    `placeholder:"HOST:PORT" help:"The server that accepts the tunnels, for which 'preflight serve' may stand. The default is 127.0.0.1:9007; for kubernetes it is the Service preflight:9007."`
+	Path      given    `placeholder:"/PATH" help:"The path of the tunnels. /pg stands for this path and all paths below it, /pg/ only for the paths below it, and / for all paths. The proxy removes the path, if it can: /pg/x arrives as /x. The default is /client/."`
+	Backend   given    `placeholder:"HOST:PORT" help:"The address of 'preflight serve' or of your listener. The default is 127.0.0.1:9007. For kubernetes it is the Service preflight:9007, for alb 10.0.0.10:9007."`
 	Listen    given    `placeholder:"[IP]:PORT" help:"Where the proxy listens without TLS. The default is :80."`
 	TLSListen given    `name:"tls-listen" placeholder:"[IP]:PORT" help:"Where the proxy listens with TLS. The default is :443."`
-	Host      given    `placeholder:"NAME" help:"The host name of the tunnels. The default is any, and edge.example where a product needs one."`
+	Host      given    `placeholder:"NAME" help:"The host name that the proxy serves. The default is any name, or edge.example for a product that needs a name."`
 	Cert      given    `placeholder:"FILE" help:"The certificate and its chain (PEM). The default is /etc/ssl/preflight/tls.crt."`
 	Key       given    `placeholder:"FILE" help:"The key of --cert (PEM). The default is /etc/ssl/preflight/tls.key."`
 	Carrier   []string `placeholder:"NAME" help:"Forward this carrier: upgrade, framed or websocket. Repeatable. The default is all that the product can forward."`
-	SendProxy bool     `help:"Report the client's address by the PROXY protocol, version 2, in place of X-Forwarded-For. Only haproxy can."`
+	SendProxy bool     `help:"Report the client's address by the PROXY protocol, version 2, instead of X-Forwarded-For. Only for haproxy."`
 
-	File string `placeholder:"NAME" help:"Print only this file, of a product with several."`
-	Out  string `type:"path" placeholder:"DIR" help:"Write the files to this folder. A file that exists is not overwritten."`
+	File string `placeholder:"NAME" help:"Print only this file of a product that has several."`
+	Out  string `type:"path" placeholder:"DIR" help:"Write the files to this folder. Existing files are never overwritten."`
 }
 
 // A given is the value of a flag, which is not empty.
@@ -44,10 +44,11 @@ func (g *given) UnmarshalText(text []byte) error {
 
 // Help is the text below the flags.
 func (configCommand) Help() string {
-	return `The configuration is complete and commented. The comments name what the listener, or "preflight
-serve", needs. Nothing is read, and nothing is sent.
+	return `The configuration is complete and commented. The comments name the settings that the listener, or
+"preflight serve", needs. The command reads no file and sends nothing.
 
-Several files on standard output stand behind lines such as "# file: traefik.yml".`
+If a product has several files, a line such as "# file: traefik.yml" begins each of them on standard
+output.`
 }
 
 func (c *configCommand) Run(env *environment) error {

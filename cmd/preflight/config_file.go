@@ -18,8 +18,8 @@ import (
 
 // ConfigFlags are those of a command that runs for long.
 type ConfigFlags struct {
-	Config      configFile    `type:"path" placeholder:"FILE" help:"Read flags from this file (YAML or JSON). Each key is the name of a flag without the dashes. Flags that may be repeated take a list. What is on the command line takes precedence."`
-	ReloadEvery time.Duration `default:"0s" help:"Look this often whether the files have changed, and read them again then, as on SIGHUP. 0 means only on SIGHUP."`
+	Config      configFile    `type:"path" placeholder:"FILE" help:"Read flags from this file (YAML or JSON). Each key is the name of a flag without the dashes. Flags that may be repeated take a list. The command line takes precedence."`
+	ReloadEvery time.Duration `default:"0s" help:"Check this often whether the files have changed, and read changed files again, as on SIGHUP. 0 means only on SIGHUP."`
 }
 
 func (f ConfigFlags) check() error {

@@ -19,16 +19,16 @@ import (
 
 type connectCommand struct {
 	URL         string        `arg:"" name:"url" help:"The edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true."`
-	SSHConfig   string        `name:"ssh-config" placeholder:"HOST" help:"Print the lines for ~/.ssh/config that reach HOST by this URL, and exit. The flags of this command become part of them."`
+	SSHConfig   string        `name:"ssh-config" placeholder:"HOST" help:"Print the lines for ~/.ssh/config that reach HOST by this URL, and exit. The lines contain the flags of this command."`
 	IdleTimeout time.Duration `default:"5m" name:"half-close-timeout" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
 	edge.Flags
 }
 
 // Help is the text below the flags.
 func (connectCommand) Help() string {
-	return `The end of standard input ends the direction to the server, and the answer is still read to its
-end. A framed or WebSocket tunnel that ends early is an error, and never looks like the end of
-the data. Standard output carries the bytes of the tunnel alone.`
+	return `When standard input ends, connect ends the direction to the server. It still reads the answer to its
+end. A framed or WebSocket tunnel that ends early is an error, and never looks like the end of the
+data. Standard output carries only the bytes of the tunnel.`
 }
 
 func (c *connectCommand) Run(env *environment, parsed *kong.Context) error {

@@ -20,25 +20,25 @@ import (
 
 type forwardCommand struct {
 	ConfigFlags
-	Listen           []address.Address `sep:"none" placeholder:"ADDR" help:"Accept connections here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd. The first is for the first URL, the second for the second, and so on."`
-	URL              []string          `arg:"" optional:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags are for all of them."`
-	Map              []pair            `live:"" sep:"none" placeholder:"ADDR=URL" help:"Accept connections at ADDR for the edge URL, as --listen and URL together. Repeatable, and possible in a file."`
-	Idle             int               `live:"" default:"0" placeholder:"NUMBER" help:"Keep so many tunnels open for each URL before they are needed, at most 100. The first connection then waits for no round trip. Each of them is a connection to the server, which may speak or end it."`
-	IdleAge          time.Duration     `live:"" default:"30s" help:"Replace a tunnel of --idle at this age. The server should allow a client to be silent for longer."`
+	Listen           []address.Address `sep:"none" placeholder:"ADDR" help:"Accept connections here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd. The first one is for the first URL, the second one for the second URL, and so on."`
+	URL              []string          `arg:"" optional:"" name:"url" help:"An edge: https://HOST/PATH, or http, wss, ws, tcps, tcp with http_preflight=true. The flags apply to all URLs."`
+	Map              []pair            `live:"" sep:"none" placeholder:"ADDR=URL" help:"Accept connections at ADDR for the edge URL. It replaces a --listen and its URL, and also works in the file of --config. Repeatable."`
+	Idle             int               `live:"" default:"0" placeholder:"NUMBER" help:"Keep this many unused tunnels open for each URL, at most 100. A new connection takes one, and waits for no round trip. Each is a connection to the server, which may send on it or end it."`
+	IdleAge          time.Duration     `live:"" default:"30s" help:"Replace an unused tunnel of --idle at this age. The server should allow a client to be silent for longer than that."`
 	HalfCloseTimeout time.Duration     `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
-	DrainTimeout     time.Duration     `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
-	ReusePort        bool              `help:"Let another preflight listen at the same TCP ports (SO_REUSEPORT). So a new one can take over before the old one ends."`
-	Landlock         bool              `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc. On by default. It is off with --header-command, which may need anything."`
+	DrainTimeout     time.Duration     `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait this long for open tunnels. Then reset them and exit with code 1. A second signal resets them at once."`
+	ReusePort        bool              `help:"Let another preflight process listen on the same TCP ports (SO_REUSEPORT), so that it can take over before this one ends. Both processes need the flag."`
+	Landlock         bool              `default:"true" negatable:"" help:"On Linux, allow this process to write no files, and to read only the folders of the files in its flags and system folders. On by default. Off with --header-command, because the command may need anything."`
 	TelemetryFlags
-	UnsafeListen bool `live:"" help:"Allow to listen on other addresses than loopback and Unix sockets. Everybody who reaches them can then use the tunnels."`
+	UnsafeListen bool `live:"" help:"Allow --listen and --map with addresses other than loopback and Unix sockets. Anyone who can reach such an address can use the tunnels."`
 	edge.Flags
 }
 
 // Help is the text below the flags.
 func (forwardCommand) Help() string {
-	return `A connection whose tunnel cannot be opened is reset, and the reason is logged. The next connection
-dials anew. The forward proxy comes from HTTPS_PROXY and NO_PROXY. SIGHUP reads the certificates
-again; the header file is read for each tunnel.`
+	return `If a tunnel cannot be opened, forward resets the local connection and logs the reason. The next
+connection dials again. HTTPS_PROXY and NO_PROXY choose the forward proxy. On SIGHUP, forward reads
+the certificates and the file of --config again. It reads the header file for each tunnel.`
 }
 
 // A forwarder is a forward command that runs.

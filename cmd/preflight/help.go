@@ -19,26 +19,26 @@ var examples = map[string][]example{
 		{"a Unix socket behind TLS, for clients that have a certificate", "preflight serve --listen :443 --to unix:/run/redis/redis.sock --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt --allow-san '*.clients.example'"},
 	},
 	"forward": {
-		{"psql -h 127.0.0.1 -p 15432 then reaches the server behind the edge", "preflight forward --listen 127.0.0.1:15432 https://edge.example/pg --header-file fields"},
+		{"then \"psql -h 127.0.0.1 -p 15432\" reaches the server behind the edge", "preflight forward --listen 127.0.0.1:15432 https://edge.example/pg --header-file fields"},
 		{"two servers, by WebSocket alone", "preflight forward --listen 127.0.0.1:15432 --listen 127.0.0.1:16379 wss://edge.example/pg wss://edge.example/redis"},
 		{"a token that expires", "preflight forward --listen unix:/run/preflight/pg.sock https://edge.example/pg --header-command 'echo Authorization: Bearer $(gcloud auth print-identity-token)'"},
 	},
 	"connect": {
-		{"print the lines for ~/.ssh/config; then: ssh build.example", "preflight connect --ssh-config build.example https://edge.example/ssh --header-file ~/.ssh/fields"},
+		{"print the lines for ~/.ssh/config; then run \"ssh build.example\"", "preflight connect --ssh-config build.example https://edge.example/ssh --header-file ~/.ssh/fields"},
 		{"send a file, and print the answer", "preflight connect https://edge.example/lines <request >answer"},
 	},
 	"check": {
-		{"the tunnel of forward does not open", "preflight check https://edge.example/pg --header-file fields"},
-		{"in place of the server, and then check again", "preflight check --listen 127.0.0.1:9007"},
+		{"find out why forward opens no tunnel", "preflight check https://edge.example/pg --header-file fields"},
+		{"run this in place of the server, and then check again", "preflight check --listen 127.0.0.1:9007"},
 	},
 	"config": {
-		{"nginx before \"preflight serve --listen 127.0.0.1:9007\"", "preflight config nginx --path /pg >/etc/nginx/conf.d/preflight.conf"},
+		{"nginx in front of \"preflight serve --listen 127.0.0.1:9007\"", "preflight config nginx --path /pg >/etc/nginx/conf.d/preflight.conf"},
 		{"two files", "preflight config traefik --path /pg --out /etc/traefik"},
 		{"an Ingress for the Service pg", "preflight config kubernetes --path /pg --backend pg:9007 --file ingress-nginx.yaml | kubectl apply -f -"},
 	},
 	"completion": {
 		{"bash, in ~/.bashrc", "source <(preflight completion bash)"},
-		{"zsh, in ~/.zshrc behind compinit", "source <(preflight completion zsh)"},
+		{"zsh, in ~/.zshrc after compinit", "source <(preflight completion zsh)"},
 		{"fish, in ~/.config/fish/config.fish", "preflight completion fish | source"},
 	},
 	"man": {

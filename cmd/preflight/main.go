@@ -26,38 +26,39 @@ const (
 	exitRefused = 4 // no tunnel: an HTTP answer
 )
 
-// description stands at the top of the help.
+// description is the first part of the help.
 const description = `Reach any TCP server through an HTTP reverse proxy, without a line of Go.
 
-Put "preflight serve" before the server, and "preflight forward" or "preflight connect"
-beside the client. In between only HTTP is needed: one upgrade request, then raw bytes.
+Run "preflight serve" in front of the server, and "preflight forward" or "preflight connect"
+on the client's machine. Between them there only has to be an HTTP reverse proxy. It forwards
+one upgrade request, or a WebSocket, and then the bytes.
 
 Examples:
 
-  # before PostgreSQL, behind nginx
+  # in front of PostgreSQL, behind nginx
   preflight serve --listen 127.0.0.1:9007 --to 127.0.0.1:5432 --token-file tokens
 
-  # beside psql
+  # on the machine of psql
   preflight forward --listen 127.0.0.1:15432 https://edge.example/pg --header-file token
 
   # for ssh, in ~/.ssh/config
   ProxyCommand preflight connect https://edge.example/ssh
 
-Exit codes: 0 done; 1 a tunnel was cut; 2 bad flags or files; 3 no tunnel, because of the
+Exit codes: 0 done; 1 an open tunnel was cut; 2 bad flags or files; 3 no tunnel, because of the
 network, a name or TLS; 4 no tunnel, because of the answer to the request.`
 
 type cli struct {
-	LogFormat string           `enum:"text,json" default:"text" help:"How log records look: text or json."`
-	LogLevel  slog.Level       `default:"info" placeholder:"LEVEL" help:"The least level of log records: debug, info, warn or error."`
+	LogFormat string           `enum:"text,json" default:"text" help:"The format of log records: text or json."`
+	LogLevel  slog.Level       `default:"info" placeholder:"LEVEL" help:"The lowest level of log records to print: debug, info, warn or error."`
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
-	Serve   serveCommand   `cmd:"" help:"Stand before TCP servers, and accept tunnels for them."`
+	Serve   serveCommand   `cmd:"" help:"Accept tunnels for TCP servers."`
 	Forward forwardCommand `cmd:"" help:"Listen on this machine, and open a tunnel for each connection."`
-	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, as the ProxyCommand of ssh."`
+	Connect connectCommand `cmd:"" help:"Open one tunnel for standard input and output, for example as the ProxyCommand of ssh."`
 	Check   checkCommand   `cmd:"" help:"Find out why a tunnel does not open, and what to change."`
 
 	Config     configCommand     `cmd:"" help:"Print the configuration of a reverse proxy that forwards tunnels."`
-	Completion completionCommand `cmd:"" help:"Print the completion of a shell."`
+	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
 	Man        manCommand        `cmd:"" help:"Print the manual page."`
 	Complete   completeCommand   `cmd:"" hidden:""`
 }

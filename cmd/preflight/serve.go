@@ -18,48 +18,50 @@ import (
 type serveCommand struct {
 	ConfigFlags
 	Listen address.Address  `required:"" placeholder:"ADDR" help:"Accept tunnels here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd."`
-	To     *address.Address `live:"" placeholder:"ADDR" help:"The server: HOST:PORT or unix:PATH. It gets the tunnels of all paths without a --route, and plain connections."`
-	Route  []route          `live:"" placeholder:"/PATH=ADDR" sep:"none" help:"The server for this path and those below it. The longest path wins. Repeatable."`
+	To     *address.Address `live:"" placeholder:"ADDR" help:"The server: HOST:PORT or unix:PATH. It gets plain connections, and the tunnels of all paths without a --route."`
+	Route  []route          `live:"" placeholder:"/PATH=ADDR" sep:"none" help:"The server for this path and all paths below it. The longest path wins. Repeatable."`
 
-	AllowAll  bool     `live:"" group:"Who may open a tunnel" help:"Everybody."`
-	TokenFile string   `live:"" group:"Who may open a tunnel" type:"path" placeholder:"FILE" help:"Who sends 'Authorization: Bearer TOKEN'. Each line of the file is a name, a space and a token."`
-	Htpasswd  string   `live:"" group:"Who may open a tunnel" type:"path" placeholder:"FILE" help:"Who sends 'Authorization: Basic' with a user of this file, which 'htpasswd -B' writes."`
-	ClientCA  string   `live:"" group:"Who may open a tunnel" name:"client-ca" type:"path" placeholder:"FILE" help:"Who has a client certificate that these certificates verify (PEM), and that --allow-cn or --allow-san allows. It is needed beside a token or a password, if those are set. Needs --tls-cert."`
-	AllowCN   []string `live:"" group:"Who may open a tunnel" name:"allow-cn" sep:"none" placeholder:"PATTERN" help:"A common name of --client-ca. A * stands for one label of a DNS name or one segment of a URI; alone for anything. Repeatable."`
-	AllowSAN  []string `live:"" group:"Who may open a tunnel" name:"allow-san" sep:"none" placeholder:"PATTERN" help:"A subject alternative name (DNS name, URI, e-mail or IP address) of --client-ca. Repeatable."`
+	AllowAll  bool     `live:"" group:"Who may open a tunnel" help:"Every client."`
+	TokenFile string   `live:"" group:"Who may open a tunnel" type:"path" placeholder:"FILE" help:"Clients that send 'Authorization: Bearer TOKEN'. Each line of the file is a name, a space and a token of at least 16 characters."`
+	Htpasswd  string   `live:"" group:"Who may open a tunnel" type:"path" placeholder:"FILE" help:"Clients that send 'Authorization: Basic' with a user of this file. 'htpasswd -B' writes it."`
+	ClientCA  string   `live:"" group:"Who may open a tunnel" name:"client-ca" type:"path" placeholder:"FILE" help:"Clients with a certificate that these authorities (PEM) have issued, and that --allow-cn or --allow-san allows. With --token-file or --htpasswd, a client needs both. Needs --tls-cert."`
+	AllowCN   []string `live:"" group:"Who may open a tunnel" name:"allow-cn" sep:"none" placeholder:"PATTERN" help:"Allow a certificate with this common name. A * stands for one label of a DNS name or one segment of a URI. A * alone stands for any name. Repeatable. Needs --client-ca."`
+	AllowSAN  []string `live:"" group:"Who may open a tunnel" name:"allow-san" sep:"none" placeholder:"PATTERN" help:"Allow a certificate with this subject alternative name: a DNS name, a URI, an e-mail or an IP address. Repeatable. Needs --client-ca."`
 
-	RequireUpgrade   bool          `help:"Close plain connections. Without it, and with --allow-all and --to, clients that speak no HTTP reach the server as they are."`
-	PlainAfter       time.Duration `placeholder:"TIME" help:"Take a client that has sent nothing for this long for a plain one. For servers that speak first, such as MySQL: 200ms to 1s. The default is 10s."`
+	RequireUpgrade   bool          `help:"Close plain connections. Without this flag, --allow-all and --to also let clients that do not speak HTTP reach the server."`
+	PlainAfter       time.Duration `placeholder:"TIME" help:"Treat a client that has sent nothing for this long as a plain one. For servers that speak first, such as MySQL, set 200ms to 1s. The default is 10s."`
 	Carrier          []string      `placeholder:"NAME" help:"Serve this carrier: upgrade, framed or websocket. Repeatable. The default is all."`
 	AllowOrigin      []string      `sep:"none" placeholder:"ORIGIN" help:"Let web pages of this origin open tunnels: https://app.example, https://*.app.example, or *. Repeatable. The default is none."`
-	TrustedProxy     []string      `placeholder:"CIDR" help:"Believe these peers, an address or a prefix, what they say of the client's address: a PROXY header, or the field --client-addr-header. Repeatable."`
-	ClientAddrHeader string        `placeholder:"FIELD" help:"The field that the trusted proxies set. The default is X-Forwarded-For."`
+	TrustedProxy     []string      `placeholder:"CIDR" help:"Trust these peers, an address or a prefix, to report the client's address: in a PROXY header, or in the field --client-addr-header. Repeatable."`
+	ClientAddrHeader string        `placeholder:"FIELD" help:"The field in which the trusted proxies report the client's address. The default is X-Forwarded-For."`
 	TLSCert          string        `live:"" name:"tls-cert" type:"path" placeholder:"FILE" help:"Accept TLS too, on the same port and inside tunnels, with this certificate and its chain (PEM)."`
 	TLSKey           string        `live:"" name:"tls-key" type:"path" placeholder:"FILE" help:"The key of --tls-cert (PEM)."`
 
-	SendProxy        bool          `live:"" help:"Tell the server the client's address by a header of the PROXY protocol, version 2. The server must expect it."`
-	MaxConns         int           `live:"" default:"10000" help:"Refuse further tunnels with 503 while so many are open. 0 means no limit."`
-	HandshakeRate    float64       `live:"" default:"0" placeholder:"NUMBER" help:"Answer 429 to an address that asks for more tunnels in a second than this, on average. An IPv6 address counts with its /64. 0 means no limit."`
-	HandshakeBurst   int           `live:"" default:"20" help:"So many tunnels an address may ask for at once, in spite of --handshake-rate."`
-	MaxAge           time.Duration `live:"" default:"0s" help:"Reset a tunnel at this age, or up to a tenth earlier, so that those that began together do not end together. 0 means never."`
+	SendProxy        bool          `live:"" help:"Send the client's address to the server in a PROXY header, version 2. The server must expect the header."`
+	MaxConns         int           `live:"" default:"10000" help:"Refuse further tunnels with 503 while this many are open. 0 means no limit."`
+	HandshakeRate    float64       `live:"" default:"0" placeholder:"NUMBER" help:"Answer 429 to an address that asks for more than this many tunnels a second on average. IPv6 addresses of one /64 count together. 0 means no limit."`
+	HandshakeBurst   int           `live:"" default:"20" help:"Let an address ask for this many tunnels at once, in spite of --handshake-rate."`
+	MaxAge           time.Duration `live:"" default:"0s" help:"Reset a tunnel at this age, or up to a tenth earlier, so that tunnels that began together do not end together. 0 means never."`
 	MaxIdle          time.Duration `default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
 	HalfCloseTimeout time.Duration `live:"" default:"5m" help:"When one direction has ended, end the tunnel after this much silence in the other. 0 means never."`
-	DrainTimeout     time.Duration `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait so long for open tunnels, then cut them and exit with 1. A second signal cuts them at once."`
-	DrainDelay       time.Duration `live:"" default:"0s" help:"On SIGTERM or SIGINT, go on for this long before that, while /readyz already answers 503, so that a load balancer sends nothing more."`
-	ReusePort        bool          `help:"Let another preflight listen at the same TCP port (SO_REUSEPORT). So a new one can take over before the old one ends."`
-	Landlock         bool          `default:"true" negatable:"" help:"On Linux, give up all access to files but reading those of the flags and of /etc, and TCP connections but those to the servers. On by default."`
+	DrainTimeout     time.Duration `live:"" default:"25s" help:"On SIGTERM or SIGINT, wait this long for open tunnels. Then reset them and exit with code 1. A second signal resets them at once."`
+	DrainDelay       time.Duration `live:"" default:"0s" help:"On SIGTERM or SIGINT, go on accepting tunnels for this long before the drain, while /readyz already answers 503. Meanwhile a load balancer stops sending clients."`
+	ReusePort        bool          `help:"Let another preflight process listen on the same TCP port (SO_REUSEPORT), so that it can take over before this one ends. Both processes need the flag."`
+	Landlock         bool          `default:"true" negatable:"" help:"On Linux, allow this process to write no files, to read only the folders of the files in its flags and system folders, and to open TCP connections only to the ports of the servers and to port 53. With --config, or with an exporter of OTLP, any port is allowed. On by default."`
 	TelemetryFlags
-	UnsafeTarget bool `live:"" help:"Allow servers that are neither on a loopback address nor on a Unix socket. The bytes travel there as they come out of the tunnel."`
+	UnsafeTarget bool `live:"" help:"Allow servers that are neither on a loopback address nor on a Unix socket. preflight adds no TLS on the way to them."`
 }
 
 // Help is the text below the flags.
 func (serveCommand) Help() string {
-	return `One of --allow-all, --token-file, --htpasswd and --client-ca is needed.
+	return `One of --allow-all, --token-file, --htpasswd and --client-ca is required.
 
-The server is dialed before the tunnel is answered. If it does not answer, the client gets 502, or
-504 after 5 seconds. GET /healthz answers 200 while the program runs. GET /readyz answers 503 if a
-server does not accept connections, or on SIGTERM. SIGHUP reads the certificates, the tokens and
-the passwords again. Of a bad file the old content stays in use.`
+serve dials the server before it answers the request. If the server does not accept the connection,
+the client gets 502, or 504 after 5 seconds. GET /healthz answers 200 while the program runs. GET
+/readyz answers 503 if a server does not accept connections, and after SIGTERM. GET /status shows the
+state of each route, with the credentials of a tunnel. On SIGHUP, serve reads the certificates, the
+tokens, the passwords and the file of --config again. If a file is invalid, its old content stays in
+use.`
 }
 
 // A route leads the tunnels of a path to a server.

@@ -19,7 +19,7 @@ import (
 
 // TelemetryFlags are those of a command that runs for long.
 type TelemetryFlags struct {
-	Metrics string `placeholder:"HOST:PORT" help:"Serve metrics for Prometheus at http://HOST:PORT/metrics. The variables of OpenTelemetry (OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_ENDPOINT, ...) work too; nothing is exported without them."`
+	Metrics string `placeholder:"HOST:PORT" help:"Serve metrics for Prometheus at http://HOST:PORT/metrics. The variables of OpenTelemetry (OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_ENDPOINT, ...) work too. Without the flag and the variables nothing is exported."`
 }
 
 // telemetry is what reports the handshakes and the tunnels; its zero value reports nothing.

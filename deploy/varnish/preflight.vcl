@@ -1,8 +1,8 @@
 # Varnish 6 or later in front of a PreflightListener. Copy it to /etc/varnish/.
 #
-# Varnish has no TLS. Put hitch, HAProxy or another proxy in front for it. The timer of
-# tunnels is not in VCL, but on the command line. Change that with "systemctl edit
-# varnish" (an empty ExecStart= first):
+# Varnish has no TLS. For TLS, put hitch, HAProxy or another proxy in front of it. The
+# timer of tunnels is not in VCL, but on the command line. Change the command line with
+# "systemctl edit varnish" (first an empty ExecStart=):
 #
 #   varnishd -a :80 -f /etc/varnish/preflight.vcl -p pipe_timeout=3600 -s malloc,64m
 #
@@ -47,8 +47,8 @@ sub vcl_recv {
         return (synth(400));
     }
     # Only this is an upgrade request. Varnish does not read what the client sends after
-    # it. That cannot become a second request, because the listener closes after a
-    # refusal.
+    # it. These bytes cannot become a second request, because the listener closes the
+    # connection after a refusal.
     if (req.method == "GET" && req.proto == "HTTP/1.1" && req.http.Upgrade) {
         return (pipe);
     }

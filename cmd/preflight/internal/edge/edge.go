@@ -21,18 +21,18 @@ import (
 
 // Flags are those of a command that dials.
 type Flags struct {
-	Carrier            []string      `live:"" name:"carrier" placeholder:"NAME" help:"Try this carrier: upgrade, framed or websocket. Repeat it to try others after it. The default is upgrade, then websocket; of connect it is framed, then websocket. A ws or wss URL means websocket alone."`
+	Carrier            []string      `live:"" name:"carrier" placeholder:"NAME" help:"Try this carrier: upgrade, framed or websocket. Repeat the flag to try others after it. The default is upgrade, then websocket. For connect it is framed, then websocket. A ws or wss URL means only websocket."`
 	MaxIdle            time.Duration `live:"" default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
-	Timeout            time.Duration `live:"" default:"10s" help:"Bound each attempt to open a tunnel."`
+	Timeout            time.Duration `live:"" default:"10s" help:"The time limit for each attempt to open a tunnel."`
 	Header             []string      `live:"" sep:"none" placeholder:"'NAME: VALUE'" help:"Send this field with the request. Other users of this machine can see it. Repeatable."`
-	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' a line. It is read again for each tunnel. If it becomes unreadable, its last good content is used."`
-	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again when --header-lifetime has passed, and when the server answers 401."`
+	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' on each line. The file is read again for each tunnel. If it becomes invalid, its last valid content stays in use."`
+	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again after --header-lifetime, and when the server answers 401."`
 	HeaderLifetime     time.Duration `live:"" default:"5m" help:"How long the output of --header-command is used."`
-	CA                 string        `live:"" name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge by the certificates in this PEM file, instead of those of the system."`
+	CA                 string        `live:"" name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge with the authorities in this PEM file, instead of those of the system."`
 	Cert               string        `live:"" type:"path" placeholder:"FILE" help:"Present this client certificate (PEM). Needs --key."`
 	Key                string        `live:"" type:"path" placeholder:"FILE" help:"The key of --cert (PEM)."`
 	ServerName         string        `live:"" placeholder:"NAME" help:"Expect this name in the certificate of the edge, and send it as SNI."`
-	InsecureSkipVerify bool          `live:"" help:"Do not verify the certificate of the edge. Anybody on the way can then read the tunnel and its credentials."`
+	InsecureSkipVerify bool          `live:"" help:"Do not verify the certificate of the edge. Anyone on the path can then read the tunnel and its credentials."`
 }
 
 // An Edge dials tunnels to one URL.
