@@ -78,14 +78,15 @@ func ownerOf(stack []string) string {
 // ourNames says what the library allocates in these functions. What is missing appears under
 // the name of its function.
 var ourNames = map[string]string{
-	".newExchange":                "handshake",
-	".(*buffer).keep":             "what has arrived",
-	".newConn":                    "Conn",
-	".(*exchange).answer":         "head",
-	"/internal/wire.AppendField":  "answer",
-	"/internal/frame.New":         "layer of the capsules",
-	"/internal/frame.afterFunc":   "timer of PINGs",
-	".(*PreflightListener).frame": "hooks of the end",
+	".newExchange":                 "handshake",
+	".(*buffer).keep":              "what has arrived",
+	".allocate":                    "Conn",
+	".(*exchange).answer":          "head",
+	".(*policy).switching":         "answer",
+	"/internal/frame.New":          "layer of the capsules",
+	"/internal/frame.afterFunc":    "timer of PINGs",
+	".(*PreflightListener).frame":  "hooks of the end",
+	".(*PreflightListener).handOn": "hooks of the end",
 }
 
 // kernelCaches are the slab caches of a connection. Others change for other reasons.
