@@ -141,7 +141,8 @@ type PreflightListener struct {
 	//
 	// PlainAfter has no effect if plain connections are refused. It needs a
 	// transport with deadlines. Some proxies, such as Go's ReverseProxy, connect
-	// before they have a request to send. Behind them, set RequireUpgrade instead.
+	// before they have a request to send. With PlainAfter such a connection counts
+	// as plain. Behind them, set RequireUpgrade instead.
 	PlainAfter time.Duration
 
 	// Handler serves the ordinary HTTP requests on the port: health checks,
