@@ -325,7 +325,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // returns bytes that came after dropped ones.
 //
 // With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
-// stays open until the peer has read everything, for at most 60 seconds. A program that
+// stays open until the peer has received everything, for at most 60 seconds. A program that
 // exits ends it before that.
 //
 // The [io.EOF] of Read does not say that the peer has read what was written: the peer may
@@ -333,7 +333,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // example because a server ends its direction behind its answer to the whole request.
 //
 // After CloseWrite and io.EOF, the connection of these carriers ends by itself as soon as
-// each side has confirmed that it has read everything. If it has ended without the peer's
+// each side has confirmed that it has received everything. If it has ended without the peer's
 // confirmation, Close returns an error.
 func (c *Conn) Close() error {
 	endTunnelTLS(c.conn)
