@@ -252,7 +252,7 @@ type PreflightListener struct {
 	// such clients, up to MaxPending further calls of Authorize may still run.
 	//
 	// MaxPending also bounds the framed and WebSocket tunnels whose connection
-	// outlives [Conn.Close], because the peer has not read everything. At the limit
+	// outlives [Conn.Close], because the peer has not received everything. At the limit
 	// the oldest of them is closed.
 	MaxPending int
 

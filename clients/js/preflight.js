@@ -266,7 +266,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
       if (plain) link.end();
       else send(FINAL_DATA, []);
       if (plain) await until(link.flushed);
-      else ping(); // its PONG says that the peer has read everything (M44)
+      else ping(); // its PONG says that the peer has received everything (M44)
       outFinal = true;
       react();
     },

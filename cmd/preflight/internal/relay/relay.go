@@ -49,7 +49,7 @@ const (
 )
 
 // Run copies in both directions, and closes a and b when both have ended. The connection of a
-// framed tunnel then stays open until the peer has confirmed that it has read everything. Run
+// framed tunnel then stays open until the peer has confirmed that it has received everything. Run
 // waits for that, for idle or for 60 seconds, if that is longer. A program that exits would end
 // it before. If the confirmation does not come, that is an error. Run returns when also the
 // connections below have been closed.
@@ -92,14 +92,14 @@ const lingerLimit = 65 * time.Second
 // confirmLimit is as long as the library waits for the confirmation behind Close.
 const confirmLimit = 60 * time.Second
 
-// confirm waits until the peer of a framed tunnel has confirmed that it has read everything:
+// confirm waits until the peer of a framed tunnel has confirmed that it has received everything:
 // the connection then ends by itself. Other connections have no such confirmation.
 func confirm(c Conn, limit time.Duration) error {
 	if !framed(c) {
 		return nil
 	}
 	if !awaitClosed(c, limit) {
-		return fmt.Errorf("the peer has not confirmed within %v that it has read everything", limit)
+		return fmt.Errorf("the peer has not confirmed within %v that it has received everything", limit)
 	}
 	return c.Close()
 }
