@@ -33,7 +33,7 @@ var policies = []policy{
 	{"after 1, 2, 4, … 32 s", atOnce, func(_ *rand.Rand, failures int, _ float64) float64 { return doubled(failures) }},
 	{"after a random time up to 1, 2, 4, … 32 s", atOnce, func(r *rand.Rand, failures int, _ float64) float64 { return jitter(r, failures, 0) }},
 	{"after a random time up to 1, 2, 4, … 32 s, and not before `Retry-After`", atOnce, jitter},
-	{"the first time after a random time up to 30 s, then as in the two rows above", func(r *rand.Rand) float64 { return r.Float64() * 30 }, jitter},
+	{"the first time after a random time up to 30 s, then after a random time up to 1, 2, 4, … 32 s, and not before `Retry-After`", func(r *rand.Rand) float64 { return r.Float64() * 30 }, jitter},
 }
 
 func main() { write(os.Stdout) }
