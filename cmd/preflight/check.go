@@ -129,7 +129,7 @@ func (c *checkCommand) beFarEnd(env *environment) error {
 	ctx, stop := signal.NotifyContext(env.ctx, endSignals...)
 	defer stop()
 	env.log.Info("listening", "address", l.Addr().String())
-	far := &check.FarEnd{Seen: func(a check.Arrival) {
+	far := &check.FarEnd{Arrivals: check.Arrivals{Seen: func(a check.Arrival) {
 		if !c.JSON {
 			fmt.Fprintln(env.stdout, a)
 			return
@@ -137,7 +137,7 @@ func (c *checkCommand) beFarEnd(env *environment) error {
 		if line, err := json.Marshal(a); err == nil {
 			fmt.Fprintf(env.stdout, "%s\n", line)
 		}
-	}}
+	}}}
 	return far.Serve(ctx, l)
 }
 

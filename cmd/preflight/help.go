@@ -16,6 +16,7 @@ var examples = map[string][]example{
 	"serve": {
 		{"PostgreSQL, behind an nginx on this machine", "preflight serve --listen 127.0.0.1:9007 --to 127.0.0.1:5432 --trusted-proxy 127.0.0.1 --require-upgrade --token-file /etc/preflight/tokens"},
 		{"two servers, by path", "preflight serve --listen 127.0.0.1:9007 --route /pg=127.0.0.1:5432 --route /ssh=127.0.0.1:22 --token-file /etc/preflight/tokens"},
+		{"no server yet: test the path with \"preflight check\"", "preflight serve --listen 127.0.0.1:9007 --echo --token-file /etc/preflight/tokens"},
 		{"a Unix socket behind TLS, for clients that have a certificate", "preflight serve --listen :443 --to unix:/run/redis/redis.sock --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt --allow-san '*.clients.example'"},
 	},
 	"forward": {

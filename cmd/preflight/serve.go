@@ -12,6 +12,8 @@ import (
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/address"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/check"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/sandbox"
 )
 
@@ -20,6 +22,7 @@ type serveCommand struct {
 	Listen address.Address  `required:"" placeholder:"ADDR" help:"Accept tunnels here: HOST:PORT, unix:PATH, or systemd:NAME for a socket of systemd."`
 	To     *address.Address `live:"" placeholder:"ADDR" help:"The server: HOST:PORT or unix:PATH. It gets plain connections, and the tunnels of all paths without a --route."`
 	Route  []route          `live:"" placeholder:"/PATH=ADDR" sep:"none" help:"The server for this path and all paths below it. The longest path wins. Repeatable."`
+	Echo   bool             `live:"" help:"Send the bytes of tunnels back, in place of a server. preflight check then finds a far end here, and reports what arrives. Plain connections are closed."`
 
 	AllowAll  bool     `live:"" group:"Who may open a tunnel" help:"Every client."`
 	TokenFile string   `live:"" group:"Who may open a tunnel" type:"path" placeholder:"FILE" help:"Clients that send 'Authorization: Bearer TOKEN'. Each line of the file is a name, a space and a token of at least 16 characters."`
@@ -54,7 +57,8 @@ type serveCommand struct {
 
 // Help is the text below the flags.
 func (serveCommand) Help() string {
-	return `One of --allow-all, --token-file, --htpasswd and --client-ca is required.
+	return `One of --to, --route and --echo is required; --to and --route also work together. One of
+--allow-all, --token-file, --htpasswd and --client-ca is required.
 
 serve dials the server before it answers the request. If the server does not accept the connection,
 the client gets 502, or 504 after 5 seconds. GET /healthz answers 200 while the program runs. GET
@@ -66,8 +70,27 @@ use.`
 
 // A route leads the tunnels of a path to a server.
 type route struct {
-	path string // "" is that of --to
+	path string // "" is that of --to and of --echo
 	to   address.Address
+	echo bool // there is no server
+}
+
+func (r route) dial(ctx context.Context) (relay.Conn, error) {
+	if r.echo {
+		return newEcho(), nil
+	}
+	c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
+	if err != nil {
+		return nil, err
+	}
+	return c.(relay.Conn), nil
+}
+
+func (r route) describe() string {
+	if r.echo {
+		return r.path + "/=echo"
+	}
+	return r.path + "/=" + r.to.String()
 }
 
 // UnmarshalText implements [encoding.TextUnmarshaler] for flags.
@@ -80,7 +103,7 @@ func (r *route) UnmarshalText(text []byte) error {
 		return fmt.Errorf("the path %q has an empty or a relative segment", path)
 	}
 	a, err := address.Parse(to)
-	*r = route{path, a}
+	*r = route{path: path, to: a}
 	return err
 }
 
@@ -94,7 +117,8 @@ type server struct {
 	draining atomic.Bool
 	health   health
 	counts   counts
-	exports  bool // telemetry, by connections of its own
+	arrivals check.Arrivals // with --echo
+	exports  bool           // telemetry, by connections of its own
 }
 
 func (c *serveCommand) Run(env *environment) error {
@@ -103,6 +127,7 @@ func (c *serveCommand) Run(env *environment) error {
 		return usage(err)
 	}
 	s := &server{log: env.log, counts: counts{begin: time.Now()}}
+	s.arrivals.Seen = func(a check.Arrival) { s.log.Debug("arrived", "request", a.String()) }
 	s.current.Store(set)
 	if s.listener, err = s.newListener(set); err != nil {
 		return usage(err)
@@ -206,7 +231,7 @@ func (s *server) drain(accepting <-chan struct{}, signals *signals) error {
 
 func (s *settings) describeRoutes() (routes []string) {
 	for _, r := range s.routes {
-		routes = append(routes, r.path+"/="+r.to.String())
+		routes = append(routes, r.describe())
 	}
 	return routes
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -26,7 +25,10 @@ func (s *server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /status", s.serveStatus)
 	// As the library answers where there is no Handler.
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if set := s.current.Load(); set.Echo && set.admit(r) == nil && s.arrivals.Answer(w, r) {
+			return
+		}
 		w.Header().Set("Connection", "Upgrade, close")
 		w.Header().Set("Upgrade", "tcp, tcps, websocket")
 		answerStatus(w, http.StatusUpgradeRequired, "this port opens tunnels, and the request has no upgrade: a proxy may have removed it")
@@ -72,7 +74,7 @@ func dialAll(routes []route) []bool {
 	var dialing sync.WaitGroup
 	for i, r := range routes {
 		dialing.Go(func() {
-			c, err := new(net.Dialer).DialContext(ctx, r.to.Network, r.to.Address)
+			c, err := r.dial(ctx)
 			if err == nil {
 				c.Close()
 			}

@@ -38,12 +38,21 @@ func newSettings(c *serveCommand) (*settings, error) {
 }
 
 func (s *settings) configureRoutes() error {
+	switch {
+	case s.Echo && (s.To != nil || len(s.Route) > 0):
+		return errors.New("--echo takes the place of every server: remove it, or remove --to and --route")
+	case s.Echo && s.SendProxy:
+		return errors.New("--send-proxy is for a server, and with --echo there is none")
+	case s.Echo:
+		s.routes = []route{{echo: true}}
+		return nil
+	}
 	s.routes = append(s.routes, s.Route...)
 	if s.To != nil {
-		s.routes = append(s.routes, route{"", *s.To})
+		s.routes = append(s.routes, route{to: *s.To})
 	}
 	if len(s.routes) == 0 {
-		return errors.New("no server for the tunnels: set --to or --route")
+		return errors.New("no server for the tunnels: set --to, --route or --echo")
 	}
 	seen := make(map[string]bool)
 	for _, r := range s.routes {

@@ -92,14 +92,18 @@ func (s *server) status() status {
 	return x
 }
 
+// admit checks whether the sender of an ordinary request may open a tunnel.
+func (s *settings) admit(r *http.Request) error {
+	if err := s.slow(r.RemoteAddr); err != nil {
+		return err
+	}
+	_, err := s.rules.Check(r)
+	return err
+}
+
 // serveStatus answers who may open a tunnel.
 func (s *server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	set := s.current.Load()
-	err := set.slow(r.RemoteAddr)
-	if err == nil {
-		_, err = set.rules.Check(r)
-	}
-	if err != nil {
+	if err := s.current.Load().admit(r); err != nil {
 		refusal := err.(*preflight.StatusError)
 		for name, values := range refusal.Header {
 			w.Header()[name] = values

@@ -55,6 +55,9 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 		s.refused(r, who, err)
 		return nil, err
 	}
+	if set.Echo {
+		s.arrivals.Add(r)
+	}
 	to, ok := set.find(r.URL.Path)
 	// RawPath is set if the path is encoded in another way than net/url would do it, such as
 	// %2F for a slash. A proxy that does not decode it has checked another path.
@@ -138,7 +141,7 @@ func (s *server) open(ctx context.Context, set *settings, to route) (*session, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := new(net.Dialer).DialContext(ctx, to.to.Network, to.to.Address)
+	c, err := to.dial(ctx)
 	if err != nil {
 		x.leave()
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -148,7 +151,7 @@ func (s *server) open(ctx context.Context, set *settings, to route) (*session, e
 		}
 		return nil, gatewayError(err)
 	}
-	x.server = c.(relay.Conn)
+	x.server = c
 	return x, nil
 }
 

@@ -3,7 +3,6 @@ package check
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,15 +10,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
-	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,53 +22,15 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// An Arrival is a connection that came to the far end, as it came. It has no value of a field
-// but those that a check needs.
-type Arrival struct {
-	Question     string   `json:"question,omitempty"` // of the check
-	Peer         string   `json:"peer"`               // who connected
-	ProxyHeader  string   `json:"proxy_header,omitempty"`
-	Client       string   `json:"client,omitempty"` // whom a PROXY header or a field names
-	ClientFields []string `json:"client_fields,omitempty"`
-	TLS          bool     `json:"tls,omitempty"`
-	Protocol     string   `json:"protocol"` // HTTP/1.1, or what else it is
-	Method       string   `json:"method,omitempty"`
-	Path         string   `json:"path,omitempty"` // without the query
-	Host         string   `json:"host,omitempty"`
-	Upgrade      string   `json:"upgrade,omitempty"`
-	Connection   string   `json:"connection,omitempty"`
-	Fields       []string `json:"fields,omitempty"` // the names of all fields
-	HeadSize     int      `json:"head_size,omitempty"`
-
-	id    string
-	wants string
-}
-
-// farReport is what the far end answers a check that asks.
-type farReport struct {
-	FarEnd   bool      `json:"preflight_far_end"`
-	Arrivals []Arrival `json:"arrivals"`
-}
-
-// wantField says what a request wants from the far end: its report, or no answer at all.
-const (
-	wantField   = "X-Preflight-Check-Want"
-	wantsReport = "report"
-	wantsNoWord = "silence"
-)
-
 // A FarEnd stands in place of a server. It accepts whatever a proxy may send, says what
 // arrived, and sends the bytes of tunnels back.
 type FarEnd struct {
-	Seen func(Arrival) // is called for each arrival, one at a time
+	Arrivals
 
 	certificate tls.Certificate
-	mu          sync.Mutex
-	arrivals    []Arrival // the newest maxArrivals
 }
 
 const (
-	maxArrivals = 1000
 	maxFarConns = 256
 	headTimeout = 10 * time.Second
 	maxHead     = 128 << 10
@@ -178,7 +135,8 @@ func (f *FarEnd) handle(ctx context.Context, conn net.Conn) *preflight.Conn {
 	a.read(head)
 	switch a.wants {
 	case wantsReport:
-		f.answer(conn, a.id)
+		body := f.report(a.id, false)
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		return nil
 	case wantsNoWord:
 		f.add(a)
@@ -218,75 +176,6 @@ func mayBeHTTP(b []byte) bool {
 	return len(bytes.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")) == 0
 }
 
-// clientFields are those by which proxies name the client.
-var clientFields = []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
-
-// read takes the facts from the head of a request.
-func (a *Arrival) read(head []byte) {
-	a.HeadSize = len(head)
-	line, fields, _ := strings.Cut(string(head), "\r\n")
-	words := strings.SplitN(line, " ", 3)
-	if len(words) == 3 {
-		a.Method, a.Protocol = printable(words[0]), printable(words[2])
-		path, _, _ := strings.Cut(words[1], "?")
-		a.Path = printable(path)
-	}
-	for field := range strings.SplitSeq(fields, "\r\n") {
-		name, value, ok := strings.Cut(field, ":")
-		if !ok {
-			continue
-		}
-		name, value = http.CanonicalHeaderKey(printable(name)), printable(strings.TrimSpace(value))
-		a.Fields = append(a.Fields, name)
-		switch name {
-		case "Host":
-			a.Host = value
-		case "Upgrade":
-			a.Upgrade = value
-		case "Connection":
-			a.Connection = value
-		case wantField:
-			a.wants = value
-		case idField:
-			a.id, a.Question, _ = strings.Cut(value, ".")
-		}
-		if slices.Contains(clientFields, name) {
-			a.ClientFields = append(a.ClientFields, name)
-			if a.Client == "" {
-				a.Client = value
-			}
-		}
-	}
-	slices.Sort(a.Fields)
-}
-
-func (f *FarEnd) add(a Arrival) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.arrivals = append(f.arrivals, a)
-	if len(f.arrivals) > maxArrivals {
-		f.arrivals = f.arrivals[1:]
-	}
-	f.Seen(a)
-}
-
-// answer tells a check what has arrived of it. It tells nobody of others.
-func (f *FarEnd) answer(conn net.Conn, id string) {
-	f.mu.Lock()
-	r := farReport{FarEnd: true, Arrivals: []Arrival{}}
-	for _, a := range f.arrivals {
-		if id != "" && a.id == id {
-			r.Arrivals = append(r.Arrivals, a)
-		}
-	}
-	f.mu.Unlock()
-	body, err := json.Marshal(r)
-	if err != nil {
-		return
-	}
-	fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-}
-
 // selfSigned makes a certificate for proxies that speak TLS. Nobody is to trust it.
 func selfSigned() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -301,32 +190,4 @@ func selfSigned() (tls.Certificate, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
-}
-
-// String describes an arrival in a line.
-func (a Arrival) String() string {
-	var b strings.Builder
-	if a.Question != "" {
-		fmt.Fprintf(&b, "%s ", a.Question)
-	}
-	fmt.Fprintf(&b, "from %s", a.Peer)
-	if a.ProxyHeader != "" {
-		fmt.Fprintf(&b, ", a PROXY header (%s)", a.ProxyHeader)
-	}
-	if a.TLS {
-		b.WriteString(", TLS")
-	}
-	if a.Method == "" {
-		fmt.Fprintf(&b, ": %s", a.Protocol)
-		if a.Protocol == "HTTP/2" {
-			b.WriteString(", which has no upgrade: let the proxy speak HTTP/1.1 to this server (HAProxy: no `proto h2`; Envoy: no `http2_protocol_options`; Caddy: no h2c://)")
-		}
-		return b.String()
-	}
-	fmt.Fprintf(&b, ": %s %s %s, Host %s", a.Method, a.Path, a.Protocol, a.Host)
-	fmt.Fprintf(&b, ", Upgrade %s, Connection %s", cmp.Or(a.Upgrade, "missing"), cmp.Or(a.Connection, "missing"))
-	if a.Client != "" {
-		fmt.Fprintf(&b, ", client %s", a.Client)
-	}
-	return b.String()
 }

@@ -17,7 +17,7 @@ func startFar(t *testing.T) (address string, seen <-chan Arrival) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	arrivals := make(chan Arrival, 10)
-	f := &FarEnd{Seen: func(a Arrival) { arrivals <- a }}
+	f := &FarEnd{Arrivals: Arrivals{Seen: func(a Arrival) { arrivals <- a }}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Serve(ctx, l) }()

@@ -9,7 +9,7 @@ import (
 )
 
 // askFar asks the far end what has arrived. There is one if `preflight check --listen` stands
-// in place of the server.
+// in place of the server, or if serve has --echo.
 func (c *checker) askFar(ctx context.Context) *farReport {
 	a := c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "report", wantField+": "+wantsReport+"\r\n"))
 	if !a.is(200) {

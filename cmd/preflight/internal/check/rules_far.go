@@ -2,7 +2,8 @@ package check
 
 import "slices"
 
-// farRules are about what the far end saw, where a tunnel to it opens.
+// farRules are about what the far end saw, if it stands in place of a server and a tunnel to it
+// opens. With serve --echo the listener is the one that is used later, and nothing is wrong.
 var farRules = []rule{
 	{code: "far-tls", when: all(farWorks, arrived(func(a Arrival) bool { return a.TLS })),
 		hop: "{who}", cause: "it speaks TLS to the server: what stood in place of the far end must serve TLS", change: "let the server serve TLS (`preflight serve --tls-cert`, PreflightListener.TLSConfig); or if it is plain: {insecure}"},
@@ -13,8 +14,8 @@ var farRules = []rule{
 		others: []string{"nothing is wrong any more"}},
 }
 
-// farWorks holds if a tunnel to the far end opens.
-func farWorks(e *evidence) bool { return e.far != nil && e.works() }
+// farWorks holds if a tunnel to the far end opens, and the far end is not serve --echo.
+func farWorks(e *evidence) bool { return e.far != nil && !e.far.Serve && e.works() }
 
 // arrived holds if the far end saw a connection of this kind.
 func arrived(kind func(Arrival) bool) func(*evidence) bool {

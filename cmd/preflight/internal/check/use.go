@@ -85,7 +85,7 @@ func (c *checker) headerLimit(ctx context.Context) Finding {
 	return f
 }
 
-const needsFar = "it needs the far end: run `preflight check --listen ADDR` there, in place of the server"
+const needsFar = "it needs the far end: run `preflight check --listen ADDR` there, in place of the server, or `preflight serve` with --echo in place of --to"
 
 // sizes sends messages of 16 to 128 KiB, and waits for each to come back.
 func (c *checker) sizes(ctx context.Context) Finding {
