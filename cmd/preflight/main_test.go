@@ -12,19 +12,19 @@ import (
 // timeout fails a test that would otherwise hang. No test expects it to pass.
 const timeout = 30 * time.Second
 
-// TestMain makes programs of this test binary: scripts run them by name.
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"preflight": main,
-		"ask":       ask,
-		"get":       get,
-		"certs":     certs,
-		"hash":      hash,
-		"exitcode":  exitcode,
-		"relayed":   relayed,
-		"unread":    unread,
-	})
+// programs are those that TestMain makes of this test binary. Tests run them by name.
+var programs = map[string]func(){
+	"preflight": main,
+	"ask":       ask,
+	"get":       get,
+	"certs":     certs,
+	"hash":      hash,
+	"exitcode":  exitcode,
+	"relayed":   relayed,
+	"unread":    unread,
 }
+
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 // TestScripts runs testdata/*.txt: each behaviour, flag and error of the command. The file
 // script_test.go has the commands that the scripts use besides those of testscript.
