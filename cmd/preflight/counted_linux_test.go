@@ -41,7 +41,7 @@ func counted() {
 	main()
 }
 
-// counts are those of a process at one moment.
+// processCounts are what a process holds at one moment.
 type processCounts struct{ descriptors, goroutines, objects int }
 
 // A countedProcess is a preflight that tells its counts.
@@ -66,6 +66,16 @@ func (p *countedProcess) logged(pattern string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(regexp.MustCompile(pattern).FindAllString(p.log.String(), -1))
+}
+
+// awaitLogged waits until the log matches a pattern n times, and reports whether it does.
+func (p *countedProcess) awaitLogged(pattern string, n int) bool {
+	for limit := time.Now().Add(timeout); time.Now().Before(limit); time.Sleep(time.Millisecond) {
+		if p.logged(pattern) >= n {
+			return true
+		}
+	}
+	return false
 }
 
 // startCounted runs preflight until the test ends, and waits until it listens.

@@ -43,12 +43,12 @@ func TestIdleRelays(t *testing.T) {
 		return err
 	}
 	end := func(i int) error { return endTunnel(tunnels[i]) }
-	each(t, len(dialers), open) // the first tunnels make what stays
-	each(t, len(dialers), end)
+	mustEach(t, len(dialers), open) // the first tunnels make what stays
+	mustEach(t, len(dialers), end)
 	begin := serve.counts(t)
-	each(t, relays, open)
+	mustEach(t, relays, open)
 	held := serve.awaitCounts(t, begin.descriptors+2*relays, begin.goroutines+2*relays)
-	each(t, relays, end)
+	mustEach(t, relays, end)
 	ended := serve.awaitCounts(t, begin.descriptors, begin.goroutines)
 	t.Logf("%d relays: before %+v, with them %+v, after %+v", relays, begin, held, ended)
 	require.Equal(t, relays+len(dialers), serve.logged(`level=INFO msg=closed `))
@@ -84,7 +84,16 @@ func endTunnel(c net.Conn) error {
 	return nil
 }
 
-// each calls f for the numbers below n, some at a time. The test ends if there are errors.
+// mustEach is each, and ends the test if there are errors.
+func mustEach(t *testing.T, n int, f func(i int) error) {
+	t.Helper()
+	each(t, n, f)
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// each calls f for the numbers below n, some at a time.
 func each(t *testing.T, n int, f func(i int) error) {
 	t.Helper()
 	var running sync.WaitGroup
@@ -99,9 +108,6 @@ func each(t *testing.T, n int, f func(i int) error) {
 		})
 	}
 	running.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
 }
 
 // listen runs a TCP server until the test ends. Then no connection may be open.
