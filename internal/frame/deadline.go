@@ -93,8 +93,9 @@ func (c *Conn) wakeRead() error {
 	if c.hasFlag(ownsReadDeadline) {
 		return nil
 	}
-	c.flags.Or(ownsReadDeadline)
-	return c.conn.SetReadDeadline(past)
+	err := c.conn.SetReadDeadline(past)
+	c.setFlag(ownsReadDeadline, err == nil) // Close must learn of the error, also after CloseRead
+	return err
 }
 
 // takeReads removes the read deadline, so that the Conn itself can read from the
