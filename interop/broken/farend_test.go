@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/preflight-go/preflight/interop/internal/lab"
@@ -92,6 +93,8 @@ func TestLimits(t *testing.T) {
 			require.Equal(t, "idle", idle.Name)
 			require.False(t, idle.OK)
 			require.Contains(t, idle.Detail, "a limit for silence")
+			product, _, _ := strings.Cut(p.name, " ")
+			require.Contains(t, idle.Change, product)
 		})
 	}
 	t.Run("sizes and half-close", func(t *testing.T) {
@@ -105,4 +108,15 @@ func TestLimits(t *testing.T) {
 		require.Equal(t, map[string]bool{"header-limit": true, "sizes": true, "half-close": false}, ok)
 		require.Contains(t, d.Findings[2].Detail, "passes by framed, websocket")
 	})
+}
+
+// TestUnsteady checks a path that leads every second request to another web server.
+func TestUnsteady(t *testing.T) {
+	p := brokenPath{name: "two servers", program: "HAProxy", site: "balance roundrobin\nserver a {good}\nserver b {page}"}
+	d, text := p.runCheck(t, startKit(t, []brokenPath{p}), lab.BuildCommand(t))
+	t.Log(text)
+	require.NotNil(t, d.Verdict)
+	require.Equal(t, "unsteady", d.Verdict.Code)
+	require.Contains(t, d.Verdict.Hop, "behind HAProxy")
+	require.Contains(t, d.Verdict.Change, "`server` lines")
 }
