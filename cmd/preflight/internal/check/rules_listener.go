@@ -15,6 +15,8 @@ var listenerRules = []rule{
 		hop: "{way}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
 	{code: "http10", of: "http10", sure: likely,
 		hop: "the last proxy before the listener, one of {way}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
+	{code: "tcp-only", of: "no-upgrade no-connection bad-request forbidden no-upgrades refused", when: tcpAlone,
+		hop: "{strips}", cause: "it passes the upgrade to tcp, and removes or refuses that to websocket", change: "nothing, because the client uses the carrier that opens. To pass WebSocket too: Apache `upgrade=ANY`, Envoy `upgrade_type: websocket`, Squid `http_upgrade_request_protocols websocket allow all`"},
 	{code: "websocket-only", of: "no-route no-listener other-tokens", when: all(notByProxy, func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) }), sure: likely,
 		hop: "{strips}", cause: "it leads only the upgrade to websocket to the listener, and that to tcp to another server, which answers {status}", change: "leave it and use --carrier websocket, or let {match} lead tcp to the listener too"},
 	{code: "websocket-only", of: "no-upgrade no-connection bad-request forbidden no-route no-upgrades bad-gateway upstream-closed server-fault refused ended silent", when: func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) },
@@ -67,6 +69,9 @@ const trustProxy = "add the proxy to --trusted-proxy of `preflight serve` (Prefl
 const NotClean = "this path has //, a dot segment or a needless escape\n"
 
 func refusesForm(e *evidence) bool { return string(e.answer().body) == NotClean }
+
+// tcpAlone holds if a carrier that the client tries first opens, and WebSocket does not.
+func tcpAlone(e *evidence) bool { return e.works() && e.main() == webSocket }
 
 func sentAuthorization(e *evidence) bool { return e.sentAuthorization }
 

@@ -214,6 +214,7 @@ var cases = []struct {
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
 	{"other-route", "nginx", []fact{first(nginx), failsWith("authorize", notClean(), 1)}},
 	{"path-form", "the URL", []fact{failsWith("authorize", notClean(), 1)}},
+	{"tcp-only", "Apache", []fact{opened(preflight.CarrierUpgrade), opened(preflight.CarrierFramed), refuses("no-upgrade", 426, listener), first(apache)}},
 	{"websocket-only", "HAProxy", []fact{opened(preflight.CarrierWebSocket), refuses("no-listener", 200, ""), first(haproxy)}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), asks("authorization", answerOf(401, listener)), asks("other-field", reason("too-large"))}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), func(e *evidence) { e.farView = &FarView{Removed: []string{"Authorization"}} }}},
