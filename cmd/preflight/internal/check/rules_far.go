@@ -9,7 +9,7 @@ import (
 // steadyRules are about a path on which only some of the tunnels open.
 var steadyRules = []rule{
 	{code: "unsteady", when: all(step("repeat"), func(e *evidence) bool { return e.others != "" }), sure: likely,
-		hop: "the servers behind {behind}", cause: "some tunnels open, and others get: {others}. {behind} shares the requests among several servers, and not all of them are right", change: "correct or remove the wrong server in {group}",
+		hop: "the servers behind {behind}", cause: "some tunnels open, and others get: {others}. {behind} shares the requests among several servers or proxies, and not all of them are right", change: "correct or remove the wrong server: see {groups}",
 		others: []string{"a server is starting or stopping", "there are several proxies at the edge, and not all of them have the same configuration"}},
 }
 

@@ -341,6 +341,12 @@ func TestIdleChange(t *testing.T) {
 	require.Contains(t, evidenceOf().idleChange(), "of a proxy on the way")
 }
 
+// TestGroups names each proxy on the way that may share the requests.
+func TestGroups(t *testing.T) {
+	require.Equal(t, "the `server` lines of the backend of HAProxy, or the `upstream` block of nginx", evidenceOf(allOpen, first(haproxy), asks("expect", answerOf(400, nginx))).groups())
+	require.NotEmpty(t, evidenceOf().groups())
+}
+
 // TestSchemes never names a scheme that is not known: it may be a secret.
 func TestSchemes(t *testing.T) {
 	require.Equal(t, "Bearer", schemeOf("bearer s3cr3t"))

@@ -35,7 +35,7 @@ var settings = map[product]setting{
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
 		limit: "`limit_req` or `limit_conn`", timeout: "`proxy_read_timeout`", config: "nginx",
 		idle: "`proxy_read_timeout` and `proxy_send_timeout`",
-		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` of `proxy_pass`",
+		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
 		match: "the `if` or the `map` of `$http_upgrade`",
 		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
 	},

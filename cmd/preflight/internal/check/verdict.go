@@ -132,7 +132,7 @@ func (e *evidence) path() string {
 //	{scheme}    that of the credentials that were sent
 //	{others}    what those tunnels get that do not open, where others open
 //	{redirectPort} the port of an https URL to which the answer leads, where the URL has another
-//	{group}     where {who} names the servers that share its requests
+//	{groups}    where the products on the way name the servers that share their requests
 //
 // and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit}, {timeout}, {head},
 // {sni} and {match} are the words of {who} for them.
@@ -165,7 +165,7 @@ func (e *evidence) fill(text string) string {
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
 		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),
-		"{group}", cmp.Or(w.group, w.upstream), "{others}", e.others,
+		"{groups}", e.groups(), "{others}", e.others,
 		"{redirectPort}", e.redirectPort(),
 		"{challenge}", strings.Join(e.challenges(), " or "), "{scheme}", e.scheme,
 	).Replace(text)
@@ -184,6 +184,19 @@ func (e *evidence) redirectPort() string {
 		return ""
 	}
 	return fmt.Sprintf(", with the port %d to which it redirects", port)
+}
+
+// groups says where each product on the way names the servers that share its requests.
+func (e *evidence) groups() string {
+	var texts []string
+	for _, p := range e.way() {
+		s := e.words(p)
+		texts = append(texts, cmp.Or(s.group, s.upstream)+" of "+string(p))
+	}
+	if len(texts) == 0 {
+		return "the list of the servers of the proxy"
+	}
+	return strings.Join(texts, ", or ")
 }
 
 // list joins products.
