@@ -126,7 +126,7 @@ func newPeriods(keepAlive, maxIdle time.Duration) (periods, error) {
 
 // frame puts the layer of the capsules above c, on which the carrier has been agreed. rest
 // is what was read from c behind the handshake.
-func (p periods) frame(c net.Conn, carrier Carrier, client bool, rest []byte, onLinger, onClosed func()) *frame.Conn {
+func (p periods) frame(c net.Conn, carrier Carrier, client bool, rest []byte, owner frame.Owner) *frame.Conn {
 	return frame.New(c, frame.Config{
 		WebSocket:       carrier == CarrierWebSocket,
 		Client:          client,
@@ -134,8 +134,7 @@ func (p periods) frame(c net.Conn, carrier Carrier, client bool, rest []byte, on
 		Rest:            rest,
 		KeepAlivePeriod: p.keepAlive,
 		MaxIdleTimeout:  p.maxIdle,
-		OnLinger:        onLinger,
-		OnClosed:        onClosed,
+		Owner:           owner,
 	})
 }
 
@@ -159,7 +158,7 @@ func isAboveTLS(c net.Conn) bool {
 //go:noinline
 func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
 	t := &tunnel{listener: l}
-	t.conn = l.policy.periods.frame(x.conn, h.carrier(), false, bytes.Clone(h.leftover), t.lingers, t.ended)
+	t.conn = l.policy.periods.frame(x.conn, h.carrier(), false, bytes.Clone(h.leftover), t)
 	h.leftover, x.buf = nil, x.buf[:0]
 	x.mu.Lock()
 	x.conn, x.base = t.conn, t.conn
@@ -168,7 +167,7 @@ func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
 }
 
 // A tunnel is what a listener knows of a framed connection. Such a connection may linger:
-// its transport may outlive the Conn, until the peer has read everything.
+// its transport may outlive the Conn, until the peer has received everything.
 type tunnel struct {
 	listener *PreflightListener
 	conn     *frame.Conn
@@ -180,9 +179,9 @@ type tunnel struct {
 	place          *list.Element // among those that linger
 }
 
-// lingers is called when the transport begins to linger. Peers that never read must not hold
+// Lingers is called when the transport begins to linger. Peers that never read must not hold
 // any number of descriptors, so that at most MaxPending transports linger.
-func (t *tunnel) lingers() {
+func (t *tunnel) Lingers() {
 	l := t.listener
 	var oldest *tunnel
 	l.mu.Lock()
@@ -200,8 +199,8 @@ func (t *tunnel) lingers() {
 	}
 }
 
-// ended is called when the transport has been closed.
-func (t *tunnel) ended() {
+// Ended is called when the transport has been closed.
+func (t *tunnel) Ended() {
 	l := t.listener
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -108,7 +108,9 @@ type PreflightDialer struct {
 	//
 	// If the tunnel ends without TLS's close_notify, Read returns
 	// [io.ErrUnexpectedEOF]. If ServerName is empty, it is taken from Host, or from
-	// the address. The Config is not modified.
+	// the address. The Config is not modified. Its ClientSessionCache may be that of
+	// TLSConfig: sessions inside tunnels have keys of their own, one for each Host and
+	// path.
 	TunnelTLSConfig *tls.Config
 
 	// Protocol is the upgrade token. "" means "tcp". "websocket" is an error. Squid
@@ -268,7 +270,7 @@ func (d *PreflightDialer) route(network, address string) (r route, err error) {
 		}
 	}
 	if d.TunnelTLSConfig != nil {
-		r.tunnelTLS = d.TunnelTLSConfig.Clone()
+		r.tunnelTLS = tunnelConfig(d.TunnelTLSConfig, u)
 		if err := nameServer(r.tunnelTLS, name); err != nil {
 			return r, fmt.Errorf("TunnelTLSConfig: %w", err)
 		}

@@ -61,7 +61,7 @@ func (p periods) client(c net.Conn, carrier Carrier, rest []byte) (tunnel net.Co
 	if carrier == CarrierUpgrade {
 		return c, rest
 	}
-	return p.frame(c, carrier, true, rest, nil, nil), nil
+	return p.frame(c, carrier, true, rest, nil), nil
 }
 
 // A descent is a dial over the carriers, from one to the next.
@@ -145,8 +145,10 @@ func (t *descent) fall(ctx context.Context, refused *StatusError, d *PreflightDi
 	}
 	t.missed = append(t.missed, missed{t.left[0], refused})
 	t.left = t.left[1:]
-	if carrier, ok := t.visit.Next(ctx, d.handshakeTimeout()); ok {
-		t.prefer(carrier)
+	if len(t.left) > 1 { // otherwise the result of another dial would change nothing
+		if carrier, ok := t.visit.Next(ctx, d.handshakeTimeout()); ok {
+			t.prefer(carrier)
+		}
 	}
 	if ctx.Err() != nil {
 		return t.failure(&net.OpError{Op: "dial", Net: "tcp", Err: contextCause(ctx)})

@@ -193,6 +193,35 @@ func ExamplePreflightListener_tls() {
 	// TLS true, inside "tls": hello, client
 }
 
+// With a ClientSessionCache, the second dial resumes the sessions of TLS. One cache is enough for
+// TLS outside and inside the tunnel. The ticket of a session inside comes with the first bytes
+// that the server sends.
+func ExamplePreflightDialer_sessionCache() {
+	serverTLS, clientTLS := exampleTLS()
+	ln := &preflight.PreflightListener{Listener: listenLocal(), TLSConfig: serverTLS}
+	defer ln.Close()
+	go greet(ln)
+
+	clientTLS.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	d := &preflight.PreflightDialer{
+		TLSConfig:       clientTLS,
+		TunnelTLSConfig: clientTLS,
+		Path:            "/client/greet",
+	}
+	for range 2 {
+		conn, err := d.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			log.Fatal(err)
+		}
+		inside := conn.(*preflight.Conn).NetConn().(*tls.Conn)
+		fmt.Printf("resumed %t: %s", inside.ConnectionState().DidResume, say(conn, "client"))
+		conn.Close()
+	}
+	// Output:
+	// resumed false: hello, client
+	// resumed true: hello, client
+}
+
 // A listener that requires TLS inside every tunnel has no TLSConfig: the tunnels
 // carry TLS as they carry any other protocol, and tls.NewListener above the listener
 // ends it. The client calls tls.Client, and leaves TunnelTLSConfig nil.

@@ -77,6 +77,10 @@ func newSwitching(protocol string) switching {
 	return switching{answer(false, false), answer(false, true), answer(true, false), answer(true, true)}
 }
 
+// webSocketAnswer is the length of the usual 101 that agrees to a WebSocket. It is kept as
+// long as the tunnel, so its array should not be larger.
+const webSocketAnswer = 176
+
 // switching returns the 101 that agrees to t. It is not inlined, because the hash that
 // answers a WebSocket needs more than the small stack of a handshake.
 //
@@ -84,7 +88,7 @@ func newSwitching(protocol string) switching {
 func (p *policy) switching(head []byte, t wire.Terms, header http.Header) []byte {
 	switch shared := &p.answers[slices.Index(p.offer.Protocols, t.Protocol)]; {
 	case t.WebSocket:
-		return wire.AppendSwitching(nil, t, websocket.Accept(wire.Key(head)), header)
+		return wire.AppendSwitching(make([]byte, 0, webSocketAnswer), t, websocket.Accept(wire.Key(head)), header)
 	case len(header) > 0:
 		return wire.AppendSwitching(nil, t, "", header)
 	case t.Framed && t.TunnelTLS:

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -81,6 +82,33 @@ func nameServer(config *tls.Config, name string) error {
 		return errors.New("ServerName is empty and the address has no host name to take it from")
 	}
 	return nil
+}
+
+// tunnelConfig returns a copy of config for TLS inside the tunnel that u asks for.
+func tunnelConfig(config *tls.Config, u *upgrade) *tls.Config {
+	config = config.Clone()
+	if config.ClientSessionCache != nil {
+		path, _, _ := strings.Cut(u.target, "?")
+		config.ClientSessionCache = tunnelSessions{config.ClientSessionCache, "tunnel " + u.host + path + " "}
+	}
+	return config
+}
+
+// tunnelSessions is the session cache of TLS inside a tunnel. crypto/tls stores a session under
+// the name of the server. The edge, and the servers behind other paths, may have the same name.
+// A resumed session is not passed to VerifyPeerCertificate, so an edge that could resume its own
+// session inside the tunnel could take the place of the server.
+type tunnelSessions struct {
+	cache  tls.ClientSessionCache
+	prefix string // holds a space, so no name of a server begins with it
+}
+
+func (s tunnelSessions) Get(key string) (*tls.ClientSessionState, bool) {
+	return s.cache.Get(s.prefix + key)
+}
+
+func (s tunnelSessions) Put(key string, session *tls.ClientSessionState) {
+	s.cache.Put(s.prefix+key, session)
 }
 
 // A tunnelConn is what TLS inside a tunnel reads from. crypto/tls takes the end of the

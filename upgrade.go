@@ -82,7 +82,7 @@ func Server(ctx context.Context, c net.Conn) (*Conn, error) {
 		return nil, failure(c, nil, ended, "refused %s with ")
 	}
 	if h.framed {
-		c = zeroPolicy.periods.frame(c, h.carrier(), false, bytes.Clone(h.leftover), nil, nil)
+		c = zeroPolicy.periods.frame(c, h.carrier(), false, bytes.Clone(h.leftover), nil)
 		h.leftover = nil
 	}
 	conn := h.conn(c, nil, nil)

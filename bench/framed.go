@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/internal/websocket"
+	"github.com/preflight-go/preflight/internal/wire"
 )
 
 const (
@@ -212,6 +214,15 @@ func writeAll(c net.Conn, n int64, chunk int) error {
 	return nil
 }
 
+// headLen is the length of the head of a request for each framed tunnel. The server keeps
+// a copy of it as long as the tunnel.
+var headLen = map[string]int{
+	framedTCP: len(wire.AppendFields(wire.AppendRequest(nil, target, memoryAddress,
+		&wire.Terms{Protocol: "tcp", Framed: true}, "", []preflight.Carrier{preflight.CarrierFramed}), fields)),
+	framedWS: len(wire.AppendFields(wire.AppendRequest(nil, target, memoryAddress,
+		&wire.Terms{Protocol: "tcp", WebSocket: true}, websocket.NewKey(), []preflight.Carrier{preflight.CarrierWebSocket}), fields)),
+}
+
 // framingBudgets are the limits of framed tunnels: CPU of both sides, memory, handshake.
 func (r *results) framingBudgets() (of []budget) {
 	s, idle := r.section(keyFraming), r.section(keyIdle)
@@ -229,7 +240,7 @@ func (r *results) framingBudgets() (of []budget) {
 			add(row, bareTCP, t, limits[row][t.name])
 		}
 		of = append(of, budget{what: row + ", idle: RSS / bare TCP, beside one copy of the head", limit: 1.30,
-			value: (idle.median(row, rss) - float64(len(memoryRequest))) / idle.median(bareTCP, rss)})
+			value: (idle.median(row, rss) - float64(headLen[row])) / idle.median(bareTCP, rss)})
 	}
 	one := r.section(keyOne).ratio(framedWS, ours, latency)
 	of = append(of, budget{what: "websocket, handshake, 1 dialer: time / preflight", limit: 1.35, value: one.median, spread: one.half})

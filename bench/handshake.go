@@ -29,7 +29,8 @@ const (
 // A handshaking is a section about handshakes.
 type handshaking struct {
 	key, title, text string
-	of               []string // peers
+	of               []string                // peers
+	base             func(row string) string // with which a row is compared; nil: the first one
 	start            func(context.Context, string) (*pair, error)
 	repetitions      int
 	n, dialers       int // in a repetition
@@ -62,6 +63,7 @@ func (b *bench) handshakeMany(ctx context.Context) (*section, error) {
 func micros(d time.Duration, n int) float64 { return float64(d) / float64(n) / 1e3 }
 
 func (b *bench) handshakes(ctx context.Context, of handshaking) (*section, error) {
+	ratio := against(of.base)
 	s := &section{
 		key: of.key, title: of.title,
 		text: fmt.Sprintf("Dial, handshake, close: %d times in each of %d repetitions. CPU in µs, allocations and bytes are for one connection, from accept to close.", of.n, of.repetitions) + of.text,

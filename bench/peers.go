@@ -78,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := append(slices.Concat(peers, telemetryPeers, framedPeers), waitingPeer)
+	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers, churnPeers), waitingPeer, straight)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -96,7 +96,9 @@ var fields = http.Header{
 }
 
 // request is what preflight sends to address, and switching is its answer.
-func request(address string) []byte {
+func request(address string) []byte { return requestOf(address, fields) }
+
+func requestOf(address string, fields http.Header) []byte {
 	carriers := []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
 	return wire.AppendFields(wire.AppendRequest(nil, target, address, &rawTerms, "", carriers), fields)
 }
@@ -285,21 +287,20 @@ func listenTLS(s *site, handle func(net.Conn)) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	certificate, err := s.certificate()
+	config, err := serverTLS(s, ecdsaKey)
 	if err != nil {
 		return "", err
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
 	go acceptAll(tls.NewListener(l, config), handle)
 	return l.Addr().String(), nil
 }
 
 func dialTLS(s *site) (dialFunc, error) {
-	roots, err := s.roots()
+	config, err := clientTLS(s, tls.VersionTLS13, false)
 	if err != nil {
 		return nil, err
 	}
-	d := &tls.Dialer{NetDialer: s.net, Config: &tls.Config{RootCAs: roots}}
+	d := &tls.Dialer{NetDialer: s.net, Config: config}
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", address)
 	}, nil

@@ -54,21 +54,46 @@ func relayName(r [2]string) string { return r[0] + " / " + r[1] }
 // tracedBulk is how many bytes are sent through a relay under strace.
 const tracedBulk = 64 << 20
 
-// relayed has three processes of its own: the client, the relay, and the server
-// behind it. CPU is that of the relay only.
+// A relaying is a section about relays.
+type relaying struct {
+	key, title, text string
+	of               [][2]string
+	base             func(row string) string // with which a row is compared; nil: the first one
+}
+
 func (b *bench) relayed(ctx context.Context) (*section, error) {
-	const title = "Relay with io.Copy"
+	s, err := b.relay(ctx, relaying{
+		key: keyRelay, title: "Relay with io.Copy", of: relays,
+		text: fmt.Sprintf(" strace counts the calls for %d MiB. If the kernel moves the bytes (splice), there are few reads and writes.", tracedBulk>>20),
+	})
+	if err != nil || !haveStrace() {
+		return s, err
+	}
+	s.columns = append(s.columns, median("splice", splices, "%.0f"), median("read+write", readsWrite, "%.0f"))
+	for _, r := range relays {
+		calls, err := b.traceRelay(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		s.samples.add(relayName(r), splices, calls["splice"])
+		s.samples.add(relayName(r), readsWrite, calls["read"]+calls["write"])
+	}
+	return s, nil
+}
+
+// relay has three processes of its own: the client, the relay, and the server
+// behind it. CPU is that of the relay only.
+func (b *bench) relay(ctx context.Context, of relaying) (*section, error) {
 	s := &section{
-		key: keyRelay, title: title,
-		text: fmt.Sprintf("One process accepts, dials, and moves %d MiB between the two connections by io.Copy; %d repetitions. CPU is that of this process. strace counts the calls for %d MiB. If the kernel moves the bytes (splice), there are few reads and writes.",
-			b.bulk>>20, b.few, tracedBulk>>20),
+		key: of.key, title: of.title,
+		text: fmt.Sprintf("One process accepts, dials, and moves %d MiB between the two connections by io.Copy; %d repetitions. CPU is that of this process.",
+			b.bulk>>20, b.few) + of.text,
 		columns: []column{
-			ratio("CPU, ratio", relayCPU), median("CPU s/GiB", relayCPU, "%.2f"), median("MiB/s", throughput, "%.0f"),
-			median("splice", splices, "%.0f"), median("read+write", readsWrite, "%.0f"),
+			against(of.base)("CPU, ratio", relayCPU), median("CPU s/GiB", relayCPU, "%.2f"), median("MiB/s", throughput, "%.0f"),
 		},
 		samples: newSamples(),
 	}
-	for _, r := range relays {
+	for _, r := range of.of {
 		s.samples.rows = append(s.samples.rows, relayName(r))
 	}
 	var all []*relayProcesses
@@ -77,14 +102,14 @@ func (b *bench) relayed(ctx context.Context) (*section, error) {
 			p.stop()
 		}
 	}()
-	for _, r := range relays {
+	for _, r := range of.of {
 		p, err := b.relayProcesses(ctx, nil, r)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, p)
 	}
-	err := b.repeat(title, b.few, len(relays), func(i int, first bool) error {
+	return s, b.repeat(of.title, b.few, len(of.of), func(i int, first bool) error {
 		if first {
 			if _, _, err := all[i].bulk(b.bulk / 8); err != nil {
 				return err
@@ -95,23 +120,11 @@ func (b *bench) relayed(ctx context.Context) (*section, error) {
 			return err
 		}
 		gib := float64(b.bulk) / giB
-		row := relayName(relays[i])
+		row := relayName(of.of[i])
 		s.samples.add(row, relayCPU, relay.CPU.Seconds()/gib)
 		s.samples.add(row, throughput, gib*1024/client.Elapsed.Seconds())
 		return nil
 	})
-	if err != nil || !haveStrace() {
-		return s, err
-	}
-	for _, r := range relays {
-		calls, err := b.traceRelay(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		s.samples.add(relayName(r), splices, calls["splice"])
-		s.samples.add(relayName(r), readsWrite, calls["read"]+calls["write"])
-	}
-	return s, nil
 }
 
 const relayCPU = "relay CPU"

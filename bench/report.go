@@ -47,10 +47,19 @@ func median(head, quantity, format string) column {
 }
 
 // ratio compares with the first row.
-func ratio(head, quantity string) column {
-	return column{head, func(s *samples, row string) string {
-		return s.ratio(row, s.rows[0], quantity).String()
-	}}
+func ratio(head, quantity string) column { return against(nil)(head, quantity) }
+
+// against returns a ratio that compares with the row that base returns; nil: with the first.
+func against(base func(row string) string) func(head, quantity string) column {
+	return func(head, quantity string) column {
+		return column{head, func(s *samples, row string) string {
+			with := s.rows[0]
+			if base != nil {
+				with = base(row)
+			}
+			return s.ratio(row, with, quantity).String()
+		}}
+	}
 }
 
 // spreadOf is for quantities that are already ratios.
@@ -137,9 +146,9 @@ const noise = `## What is noise, and what is not measured
   trip dominates in every row, and the differences vanish.
 - The WebSocket rows and those of Xray-core and sing-box speak their own protocol, with their own
   fields. go-proxyproto, cmux and the plain client sort a connection first, and then exchange the same bytes
-  as bare TCP. crypto/tls does only its handshake.
-- Not measured: TLS under or inside a tunnel, HTTP/2, other kernels and processors,
-  packet loss, more than %d connections, the kernel's memory, throughput of many connections at once.
+  as bare TCP. crypto/tls does only its handshake, also where tunnels with TLS are compared with it.
+- Not measured: HTTP/2, other kernels and processors,
+  packet loss, more than %d connections.
 `
 
 func (r *results) markdown() string {

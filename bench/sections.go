@@ -103,19 +103,28 @@ const (
 
 const giB = 1 << 30
 
+// A using is a section about connections in use.
+type using struct {
+	key, title, text string
+	of               []string // peers
+}
+
 func (b *bench) steady(ctx context.Context) (*section, error) {
-	const title = "One connection in use"
+	return b.inUse(ctx, using{key: keySteady, title: "One connection in use", of: names(peers)})
+}
+
+func (b *bench) inUse(ctx context.Context, of using) (*section, error) {
 	s := &section{
-		key: keySteady, title: title,
+		key: of.key, title: of.title,
 		text: fmt.Sprintf("%d MiB in writes and reads of %d KiB, and %d messages of %d bytes that are sent back one by one, without the handshake; %d repetitions. CPU and allocations are those of both sides. %s",
-			b.bulk>>20, bulkChunk>>10, b.echoes, echoSize, b.few, pinned),
+			b.bulk>>20, bulkChunk>>10, b.echoes, echoSize, b.few, pinned) + of.text,
 		columns: []column{
 			ratio("bulk time, ratio", elapsed), median("MiB/s", throughput, "%.0f"), median("CPU s/GiB", bulkCPU, "%.2f"), median("allocs/GiB", bulkAllocs, "%.0f"),
 			ratio("echo time, ratio", echoTime), median("µs", echoTime, "%.1f"), median("CPU µs", echoCPU, "%.1f"), median("allocs", echoAllocs, "%.2f"),
 		},
-		samples: newSamples(names(peers)...),
+		samples: newSamples(of.of...),
 	}
-	return s, b.rotate(ctx, title, s.samples.rows, b.pinnedPair, b.few, func(p *pair, first bool) error {
+	return s, b.rotate(ctx, of.title, s.samples.rows, b.pinnedPair, b.few, func(p *pair, first bool) error {
 		if first {
 			if _, err := p.client.do(order{Op: "connect", Address: p.server.hello.Address}); err != nil {
 				return err

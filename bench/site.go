@@ -1,9 +1,11 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -24,6 +26,9 @@ import (
 type site struct {
 	dir string      // has the certificate
 	net *net.Dialer // with which each peer dials
+
+	settle   func() error // what a server does before its memory is measured; nil: nothing
+	profiler profiler
 
 	spread atomic.Bool // dial from many addresses, because an address has only some 28 000 ports
 	dialed atomic.Int64
@@ -55,31 +60,48 @@ func (s *site) control(_, _ string, raw syscall.RawConn) error {
 	return errors.Join(controlErr, err)
 }
 
-func (s *site) certFile() string { return filepath.Join(s.dir, "cert.pem") }
-func (s *site) keyFile() string  { return filepath.Join(s.dir, "key.pem") }
+// The kinds of keys of certificates.
+const (
+	ecdsaKey = "ecdsa"
+	rsaKey   = "rsa"
+)
 
-func (s *site) certificate() (tls.Certificate, error) {
-	return tls.LoadX509KeyPair(s.certFile(), s.keyFile())
+func (s *site) certFile(kind string) string { return filepath.Join(s.dir, kind+"-cert.pem") }
+func (s *site) keyFile(kind string) string  { return filepath.Join(s.dir, kind+"-key.pem") }
+
+func (s *site) certificate(kind string) (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(s.certFile(kind), s.keyFile(kind))
 }
 
+// roots has all certificates.
 func (s *site) roots() (*x509.CertPool, error) {
-	b, err := os.ReadFile(s.certFile())
-	if err != nil {
-		return nil, err
-	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(b) {
-		return nil, errors.New("there is no certificate in " + s.certFile())
+	for _, kind := range []string{ecdsaKey, rsaKey} {
+		b, err := os.ReadFile(s.certFile(kind))
+		if err != nil {
+			return nil, err
+		}
+		if !roots.AppendCertsFromPEM(b) {
+			return nil, errors.New("there is no certificate in " + s.certFile(kind))
+		}
 	}
 	return roots, nil
 }
 
-// writeCertificate creates a certificate for the loopback interface.
-func (s *site) writeCertificate() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (s *site) writeCertificates() error {
+	small, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
+	large, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.writeCertificate(ecdsaKey, small), s.writeCertificate(rsaKey, large))
+}
+
+// writeCertificate creates a certificate for the loopback interface.
+func (s *site) writeCertificate(kind string, key crypto.Signer) error {
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "preflight bench"},
@@ -97,6 +119,6 @@ func (s *site) writeCertificate() error {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(s.certFile(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(s.keyFile(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+		os.WriteFile(s.certFile(kind), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(s.keyFile(kind), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
 }

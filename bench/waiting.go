@@ -23,7 +23,7 @@ var waits = map[string]string{blockedReader: "hold", waitsSilent: opSilent, wait
 var waitingPeer = &peer{"preflight, TLS or not", "PreflightListener with TLSConfig", listenEither, dialPreflight(nil)}
 
 func listenEither(s *site, handle func(net.Conn)) (string, error) {
-	certificate, err := s.certificate()
+	certificate, err := s.certificate(ecdsaKey)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -11,7 +12,7 @@ import (
 
 const (
 	// lingerLimit is how long the transport stays open after Close. The peer must
-	// have read everything within this time.
+	// have received everything within this time.
 	lingerLimit = 60 * time.Second
 
 	// drainLimit is how long the transport stays open after the peer has sent a
@@ -31,7 +32,7 @@ const (
 	phaseOpen phase = iota
 
 	// phaseLinger: the application has closed the connection. The Conn waits
-	// until the peer has read everything. It discards the data that the peer
+	// until the peer has received everything. It discards the data that the peer
 	// sends.
 	phaseLinger
 
@@ -63,13 +64,13 @@ type state struct {
 	peerEnd           bool // reading the transport has ended
 	finalWritten      bool // the transport has accepted FINAL_DATA
 	discarded         bool // DATA of the peer was discarded
-	lingerReported    bool // onLinger was called
+	lingerReported    bool // Owner.Lingers was called
 	backgroundReadDue bool // the Conn itself must read from now on
 	backgroundReading bool // the goroutine of backgroundRead was started
+	hasLast           bool // WriteLast was called
 
 	pings     uint64 // the value of our last PING; the values are 1, 2, 3, ...
-	last      []byte // the value of FINAL_DATA, until it is sent: see WriteLast
-	hasLast   bool   // WriteLast was called
+	last      *last  // the value of FINAL_DATA, until it is sent: see WriteLast; nil: it is empty
 	finalPing uint64 // the value of the PING after FINAL_DATA; 0: not sent
 	ponged    uint64 // the highest value of a PONG
 
@@ -95,7 +96,7 @@ func (c *Conn) CloseWrite() error {
 		c.startControls() // there is no deadline, so a goroutine waits, and not the caller
 		return nil
 	}
-	if c.sending.CompareAndSwap(false, true) {
+	if c.beginSending() {
 		c.flush()
 		if c.stillDue() {
 			go c.sendControls()
@@ -112,6 +113,19 @@ func (c *Conn) CloseWrite() error {
 // maxLast is the longest value of FINAL_DATA.
 const maxLast = 128
 
+// A last is a value of FINAL_DATA.
+type last struct {
+	n     int
+	bytes [maxLast]byte
+}
+
+func (l *last) value() []byte {
+	if l == nil {
+		return nil
+	}
+	return l.bytes[:l.n]
+}
+
 // WriteLast keeps p, which FINAL_DATA will carry behind everything that was written. It
 // does not wait for the peer. A TLS layer above writes its close_notify so: with Write, a
 // peer that does not read would hold it up, and then the end of the stream would be lost.
@@ -125,10 +139,13 @@ func (c *Conn) WriteLast(p []byte) (int, error) {
 		return len(p), nil
 	case c.closed, c.ownFinal, c.hasFlag(writeStop):
 		return 0, c.closedError("write")
-	case len(c.last)+len(p) > maxLast:
+	case len(c.last.value())+len(p) > maxLast:
 		return 0, c.opError("write", errLastTooLong)
 	}
-	c.last, c.hasLast = append(c.last, p...), true
+	if c.last == nil {
+		c.last, c.hasLast = new(last), true
+	}
+	c.last.n += copy(c.last.bytes[c.last.n:], p)
 	return len(p), nil
 }
 
@@ -168,7 +185,7 @@ func (c *Conn) CloseRead() error {
 
 // Close closes the connection. It does not wait for the peer. If no Write is in
 // progress and the last one succeeded, Close sends FINAL_DATA, unless CloseWrite has
-// sent it. The transport then stays open until the peer has read everything, for at
+// sent it. The transport then stays open until the peer has received everything, for at
 // most 60 s. Incoming data is discarded. If a Write is in progress or the last one
 // failed, Close closes the transport at once, and the peer sees that data is missing.
 //
@@ -189,6 +206,13 @@ func (c *Conn) Close() error {
 		c.end(true)
 		return nil
 	}
+	wakeErr := c.wakeRead()
+	if isGone(c.readErr) || isGone(wakeErr) {
+		// Nothing can be sent or received any more, so nothing needs to linger.
+		c.mu.Unlock()
+		c.end(true)
+		return err
+	}
 	if c.phase == phaseOpen {
 		peerGone := c.peerClose || c.peerFinal && c.peerEnd
 		if !c.ownFinal && !peerGone {
@@ -199,12 +223,18 @@ func (c *Conn) Close() error {
 		c.enterPhase(phaseLinger, lingerLimit-closeFrameTimeout)
 	}
 	c.release()
-	if c.wakeRead() != nil {
+	if wakeErr != nil {
 		// The transport has no deadlines, so a Read that waits in it still holds
 		// rmu, and nothing else can read.
 		c.shortenLinger()
 	}
 	return err
+}
+
+// isGone reports whether err says that the transport has been reset, or was closed below
+// the Conn.
+func isGone(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
 }
 
 // unconfirmed returns the error of a transport that has ended after both directions were
@@ -314,8 +344,8 @@ func (c *Conn) release() {
 	c.backgroundReading = c.backgroundReading || startRead
 	c.mu.Unlock()
 
-	if report && c.onLinger != nil {
-		c.onLinger()
+	if report && c.owner != nil {
+		c.owner.Lingers()
 	}
 	if startRead {
 		go c.backgroundRead()
@@ -364,8 +394,8 @@ func (c *Conn) end(hard bool) {
 		t.Close()
 	}
 	c.conn.Close()
-	if c.onClosed != nil {
-		c.onClosed()
+	if c.owner != nil {
+		c.owner.Ended()
 	}
 }
 

@@ -30,13 +30,13 @@ type end struct {
 func newEnd(t *testing.T, k kind, window int) *end {
 	a, b := newLink(window)
 	e := &end{t: t, kind: k, transport: a}
-	e.Conn = k.above(a, Config{
-		OnLinger: func() { e.lingers.Add(1) },
-		OnClosed: func() { e.closes.Add(1) },
-	})
+	e.Conn = k.above(a, Config{Owner: e})
 	e.peer = newPeer(t, k, b)
 	return e
 }
+
+func (e *end) Lingers() { e.lingers.Add(1) }
+func (e *end) Ended()   { e.closes.Add(1) }
 
 // write writes s, and asserts that all of it was written.
 func (e *end) write(s string) {
@@ -97,8 +97,8 @@ func (e *end) ended() {
 	e.t.Helper()
 	synctest.Wait()
 	assert.True(e.t, e.transport.isClosed(), "the transport is closed")
-	assert.Equal(e.t, int32(1), e.closes.Load(), "calls of OnClosed")
-	assert.LessOrEqual(e.t, e.lingers.Load(), int32(1), "calls of OnLinger")
+	assert.Equal(e.t, int32(1), e.closes.Load(), "calls of Ended")
+	assert.LessOrEqual(e.t, e.lingers.Load(), int32(1), "calls of Lingers")
 }
 
 func (e *end) writesLast(s string) {
@@ -503,7 +503,7 @@ var ends = []struct {
 		e.ended()
 		err := e.Close()
 		assert.ErrorIs(e.t, err, io.ErrUnexpectedEOF)
-		assert.ErrorContains(e.t, err, "the peer has not confirmed that it has read everything")
+		assert.ErrorContains(e.t, err, "the peer has not confirmed that it has received everything")
 	}},
 	{"close write, close: a reset comes before the peer's PONG", func(e *end) {
 		e.peer.stopAnswering()
@@ -607,7 +607,7 @@ var ends = []struct {
 		assert.NoError(e.t, e.CloseWrite())
 		e.peerGot("final, ping 1")
 		e.transport.out.mu.Lock()
-		assert.Equal(e.t, past, e.transport.write.t)
+		assert.WithinDuration(e.t, past, e.transport.write.t, 0)
 		e.transport.out.mu.Unlock()
 	}},
 	{"close write: it waits at most 2 s for a transport that is full", func(e *end) {
@@ -1018,7 +1018,7 @@ func TestImmediateEnds(t *testing.T) {
 				a, b := newLink(window)
 				below, _ := newLink(window)
 				e := &end{t: t, kind: k, transport: a}
-				e.Conn = k.above(layer{a, below}, Config{TLS: true, OnClosed: func() { e.closes.Add(1) }})
+				e.Conn = k.above(layer{a, below}, Config{TLS: true, Owner: e})
 				e.peer = newPeer(t, k, b)
 				before := time.Now()
 				run(e)
@@ -1050,13 +1050,19 @@ func TestEndIsNotDelayed(t *testing.T) {
 	}
 }
 
+// An endedChan is closed when the transport ends.
+type endedChan chan bool
+
+func (endedChan) Lingers() {}
+func (c endedChan) Ended() { close(c) }
+
 // On a transport without deadlines, such as an SSH channel, Close cannot interrupt a Read.
 // The next bytes from the peer end it. At the latest, this is the PONG for the PING of Close.
 func TestCloseWithoutDeadlines(t *testing.T) {
 	for _, k := range kinds {
 		x, y := newLink(window)
-		closed := make(chan bool)
-		a := k.above(noDeadlines{x}, Config{OnClosed: func() { close(closed) }})
+		closed := make(endedChan)
+		a := k.above(noDeadlines{x}, Config{Owner: closed})
 		b := kind{k.webSocket, !k.client}.above(y, Config{})
 		a.Write([]byte("hi"))
 		got := make([]byte, 10)
@@ -1088,3 +1094,32 @@ var errNoDeadlines = errors.New("no deadlines here")
 func (noDeadlines) SetDeadline(time.Time) error      { return errNoDeadlines }
 func (noDeadlines) SetReadDeadline(time.Time) error  { return errNoDeadlines }
 func (noDeadlines) SetWriteDeadline(time.Time) error { return errNoDeadlines }
+
+// A transport that was reset, or closed below the Conn, has nothing to wait for.
+func TestCloseOfDeadTransport(t *testing.T) {
+	for name, die := range map[string]func(c *Conn, transport, peer *net.TCPConn){
+		"reset, seen by Read": func(c *Conn, _, peer *net.TCPConn) {
+			peer.SetLinger(0)
+			peer.Close()
+			_, err := c.Read(make([]byte, 10))
+			assert.ErrorIs(t, err, syscall.ECONNRESET)
+		},
+		"closed below": func(_ *Conn, transport, peer *net.TCPConn) {
+			transport.Close()
+			peer.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, k := range kinds {
+				a, b := tcpPipe(t)
+				e := &end{t: t, kind: k}
+				e.Conn = k.above(a, Config{Owner: e})
+				die(e.Conn, a, b)
+				assert.NoError(t, e.Close())
+				assert.Equal(t, int32(1), e.closes.Load(), "the transport is closed when Close returns")
+				assert.Zero(t, e.lingers.Load())
+				assert.ErrorIs(t, e.Close(), net.ErrClosed)
+			}
+		})
+	}
+}

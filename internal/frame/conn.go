@@ -39,12 +39,19 @@ type Config struct {
 	// of a capsule arrives. Zero or a negative value disables the timeout.
 	MaxIdleTimeout time.Duration
 
-	// OnLinger is called once if the transport stays open after [Conn.Close], after
-	// the end of both directions, or after a protocol error. It may be nil.
-	OnLinger func()
+	// Owner is told how the transport ends. It may be nil.
+	Owner Owner
+}
 
-	// OnClosed is called once, when the transport has been closed. It may be nil.
-	OnClosed func()
+// An Owner is told how the transport of a [Conn] ends. Its methods are called without a
+// lock held, and must not block.
+type Owner interface {
+	// Lingers is called once if the transport stays open after [Conn.Close], after
+	// the end of both directions, or after a protocol error.
+	Lingers()
+
+	// Ended is called once, when the transport has been closed.
+	Ended()
 }
 
 // Conn is the net.Conn of a framed tunnel. Its methods are safe for concurrent use.
@@ -59,9 +66,8 @@ type Conn struct {
 	tls    bool
 	vector bool // conn writes net.Buffers in one call
 
-	flags   atomic.Uint32
-	writes  atomic.Int32 // the Writes that are in progress or wait for wmu
-	sending atomic.Bool  // a goroutine is sending controls
+	flags  atomic.Uint32
+	writes atomic.Int32 // the Writes that are in progress or wait for wmu
 
 	// The state of the reader. rmu guards it. After the last Read, only the
 	// goroutine of backgroundRead uses it.
@@ -86,18 +92,16 @@ type Conn struct {
 	mu sync.Mutex
 	state
 
-	dmu               sync.Mutex
-	readDeadline      time.Time // set by the application
-	writeDeadline     time.Time
-	ownsReadDeadline  bool          // the Conn has set the transport's read deadline for itself
-	ownsWriteDeadline bool          // the same for the write deadline
-	controlDeadline   time.Duration // when the write deadline of the controls expires, since epoch
+	dmu             sync.Mutex
+	readDeadline    instant // set by the application
+	writeDeadline   instant
+	controlDeadline time.Duration // when the write deadline of the controls expires, since epoch
 
 	keepAlive    time.Duration
 	idle         *idleTimer   // nil without MaxIdleTimeout
 	lastReceived atomic.Int64 // when bytes of a capsule last arrived, since epoch
 
-	onLinger, onClosed func()
+	owner Owner // may be nil
 }
 
 // webSocket is the additional state of a Conn that uses WebSocket.
@@ -116,7 +120,14 @@ const (
 	openCapsule             // capsuleLeft is not 0; set under wmu
 	hasUnsent               // unsent is not empty; set under wmu
 	writeFailed             // the last Write failed; set under wmu
+
+	sending           // a goroutine is sending controls
+	ownsReadDeadline  // the Conn has set the transport's read deadline for itself; set under dmu
+	ownsWriteDeadline // the same for the write deadline
 )
+
+// noWriteFlags are the flags that a Write does not depend on.
+const noWriteFlags = readStop | sending | ownsReadDeadline | ownsWriteDeadline
 
 // setFlag sets or clears a flag.
 func (c *Conn) setFlag(flag uint32, set bool) {
@@ -142,8 +153,7 @@ func New(transport net.Conn, cfg Config) *Conn {
 		tls:       cfg.TLS,
 		buffered:  cfg.Rest,
 		keepAlive: cfg.KeepAlivePeriod,
-		onLinger:  cfg.OnLinger,
-		onClosed:  cfg.OnClosed,
+		owner:     cfg.Owner,
 	}
 	switch transport.(type) {
 	case *net.TCPConn, *net.UnixConn:

@@ -29,7 +29,7 @@ type controls struct {
 // will send them. It does not wait. If a reader waited for its writer, two peers could
 // deadlock: each would wait for the other to read from a full window.
 func (c *Conn) startControls() {
-	if c.mayControl() && c.sending.CompareAndSwap(false, true) {
+	if c.mayControl() && c.beginSending() {
 		go c.sendControls()
 	}
 }
@@ -43,7 +43,7 @@ func (c *Conn) mayControl() bool {
 	return f&due != 0 && c.writes.Load() == 0 && (f&openCapsule == 0 || f&writeStop != 0)
 }
 
-// sendControls sends the controls that are due. The caller must have set c.sending, so
+// sendControls sends the controls that are due. The caller must have set sending, so
 // it runs at most once at a time for each connection.
 func (c *Conn) sendControls() {
 	for {
@@ -54,12 +54,15 @@ func (c *Conn) sendControls() {
 	}
 }
 
-// stillDue clears c.sending, unless more controls have become due. A goroutine that has
-// found c.sending set relies on this check: its controls are sent too.
+// stillDue clears sending, unless more controls have become due. A goroutine that has
+// found sending set relies on this check: its controls are sent too.
 func (c *Conn) stillDue() bool {
-	c.sending.Store(false)
-	return c.mayControl() && c.sending.CompareAndSwap(false, true)
+	c.flags.And(^uint32(sending))
+	return c.mayControl() && c.beginSending()
 }
+
+// beginSending sets the flag sending, and reports whether it was not set.
+func (c *Conn) beginSending() bool { return c.flags.Or(sending)&sending == 0 }
 
 // flush writes the controls that are due, and then performs the step of the phase that
 // follows them.
@@ -159,8 +162,9 @@ func (c *Conn) takeControls(b []byte) []byte {
 	}
 	if c.finalDue {
 		var key websocket.Key
-		b, key = c.appendHeader(b, capsule.Header{Type: capsule.FinalData, Length: uint64(len(c.last))}, c.newKey())
-		b, _ = c.appendMasked(b, c.last, key)
+		value := c.last.value()
+		b, key = c.appendHeader(b, capsule.Header{Type: capsule.FinalData, Length: uint64(len(value))}, c.newKey())
+		b, _ = c.appendMasked(b, value, key)
 		c.last = nil
 	}
 	if c.finalDue || c.pingDue {

@@ -9,6 +9,27 @@ import (
 // past is a deadline that interrupts a call in progress.
 var past = time.Unix(1, 0)
 
+// An instant is a deadline of the application, since epoch; 0: there is none.
+type instant time.Duration
+
+func newInstant(t time.Time) instant {
+	if t.IsZero() {
+		return 0
+	}
+	d := instant(t.Sub(epoch))
+	if d == 0 {
+		d = -1 // as expired as epoch itself
+	}
+	return d
+}
+
+func (d instant) time() time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return epoch.Add(time.Duration(d))
+}
+
 // SetDeadline sets both deadlines: see [net.Conn].
 func (c *Conn) SetDeadline(t time.Time) error {
 	err := c.SetReadDeadline(t)
@@ -26,8 +47,8 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.readDeadline = t
-	if c.ownsReadDeadline {
+	c.readDeadline = newInstant(t)
+	if c.hasFlag(ownsReadDeadline) {
 		return nil
 	}
 	return c.conn.SetReadDeadline(t)
@@ -42,8 +63,8 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.writeDeadline = t
-	if c.ownsWriteDeadline && !(c.tls && c.writes.Load() > 0) {
+	c.writeDeadline = newInstant(t)
+	if c.hasFlag(ownsWriteDeadline) && !(c.tls && c.writes.Load() > 0) {
 		return nil // endControls sets it
 	}
 	return c.conn.SetWriteDeadline(t)
@@ -53,17 +74,17 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 func (c *Conn) readExpired() bool {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	return !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline)
+	return c.readDeadline != 0 && now() >= time.Duration(c.readDeadline)
 }
 
 // wakeRead interrupts a Read that waits in the transport, and makes later ones fail.
 func (c *Conn) wakeRead() error {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	if c.ownsReadDeadline {
+	if c.hasFlag(ownsReadDeadline) {
 		return nil
 	}
-	c.ownsReadDeadline = true
+	c.flags.Or(ownsReadDeadline)
 	return c.conn.SetReadDeadline(past)
 }
 
@@ -72,7 +93,7 @@ func (c *Conn) wakeRead() error {
 func (c *Conn) takeReads() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	c.ownsReadDeadline = true
+	c.flags.Or(ownsReadDeadline)
 	c.conn.SetReadDeadline(time.Time{})
 }
 
@@ -85,11 +106,11 @@ func (c *Conn) beginControls() bool {
 	if c.writes.Load() > 0 {
 		return false
 	}
-	c.ownsWriteDeadline = true
+	c.flags.Or(ownsWriteDeadline)
 	if !c.tls {
 		c.controlDeadline = now() + controlTimeout
 		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
-	} else if !c.writeDeadline.IsZero() {
+	} else if c.writeDeadline != 0 {
 		c.conn.SetWriteDeadline(time.Time{})
 	}
 	return true
@@ -99,9 +120,9 @@ func (c *Conn) beginControls() bool {
 func (c *Conn) endControls() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	c.ownsWriteDeadline = false
-	if !c.tls || !c.writeDeadline.IsZero() {
-		c.conn.SetWriteDeadline(c.writeDeadline)
+	c.flags.And(^uint32(ownsWriteDeadline))
+	if !c.tls || c.writeDeadline != 0 {
+		c.conn.SetWriteDeadline(c.writeDeadline.time())
 	}
 }
 
@@ -122,9 +143,9 @@ func (c *Conn) interruptControls() {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
 	switch {
-	case !c.ownsWriteDeadline:
+	case !c.hasFlag(ownsWriteDeadline):
 	case c.tls:
-		c.conn.SetWriteDeadline(c.writeDeadline)
+		c.conn.SetWriteDeadline(c.writeDeadline.time())
 	default:
 		c.controlDeadline = math.MinInt64 // always in the past
 		c.conn.SetWriteDeadline(past)

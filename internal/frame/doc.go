@@ -18,8 +18,7 @@
 //		TLS:             transportIsTLS,
 //		Rest:            leftover,
 //		KeepAlivePeriod: 20 * time.Second,
-//		OnLinger:        func() { … },
-//		OnClosed:        func() { … },
+//		Owner:           owner,
 //	})
 //
 // After that, only the Conn may read, write or close the transport. The layer above
@@ -32,24 +31,23 @@
 // # How a connection ends
 //
 //	CloseWrite  sends FINAL_DATA and a PING. The peer's PONG confirms that the peer
-//	            has read everything. Read still works.
+//	            has received everything. Read still works.
 //	Close       sends FINAL_DATA and a PING, unless CloseWrite has sent them, and
 //	            returns. The transport lingers until the PONG arrives or the peer
 //	            ends the transport, for 60 s at most. If a Write is in progress or
 //	            has failed, Close closes the transport at once.
 //	EndLinger   closes a transport that lingers.
 //
-// OnLinger is called when a transport begins to linger. OnClosed is called when the
-// transport has been closed. Each is called at most once. OnClosed may be called
-// first, or without OnLinger. This happens if the transport is closed at once. It
-// also happens if both sides have ended their directions while the application still
-// holds the connection. An owner that counts transports adds one when it calls New
-// and removes it in OnClosed. An owner that limits lingering transports keeps a list:
-// it adds in OnLinger, removes in OnClosed, and calls EndLinger on the oldest. Both
-// functions are called without a lock held, and must not block.
+// Owner.Lingers is called when a transport begins to linger. Owner.Ended is called when
+// the transport has been closed. Each is called at most once. Ended may be called first,
+// or without Lingers. This happens if the transport is closed at once. It also happens if
+// both sides have ended their directions while the application still holds the
+// connection. An owner that counts transports adds one when it calls New and removes it in
+// Ended. An owner that limits lingering transports keeps a list: it adds in Lingers,
+// removes in Ended, and calls EndLinger on the oldest.
 //
 // When a program exits, its lingering transports end too. io.EOF of Read does not say
-// that the peer has read everything: it may end its direction first. After CloseWrite
+// that the peer has received everything: it may end its direction first. After CloseWrite
 // and io.EOF, the transport ends by itself when both sides have confirmed. Close then
 // returns nil, and an error if the transport has ended before the peer has confirmed.
 //

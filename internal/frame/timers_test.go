@@ -20,8 +20,7 @@ import (
 func newEndWith(t *testing.T, k kind, cfg Config) *end {
 	a, b := newLink(window)
 	e := &end{t: t, kind: k, transport: a}
-	cfg.OnLinger = func() { e.lingers.Add(1) }
-	cfg.OnClosed = func() { e.closes.Add(1) }
+	cfg.Owner = e
 	e.Conn = k.above(a, cfg)
 	e.peer = newPeer(t, k, b)
 	return e

@@ -19,7 +19,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.writeError()
 	}
 	defer c.endWrite()
-	if c.flags.Load()&^readStop == 0 && len(p) <= maxCopy {
+	if c.flags.Load()&^noWriteFlags == 0 && len(p) <= maxCopy {
 		return c.writeSmall(p)
 	}
 	return c.write(p, 0)
