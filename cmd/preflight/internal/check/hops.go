@@ -279,13 +279,17 @@ func (c *checker) tryAgain(ctx context.Context) {
 		return
 	}
 	others := ""
-	c.timed(ctx, "repeat", func(ctx context.Context) (string, error) {
+	// The dialer bounds each dial. One bound for all would make the last ones fail on a slow path.
+	c.timed(ctx, "repeat", func(context.Context) (string, error) {
 		for range repeats {
 			tunnel, err := c.dialTunnel(ctx, carrier)
 			if err == nil {
 				tunnel.Close()
 				opened++
 				continue
+			}
+			if ctx.Err() != nil {
+				return "interrupted", ctx.Err()
 			}
 			a := &Answer{Outcome: failed}
 			var answer *preflight.StatusError
