@@ -167,7 +167,7 @@ func (l *PreflightListener) frame(x *exchange, h *handover) *tunnel {
 }
 
 // A tunnel is what a listener knows of a framed connection. Such a connection may linger:
-// its transport may outlive the Conn, until the peer has read everything.
+// its transport may outlive the Conn, until the peer has received everything.
 type tunnel struct {
 	listener *PreflightListener
 	conn     *frame.Conn

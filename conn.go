@@ -39,12 +39,17 @@ type Conn struct {
 	// leftover bytes or a watch, or the connection has been closed. Otherwise Read
 	// loads only this flag.
 	special    atomic.Bool
+	closed     bool // by Close
+	readClosed bool // by CloseRead
 	mu         sync.Mutex
-	closed     bool      // by Close
-	readClosed bool      // by CloseRead
-	leftover   []byte    // arrived behind the handshake, and not yet read
-	deadline   time.Time // of Read, as long as special is set
-	watch      *watch
+	early      *early // nil: there was none. Most tunnels do without, and so are smaller while idle
+}
+
+// early is the state of Read if it has something to do before the connection.
+type early struct {
+	leftover []byte    // arrived behind the handshake, and not yet read
+	deadline time.Time // of Read, as long as special is set
+	watch    *watch
 }
 
 // heads are the messages of a handshake; zero for a plain connection. The request is
@@ -54,14 +59,31 @@ type heads struct{ request, answer []byte }
 // newConn takes ownership of heads, leftover and watch. remote is nil if the client's
 // address is that of c.
 func newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
-	conn := new(Conn)
+	conn := allocate(len(leftover) > 0 || watch != nil)
 	conn.init(c, remote, heads, leftover, watch)
 	return conn
 }
 
+// allocate returns a Conn that has what init needs.
+func allocate(hasEarly bool) *Conn {
+	if !hasEarly {
+		return new(Conn)
+	}
+	both := new(struct { // one allocation
+		conn  Conn
+		early early
+	})
+	both.conn.early = &both.early
+	return &both.conn
+}
+
+// init needs c.early if there are leftover bytes or a watch.
 func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) {
-	c.conn, c.remote, c.heads, c.watch = conn, remote, heads, watch
-	c.setLeftover(leftover)
+	c.conn, c.remote, c.heads = conn, remote, heads
+	if c.early != nil {
+		c.early.watch = watch
+		c.setLeftover(leftover)
+	}
 }
 
 // Request returns the upgrade request. On the server it is the same request that
@@ -139,7 +161,11 @@ func (c *Conn) readSpecial(b []byte) (int, error) {
 		return n, err
 	}
 	c.mu.Lock()
-	w, ended := c.watch, c.ended()
+	ended := c.ended()
+	var w *watch
+	if c.early != nil {
+		w = c.early.watch
+	}
 	c.mu.Unlock()
 	switch {
 	case w != nil:
@@ -167,36 +193,42 @@ func (c *Conn) ended() error {
 func (c *Conn) readLeftover(b []byte) (n int, err error, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.leftover) == 0 {
+	if c.early == nil || len(c.early.leftover) == 0 {
 		return 0, nil, false
 	}
-	if c.expired() {
+	if c.early.expired() {
 		return 0, c.opError("read", os.ErrDeadlineExceeded), true
 	}
-	n = copy(b, c.leftover)
-	c.setLeftover(c.leftover[n:])
+	n = copy(b, c.early.leftover)
+	c.setLeftover(c.early.leftover[n:])
 	return n, nil, true
 }
 
 // expired reports whether the deadline of Read has passed. It then takes precedence over
 // leftover bytes, as it does over bytes in the socket's buffer. The caller holds mu.
-func (c *Conn) expired() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
+func (e *early) expired() bool { return !e.deadline.IsZero() && !time.Now().Before(e.deadline) }
 
-// setLeftover replaces the leftover bytes, and frees them when none are left. The caller
-// holds mu.
+// setLeftover replaces the leftover bytes, and frees them when none are left. There were some
+// before, if leftover is not empty. The caller holds mu.
 func (c *Conn) setLeftover(leftover []byte) {
-	if len(leftover) == 0 {
-		leftover = nil
+	special := c.closed || c.readClosed
+	if e := c.early; e != nil {
+		if len(leftover) == 0 {
+			leftover = nil
+		}
+		e.leftover = leftover
+		special = special || leftover != nil || e.watch != nil
 	}
-	c.leftover = leftover
-	c.special.Store(leftover != nil || c.watch != nil || c.closed || c.readClosed)
+	c.special.Store(special)
 }
 
 // drop returns the leftover bytes and ends reading.
 func (c *Conn) drop() (leftover []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	leftover = c.leftover
+	if c.early != nil {
+		leftover = c.early.leftover
+	}
 	c.closed = true
 	c.setLeftover(nil)
 	return leftover
@@ -258,18 +290,18 @@ func write(w io.Writer, b []byte) (int, error) {
 // of w that does not read.
 func (c *Conn) writeLeftover(w io.Writer) (int, error) {
 	c.mu.Lock()
-	leftover := c.leftover
-	if leftover == nil {
+	if c.early == nil || c.early.leftover == nil {
 		c.mu.Unlock()
 		return 0, nil
 	}
-	if c.expired() {
+	leftover := c.early.leftover
+	if c.early.expired() {
 		// Not left to the connection: its clock may be slower, and what it
 		// then reads would pass the rest.
 		c.mu.Unlock()
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	c.leftover = nil
+	c.early.leftover = nil
 	c.mu.Unlock()
 	n, err := write(w, leftover)
 	c.mu.Lock()
@@ -293,7 +325,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // returns bytes that came after dropped ones.
 //
 // With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
-// stays open until the peer has read everything, for at most 60 seconds. A program that
+// stays open until the peer has received everything, for at most 60 seconds. A program that
 // exits ends it before that.
 //
 // The [io.EOF] of Read does not say that the peer has read what was written: the peer may
@@ -301,7 +333,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // example because a server ends its direction behind its answer to the whole request.
 //
 // After CloseWrite and io.EOF, the connection of these carriers ends by itself as soon as
-// each side has confirmed that it has read everything. If it has ended without the peer's
+// each side has confirmed that it has received everything. If it has ended without the peer's
 // confirmation, Close returns an error.
 func (c *Conn) Close() error {
 	endTunnelTLS(c.conn)
@@ -398,8 +430,8 @@ func (c *Conn) setLeftoverDeadline(set func(time.Time) error, t time.Time) error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := set(t)
-	if err == nil {
-		c.deadline = t
+	if err == nil && c.early != nil {
+		c.early.deadline = t
 	}
 	return err
 }
@@ -454,8 +486,8 @@ func (c *Conn) readWatched(w *watch, b []byte, ended error) (n int, err error) {
 		switch w.Inspect(b[:n]) {
 		case wire.Plain:
 			c.mu.Lock()
-			c.watch = nil
-			c.setLeftover(c.leftover)
+			c.early.watch = nil
+			c.setLeftover(c.early.leftover)
 			c.mu.Unlock()
 		case wire.HTTP:
 			clear(b[:n])

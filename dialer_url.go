@@ -327,9 +327,9 @@ func (t Target) String() string {
 // DialURL dials the target of rawURL, see [ParseURL]. With http_preflight=true it
 // performs the upgrade as DialContext does, and the path of the URL is the Path; the
 // connection is a [*Conn]. With the schemes ws and wss it does the same, but uses only
-// CarrierWebSocket; then it is an error if Carriers lacks that. Without http_preflight,
-// DialURL dials the host itself, with TLS for tcps, and the path belongs to the
-// application. The userinfo of the URL is never sent. It belongs to the logon of the
+// CarrierWebSocket; then it is an error if Carriers is set without CarrierWebSocket.
+// Without http_preflight, DialURL dials the host itself, with TLS for tcps, and the path
+// belongs to the application. The userinfo of the URL is never sent. It belongs to the logon of the
 // application, which reads it, and the path, with ParseURL.
 //
 // The scheme decides about TLS. tcps and wss use TLSConfig, or a zero Config if it is nil.
@@ -373,7 +373,7 @@ func (d *PreflightDialer) target(t *Target) (r route, at *PreflightDialer, err e
 	if t.Carriers != nil {
 		if d.Carriers != nil && !slices.Contains(d.Carriers, CarrierWebSocket) {
 			own, _ := t.scheme()
-			return r, nil, fmt.Errorf("the scheme %s is for CarrierWebSocket, which Carriers lack; write tcp or tcps with http_preflight=true", own)
+			return r, nil, fmt.Errorf("the scheme %s needs CarrierWebSocket, which is not in the field Carriers; add it, or write tcp or tcps with http_preflight=true", own)
 		}
 		at.Carriers = t.Carriers
 	}

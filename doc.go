@@ -83,7 +83,7 @@
 // goroutine. A server handshake runs on a goroutine that ends before Accept returns
 // the connection. A connection has no goroutine of its own, with one exception: a
 // goroutine reads from a framed or WebSocket tunnel while it is half-closed, and while it
-// waits after Close until the peer has read everything.
+// waits after Close until the peer has received everything.
 //
 // # Telemetry
 //

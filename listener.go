@@ -141,7 +141,8 @@ type PreflightListener struct {
 	//
 	// PlainAfter has no effect if plain connections are refused. It needs a
 	// transport with deadlines. Some proxies, such as Go's ReverseProxy, connect
-	// before they have a request to send. Behind them, set RequireUpgrade instead.
+	// before they have a request to send. With PlainAfter such a connection counts
+	// as plain. Behind them, set RequireUpgrade instead.
 	PlainAfter time.Duration
 
 	// Handler serves the ordinary HTTP requests on the port: health checks,
@@ -251,7 +252,7 @@ type PreflightListener struct {
 	// such clients, up to MaxPending further calls of Authorize may still run.
 	//
 	// MaxPending also bounds the framed and WebSocket tunnels whose connection
-	// outlives [Conn.Close], because the peer has not read everything. At the limit
+	// outlives [Conn.Close], because the peer has not received everything. At the limit
 	// the oldest of them is closed.
 	MaxPending int
 

@@ -300,12 +300,16 @@ func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.Ke
 
 // newConn creates the connection after the handshake.
 func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
+	var conn *Conn
+	hasEarly := len(leftover) > 0 || watch != nil
 	if o == nil {
-		return newConn(c, remote, heads, leftover, watch)
+		conn = allocate(hasEarly)
+	} else if conn = &o.conn; hasEarly {
+		conn.early = new(early)
 	}
-	o.conn.init(c, remote, heads, leftover, watch)
-	o.conn.obs = o
-	return &o.conn
+	conn.init(c, remote, heads, leftover, watch)
+	conn.obs = o
+	return conn
 }
 
 // read counts n bytes that the application has read.

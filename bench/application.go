@@ -10,11 +10,13 @@ import (
 // The protocol of the application: a command and a number. An idle connection waits
 // for a command, and needs no more memory than for that.
 const (
-	commandBulk = 'b' // as many bytes follow; when they have been read, the answer is one
-	commandEcho = 'e' // as many messages follow; each is sent back
-	commandUp   = 'u' // as bulk
-	commandDown = 'd' // as many bytes are the answer
-	commandSize = 9
+	commandBulk   = 'b' // as many bytes follow; when they have been read, the answer is one
+	commandEcho   = 'e' // as many messages follow; each is sent back
+	commandUp     = 'u' // as bulk
+	commandDown   = 'd' // as many bytes are the answer
+	commandTalk   = 't' // as many messages follow, as in echo but larger
+	commandDuplex = 'x' // as many bytes follow; all are sent back
+	commandSize   = 9
 
 	bulkChunk = 32 << 10
 	echoSize  = 64
@@ -63,6 +65,8 @@ func serveCommand(c net.Conn, command byte, n int64) error {
 		return nil
 	case commandUp, commandDown:
 		return serveTransfer(c, command, n)
+	case commandTalk, commandDuplex:
+		return serveMany(c, command, n)
 	}
 	return fmt.Errorf("there is no command %q", command)
 }

@@ -38,7 +38,7 @@ func TestEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keyTLS, keyResumption, keySteady, keyTLSSteady, keyFraming, keyRelay, keyTLSRelay, keyIdle, keyStuck, keyWaiting, keyGrowth} {
+	for _, key := range []string{keyOne, keyLoose, keyMany, keyMemory, keySyscalls, keyTelemetry, keyProxies, keyTLS, keyResumption, keySteady, keyTLSSteady, keyFraming, keyBusy, keyProfile, keyCarriers, keyRelay, keyTLSRelay, keyCommand, keyCommandMemory, keyChurn, keyIdle, keyStuck, keyWaiting, keyMap, keyGrowth} {
 		require.True(t, measured[key], key)
 	}
 	require.NotContains(t, r.budgets(), "not measured")
@@ -102,4 +102,38 @@ func TestBudgetVerdict(t *testing.T) {
 	require.False(t, budget{limit: 1.2, value: 1.21}.met())
 	require.True(t, budget{limit: 0.7, value: 0.9, floor: true}.met())
 	require.False(t, budget{limit: 0.7, value: 0.6, floor: true}.met())
+}
+
+func TestClassOf(t *testing.T) {
+	for class, stacks := range map[string][]string{
+		inKernel: {
+			"internal/runtime/syscall/linux.Syscall6 syscall.RawSyscall6 syscall.Syscall syscall.write internal/poll.(*FD).Write net.(*netFD).Write",
+			"internal/runtime/syscall/linux.Syscall6 internal/runtime/syscall/linux.EpollCtl runtime.netpollopen internal/poll.runtime_pollOpen",
+		},
+		inScheduler: {
+			"internal/runtime/syscall/linux.Syscall6 internal/runtime/syscall/linux.EpollWait runtime.netpoll runtime.findRunnable runtime.schedule",
+			"runtime.futex runtime.futexwakeup runtime.notewakeup runtime.startm",
+			"internal/runtime/atomic.(*Uint32).CompareAndSwap runtime.exitsyscall syscall.Syscall net.(*conn).Write",
+		},
+		inMemoryOf: {
+			"runtime.memclrNoHeapPointers runtime.mallocgc runtime.newobject github.com/preflight-go/preflight.newConn",
+			"runtime.futex runtime.gcStart runtime.mallocgc main.f",
+			"runtime.pcvalue runtime.adjustframe runtime.copystack runtime.newstack github.com/preflight-go/preflight.(*exchange).serve",
+		},
+		inNet: {"internal/poll.(*fdMutex).rwlock internal/poll.(*FD).Read net.(*conn).Read github.com/preflight-go/preflight.(*Conn).Read"},
+		inMasking: {
+			"crypto/internal/fips140/sha1.block crypto/sha1.Sum github.com/preflight-go/preflight/internal/websocket.Accept",
+			"crypto/internal/fips140/subtle.xorBytes crypto/subtle.XORBytes github.com/preflight-go/preflight/internal/websocket.maskPattern",
+			"github.com/preflight-go/preflight/internal/websocket.maskWords github.com/preflight-go/preflight/internal/frame.(*Conn).move",
+		},
+		inOurs: {
+			"runtime.memmove github.com/preflight-go/preflight/internal/frame.(*Conn).move github.com/preflight-go/preflight/internal/frame.(*Conn).Read",
+			"indexbytebody bytes.IndexByte github.com/preflight-go/preflight/internal/wire.field",
+		},
+		inOthers: {"aeshashbody runtime.mapaccess1_faststr net/textproto.readMIMEHeader net/http.ReadResponse", "main.(*client).handshakes.func1"},
+	} {
+		for _, stack := range stacks {
+			require.Equal(t, class, classOf(strings.Fields(stack)), stack)
+		}
+	}
 }

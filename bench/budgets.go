@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A budget is a limit that preflight must meet.
@@ -60,7 +61,7 @@ func (r *results) list() []budget {
 		within("server exchange into the caller's memory: time / http.ReadRequest and reply", 0.20,
 			memory.ratio(exchangeOurs, exchangeByHand, elapsed)),
 		count("one connection in use: allocations for each message of 64 bytes, both sides", 0, steady.median(ours, echoAllocs)),
-		most("idle connection: RSS / bare TCP, beside one copy of the head", 1.15, beside(r.section(keyIdle), bareTCP)),
+		most("idle connection: RSS / bare TCP, beside one copy of the head", 1.06, beside(r.section(keyIdle), bareTCP)),
 		most("stuck in its head: RSS / a blocked reader", 1.10, waiting.median(waitsHead, rss)/waiting.median(blockedReader, rss)),
 		most("silent: RSS / a blocked reader", 1.10, waiting.median(waitsSilent, rss)/waiting.median(blockedReader, rss)),
 		most("stuck in a ClientHello: RSS, beside what it has sent / a blocked reader", 1.10,
@@ -71,7 +72,7 @@ func (r *results) list() []budget {
 		{what: "relay of tunnels: splice calls", limit: 1, floor: true, value: relay.median(tunnel, splices)},
 		most("relay of tunnels: read and write calls", 100, relay.median(tunnel, readsWrite)),
 	}
-	return append(of, r.framingBudgets()...)
+	return slices.Concat(of, r.framingBudgets(), r.churnBudgets(), r.commandBudgets())
 }
 
 // first returns the row with which the others are compared. It is empty if the section

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -82,12 +83,25 @@ func (s *site) carryOut(o order, play role) (a answer, err error) {
 		a.Used = used()
 		return a, nil
 	case "collect":
+		if s.settle != nil {
+			if err := s.settle(); err != nil {
+				return a, err
+			}
+		}
 		for range 2 { // the second collection empties the pools
 			runtime.GC()
 		}
 		debug.FreeOSMemory()
 		a.Used = used()
 		return a, nil
+	case opHeap:
+		a.Samples, err = liveHeap()
+		return a, err
+	case opProfile:
+		return a, s.profiler.start()
+	case opProfiled:
+		a.Samples, err = s.profiler.stop()
+		return a, err
 	}
 	before := used()
 	start := time.Now()
@@ -105,11 +119,27 @@ func used() usage {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
+	gc, busy := collectorCPU()
 	return usage{
 		CPU:    time.Duration(r.Utime.Nano() + r.Stime.Nano()),
 		Allocs: int64(m.Mallocs), Bytes: int64(m.TotalAlloc),
 		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse),
+		Live: int64(m.HeapAlloc), Goroutines: runtime.NumGoroutine(),
+		GC: gc, Busy: busy,
 	}
+}
+
+// cpuClasses are read in this order: the garbage collector, all, and idle.
+var cpuClasses = []metrics.Sample{
+	{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/total:cpu-seconds"}, {Name: "/cpu/classes/idle:cpu-seconds"},
+}
+
+// collectorCPU returns the CPU of the garbage collector, and that of all but idle
+// processors. The runtime updates both at the end of each collection.
+func collectorCPU() (gc, busy time.Duration) {
+	metrics.Read(cpuClasses)
+	seconds := func(i int) time.Duration { return time.Duration(cpuClasses[i].Value.Float64() * 1e9) }
+	return seconds(0), seconds(1) - seconds(2)
 }
 
 // A client is the role of a process that dials.
@@ -125,6 +155,14 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		a.Latency, err = c.handshakes(o)
 	case "hold":
 		err = c.hold(o, c.dial)
+	case opUse:
+		err = c.hold(o, func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := c.dial(ctx, address)
+			if err == nil {
+				err = sendEcho(conn, 1)
+			}
+			return conn, err
+		})
 	case "connect":
 		var conn net.Conn
 		if conn, err = c.dial(context.Background(), o.Address); err == nil {
@@ -144,6 +182,12 @@ func (c *client) carryOut(o order) (a answer, err error) {
 		err = sendDown(c.held[0], o.Bytes, o.Chunk)
 	case opEcho:
 		err = sendEcho(c.held[0], o.N)
+	case opTalk:
+		a.Tails, err = c.talk(o)
+	case opChurn:
+		err = c.churn(o)
+	case opDuplex:
+		err = c.duplex(o)
 	default:
 		err = fmt.Errorf("there is no order %q", o.Op)
 	}
@@ -160,6 +204,9 @@ func (c *client) holdAfter(o order, part []byte) error {
 		return conn, err
 	})
 }
+
+// opUse is the order for connections that have been used once.
+const opUse = "use"
 
 // The orders for connections without a handshake.
 const (

@@ -7,6 +7,7 @@ replace github.com/preflight-go/preflight => ../
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/gobwas/ws v1.4.0
+	github.com/google/pprof v0.0.0-20260302011040-a15ffb7f9dcc
 	github.com/gorilla/websocket v1.5.3
 	github.com/pires/go-proxyproto v0.15.0
 	github.com/preflight-go/preflight v0.0.0-00010101000000-000000000000

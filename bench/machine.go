@@ -47,6 +47,14 @@ func describeMachine() []string {
 			add(p.name, "not installed")
 		}
 	}
+	for _, name := range relayBinaries {
+		out, err := exec.Command(name, "--version").CombinedOutput()
+		line, _, _ := bytes.Cut(out, []byte("\n"))
+		if err != nil {
+			line = []byte("not installed")
+		}
+		add(name, string(line))
+	}
 	if out, err := exec.Command("strace", "-V").Output(); err == nil {
 		line, _, _ := bytes.Cut(out, []byte("\n"))
 		add("strace", string(line))

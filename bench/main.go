@@ -116,7 +116,7 @@ func run(ctx context.Context, e effort, progress io.Writer) (*results, error) {
 	start := time.Now()
 	for _, measure := range []func(context.Context) (*section, error){
 		b.handshakeOne, b.handshakeLoose, b.handshakeMany, b.inMemory, b.syscalls, b.telemetry, b.throughProxies,
-		b.handshakeTLS, b.resumption, b.steady, b.steadyTLS, b.framing, b.relayed, b.relayedTLS, b.idleConnections, b.stuckClients, b.waitingClients, b.growing,
+		b.handshakeTLS, b.resumption, b.steady, b.steadyTLS, b.framing, b.busyTunnels, b.profileHandshakes, b.profileCarriers, b.relayed, b.relayedTLS, b.asPrograms, b.relayMemory, b.shortConnections, b.idleConnections, b.stuckClients, b.waitingClients, b.memoryMap, b.growing,
 	} {
 		s, err := measure(ctx)
 		if ctx.Err() != nil {

@@ -78,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers), waitingPeer)
+	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers, churnPeers), waitingPeer, straight)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -96,7 +96,9 @@ var fields = http.Header{
 }
 
 // request is what preflight sends to address, and switching is its answer.
-func request(address string) []byte {
+func request(address string) []byte { return requestOf(address, fields) }
+
+func requestOf(address string, fields http.Header) []byte {
 	carriers := []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierWebSocket}
 	return wire.AppendFields(wire.AppendRequest(nil, target, address, &rawTerms, "", carriers), fields)
 }

@@ -23,7 +23,7 @@ var (
 )
 
 // plots are the files that are written.
-var plots = []string{"handshake.svg", "allocations.svg", "idle.svg", "growth.svg"}
+var plots = []string{"handshake.svg", "allocations.svg", "idle.svg", "growth.svg", "profile.svg", "profile-carriers.svg"}
 
 // A series is the bars of one colour.
 type series struct {
@@ -50,6 +50,8 @@ func (r *results) plot(dir string) error {
 		bars(filepath.Join(dir, plots[2]), "Resident memory of an idle connection, KiB", idle.rows,
 			series{"server", blue, medianIn(idle, rss, 1<<10)}),
 		r.plotGrowth(filepath.Join(dir, plots[3])),
+		stacked(filepath.Join(dir, plots[4]), "CPU time of a handshake, µs", r.section(keyProfile)),
+		stacked(filepath.Join(dir, plots[5]), "CPU time of 64 KiB, µs", r.section(keyCarriers)),
 	)
 }
 
@@ -125,6 +127,47 @@ func bars(file, title string, rows []string, of ...series) error {
 	p.X.Min, p.X.Max = 0, highest*1.12
 	p.Legend.YOffs = vg.Points(8)
 	return save(p, 60+24*float64(len(rows)), file)
+}
+
+// stacked draws a horizontal bar for each row of a profile, with the classes behind each other.
+func stacked(file, title string, s *samples) error {
+	p := newPlot(title)
+	rows := slices.Clone(s.rows)
+	slices.Reverse(rows)
+	ends := make(plotter.Values, len(rows))
+	var below *plotter.BarChart
+	for _, class := range classes {
+		values := make(plotter.Values, len(rows))
+		for i, row := range rows {
+			values[i] = s.median(row, class.name)
+			ends[i] += values[i]
+		}
+		b, err := plotter.NewBarChart(values, vg.Points(14))
+		if err != nil {
+			return err
+		}
+		b.Horizontal, b.Color, b.LineStyle.Width = true, class.color, 0
+		if below != nil {
+			b.StackOn(below)
+		}
+		below = b
+		p.Add(b)
+		p.Legend.Add(class.name, b)
+	}
+	labels, err := plotter.NewLabels(barLabels(ends))
+	if err != nil {
+		return err
+	}
+	for i := range labels.TextStyle {
+		labels.TextStyle[i].Font.Variant, labels.TextStyle[i].Font.Size = "Sans", vg.Points(8)
+	}
+	labels.Offset.X, labels.Offset.Y = vg.Points(3), vg.Points(-3)
+	p.Add(labels)
+	p.NominalY(rows...)
+	// The legend stands beside the bars.
+	p.X.Min, p.X.Max = 0, slices.Max(ends)*1.65
+	p.Legend.YOffs = vg.Points(8)
+	return save(p, 60+28*float64(len(rows)), file)
 }
 
 func barLabels(values plotter.Values) plotter.XYLabels {

@@ -33,6 +33,8 @@ type answer struct {
 	PID     int
 	Elapsed time.Duration
 	Latency time.Duration // median
+	Tails   []time.Duration
+	Samples map[string]int64 // of a profile, by class
 	Used    usage
 }
 
@@ -41,6 +43,9 @@ type usage struct {
 	CPU           time.Duration
 	Allocs, Bytes int64
 	Heap, Stack   int64 // in use
+	Live          int64 // bytes of objects, garbage included until it is collected
+	Goroutines    int
+	GC, Busy      time.Duration // CPU of the garbage collector and of all, up to the last collection
 }
 
 // A process is a child process. It ends at the end of its standard input.
@@ -185,6 +190,8 @@ func (u usage) since(before usage) usage {
 	u.Bytes -= before.Bytes
 	u.Heap -= before.Heap
 	u.Stack -= before.Stack
+	u.GC -= before.GC
+	u.Busy -= before.Busy
 	return u
 }
 

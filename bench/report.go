@@ -148,7 +148,7 @@ const noise = `## What is noise, and what is not measured
   fields. go-proxyproto, cmux and the plain client sort a connection first, and then exchange the same bytes
   as bare TCP. crypto/tls does only its handshake, also where tunnels with TLS are compared with it.
 - Not measured: HTTP/2, other kernels and processors,
-  packet loss, more than %d connections, the kernel's memory, throughput of many connections at once.
+  packet loss, more than %d connections.
 `
 
 func (r *results) markdown() string {

@@ -27,6 +27,9 @@ type site struct {
 	dir string      // has the certificate
 	net *net.Dialer // with which each peer dials
 
+	settle   func() error // what a server does before its memory is measured; nil: nothing
+	profiler profiler
+
 	spread atomic.Bool // dial from many addresses, because an address has only some 28 000 ports
 	dialed atomic.Int64
 }

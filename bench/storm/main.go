@@ -32,15 +32,15 @@ var policies = []policy{
 	{"after 1 s", atOnce, func(*rand.Rand, int, float64) float64 { return 1 }},
 	{"after 1, 2, 4, … 32 s", atOnce, func(_ *rand.Rand, failures int, _ float64) float64 { return doubled(failures) }},
 	{"after a random time up to 1, 2, 4, … 32 s", atOnce, func(r *rand.Rand, failures int, _ float64) float64 { return jitter(r, failures, 0) }},
-	{"the same, but not before `Retry-After`", atOnce, jitter},
-	{"the same, and the first time after a random time up to 30 s", func(r *rand.Rand) float64 { return r.Float64() * 30 }, jitter},
+	{"after a random time up to 1, 2, 4, … 32 s, and not before `Retry-After`", atOnce, jitter},
+	{"the first time after a random time up to 30 s, then after a random time up to 1, 2, 4, … 32 s, and not before `Retry-After`", func(r *rand.Rand) float64 { return r.Float64() * 30 }, jitter},
 }
 
 func main() { write(os.Stdout) }
 
 // write writes the table.
 func write(w io.Writer) {
-	fmt.Fprintln(w, "| a client dials again | gateway | most dials in a second | dials of a client | work wasted | half connected | 99 % connected |")
+	fmt.Fprintln(w, "| a client dials again | gateway | most dials in a second | dials of a client | work wasted | 50 % connected | 99 % connected |")
 	fmt.Fprintln(w, "|---|---|---:|---:|---:|---:|---:|")
 	for _, p := range policies {
 		for _, s := range []storm{open, bounded} {

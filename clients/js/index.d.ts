@@ -15,7 +15,7 @@ export interface ConnectOptions {
   signal?: AbortSignal;
   /** Milliseconds for the connection and the answer, on all carriers together. Default: 30000. */
   timeout?: number;
-  /** A PING follows after this time of own silence, in milliseconds. Default: 20000. */
+  /** Milliseconds between two PINGs, so that a proxy never sees a longer silence. Default: 20000. */
   pingInterval?: number;
 }
 

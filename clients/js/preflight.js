@@ -4,12 +4,11 @@ const MARK = [0xad, 0x70, 0xf1], CAPSULE_MAX = 32_768; // how each of them begin
 const HEADS_MAX = 65_536, QUEUE_MAX = 65_536; // bytes of an answer (M24), and bytes that wait for somebody
 const LINGER = 2_000, GIVE_UP = 60_000; // ms for the end of the peer, and if nobody reads its stream (M45)
 const NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+", TEXT = '[\\t -~\\x80-\\xff]*', END = '\\r?\\n';
-const TOKEN = new RegExp(`^${NAME}$`), VALUE = new RegExp(`^${TEXT}$`);
-const FIELD = `${NAME}:${TEXT}${END}(?:[ \\t]${TEXT}${END})*`; // perhaps folded (M25)
-const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}((?:${FIELD})*)${END}$`);
-// The exchange sets these itself, or must not have them (M2, M4).
-const RESERVED = new RegExp('^(preflight-.*|sec-websocket-.*|host|connection|upgrade|content-length|expect'
-  + '|trailer|transfer-encoding)$', 'i');
+const TOKEN = new RegExp(`^${NAME}$`), VALUE = new RegExp(`^${TEXT}$`), FIELD = `${NAME}:${TEXT}${END}`;
+const FIELDS = `(?:${FIELD}(?:[ \\t]${TEXT}${END})*)*`; // perhaps folded (M25)
+const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}(${FIELDS})${END}$`);
+// The exchange sets these fields itself, or must not have them (M2, M4).
+const OWN = /^((preflight|sec-websocket)-.*|host|connection|upgrade|content-length|expect|trailer|transfer-encoding)$/i;
 const CAUSES = {
   'no-upgrade': 'a proxy on the way has removed the Upgrade field; use another carrier',
   'no-connection': 'a proxy on the way has removed Upgrade from Connection; use another carrier',
@@ -25,44 +24,44 @@ export class PreflightError extends Error {
   }
 }
 export class RefusalError extends PreflightError {}
-const unlike = (what, more) => new PreflightError('handshake',
-  `${what}; check the host and the port, and the proxies on the way`, more);
-const malformed = (what, closeCode = 1002) => new PreflightError('malformed',
-  `${what}: the peer, or a proxy before it, broke the protocol`, { closeCode });
+const unlike = (what, more) =>
+  new PreflightError('handshake', `${what}; check the host and the port, and the proxies on the way`, more);
+const malformed = (what, closeCode = 1002) =>
+  new PreflightError('malformed', `${what}: the peer, or a proxy before it, broke the protocol`, { closeCode });
 
 /** Opens a tunnel; index.d.ts describes the options. */
 export async function connect(url, options = {}) {
   const inNode = globalThis.process?.versions?.node !== undefined;
-  const carriers = [...new Set(options.carriers ?? (inNode ? ['upgrade', 'websocket'] : ['websocket']))];
   const { protocols = [], protocol = 'tcp', headers = {}, timeout = 30_000, pingInterval = 20_000 } = options;
-  const { tls, signal = new AbortController().signal } = options, names = ['preflight.v1', ...protocols];
+  const { tls, signal = new AbortController().signal } = options;
+  const carriers = [...new Set(options.carriers ?? (inNode ? ['upgrade', 'websocket'] : ['websocket']))];
+  const names = ['preflight.v1', ...protocols];
   const fields = [...(headers[Symbol.iterator] ? headers : Object.entries(headers))];
-  const wrong = fields.find(([name, text]) => !TOKEN.test(name) || RESERVED.test(name) || !VALUE.test(text));
+  const wrong = fields.find(([name, value]) => !TOKEN.test(name) || OWN.test(name) || !VALUE.test(value));
   // The scheme decides how a URL is parsed, so it becomes one that URL knows.
   const text = String(url).replace(/^(?:ws|tcp)(s?):/i, 'http$1:');
   const target = URL.canParse(text) ? new URL(text) : {}; // an error of URL would hold a secret query
-  const { protocol: scheme, host, hostname, pathname, search } = target, secure = scheme === 'https:';
   for (const [fault, what, Kind = TypeError] of [
-    [!/^https?:$/.test(scheme), 'the URL does not begin with ws, wss, http, https, tcp or tcps'],
+    [!/^https?:$/.test(target.protocol), 'the URL does not begin with ws, wss, http, https, tcp or tcps'],
     [target.username || target.password, 'the URL holds credentials; send them in headers or protocols'],
-    [!/^((^|,)(upgrade|framed|websocket))+$/.test(carriers), 'carriers lists upgrade, framed, websocket'],
+    [!carriers.length || carriers.some((one) => !/^(upgrade|framed|websocket)$/.test(one)),
+      'carriers lists upgrade, framed, websocket'],
     [names.some((name, i) => !TOKEN.test(name) || names.indexOf(name) < i), 'protocols are different tokens'],
     [!TOKEN.test(protocol) || /[A-Z]|^websocket$/.test(protocol), 'protocol is a token in lower case'],
     [wrong, `the header ${JSON.stringify(wrong?.[0])} cannot be set, or its value has a control character`],
-    [!inNode && (!carriers.includes('websocket') || fields.length || protocol !== 'tcp'), 'browsers have the '
-      + 'carrier websocket and the protocol tcp alone, and no headers; put a credential into protocols'],
+    [!inNode && (!carriers.includes('websocket') || fields.length || protocol !== 'tcp'),
+      'browsers have only the carrier websocket, the protocol tcp and no headers; put a credential into protocols'],
     [![timeout, pingInterval].every((ms) => ms >= 1 && ms < 2 ** 31),
       'timeout and pingInterval are milliseconds from 1 to 2^31', RangeError],
   ]) if (fault) throw new Kind(`preflight: ${what}`);
   signal.throwIfAborted();
-  const place = { host: hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  return (inNode ? openInNode : openInBrowser)({ host, place, path: pathname + search, secure, tls, carriers,
-    names, protocol, fields, signal, timeout, start: performance.now(), pingInterval });
+  const start = performance.now(), { host } = target;
+  const request = { target, host, carriers, names, protocol, fields, tls, signal, timeout, start, pingInterval };
+  return inNode ? openInNode(request) : openInBrowser(request);
 }
 
 function capsule(type, value) {
-  const n = value.length;
-  const length = n < 64 ? [n] : n < 16_384 ? [64 | n >> 8, n & 255] : [128, 0, n >> 8, n & 255];
+  const n = value.length, length = n < 64 ? [n] : n < 16_384 ? [64 | n >> 8, n & 255] : [128, 0, n >> 8, n & 255];
   const bytes = new Uint8Array(4 + length.length + n);
   bytes.set([...MARK, type & 255, ...length]);
   bytes.set(value, 4 + length.length);
@@ -77,19 +76,17 @@ function frame(opcode, body) { // in Node
   return bytes;
 }
 
-// The tunnel over a link { sent, send, blocked, room, flow, end, close }. In Node the link has the bytes of
-// the transport, and `judge` is given the head of the answer. In browsers it has the messages of a WebSocket.
-function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }, judge) {
+// The tunnel over a link. In Node the link has the bytes of the transport, and `judge` is given the head of the answer.
+// In browsers it has the messages of a WebSocket.
+function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval }) {
   const plain = carrier === 'upgrade', due = new Map(); // answers to the newest PING and Ping (M39, M63)
-  let isOpen = false, over = false; // over: nothing that comes is interpreted any more
-  let inFinal = false, outFinal = false, confirmed = false, asked = false; // by a PONG, a PING behind the end
-  let pings = 10_000_000, finalPing = Infinity; // eight digits, one a byte
+  let isOpen, over, inFinal, outFinal, asked; // over: nothing is interpreted any more; asked: by a PING behind the end
+  let confirmed = false, pings = 0, finalPing = Infinity; // by a PONG for the PING behind our own end, or a later one
   let left = Infinity, inMessage = false; // bytes of the frame; whether its message goes on
   let reader, writer; // the ends of the application; no reader: it has cancelled
-  let open, refuse, resolve, reject, fault, wake = () => {};
-  let lastSent, deadline = start + timeout, closeCode = 1000;
-  const opened = new Promise((...both) => { [open, refuse] = both; });
-  const closed = new Promise((...both) => { [resolve, reject] = both; });
+  let open, resolve, reject, fault, timer, limit, wake = () => {}, closeCode = 1000;
+  const closed = new Promise((...both) => ([resolve, reject] = both));
+  const opened = Promise.race([closed, new Promise((done) => (open = done))]);
 
   // ---- What comes (sections 4 to 6). A parser yields how many bytes it can take, and is given at least one.
   // They are kept, or passed on as they come: no length that the peer declares reserves memory (M79).
@@ -108,10 +105,9 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   function* answer() { // gives the status and the fields behind the interim answers (M24)
     for (let head = [], size = 1, interim = 0; ; size++) {
       head.push(...yield* take(1));
-      const begins = head.length > 7 || 'HTTP/1.'.startsWith(String.fromCharCode(...head));
-      if (!begins) throw unlike('the answer is not HTTP/1');
+      if (!'HTTP/1.'.startsWith(String.fromCharCode(...head.slice(0, 7)))) throw unlike('the answer is not HTTP/1');
       if (size > HEADS_MAX) throw unlike('the heads of the answer are too long');
-      if (head.at(-1) !== 10 || !/\b10,(13,)?10$/.test(head.slice(-3))) continue; // no empty line yet
+      if (!/\b10,(13,)?10$/.test(head.slice(-3))) continue; // no empty line yet
       const [, status, fields] = HEAD.exec(Buffer.from(head).toString('latin1')) ?? [];
       if (!status) throw unlike('a line of the answer is malformed, or has a control character');
       if (status > 199 || status === '101') return [Number(status), fields];
@@ -121,45 +117,42 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   }
   function* frameHead() { // with the body, if it is a control frame
     left = Infinity; // for the head itself stands in no frame
-    const [first, second] = yield* take(2), fin = first > 127, opcode = first & 15, control = opcode > 7;
-    const legal = control ? fin && second < 126 : second < 128 && inMessage === (opcode === 0);
-    if (!legal || !/^([0-2]|8|9|10)$/.test(first & 127)) throw malformed(`a frame began ${first} ${second}`);
-    if (opcode === 1) throw malformed('a message is text', 1003);
+    const [first, second] = yield* take(2), control = first > 0x87;
+    const legal = control ? [0x88, 0x89, 0x8a] : inMessage ? [0x00, 0x80] : [0x01, 0x02, 0x81, 0x82];
+    if (!legal.includes(first) || second > (control ? 125 : 127)) throw malformed(`a frame began ${first} ${second}`);
+    if (first === 0x01 || first === 0x81) throw malformed('a message is text', 1003);
     const [size, least] = { 126: [2, 126], 127: [8, 65_536] }[second] ?? [0, 0];
     const long = yield* take(size), length = size ? number(long) : second;
     if (length < least || (size === 8 && long[0] > 127)) throw malformed('a frame has a wrong length');
     const body = Buffer.from(control ? yield* take(length) : []), text = body.subarray(2);
-    [left, inMessage] = control ? [0, inMessage] : [length, !fin];
-    if (opcode === 9) due.set(10, () => link.send(body, 10));
-    if (opcode !== 8) return;
+    [left, inMessage] = control ? [0, inMessage] : [length, first < 0x80];
+    if (first === 0x89) due.set(10, () => link.send(body, 10));
+    if (first !== 0x88) return;
     closeCode = length ? number(body.subarray(0, 2)) : null;
     const valid = length !== 1 && /^(null|100[0-37-9]|101[0-4]|[34]\d\d\d)$/.test(closeCode);
     if (!valid || !Buffer.from(`${text}`).equals(text)) throw malformed('a Close has a wrong code or text');
     ended();
   }
-  function* varint(known = []) {
-    const bytes = [];
-    for (let size = 1; bytes.length < size; size = 1 << (bytes[0] >> 6)) {
-      const [byte] = yield* take(1);
-      if (byte !== (known[bytes.length] ?? byte)) throw malformed('the stream does not begin with a capsule');
-      bytes.push(byte);
-    }
-    return [number([bytes[0] & 63, ...bytes.slice(1)]), bytes.length];
+  function* varint(shortest) {
+    const [first] = yield* take(1), size = 1 << (first >> 6), value = number([first & 63, ...yield* take(size - 1)]);
+    if (shortest && size > 1 && value < 2 ** (4 * size - 2)) throw malformed(`a capsule type has ${size} bytes`);
+    return value;
   }
   function* stream() {
-    if (judge) judge(...yield* answer());
-    if (judge) begin();
+    if (link.judge) link.judge(...yield* answer());
+    if (link.judge) begin();
+    if (link.judge && carrier === 'websocket') left = 0;
     if (plain) yield* take(Infinity, pass);
-    if (judge && carrier === 'websocket') left = 0;
-    for (let first = true; ; first = false) {
-      const [type, size] = yield* varint(first ? MARK : []);
-      if (size > 1 && type < 2 ** (4 * size - 2)) throw malformed(`a capsule type has ${size} bytes`);
+    for (const byte of MARK) {
+      if (number(yield* take(1)) !== byte) throw malformed('the stream does not begin with a capsule');
+    }
+    for (let type = DATA | number(yield* take(1)), first = true; ; first = false, type = yield* varint(true)) {
       const data = type === DATA || type === FINAL_DATA, control = type === PING || type === PONG;
-      const [length] = yield* varint(), legal = data ? !inFinal : !first && length <= 65_536;
-      if (control ? length !== 8 : !legal) throw malformed(`a stray capsule, type ${type}, length ${length}`);
+      const length = yield* varint(), legal = control ? length === 8 : data ? !inFinal : !first && length <= 65_536;
+      if (!legal) throw malformed(`a stray capsule, type ${type}, length ${length}`);
       const value = yield* control ? take(8) : take(length, data ? pass : () => {});
       if (type === FINAL_DATA) final();
-      if (type === PONG) confirmed ||= Number(value.join('')) >= finalPing && Number(value.join('')) <= pings;
+      if (type === PONG) confirmed ||= number(value) >= finalPing && number(value) <= pings;
       if (type === PING) due.set(PONG, () => send(PONG, value));
       asked ||= type === PING && inFinal;
     }
@@ -174,56 +167,60 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
         wanted = parser.next(part).value;
       }
     } catch (error) {
-      closeCode = error.closeCode;
       end(error);
     }
     react();
   };
   const pass = (bytes) => reader?.enqueue(new Uint8Array(bytes)); // a copy, for it may be transferred
   const final = () => {
-    [inFinal, deadline] = [true, Infinity];
+    inFinal = true;
     reader?.close();
   };
 
   // ---- What is sent, and the ends
-  const send = (type, value) => {
-    lastSent = performance.now();
-    link.send(plain ? value.slice() : capsule(type, value)); // a copy, for the buffer may be used again
+  const send = (type, value) => link.send(plain ? value.slice() : capsule(type, value)); // a copy of what may change
+  const ping = () => send(PING, Uint8Array.of(0, 0, 0, 0, ++pings >> 24, pings >> 16, pings >> 8, pings));
+  const wait = (next) => { // for one thing at a time: the answer, the next PING, the end of the peer
+    clearTimeout(timer);
+    timer = next;
+    timer?.unref?.(); // the socket keeps Node alive, not the timer
   };
-  const ping = () => send(PING, [...String(++pings)]);
-  const beat = setInterval(() => {
-    if (performance.now() >= deadline) {
-      end(new PreflightError('timeout', isOpen ? 'the peer has not ended its stream, which nobody reads'
-        : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
-    } else if (isOpen && !plain && !link.blocked() && performance.now() - lastSent >= pingInterval) ping();
-  }, Math.min(timeout, pingInterval, 5_000) / 10);
-  beat.unref?.(); // the socket keeps Node alive, not the timer
+  const late = () => end(new PreflightError('timeout', isOpen ? 'the peer has not ended its stream, which nobody reads'
+    : `no answer of ${host} in ${timeout} ms: it, or a proxy, is slow or silent`));
   const begin = () => {
-    [isOpen, lastSent, deadline] = [true, performance.now(), Infinity];
+    isOpen = true;
+    wait(plain ? undefined : setInterval(() => link.blocked() || ping(), pingInterval));
     open({ readable, writable, closed, carrier });
+  };
+  const until = async (ready) => {
+    while (!ready() && !over) await new Promise((go) => link.room(wake = go));
+    if (over) throw fault;
   };
   const end = (error, now = false) => {
     if (over) return;
     [over, fault] = [true, error];
-    clearInterval(beat);
+    wait();
     // What came before the error is read first (M41), unless the application itself gives up.
     if (error && (now || (!inFinal && !reader?.desiredSize))) reader?.error(error);
-    if (error) for (const tell of [refuse, reject, (reason) => writer.error(reason)]) tell(error);
+    if (error) {
+      writer.error(error);
+      reject(error);
+    }
     resolve({ confirmed });
-    link.close(closeCode, isOpen, error);
+    link.close(now ? 1000 : error?.closeCode ?? closeCode, isOpen, error);
     wake();
   };
   const abort = (reason) => end(reason || new DOMException('preflight: aborted', 'AbortError'), true);
   const ended = (cause) => { // the transport, or the WebSocket
     const at = cause ? ` (${cause.code})` : '';
-    const [reason, what] = !isOpen ? link.sent
-      ? ['handshake', `${host} ended the connection${at} before its answer was complete; check the proxies`]
-      : ['unreachable', `no connection to ${host}${at}; check name, port and certificate`]
-      : cause ? ['reset', `the connection was lost${at}: the peer, or a proxy, broke it off`]
-        : inFinal ? ['closed', 'the peer ended the connection, so it reads no more']
-          : ['truncated', 'the connection ended before the stream did'];
-    if (plain && reason === 'truncated') final();
-    else end(inFinal && outFinal && !cause ? undefined : new PreflightError(reason, what, { cause }));
+    const fail = (reason, what) => end(new PreflightError(reason, what, { cause }));
+    if (!isOpen && !link.sent) fail('unreachable', `no connection to ${host}${at}; check name, port and certificate`);
+    else if (!isOpen) fail('handshake', `${host} ended the connection${at} before its answer; check the proxies`);
+    else if (cause) fail('reset', `the connection was lost${at}: the peer, or a proxy, broke it off`);
+    else if (inFinal && outFinal) end();
+    else if (inFinal) fail('closed', 'the peer ended the connection, so it reads no more');
+    else if (plain) final();
+    else fail('truncated', 'the connection ended before the stream did');
     react();
   };
   const react = () => { // does what has become possible or due
@@ -232,58 +229,62 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     if (!link.blocked()) { // else reading goes on all the same (M39)
       for (const answer of due.values()) answer();
       due.clear();
+      wake();
     }
     const done = inFinal && outFinal && (plain || confirmed);
     if (done) resolve({ confirmed });
-    if (done && (plain || (asked && !due.size))) end(); // the peer knows as well (M45)
-    else if (done) deadline = Math.min(deadline, performance.now() + LINGER);
-    else if (!reader && outFinal) deadline = Math.min(deadline, performance.now() + GIVE_UP);
+    if (done && (plain || (asked && !due.size))) return end(); // the peer knows as well (M45)
+    const most = done ? LINGER : outFinal && !reader ? GIVE_UP : limit;
+    if (most !== limit) wait(setTimeout(late, most));
+    limit = most;
   };
 
   const readable = new ReadableStream({
-    start: (controller) => { reader = controller; },
+    start: (controller) => (reader = controller),
     pull: () => (fault ? reader.error(fault) : react()), // the application has read all that came
     cancel() {
       reader = undefined;
       react();
     },
-  }, { highWaterMark: 0, size: (part) => part.length });
+  }, { highWaterMark: 0, size: (part) => part.length + 256 }); // with the memory that a part of one byte needs
   const writable = new WritableStream({
-    start: (controller) => { writer = controller; },
+    start: (controller) => (writer = controller),
     async write(chunk) {
-      const { buffer = chunk, byteOffset, byteLength } = chunk ?? {};
-      if (byteLength === undefined) abort(new TypeError('preflight: not bytes; use TextEncoder for text'));
+      const { buffer = chunk, byteOffset, byteLength } = ArrayBuffer.isView(chunk) ? chunk : {};
+      const kind = Object.prototype.toString.call(buffer); // also of another realm
+      if (!/ArrayBuffer\]$/.test(kind)) abort(new TypeError('preflight: not bytes; use TextEncoder for text'));
+      if (over) throw fault;
       const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-      for (let i = 0; i < bytes.length && !over; i += CAPSULE_MAX) {
+      for (let i = 0; i < bytes.length; i += CAPSULE_MAX) {
         send(DATA, bytes.subarray(i, i + CAPSULE_MAX));
-        while (link.blocked() && !over) await new Promise((go) => link.room(wake = go));
+        await until(() => !link.blocked());
         react();
       }
-      if (over) throw fault;
     },
     async close() {
-      if (plain) await link.end();
-      else send(FINAL_DATA, []);
       finalPing = pings + 1;
-      if (!plain) ping(); // its PONG says that the peer has read everything (M44)
+      if (plain) link.end();
+      else send(FINAL_DATA, []);
+      if (plain) await until(link.flushed);
+      else ping(); // its PONG says that the peer has received everything (M44)
       outFinal = true;
       react();
     },
   });
-  const aborted = () => abort(signal.reason), forget = () => signal.removeEventListener('abort', aborted);
-  signal.addEventListener('abort', aborted);
-  closed.then(forget, forget);
   // Later, because Node 20 fails if the controller is used while it signals.
-  writer.signal.addEventListener('abort', () => queueMicrotask(() => abort(writer.signal.reason)));
+  const aborted = ({ target }) => queueMicrotask(() => abort(target.reason));
+  for (const one of [signal, writer.signal]) one.addEventListener('abort', aborted);
+  wait(setTimeout(late, start + timeout - performance.now()));
+  closed.finally(() => signal.removeEventListener('abort', aborted)).catch(() => {});
   return { opened, begin, receive, react, ended, end };
 }
 
 // ---- Browsers: the WebSocket hides frames and the answer, and cannot slow down what it receives.
 function openInBrowser(request) {
-  const { secure, host, path, names } = request;
+  const { target, host, names } = request;
   let socket;
   try {
-    socket = new WebSocket(`${secure ? 'wss' : 'ws'}://${host}${path}`, names);
+    socket = new WebSocket(`${target}`.replace(/#.*/, '').replace('http', 'ws'), names);
   } catch ({ name }) { // The text of the error may hold the URL, whose query may be secret.
     throw new PreflightError('unreachable', `the browser allows no WebSocket to ${host} (${name}); `
       + 'a page of https needs wss, and its policy must allow the host');
@@ -296,9 +297,9 @@ function openInBrowser(request) {
   }, 'websocket', request);
   socket.binaryType = 'arraybuffer';
   socket.onmessage = ({ data }) => tunnel.receive(typeof data === 'string' ? data : new Uint8Array(data));
-  socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; `
-    + 'browsers hide why. The console shows the status (403: the server does not allow the origin of this '
-    + 'page), or an error of TLS, the network or a proxy', { carriers: [] }));
+  socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; browsers `
+    + 'hide why. The console shows the status (403: the server does not allow the origin of this page), or an error '
+    + 'of TLS, the network or a proxy', { carriers: [] }));
   socket.onopen = () => {
     socket.onerror = null;
     socket.onclose = (event) => tunnel.ended(event.code === 1006 ? event : undefined);
@@ -309,13 +310,14 @@ function openInBrowser(request) {
 }
 
 // ---- Node: the request and its answer (sections 2, 4 and 7)
+const SOCKET = { ALPNProtocols: ['http/1.1'], allowHalfOpen: true, noDelay: true }; // M1
 // Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68).
 function judge(status, fields, { host, protocol }, carrier, accept) {
   // No byte above ASCII has a meaning, and trim() takes one of them for a space.
   const text = fields.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ');
-  const field = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, all]) => all.trim())
-    .reduce((before, value) => (before === undefined ? value : `${before},${value}`), undefined);
-  const list = (name) => field(name)?.split(',').map((member) => member.trim()).filter(Boolean) ?? [];
+  const all = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, value]) => value.trim());
+  const field = (name) => (all(name).length ? all(name).join() : undefined);
+  const list = (name) => all(name).join().split(',').map((member) => member.trim()).filter(Boolean);
   const code = field('preflight-refusal'); // the receipt
   if (status !== 101) {
     const falls = code === undefined ? /^(200|3..|40[03456]|426|501|505)$/.test(status)
@@ -341,30 +343,32 @@ function judge(status, fields, { host, protocol }, carrier, accept) {
 }
 
 async function openInNode(request) {
-  const { host, path, secure, tls, names, protocol, fields, signal } = request;
+  const { target, host, tls, names, protocol, fields, signal } = request, secure = target.protocol === 'https:';
   const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
-  const { default: { connect: dial } } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+  const { default: net } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+  const place = { host: target.hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
   for (let { carriers } = request; ; carriers = carriers.slice(1)) {
     const [carrier] = carriers, websocket = carrier === 'websocket';
     const key = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('base64');
     const salted = Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`); // RFC 6455, section 4.2.2
     const accept = Buffer.from(await crypto.subtle.digest('SHA-1', salted)).toString('base64');
     signal.throwIfAborted();
-    const lines = [`GET ${path} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
+    const lines = [`GET ${target.pathname}${target.search} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
     lines.push(`Upgrade: ${websocket ? carrier : protocol}`, `Preflight-Carriers: ${carriers.join(', ')}`);
     if (carrier !== 'upgrade') lines.push('Preflight-Framing: capsule');
     if (websocket) lines.push('Sec-WebSocket-Version: 13', `Sec-WebSocket-Key: ${key}`);
     if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
     if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
     lines.push(...fields.map((field) => field.join(': ')), '\r\n');
-    const place = { ...request.place, allowHalfOpen: true, noDelay: true };
-    const socket = dial({ ...tls, ...place, ALPNProtocols: ['http/1.1'] }); // M1
+    const socket = net.connect({ ...tls, ...place, ...SOCKET });
     const link = {
+      judge: (...head) => judge(...head, request, carrier, accept),
       send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
       blocked: () => socket.writableNeedDrain,
-      room: (go) => socket.once('drain', go),
+      room() {}, // for react is called
       flow: (on) => (on ? socket.resume() : socket.pause()),
-      end: () => new Promise((done, fail) => { socket.end((error) => (error ? fail(error) : done())); }),
+      end: () => socket.end(),
+      flushed: () => socket.writableFinished,
       close(code, isOpen, error) {
         const reset = isOpen && error && !secure; // the plain upgrade has no other sign for an early end
         if (!isOpen || carrier === 'upgrade') return reset ? socket.resetAndDestroy() : socket.destroy();
@@ -374,13 +378,14 @@ async function openInNode(request) {
         return setTimeout(() => socket.destroy(), LINGER).unref();
       },
     };
-    const tunnel = tunnelOver(link, carrier, request, (...head) => judge(...head, request, carrier, accept));
+    const tunnel = tunnelOver(link, carrier, request);
     socket.once(secure ? 'secureConnect' : 'connect', () => {
       link.sent = true;
       socket.write(lines.join('\r\n'), 'latin1');
-    }).on('data', tunnel.receive).on('drain', tunnel.react).on('end', tunnel.ended).on('error', tunnel.ended);
+    }).on('data', tunnel.receive).on('end', tunnel.ended).on('error', tunnel.ended);
+    socket.on('drain', tunnel.react).on('finish', tunnel.react);
     const opened = await tunnel.opened.catch((error) => {
-      if (!error?.falls || carriers.length === 1) throw error;
+      if (!error.falls || carriers.length === 1) throw error;
     });
     if (opened) return opened;
   }

@@ -75,7 +75,7 @@ func (c *forwardCommand) pairs() (pairs []pair, err error) {
 			return nil, fmt.Errorf("--listen %s is there twice: each URL needs a socket of its own", p.listen)
 		}
 		if !c.UnsafeListen && !p.listen.Local() {
-			return nil, fmt.Errorf("--listen %s is open to other machines, and so would be the tunnel with its credentials: use a loopback address or a Unix socket, or say --unsafe-listen", p.listen)
+			return nil, fmt.Errorf("other machines can connect to --listen %s, and could use the tunnel with its credentials: use a loopback address or a Unix socket, or set --unsafe-listen", p.listen)
 		}
 	}
 	return pairs, nil

@@ -43,7 +43,7 @@ func (s *settings) configureRoutes() error {
 		s.routes = append(s.routes, route{"", *s.To})
 	}
 	if len(s.routes) == 0 {
-		return errors.New("no server to lead tunnels to: set --to or --route")
+		return errors.New("no server for the tunnels: set --to or --route")
 	}
 	seen := make(map[string]bool)
 	for _, r := range s.routes {
@@ -55,7 +55,7 @@ func (s *settings) configureRoutes() error {
 			return err
 		}
 		if !s.UnsafeTarget && !r.to.Local() {
-			return fmt.Errorf("the server %s is not on this machine, and the bytes would leave it without the tunnel: use a loopback address or a Unix socket, or say --unsafe-target", r.to)
+			return fmt.Errorf("the server %s is not on this machine, and nothing would protect the bytes on the way to it: use a loopback address or a Unix socket, or set --unsafe-target", r.to)
 		}
 	}
 	return nil

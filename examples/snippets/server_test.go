@@ -180,7 +180,7 @@ func Example_shutdown() {
 	stop := func() error {
 		drained := make(chan error, 1)
 		go func() { drained <- ln.Shutdown(ctx) }() // 1. new tunnels are refused with 503
-		<-served                                    // 2. Serve has returned: the server has the last tunnel
+		<-served                                    // 2. Accept has no more tunnels, so Serve returns
 		grpcServer.GracefulStop()                   // 3. tells the clients to go; or http.Server.Shutdown(ctx)
 		return <-drained                            // nil when the last tunnel is closed
 	}

@@ -23,7 +23,7 @@ func inMemory(t *testing.T, n *testkit.Network, accepted <-chan *preflight.Conn,
 	return p, testkit.NextConn(t, accepted), c.Server
 }
 
-// The transport of a closed connection stays open until the peer has read everything, and
+// The transport of a closed connection stays open until the peer has received everything, and
 // Shutdown waits for that.
 func TestShutdownWaitsForThePeerToRead(t *testing.T) {
 	each(t, framed, func(t *testing.T, carrier preflight.Carrier) {

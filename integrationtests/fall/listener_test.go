@@ -214,7 +214,7 @@ func TestDialURL(t *testing.T) {
 		text string
 	}{
 		"ws://edge.example/": {preflight.PreflightDialer{TLSConfig: new(tls.Config)}, "the scheme ws is without TLS although TLSConfig is set; use wss"},
-		"wss://edge.example": {preflight.PreflightDialer{Carriers: []preflight.Carrier{upgradeOnly}}, "the scheme wss is for CarrierWebSocket, which Carriers lack"},
+		"wss://edge.example": {preflight.PreflightDialer{Carriers: []preflight.Carrier{upgradeOnly}}, "the scheme wss needs CarrierWebSocket, which is not in the field Carriers"},
 		"ws://edge.example":  {preflight.PreflightDialer{Path: "/x"}, "the path is that of the URL"},
 	} {
 		test.d.NetDialer = testkit.DialNever(t)

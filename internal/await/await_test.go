@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,32 @@ func TestReadAfterAWait(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(b[:n]))
 	require.Equal(t, []string{"room", "idle", "room"}, calls)
+}
+
+// Read does not keep the buffer in memory while it waits. Those who lend it may have dropped it.
+func TestWaitsWithoutTheBuffer(t *testing.T) {
+	client, server := pair(t)
+	freed, read := make(chan struct{}, 2), make(chan error)
+	go func() {
+		_, err := await.Read(server, func() []byte {
+			b := new([512]byte)
+			runtime.AddCleanup(b, func(freed chan<- struct{}) { freed <- struct{}{} }, freed)
+			return b[:]
+		}, func() {})
+		read <- err
+	}()
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		select {
+		case <-freed:
+			return true
+		default:
+			return false
+		}
+	}, 10*time.Second, 10*time.Millisecond)
+	_, err := io.WriteString(client, "hello")
+	require.NoError(t, err)
+	require.NoError(t, <-read)
 }
 
 // The errors are those of Read of the connection.

@@ -27,6 +27,7 @@ func Read(c *net.TCPConn, room func() []byte, idle func()) (n int, err error) {
 			}
 			n, failed = read(fd, b)
 			if waited = failed == syscall.EAGAIN; waited {
+				b = nil // or the garbage collector would keep it as long as this waits
 				idle()
 			}
 			return !waited

@@ -12,7 +12,7 @@ import (
 
 const (
 	// lingerLimit is how long the transport stays open after Close. The peer must
-	// have read everything within this time.
+	// have received everything within this time.
 	lingerLimit = 60 * time.Second
 
 	// drainLimit is how long the transport stays open after the peer has sent a
@@ -32,7 +32,7 @@ const (
 	phaseOpen phase = iota
 
 	// phaseLinger: the application has closed the connection. The Conn waits
-	// until the peer has read everything. It discards the data that the peer
+	// until the peer has received everything. It discards the data that the peer
 	// sends.
 	phaseLinger
 
@@ -185,7 +185,7 @@ func (c *Conn) CloseRead() error {
 
 // Close closes the connection. It does not wait for the peer. If no Write is in
 // progress and the last one succeeded, Close sends FINAL_DATA, unless CloseWrite has
-// sent it. The transport then stays open until the peer has read everything, for at
+// sent it. The transport then stays open until the peer has received everything, for at
 // most 60 s. Incoming data is discarded. If a Write is in progress or the last one
 // failed, Close closes the transport at once, and the peer sees that data is missing.
 //

@@ -503,7 +503,7 @@ var ends = []struct {
 		e.ended()
 		err := e.Close()
 		assert.ErrorIs(e.t, err, io.ErrUnexpectedEOF)
-		assert.ErrorContains(e.t, err, "the peer has not confirmed that it has read everything")
+		assert.ErrorContains(e.t, err, "the peer has not confirmed that it has received everything")
 	}},
 	{"close write, close: a reset comes before the peer's PONG", func(e *end) {
 		e.peer.stopAnswering()

@@ -31,7 +31,7 @@
 // # How a connection ends
 //
 //	CloseWrite  sends FINAL_DATA and a PING. The peer's PONG confirms that the peer
-//	            has read everything. Read still works.
+//	            has received everything. Read still works.
 //	Close       sends FINAL_DATA and a PING, unless CloseWrite has sent them, and
 //	            returns. The transport lingers until the PONG arrives or the peer
 //	            ends the transport, for 60 s at most. If a Write is in progress or
@@ -47,7 +47,7 @@
 // removes in Ended, and calls EndLinger on the oldest.
 //
 // When a program exits, its lingering transports end too. io.EOF of Read does not say
-// that the peer has read everything: it may end its direction first. After CloseWrite
+// that the peer has received everything: it may end its direction first. After CloseWrite
 // and io.EOF, the transport ends by itself when both sides have confirmed. Close then
 // returns nil, and an error if the transport has ended before the peer has confirmed.
 //

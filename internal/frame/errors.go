@@ -54,7 +54,7 @@ func (e *truncatedError) Unwrap() error { return io.ErrUnexpectedEOF }
 type unconfirmedError struct{ err error }
 
 func (e *unconfirmedError) Error() string {
-	return "the peer has not confirmed that it has read everything: " + e.err.Error()
+	return "the peer has not confirmed that it has received everything: " + e.err.Error()
 }
 
 func (e *unconfirmedError) Unwrap() error { return e.err }

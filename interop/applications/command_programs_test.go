@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/preflight-go/preflight/interop/internal/lab"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -40,6 +41,28 @@ func testMosquittoClients(t *testing.T, address string) {
 	runProgram(t, "", append([]string{"mosquitto_pub", "-r", "-f", file}, where...)...)
 	got := runProgram(t, "", append([]string{"mosquitto_sub", "-C", "1", "-N"}, where...)...)
 	require.True(t, got == message)
+}
+
+// testNATSClient publishes many messages to a subscriber. Its server speaks first. The client is
+// in Go, because the program nats needs many more modules, but it knows nothing of tunnels.
+func testNATSClient(t *testing.T, address string) {
+	connect := func() *nats.Conn {
+		c, err := nats.Connect("nats://"+address, nats.Timeout(lab.Timeout))
+		require.NoError(t, err)
+		t.Cleanup(c.Close)
+		return c
+	}
+	subscriber, publisher := connect(), connect()
+	s, err := subscriber.SubscribeSync("prices.>")
+	require.NoError(t, err)
+	require.NoError(t, subscriber.FlushTimeout(lab.Timeout)) // the server has the subscription
+	const n = 10_000
+	for i := range n {
+		require.NoError(t, publisher.Publish("prices.eur", fmt.Append(nil, i)))
+	}
+	for i := range n {
+		natsExpect(t, s, fmt.Sprint(i))
+	}
 }
 
 // testSSH uses the lines that --ssh-config prints, for ssh and for scp.

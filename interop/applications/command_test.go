@@ -27,13 +27,13 @@ var websocketOnly = []string{"    default upgrade;\n    \"\"      close;", "    
 func TestCommand(t *testing.T) {
 	program := lab.BuildCommand(t)
 	shell := startSSHD(t)
-	redis, postgres, mariadb, mosquitto := startRedis(t), startPostgres(t), startMariaDB(t), startMosquitto(t)
+	redis, postgres, mariadb, mosquitto, broker := startRedis(t), startPostgres(t), startMariaDB(t), startMosquitto(t), startNATS(t)
 	page := "the page behind the tunnel"
 	pages := startPages(t, page)
 	tokens := lab.WriteFile(t, t.TempDir(), "tokens", "tests a-token-for-the-tests\n")
 	serve, _ := startCommand(t, program, "serve", "--listen", "127.0.0.1:0", "--token-file", tokens, "--trusted-proxy", "127.0.0.1",
 		"--route", "/pg="+postgres, "--route", "/redis="+redis, "--route", "/ssh="+shell.address, "--route", "/page="+pages,
-		"--route", "/mariadb="+mariadb, "--route", "/mqtt="+mosquitto)
+		"--route", "/mariadb="+mariadb, "--route", "/mqtt="+mosquitto, "--route", "/nats="+broker)
 	for name, edits := range map[string][]string{"nginx": nil, "websocket-only": websocketOnly} {
 		t.Run(name, func(t *testing.T) {
 			edge := lab.StartNginx(t, serve[0], edits...).TLS
@@ -42,7 +42,7 @@ func TestCommand(t *testing.T) {
 				flags: []string{"--ca", writePeerCertificate(t, edge.Address), "--header", "Authorization: Bearer a-token-for-the-tests"},
 			}
 			forward := []string{"forward"}
-			for _, path := range []string{"/pg", "/redis", "/page", "/mariadb", "/mqtt"} {
+			for _, path := range []string{"/pg", "/redis", "/page", "/mariadb", "/mqtt", "/nats"} {
 				forward = append(forward, "--map", "127.0.0.1:0="+c.url+path)
 			}
 			local, log := startCommand(t, program, append(forward, c.flags...)...)
@@ -53,6 +53,7 @@ func TestCommand(t *testing.T) {
 			})
 			t.Run("mariadb", func(t *testing.T) { testMariaDBClient(t, local[3]) })
 			t.Run("mosquitto", func(t *testing.T) { testMosquittoClients(t, local[4]) })
+			t.Run("nats", func(t *testing.T) { testNATSClient(t, local[5]) })
 			carrier := "carrier=upgrade"
 			if edits != nil {
 				carrier = "carrier=websocket"

@@ -15,14 +15,18 @@ import (
 )
 
 // TestReadme runs the lines of the README that carry psql and ssh, through an nginx that
-// forwards WebSocket alone. Only addresses, and the files of the machine, are replaced.
+// forwards only WebSocket. It replaces only the addresses, the token, and the files of the
+// machine.
 func TestReadme(t *testing.T) {
 	dir := t.TempDir()
 	program := lab.BuildCommand(t)
 	postgres, shell := startPostgres(t), startSSHD(t)
 	t.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
 	lab.WriteCertificate(t, dir)
-	t.Setenv("SSL_CERT_FILE", filepath.Join(dir, "cert.pem"))
+	for from, to := range map[string]string{"cert.pem": "tls.crt", "key.pem": "tls.key"} {
+		require.NoError(t, os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)))
+	}
+	t.Setenv("SSL_CERT_FILE", filepath.Join(dir, "tls.crt"))
 	t.Setenv("PGPASSWORD", "secret")
 	known := lab.WriteFile(t, dir, "known", knownhosts.Line([]string{"build.example"}, shell.host)+"\n")
 
@@ -32,7 +36,9 @@ func TestReadme(t *testing.T) {
 		"ssh build.example", fmt.Sprintf("ssh -F %s/config -l %s -i %s -o UserKnownHostsFile=%s -o BatchMode=yes build.example echo over ssh", dir, shell.user, shell.keyFile, known),
 		"psql ", "psql -X -A -t -U jane -d postgres -c 'SELECT 6 * 7' ",
 		"/etc/nginx/conf.d/preflight.conf", "preflight.conf",
-		"config nginx ", fmt.Sprintf("config nginx --carrier websocket --cert %[1]s/cert.pem --key %[1]s/key.pem ", dir),
+		"/etc/ssl/preflight", filepath.Join(dir, "ssl"),
+		"config nginx ", fmt.Sprintf("config nginx --carrier websocket --cert %[1]s/ssl/tls.crt --key %[1]s/ssl/tls.key ", dir),
+		"nginx -s reload", fmt.Sprintf("nginx -p %[1]s -c %[1]s/nginx.conf -e stderr -s reload", dir),
 	}
 	var outputs []string
 	run := func(line string) {
@@ -54,6 +60,12 @@ func TestReadme(t *testing.T) {
 			}
 			addresses, _ := startCommand(t, program, strings.Fields(line)[1:]...)
 			replace = append(replace, listen, addresses[0], "-p "+lab.Port(listen), "-p "+lab.Port(addresses[0]))
+		case strings.Contains(line, ">tokens"):
+			run(line)
+			tokens, err := os.ReadFile(filepath.Join(dir, "tokens"))
+			require.NoError(t, err)
+			_, token, _ := strings.Cut(strings.TrimSpace(string(tokens)), " ")
+			replace = append(replace, "TOKEN", token)
 		case strings.HasPrefix(line, "preflight config "):
 			edge := lab.StartNginxDaemon(t, dir, 2, func(addresses []string) (config string) {
 				run(strings.Replace(line, " --path", " --listen "+addresses[0]+" --tls-listen "+addresses[1]+" --path", 1))

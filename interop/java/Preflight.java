@@ -281,7 +281,7 @@ public final class Preflight implements Closeable {
         TASKS.submit(() -> { flush(); socket.shutdownOutput(); return null; });
     }
 
-    /** Ends this direction, and waits until the peer has read everything and has ended its own. */
+    /** Ends this direction, and waits until the peer has received everything and has ended its own. */
     @Override public void close() throws IOException {
         if (!raw && !closing) {
             closing = true;
@@ -291,6 +291,6 @@ public final class Preflight implements Closeable {
             over.completeOnTimeout(null, 60, TimeUnit.SECONDS).join();
         }
         socket.close();
-        if (!raw && !confirmed) throw new IOException("the peer has not confirmed that it has read everything", failed);
+        if (!raw && !confirmed) throw new IOException("the peer has not confirmed that it has received everything", failed);
     }
 }

@@ -189,3 +189,35 @@ test('the chunks of a stream do not share a buffer', async () => {
   structuredClone(value.buffer, { transfer: [value.buffer] });
   assert.deepEqual((await reader.read()).value, text('b'));
 });
+
+test('a write goes on with the next message, for the timers of a hidden page are slow', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] }); // so slow that none of them fires
+  const { socket, writable } = await fake();
+  socket.bufferedAmount = 1 << 20;
+  const writing = writable.getWriter().write(new Uint8Array(100));
+  await new Promise((resolve) => { setImmediate(resolve); });
+  socket.bufferedAmount = 0;
+  socket.message(capsule(PONG, Buffer.alloc(8)));
+  await writing;
+});
+
+test('the timers are exact, and one at a time', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const opening = connectAsPage('ws://h/', {}, FakeSocket);
+  t.mock.timers.tick(30_000);
+  await assert.rejects(opening, { reason: 'timeout' });
+  const { socket, readable, writable, closed } = await fake();
+  t.mock.timers.tick(19_999);
+  assert.equal(socket.sent.length, 0);
+  t.mock.timers.tick(1);
+  assert.deepEqual(socket.sent.map((bytes) => bytes[3]), [PING]);
+  t.mock.timers.tick(20_000);
+  assert.equal(socket.sent.length, 2);
+  await Promise.all([readable.cancel(), writable.close()]);
+  t.mock.timers.tick(59_999);
+  assert.deepEqual(socket.sent.slice(2).map((bytes) => bytes[3]), [FINAL_DATA, PING]);
+  assert.equal(socket.closed.length, 0);
+  t.mock.timers.tick(1);
+  await assert.rejects(closed, { reason: 'timeout' });
+  assert.equal(socket.closed.length, 1);
+});

@@ -371,9 +371,11 @@ test('a readable that is cancelled does not hold the peer up', async (t) => {
 
 test('what is written must be bytes', async (t) => {
   const { url } = await serve(t, (peer) => peer.next());
-  const tunnel = await connect(url, { carriers: ['framed'] });
-  await assert.rejects(tunnel.writable.getWriter().write('text'), TypeError);
-  await assert.rejects(tunnel.closed, TypeError);
+  for (const chunk of ['text', -1, null, { byteLength: 3 }]) {
+    const tunnel = await connect(url, { carriers: ['framed'] });
+    await assert.rejects(tunnel.writable.getWriter().write(chunk), TypeError);
+    await assert.rejects(tunnel.closed, TypeError);
+  }
 });
 
 test('a signal stops what waits for an answer, and what has not begun', async (t) => {
@@ -496,7 +498,8 @@ test('what cannot work is refused before a connection, and keeps secrets', async
     ['ws://h/', { headers: { 'Preflight-X': '' } }], ['ws://h/', { headers: { Host: 'x' } }],
     ['ws://h/', { headers: { 'Sec-WebSocket-Key': 'x' } }], ['ws://h/', { headers: { 'a b': '' } }],
     ['ws://h/', { headers: [['X', 'SECRET\r\nY: 1']] }], ['ws://h/', { carriers: [] }],
-    ['ws://h/', { carriers: ['other'] }], ['ws://h/', { protocols: ['SECRET SECRET'] }],
+    ['ws://h/', { carriers: ['other'] }],
+    ['ws://h/', { carriers: ['upgrade,framed'] }], ['ws://h/', { protocols: ['SECRET SECRET'] }],
     ['ws://h/', { protocols: ['preflight.v1'] }], ['ws://h/', { protocol: 'TCP' }],
     ['ws://h/', { protocol: 'websocket' }],
   ];

@@ -21,7 +21,10 @@ class Socket extends Duplex {
     else this.destroy(Object.assign(new Error('refused'), { code: 'ECONNREFUSED' }));
   }
   _read() {}
-  _write(bytes, _, done) { this.written.push(bytes); done(); }
+  _write(bytes, _, done) {
+    this.written.push(bytes);
+    if (!this.stuck) done();
+  }
   resetAndDestroy() { this.destroy(); }
 }
 net.connect = () => new Socket();
@@ -174,4 +177,28 @@ test('reading pauses while nobody reads, but not behind the end or a cancellatio
     tunnel.closed.catch(() => {});
     over();
   }
+});
+
+test('parts of one byte count with the memory that they need', async () => {
+  const { socket, tunnel, over } = await open('framed');
+  let count = 0;
+  for (; !socket.isPaused() && count < 1000; count++) {
+    socket.push(capsule(DATA, [1]));
+    await turn();
+  }
+  assert.ok(count < 1000, 'each part is an object in memory');
+  tunnel.closed.catch(() => {});
+  over();
+});
+
+test('an abort ends a close that the network does not take', async () => {
+  const { socket, tunnel, over } = await open('upgrade');
+  socket.stuck = true;
+  const writer = tunnel.writable.getWriter();
+  await writer.write(Uint8Array.of(1));
+  const closing = writer.close();
+  await turn();
+  over();
+  await assert.rejects(closing, /the test is over/);
+  await assert.rejects(tunnel.closed, /the test is over/);
 });

@@ -368,7 +368,7 @@ class StreamTest(Base):
         await self.carriers(test, FRAMED)
 
     async def test_linger(self):
-        """close waits until the peer has read everything and has ended; a Close comes first."""
+        """close waits until the peer has received everything and has ended; a Close comes first."""
         async def act(peer):
             await peer.until(lambda: peer.decoder.final)
             self.assertFalse(closed.done())

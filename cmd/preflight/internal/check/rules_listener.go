@@ -6,8 +6,8 @@ import (
 	"github.com/preflight-go/preflight"
 )
 
-// unseen is what nobody can rule out from outside.
-var unseen = []string{"another proxy behind it, which does not show itself"}
+// unseen is a cause that no question of check can rule out.
+var unseen = []string{"a proxy behind it, which no answer shows"}
 
 // listenerRules are about what the listener says itself. The request reached it.
 var listenerRules = []rule{

@@ -68,7 +68,7 @@ func (p product) settings(name string, o Options) (s settings, err error) {
 	}
 	if p.webSocketOnly {
 		if len(o.Carriers) > 0 && s.TCP {
-			return s, fmt.Errorf("%s: %s forwards WebSocket and no other upgrade: leave the flag out, or say websocket", flagCarrier, p.title)
+			return s, fmt.Errorf("%s: %s forwards WebSocket and no other upgrade: leave the flag out, or set it to websocket", flagCarrier, p.title)
 		}
 		s.TCP = false
 	}

@@ -55,7 +55,7 @@ func TestUnconfirmed(t *testing.T) {
 				require.Never(t, func() bool { return len(done) > 0 }, 20*time.Millisecond, time.Millisecond)
 				cut(Bottom(peer).(*net.TCPConn))
 				r := wait(t, done)
-				require.ErrorContains(t, r.Err, "the peer has not confirmed that it has read everything")
+				require.ErrorContains(t, r.Err, "the peer has not confirmed that it has received everything")
 				if name == "reset" {
 					require.ErrorIs(t, r.Err, syscall.ECONNRESET)
 				}

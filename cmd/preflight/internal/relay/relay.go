@@ -49,7 +49,7 @@ const (
 )
 
 // Run copies in both directions, and closes a and b when both have ended. The connection of a
-// framed tunnel then stays open until the peer has confirmed that it has read everything. Run
+// framed tunnel then stays open until the peer has confirmed that it has received everything. Run
 // waits for that, for idle or for 60 seconds, if that is longer. A program that exits would end
 // it before. If the confirmation does not come, that is an error. Run returns when also the
 // connections below have been closed.
@@ -92,17 +92,22 @@ const lingerLimit = 65 * time.Second
 // confirmLimit is as long as the library waits for the confirmation behind Close.
 const confirmLimit = 60 * time.Second
 
-// confirm waits until the peer of a framed tunnel has confirmed that it has read everything:
+// confirm waits until the peer of a framed tunnel has confirmed that it has received everything:
 // the connection then ends by itself. Other connections have no such confirmation.
 func confirm(c Conn, limit time.Duration) error {
-	tunnel, ok := c.(interface{ Carrier() preflight.Carrier })
-	if !ok || tunnel.Carrier() == "" || tunnel.Carrier() == preflight.CarrierUpgrade {
+	if !framed(c) {
 		return nil
 	}
 	if !awaitClosed(c, limit) {
-		return fmt.Errorf("the peer has not confirmed within %v that it has read everything", limit)
+		return fmt.Errorf("the peer has not confirmed within %v that it has received everything", limit)
 	}
 	return c.Close()
+}
+
+// framed reports whether c is a framed tunnel.
+func framed(c net.Conn) bool {
+	tunnel, ok := c.(interface{ Carrier() preflight.Carrier })
+	return ok && tunnel.Carrier() != "" && tunnel.Carrier() != preflight.CarrierUpgrade
 }
 
 // A relay is what both directions share.
@@ -124,7 +129,7 @@ type direction struct {
 // run copies d until it ends. The direction that ends first interrupts the other, which then
 // goes on under limits.
 func (r *relay) run(d, other *direction) {
-	d.n, d.err = io.Copy(d.dst, d.src)
+	d.n, d.err = copyAll(d.dst, d.src)
 	if first := r.interrupted(d); first != nil {
 		n, err := copyWithin(d, r.limits(first))
 		d.n, d.err = d.n+n, err
@@ -151,7 +156,7 @@ func (r *relay) run(d, other *direction) {
 }
 
 // interrupted returns the direction that has ended first, if d was interrupted because of
-// that. Nothing is lost then: io.Copy was in a Read, and has written all that it has read.
+// that. Nothing is lost then: copyAll was in a Read, and has written all that it has read.
 func (r *relay) interrupted(d *direction) (first *direction) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
