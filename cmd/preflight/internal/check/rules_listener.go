@@ -7,7 +7,7 @@ import (
 )
 
 // unseen is a cause that no question of check can rule out.
-var unseen = []string{"a proxy behind it, which no answer shows"}
+var unseen = []string{"a second proxy, behind the one named above"}
 
 // listenerRules are about what the listener says itself. The request reached it.
 var listenerRules = []rule{
