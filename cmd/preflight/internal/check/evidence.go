@@ -89,13 +89,13 @@ func (e *evidence) main() string {
 		if e.opens(c) {
 			continue
 		}
-		switch other := e.codes[webSocket]; e.codes[string(c)] {
+		switch code, other := e.codes[string(c)], e.codes[webSocket]; code {
 		case "websocket-only":
 			if other != "" {
 				return webSocket
 			}
-		case "no-upgrades":
-			if other != "" && other != "no-upgrades" && slices.Contains(e.target.Wanted, preflight.CarrierWebSocket) {
+		case "no-upgrades", "forbidden": // Envoy answers 403 to an upgrade that it does not know
+			if other != "" && other != code && slices.Contains(e.target.Wanted, preflight.CarrierWebSocket) {
 				return webSocket
 			}
 		}

@@ -209,6 +209,10 @@ var cases = []struct {
 		refuses("no-upgrades", 403, envoy)(e)
 		e.codes[webSocket] = "server-down"
 	}}},
+	{"server-down", "behind Envoy", []fact{func(e *evidence) {
+		refuses("forbidden", 403, envoy)(e)
+		e.codes[webSocket] = "server-down"
+	}}},
 	{"authorize", "the listener", []fact{refuses("authorize", 429, listener)}},
 	{"server-down", "behind `preflight serve`", []fact{refuses("authorize", 502, listener)}},
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
