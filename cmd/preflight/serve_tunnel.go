@@ -21,6 +21,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/check"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/relay"
 )
 
@@ -63,6 +64,9 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 	// %2F for a slash. A proxy that does not decode it has checked another path.
 	if !ok || strings.Contains(r.URL.RawPath, "%") {
 		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte("no server for this path\n")}
+		if !isClean(r.URL.Path) || strings.Contains(r.URL.RawPath, "%") {
+			err.Body = []byte(check.NotClean)
+		}
 		s.refused(r, who, err)
 		return nil, err
 	}

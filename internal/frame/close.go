@@ -188,6 +188,7 @@ func (c *Conn) CloseRead() error {
 // sent it. The transport then stays open until the peer has received everything, for at
 // most 60 s. Incoming data is discarded. If a Write is in progress or the last one
 // failed, Close closes the transport at once, and the peer sees that data is missing.
+// Close also closes a transport at once that has been reset, or was closed below the Conn.
 //
 // If CloseWrite was called and the peer has ended its direction, Read no longer shows how
 // the transport ends. So Close returns an error if that has happened before the peer's
@@ -222,13 +223,23 @@ func (c *Conn) Close() error {
 		c.endDeadline = now() + lingerLimit
 		c.enterPhase(phaseLinger, lingerLimit-closeFrameTimeout)
 	}
+	// If the transport has no deadlines, a Read that waits in it still holds rmu, and nothing
+	// else can read.
+	stuck := wakeErr != nil && c.isReading()
 	c.release()
-	if wakeErr != nil {
-		// The transport has no deadlines, so a Read that waits in it still holds
-		// rmu, and nothing else can read.
+	if stuck {
 		c.shortenLinger()
 	}
 	return err
+}
+
+// isReading reports whether a Read is in progress.
+func (c *Conn) isReading() bool {
+	if !c.rmu.TryLock() {
+		return true
+	}
+	c.rmu.Unlock()
+	return false
 }
 
 // isGone reports whether err says that the transport has been reset, or was closed below

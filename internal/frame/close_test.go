@@ -1087,6 +1087,36 @@ func TestCloseWithoutDeadlines(t *testing.T) {
 	}
 }
 
+// Without deadlines too, a transport lingers for a slow peer, unless a Read waits that nothing can
+// interrupt.
+func TestSlowPeerWithoutDeadlines(t *testing.T) {
+	const window = 1000
+	eachKind(t, func(t *testing.T, k kind) {
+		x, y := newLink(window)
+		e := &end{t: t, kind: k, transport: x}
+		e.Conn = k.above(noDeadlines{x}, Config{Owner: e})
+		e.peer = newPeer(t, k, y)
+		e.peer.stall()
+		e.write(strings.Repeat("x", window-30)) // FINAL_DATA and its PING do not fit behind it
+		assert.NoError(t, e.Close())
+		time.Sleep(3 * drainLimit)
+		assert.False(t, x.isClosed())
+		e.peer.resume()
+		assert.Contains(t, e.peer.received(), "final, ping 1")
+		e.ended()
+	})
+}
+
+// Each CloseRead reports that it cannot interrupt a Read.
+func TestCloseReadWithoutDeadlines(t *testing.T) {
+	x, _ := newLink(window)
+	c := kind{}.above(noDeadlines{x}, Config{})
+	assert.ErrorIs(t, c.CloseRead(), errNoDeadlines)
+	assert.ErrorIs(t, c.CloseRead(), errNoDeadlines)
+	assert.NoError(t, c.Close())
+	x.Close()
+}
+
 type noDeadlines struct{ *link }
 
 var errNoDeadlines = errors.New("no deadlines here")

@@ -2,6 +2,7 @@ package frame
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -387,6 +388,28 @@ func TestControlError(t *testing.T) {
 		synctest.Wait()
 		assert.True(t, a.isClosed())
 	})
+}
+
+// An SSH channel that the peer has closed returns io.EOF for a Write. That is not the end of the
+// peer's stream.
+func TestControlErrorIsNoEndOfStream(t *testing.T) {
+	for _, failure := range []error{io.EOF, io.ErrUnexpectedEOF, fmt.Errorf("closed by the peer: %w", io.EOF)} {
+		eachKind(t, func(t *testing.T, k kind) {
+			a, b := newLink(window)
+			c := k.above(&brokenWriter{link: a, err: failure}, Config{})
+			p := newPeer(t, k, b)
+			p.send(p.ping(1), p.data("half of"))
+			buf := make([]byte, 7)
+			_, err := io.ReadFull(c, buf)
+			assert.NoError(t, err)
+			synctest.Wait() // the PONG has failed
+			p.link.CloseWrite()
+			_, err = c.Read(buf)
+			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			assert.ErrorContains(t, err, "before the stream was complete")
+			assert.NoError(t, c.Close())
+		})
+	}
 }
 
 type brokenWriter struct {

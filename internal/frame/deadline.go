@@ -12,12 +12,21 @@ var past = time.Unix(1, 0)
 // An instant is a deadline of the application, since epoch; 0: there is none.
 type instant time.Duration
 
-func newInstant(t time.Time) instant {
+// newInstant returns the instant of t. now is the current time. A deadline may come from the
+// wall clock alone: UTC and Round remove the monotonic reading. The wall clock may have been
+// set since epoch, so it says only how far such a deadline is from now, as in package net.
+func newInstant(t, now time.Time) instant {
 	if t.IsZero() {
 		return 0
 	}
-	d := instant(t.Sub(epoch))
-	if d == 0 {
+	passed, left := instant(now.Sub(epoch)), instant(t.Sub(now))
+	d := passed + left
+	switch {
+	case left > 0 && d < passed: // the sum is too large
+		d = math.MaxInt64
+	case left < 0 && d > passed:
+		d = math.MinInt64
+	case d == 0:
 		d = -1 // as expired as epoch itself
 	}
 	return d
@@ -47,7 +56,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.readDeadline = newInstant(t)
+	c.readDeadline = newInstant(t, time.Now())
 	if c.hasFlag(ownsReadDeadline) {
 		return nil
 	}
@@ -63,7 +72,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if c.hasFlag(closing) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.writeDeadline = newInstant(t)
+	c.writeDeadline = newInstant(t, time.Now())
 	if c.hasFlag(ownsWriteDeadline) && !(c.tls && c.writes.Load() > 0) {
 		return nil // endControls sets it
 	}
@@ -84,8 +93,9 @@ func (c *Conn) wakeRead() error {
 	if c.hasFlag(ownsReadDeadline) {
 		return nil
 	}
-	c.flags.Or(ownsReadDeadline)
-	return c.conn.SetReadDeadline(past)
+	err := c.conn.SetReadDeadline(past)
+	c.setFlag(ownsReadDeadline, err == nil) // Close must learn of the error, also after CloseRead
+	return err
 }
 
 // takeReads removes the read deadline, so that the Conn itself can read from the

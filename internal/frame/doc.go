@@ -35,7 +35,8 @@
 //	Close       sends FINAL_DATA and a PING, unless CloseWrite has sent them, and
 //	            returns. The transport lingers until the PONG arrives or the peer
 //	            ends the transport, for 60 s at most. If a Write is in progress or
-//	            has failed, Close closes the transport at once.
+//	            has failed, or the transport has been reset or was closed below the
+//	            Conn, Close closes the transport at once.
 //	EndLinger   closes a transport that lingers.
 //
 // Owner.Lingers is called when a transport begins to linger. Owner.Ended is called when

@@ -1,7 +1,6 @@
 package frame
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -249,9 +248,11 @@ func (c *Conn) readFailed(err error) error {
 	c.mu.Lock()
 	c.peerEnd = true
 	switch {
-	case c.controlErr != nil && !isTimeout(c.controlErr): // after a timeout, a caller would read again
+	// After a timeout, a caller would read again. io.EOF, which an SSH channel returns for a
+	// Write after its end, would look like the end of the stream.
+	case c.controlErr != nil && !isTimeout(c.controlErr) && !isEOF(c.controlErr):
 		err = c.controlErr
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case isEOF(err):
 		err = c.truncated(0)
 	}
 	c.readErr = err

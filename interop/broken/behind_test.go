@@ -21,6 +21,7 @@ var idlePaths = []brokenPath{
 	{name: "nginx", program: "nginx", site: "location / { proxy_read_timeout 1s; proxy_pass http://{good}; " + upgrades + "}"},
 	{name: "HAProxy", program: "HAProxy", site: "timeout tunnel 1s\nserver s {good}"},
 	{name: "Envoy", program: "Envoy", site: envoyUpgrade + envoyRouter + envoyRoute("/", "good", ", idle_timeout: 1s")},
+	{name: "nginx behind HAProxy", program: "HAProxy", site: "timeout tunnel 1h\nserver s {at nginx}"},
 }
 
 // TestIdle lets proxies end silent tunnels. A framed tunnel tells that it was cut, and after

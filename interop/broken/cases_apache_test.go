@@ -98,4 +98,11 @@ var apachePaths = []brokenPath{
 		beside: []string{"wants TLS", "is no PreflightListener", "has crashed"},
 		waits:  true,
 	},
+	{
+		name:    "Apache with a ProxyPass for all paths before that of the path",
+		program: "Apache", site: "ProxyPass / http://{page}/\nProxyPass /client/ http://{good}/client/ upgrade=tcp",
+		code: "no-listener",
+		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
+		beside: []string{"Host, which is an address, leads to its default site", "the path or "},
+	},
 }

@@ -149,6 +149,13 @@ var listenerPaths = []brokenPath{
 		waits: true,
 	},
 	{
+		name: "a Go proxy with http.TimeoutHandler", direct: "timeout",
+		code: "bad-gateway",
+		hop:  "the proxy", cause: "passes no upgrade", line: "log",
+		beside: []string{"cannot reach the server behind it", "it is down", "its address is wrong"},
+		waits:  true,
+	},
+	{
 		name: "Authorize refuses, behind nginx", program: "nginx", site: "location / { proxy_pass http://{401}; " + upgrades + "}",
 		code: "authorize",
 		hop:  "Authorize of the listener", cause: "without Authorization", line: "Header or GetHeader",

@@ -1,5 +1,7 @@
 package broken
 
+import "github.com/preflight-go/preflight"
+
 var haproxyPaths = []brokenPath{
 	{
 		name: "HAProxy, the server is down", usual: true,
@@ -170,6 +172,23 @@ var haproxyPaths = []brokenPath{
 		hop:  "HAProxy", cause: "full (`maxconn`)", line: "maxconn",
 		beside: []string{"no backend matches", "the servers are down", "`ssl` or `proto h2` does not fit"},
 		waits:  true,
+	},
+	{
+		name:    "HAProxy with a queue that is full, and a long time in it",
+		program: "HAProxy", site: "timeout queue 1s\nserver s {good} maxconn 1",
+		keep: true,
+		code: "no-server",
+		hop:  "HAProxy", cause: "full (`maxconn`)", line: "maxconn",
+		beside: []string{"no backend matches", "the servers are down", "`ssl` or `proto h2` does not fit"},
+		waits:  true,
+	},
+	{
+		name:    "HAProxy leads websocket alone to the listener, and CarrierUpgrade",
+		program: "HAProxy", site: "use-server s if { hdr(Upgrade) -i websocket }\nserver s {good} weight 0\nserver w {page}",
+		dial: only(preflight.CarrierUpgrade),
+		code: "no-listener",
+		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
+		beside: []string{"Host, which is an address, leads to its default site", "the path or "},
 	},
 	{
 		name:    "HAProxy rejects the connection",

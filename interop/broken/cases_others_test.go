@@ -219,7 +219,7 @@ var otherPaths = []brokenPath{
 		program: "Traffic Server", site: "map http://{from} http://{down}/\nmap ws://{from} ws://{down}/",
 		code: "websocket-only",
 		hop:  "Traffic Server", cause: "it is down",
-		beside: []string{"passes no upgrade but websocket", "or got no valid answer", "its address is wrong", "TLS is on one side alone"},
+		beside: []string{"passes no upgrade but websocket", "got no valid answer, or passes no upgrade", "its address is wrong", "TLS is on one side alone"},
 		waits:  true,
 	},
 	{

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/preflight-go/preflight/interop/internal/lab"
@@ -23,7 +24,13 @@ var farPaths = []brokenPath{
 // startFarEnd runs the far end of checks.
 func startFarEnd(t *testing.T, program string) (address string) {
 	t.Helper()
-	cmd := exec.Command(program, "check", "--listen", "127.0.0.1:0")
+	return startListening(t, program, "check", "--listen", "127.0.0.1:0")
+}
+
+// startListening runs a command that logs its address first.
+func startListening(t *testing.T, program string, args ...string) (address string) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
 	log, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -92,6 +99,8 @@ func TestLimits(t *testing.T) {
 			require.Equal(t, "idle", idle.Name)
 			require.False(t, idle.OK)
 			require.Contains(t, idle.Detail, "a limit for silence")
+			product, _, _ := strings.Cut(p.name, " ")
+			require.Contains(t, idle.Change, product)
 		})
 	}
 	t.Run("sizes and half-close", func(t *testing.T) {
@@ -105,4 +114,27 @@ func TestLimits(t *testing.T) {
 		require.Equal(t, map[string]bool{"header-limit": true, "sizes": true, "half-close": false}, ok)
 		require.Contains(t, d.Findings[2].Detail, "passes by framed, websocket")
 	})
+}
+
+// TestUnsteady checks a path that leads every second request to another web server.
+func TestUnsteady(t *testing.T) {
+	p := brokenPath{name: "two servers", program: "HAProxy", site: "balance roundrobin\nserver a {good}\nserver b {page}"}
+	d, text := p.runCheck(t, startKit(t, []brokenPath{p}), lab.BuildCommand(t))
+	t.Log(text)
+	require.NotNil(t, d.Verdict)
+	require.Equal(t, "unsteady", d.Verdict.Code)
+	require.Contains(t, d.Verdict.Hop, "behind HAProxy")
+	require.Contains(t, d.Verdict.Change, "`server` lines")
+}
+
+// TestPathForm checks a path to "preflight serve" that nginx gives two slashes.
+func TestPathForm(t *testing.T) {
+	program := lab.BuildCommand(t)
+	p := brokenPath{name: "two slashes", program: "nginx", site: "location /client { proxy_pass http://{serve}/; " + upgrades + "}"}
+	serve := startListening(t, program, "serve", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--allow-all", "--require-upgrade")
+	d, text := p.runCheck(t, startKit(t, []brokenPath{p}, map[string]string{"serve": serve}), program)
+	t.Log(text)
+	require.Equal(t, "other-route", d.Verdict.Code)
+	require.Equal(t, "nginx", d.Verdict.Hop)
+	require.Contains(t, d.Verdict.Change, "end with a slash, or neither does")
 }

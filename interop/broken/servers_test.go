@@ -11,7 +11,9 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -66,6 +68,18 @@ func startServers(t *testing.T, k *kit) {
 	k.servers["hidden"] = serveHTTP(t, lab.Listen(t), hidden)
 	k.servers["draining"] = serveHTTP(t, lab.Listen(t), draining(t))
 	k.servers["https"] = serveHTTP(t, tls.NewListener(lab.Listen(t), served), page)
+	named := served.Clone() // it refuses a client that sends no name
+	named.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if h.ServerName == "" {
+			return nil, errors.New("no name")
+		}
+		return nil, nil
+	}
+	k.servers["sni"] = lab.Serve(t, &preflight.PreflightListener{Listener: tls.NewListener(lab.Listen(t), named)}, echo)
+	to := &url.URL{Scheme: "http", Host: k.servers["strict"]}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	k.servers["timeout"] = serveHTTP(t, lab.Listen(t), http.TimeoutHandler(proxy, lab.Timeout, ""))
 	grpc := lab.Listen(t)
 	k.servers["grpc"] = grpc.Addr().String()
 	lab.ServeGRPC(t, "", grpc)

@@ -93,6 +93,7 @@ spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
 		})
 	})
 	pod.Shutdown(t)
+	t.Run("memory", func(t *testing.T) { testMemory(t, c) })
 	t.Run("sidecars", func(t *testing.T) { testSidecars(t, c) })
 	for _, preStop := range []bool{true, false} {
 		t.Run(fmt.Sprintf("end/preStop=%t", preStop), func(t *testing.T) { testPodEnd(t, c, preStop) })

@@ -37,7 +37,13 @@ var podAddresses = []string{"10.244.1.1", "10.244.1.2"}
 // The gateways have fixed ports, such as 80 and 443, and write to fixed files. So the test
 // runs itself again in a network namespace of its own. Its own mounts and its own process
 // numbers ensure that no file and no process is left over.
+//
+// The process in the namespace runs itself again for each pod.
 func TestCluster(t *testing.T) {
+	if address := os.Getenv(podVariable); address != "" {
+		runPod(t, address)
+		return
+	}
 	if folder := os.Getenv(insideVariable); folder != "" {
 		runCluster(t, folder)
 		return
@@ -63,7 +69,7 @@ func TestCluster(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	inside := exec.CommandContext(ctx, program, "-test.run="+pattern, "-test.v="+flag.Lookup("test.v").Value.String(), "-test.timeout=5m",
-		"-move="+strconv.Itoa(*moved))
+		"-move="+strconv.Itoa(*moved), "-delay="+delay.String(), "-idle="+strconv.Itoa(*idle))
 	inside.Env = append(os.Environ(), insideVariable+"="+folder)
 	inside.Stdout, inside.Stderr = os.Stdout, os.Stderr
 	inside.SysProcAttr = &syscall.SysProcAttr{
@@ -84,6 +90,8 @@ func enterNamespaces(t *testing.T) {
 	for _, folder := range []string{"/certs", "/dev/shm"} { // Envoy leaves a file in /dev/shm
 		require.NoError(t, syscall.Mount("tmpfs", folder, "tmpfs", 0, ""))
 	}
+	// The tests open more tunnels in a minute than there are ports, and TIME_WAIT lasts as long.
+	require.NoError(t, os.WriteFile("/proc/sys/net/ipv4/tcp_tw_reuse", []byte("1"), 0))
 	lab.RunCommand(t, "ip", "link", "set", "lo", "up")
 	for _, address := range append([]string{nodeAddress, clientAddress}, podAddresses...) {
 		lab.RunCommand(t, "ip", "address", "add", address+"/32", "dev", "lo")

@@ -8,11 +8,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +22,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var moved = flag.Int("move", 100, "how many open tunnels TestCluster/envoygateway/end moves to another pod; each takes two descriptors")
+var (
+	moved = flag.Int("move", 200, "how many open tunnels TestCluster/envoygateway/end moves to another pod; each takes two descriptors of Envoy")
+	delay = flag.Duration("delay", 0, "the clients of these tunnels wait a random time up to this before they dial again")
+)
 
 // testPodEnd plays the end of one of two pods, as the controllers and the kubelet do it. A
 // hundred clients go on working: they open tunnels, exchange messages and close them. Other
@@ -32,19 +36,16 @@ var moved = flag.Int("move", 100, "how many open tunnels TestCluster/envoygatewa
 // the gateway still sends some there, and these are refused with 503.
 func testPodEnd(t *testing.T, c *cluster, preStop bool) {
 	log := newMessageLog()
-	ending, staying := startLoggingPod(t, podAddresses[0], log), startLoggingPod(t, podAddresses[1], log)
+	ending, staying := startPod(t, podAddresses[0], log), startPod(t, podAddresses[1], log)
 	// The tunnels that stay open are all on the pod that will end.
 	c.api.apply(t, endpoints("default", podAddresses[0]))
 	lab.WaitUntil(t, "the pod gets tunnels", func() bool {
 		client, err := openClient(c, log, c.dialer(true))
 		return err == nil && client.tunnel.Close() == nil && client.pod == podAddresses[0]
 	})
-	var lasting []*podClient
-	for range *moved {
-		client, err := openClient(c, log, c.dialer(false, preflight.CarrierUpgrade))
-		require.NoError(t, err)
+	lasting := openClients(t, c, log, *moved, c.dialer(true, preflight.CarrierUpgrade))
+	for _, client := range lasting {
 		require.Equal(t, podAddresses[0], client.pod)
-		lasting = append(lasting, client)
 	}
 	// The clients start when the gateway knows both pods.
 	c.api.apply(t, endpoints("default", podAddresses...))
@@ -55,17 +56,14 @@ func testPodEnd(t *testing.T, c *cluster, preStop bool) {
 	})
 
 	var working sync.WaitGroup
-	stop := make(chan struct{})
+	work, stop := context.WithCancel(t.Context())
+	defer func() { stop(); working.Wait() }()
 	var rounds, refused atomic.Int64
 	for i := range 100 {
 		working.Go(func() {
 			d := c.dialer(i%2 == 0, allCarriers[i%3])
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for work.Err() == nil {
+				waitToDial(min(*delay, time.Second))
 				client, err := openClient(c, log, d)
 				var status *preflight.StatusError
 				if errors.As(err, &status) && status.Temporary() && !preStop {
@@ -104,22 +102,17 @@ func testPodEnd(t *testing.T, c *cluster, preStop bool) {
 			return true
 		})
 	}
-	// The kubelet: SIGTERM. The server calls Shutdown with what is left of the grace period.
-	grace, end := context.WithCancel(t.Context())
-	defer end()
-	drained := make(chan error, 1)
-	go func() { drained <- ending.listener.Shutdown(grace) }()
-	for _, client := range lasting {
-		require.NoError(t, client.say(log), "tunnels that are open live on")
-	}
-	lab.WaitUntil(t, "the working clients leave the pod", func() bool { return ending.open() == len(lasting) })
+	// The kubelet: SIGTERM. The server calls Shutdown.
+	ending.signal(t, syscall.SIGTERM)
+	forEach(t, lasting, func(i int) error { return lasting[i].say(log) }) // open tunnels live on
+	lab.WaitUntil(t, "the working clients leave the pod", func() bool { return ending.open.Load() == int64(len(lasting)) })
 	before := rounds.Load()
 	lab.WaitUntil(t, "the clients work on", func() bool { return rounds.Load() > before+200 })
-	// The end of the grace period, and SIGKILL.
-	end()
-	require.ErrorIs(t, lab.Receive(t, drained), context.Canceled)
-	begin := time.Now()
-	ending.kill()
+	// The end of the grace period.
+	envoy := findProcess(t, "envoy")
+	begin, used := time.Now(), cpuTime(t, envoy)
+	before = rounds.Load()
+	ending.signal(t, syscall.SIGKILL)
 	c.api.apply(t, endpoints("default", podAddresses[1]))
 
 	// The tunnels that were cut move to the other pod.
@@ -127,33 +120,42 @@ func testPodEnd(t *testing.T, c *cluster, preStop bool) {
 	failures := make(chan error, len(lasting))
 	for i, client := range lasting {
 		moving.Go(func() {
-			_, err := client.lines.ReadString('\n')
-			if err == nil {
+			if _, err := client.lines.ReadString('\n'); err == nil {
 				failures <- errors.New("a tunnel to a killed pod lives on")
 				return
 			}
-			if lasting[i], err = openClient(c, log, c.dialer(false, preflight.CarrierUpgrade)); err == nil {
-				err = lasting[i].say(log)
+			client.tunnel.Close()
+			waitToDial(*delay)
+			client, err := openClient(c, log, c.dialer(true, preflight.CarrierUpgrade))
+			if err == nil {
+				err = client.say(log)
 			}
 			if err != nil {
 				failures <- err
 			}
+			lasting[i] = client
 		})
 	}
 	moving.Wait()
-	t.Logf("%d open tunnels moved in %v; meanwhile %d others were used, and %d dials were refused", len(lasting), time.Since(begin), rounds.Load(), refused.Load())
-	close(stop)
+	t.Logf("%d open tunnels moved in %v; meanwhile %d others were used, and Envoy used %v of CPU; before, %d dials were refused",
+		len(lasting), time.Since(begin), rounds.Load()-before, cpuTime(t, envoy)-used, refused.Load())
+	stop()
 	working.Wait()
 	close(failures)
 	for err := range failures {
 		t.Error(err)
 	}
+	if t.Failed() {
+		return
+	}
+	require.ErrorContains(t, ending.wait(t), "signal: killed", "Shutdown waits for the tunnels")
 	for _, client := range lasting {
 		require.Equal(t, podAddresses[1], client.pod)
 		require.NoError(t, client.tunnel.Close())
 	}
+	staying.signal(t, syscall.SIGTERM)
+	require.NoError(t, staying.wait(t), "Shutdown returns when all tunnels are closed")
 	require.Empty(t, log.wrong(), "lost or doubled")
-	staying.shutdown(t)
 }
 
 // A messageLog counts what the pods got, and what the clients had answered.
@@ -205,10 +207,46 @@ type podClient struct {
 	pod    string
 }
 
+// openClients opens n tunnels.
+func openClients(t *testing.T, c *cluster, log *messageLog, n int, d *preflight.PreflightDialer) []*podClient {
+	t.Helper()
+	clients := make([]*podClient, n)
+	forEach(t, clients, func(i int) (err error) {
+		clients[i], err = openClient(c, log, d)
+		return err
+	})
+	return clients
+}
+
+// forEach calls f for each client, for a few at a time.
+func forEach(t *testing.T, clients []*podClient, f func(i int) error) {
+	t.Helper()
+	errs := make([]error, len(clients))
+	var running sync.WaitGroup
+	const parallel = 16
+	for first := range parallel {
+		running.Go(func() {
+			for i := first; i < len(clients); i += parallel {
+				errs[i] = f(i)
+			}
+		})
+	}
+	running.Wait()
+	require.NoError(t, errors.Join(errs...))
+}
+
+// waitToDial waits a random time up to longest, as docs/kubernetes-scale.md recommends.
+func waitToDial(longest time.Duration) {
+	if longest > 0 {
+		time.Sleep(rand.N(longest))
+	}
+}
+
 // openClient opens a tunnel, and reads which pod it is at.
 func openClient(c *cluster, log *messageLog, d *preflight.PreflightDialer) (*podClient, error) {
 	name := log.name("tunnel")
 	one := *d
+	one.NetDialer = nil // the kernel can use ports in TIME_WAIT again only if the client does not bind
 	one.Header = http.Header{"X-Tunnel": {name}}
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Timeout)
 	defer cancel()
@@ -235,77 +273,4 @@ func (c *podClient) say(log *messageLog) error {
 	}
 	log.count(log.answered, name)
 	return nil
-}
-
-// A loggingPod is a server that logs what it gets, and that can be killed.
-type loggingPod struct {
-	listener *preflight.PreflightListener
-	handlers sync.WaitGroup
-	mu       sync.Mutex
-	conns    []*preflight.Conn
-}
-
-func startLoggingPod(t *testing.T, address string, log *messageLog) *loggingPod {
-	t.Helper()
-	p := &loggingPod{listener: newListener(t, address)}
-	p.handlers.Go(func() {
-		for {
-			accepted, err := p.listener.Accept()
-			if err != nil {
-				return
-			}
-			conn := accepted.(*preflight.Conn)
-			log.count(log.got, conn.Request().Header.Get("X-Tunnel"))
-			p.mu.Lock()
-			p.conns = append(p.conns, conn)
-			p.mu.Unlock()
-			p.handlers.Go(func() {
-				p.serve(conn, address, log)
-				conn.Close()
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				p.conns = slices.DeleteFunc(p.conns, func(c *preflight.Conn) bool { return c == conn })
-			})
-		}
-	})
-	t.Cleanup(func() { p.kill(); p.handlers.Wait() })
-	return p
-}
-
-// serve tells who it is, and answers each line with the line.
-func (p *loggingPod) serve(conn *preflight.Conn, address string, log *messageLog) {
-	if _, err := fmt.Fprintln(conn, address); err != nil {
-		return
-	}
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		log.count(log.got, lines.Text())
-		if _, err := fmt.Fprintf(conn, "%s\r\n", lines.Text()); err != nil {
-			return
-		}
-	}
-}
-
-// open returns how many tunnels are open.
-func (p *loggingPod) open() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.conns)
-}
-
-// kill ends all connections as the kernel does after SIGKILL.
-func (p *loggingPod) kill() {
-	p.listener.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, conn := range p.conns {
-		conn.NetConn().Close()
-	}
-}
-
-// shutdown ends the pod in order.
-func (p *loggingPod) shutdown(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), lab.Timeout)
-	defer cancel()
-	require.NoError(t, p.listener.Shutdown(ctx))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -67,9 +68,12 @@ func (f *Arrivals) Answer(w http.ResponseWriter, r *http.Request) bool {
 	a := arrivalOf(r)
 	switch a.wants {
 	case wantsReport:
+		body := f.report(a.id, true)
+		// Without the length a long body would be chunked, which the check does not read.
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		w.Write(f.report(a.id, true))
+		w.Write(body)
 		return true
 	case wantsNoWord:
 		f.add(a)

@@ -69,6 +69,7 @@ func Run(ctx context.Context, t *Target, progress Progress) *Report {
 	c.walk(ctx)
 	if c.e.reached {
 		c.tryCarriers(ctx)
+		c.tryAgain(ctx)
 		c.ask(ctx)
 		if !c.e.proxyFailed() {
 			c.look(ctx)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/preflight-go/preflight"
@@ -18,6 +19,8 @@ type evidence struct {
 	certificate  *Certificate
 	// sentAuthorization reports whether the requests have credentials.
 	sentAuthorization bool
+	scheme            string     // of those credentials, such as Bearer
+	others            string     // what some tunnels get while others open by the same carrier
 	far               *farReport // nil: there is no far end
 	farView           *FarView
 	findings          []Finding
@@ -86,13 +89,13 @@ func (e *evidence) main() string {
 		if e.opens(c) {
 			continue
 		}
-		switch other := e.codes[webSocket]; e.codes[string(c)] {
+		switch code, other := e.codes[string(c)], e.codes[webSocket]; code {
 		case "websocket-only":
 			if other != "" {
 				return webSocket
 			}
-		case "no-upgrades":
-			if other != "" && other != "no-upgrades" && slices.Contains(e.target.Wanted, preflight.CarrierWebSocket) {
+		case "no-upgrades", "forbidden": // Envoy answers 403 to an upgrade that it does not know
+			if other != "" && other != code && slices.Contains(e.target.Wanted, preflight.CarrierWebSocket) {
 				return webSocket
 			}
 		}
@@ -169,14 +172,6 @@ func (e *evidence) stripping() (all []product) {
 	return all
 }
 
-// last is the last product on the way.
-func (e *evidence) last() product {
-	if way := e.way(); len(way) > 0 {
-		return way[len(way)-1]
-	}
-	return ""
-}
-
 // author is the product that wrote the answer: its page shows it, or it is the only one on the
 // way.
 func (e *evidence) author() product {
@@ -187,6 +182,30 @@ func (e *evidence) author() product {
 		return way[0]
 	}
 	return ""
+}
+
+// schemes are the schemes of credentials that a report names. Any other could be a secret.
+var schemes = []string{"Basic", "Bearer", "Digest", "Negotiate", "NTLM"}
+
+// schemeOf returns the scheme of a value of Authorization or WWW-Authenticate.
+func schemeOf(value string) string {
+	word, _, _ := strings.Cut(value, " ")
+	for _, s := range schemes {
+		if strings.EqualFold(word, s) {
+			return s
+		}
+	}
+	return ""
+}
+
+// challenges are the schemes that the answer asks for.
+func (e *evidence) challenges() (all []string) {
+	for _, value := range e.answer().header.Values("Www-Authenticate") {
+		if s := schemeOf(value); s != "" && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // took is how long the answer took, in milliseconds.

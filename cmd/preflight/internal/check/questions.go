@@ -31,7 +31,7 @@ var questions = []question{
 	{"malformed", "a malformed head, whose error page shows the first hop", always, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.bare("GET", "/", "Content-Length: x\r\n"))
 	}},
-	{"get", "the path without an upgrade", notOpen, func(ctx context.Context, c *checker) *Answer {
+	{"get", "the path without an upgrade", always, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "get", ""))
 	}},
 	{"other-path", "another path", notOpen, func(ctx context.Context, c *checker) *Answer {
@@ -43,14 +43,14 @@ var questions = []question{
 	{"other-token", "an upgrade to another protocol", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-token", "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
 	}},
-	{"fields", "120 fields, which a second hop may refuse", notOpen, func(ctx context.Context, c *checker) *Answer {
+	{"fields", "120 fields, which a second hop may refuse", always, func(ctx context.Context, c *checker) *Answer {
 		var b strings.Builder
 		for i := range 120 {
 			fmt.Fprintf(&b, "X-Check-%d: x\r\n", i)
 		}
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "fields", b.String()))
 	}},
-	{"expect", "an expectation that nobody meets, which a second hop may refuse", notOpen, func(ctx context.Context, c *checker) *Answer {
+	{"expect", "an expectation that nobody meets, which a second hop may refuse", always, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "expect", "Expect: check\r\n"))
 	}},
 	{"silence", "400 ms of silence: does the server speak first", notOpen, func(ctx context.Context, c *checker) *Answer {
@@ -114,7 +114,15 @@ var later = []question{
 	{"again", "the same request again", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
 	}},
+	{"post", "an empty POST, which nginx refuses for a file", servesFile, func(ctx context.Context, c *checker) *Answer {
+		get := c.request(c.Dialer.Path, c.host(), "post", "Content-Length: 0\r\n")
+		return c.on(ctx, c.dialHTTP, append([]byte("POST"), get[len("GET"):]...))
+	}},
 }
+
+// servesFile holds if nginx answered with a file. It refuses POST for one, unless an error_page
+// leads to it.
+func servesFile(c *checker) bool { return c.e.answer().is(http.StatusOK) && nginxFile(c.e) }
 
 func (c *checker) withoutCredentials() *checker {
 	copied := *c

@@ -13,13 +13,15 @@ type Report struct {
 	Findings    []Finding    `json:"findings,omitempty"`
 	Verdict     *Verdict     `json:"verdict,omitempty"`
 
+	Unsteady bool `json:"unsteady,omitempty"` // and not each time
+
 	Answered bool `json:"-"` // the failure is an HTTP answer
 }
 
 // report puts together what was found.
 func (c *checker) report() *Report {
 	e := c.e
-	r := &Report{URL: c.Name, Works: e.works(), Steps: e.steps, Certificate: e.certificate, FarEnd: e.farView, Findings: e.findings, Verdict: judge(e)}
+	r := &Report{URL: c.Name, Works: e.works(), Steps: e.steps, Certificate: e.certificate, FarEnd: e.farView, Findings: e.findings, Unsteady: e.others != "", Verdict: judge(e)}
 	for _, p := range e.way() {
 		r.Way = append(r.Way, string(p))
 	}

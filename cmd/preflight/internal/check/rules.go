@@ -1,11 +1,14 @@
 package check
 
-import "slices"
+import (
+	"net/http"
+	"slices"
+)
 
 // rules is the table of all verdicts. The first rule that fits is taken, so a rule that needs
 // more evidence stands before one that needs less. To add a case, add a rule, and a row for it
 // in rules_test.go.
-var rules = slices.Concat(farRules, pathRules, proxyRules, tlsRules, portRules, listenerRules, answerRules, lastRules)
+var rules = slices.Concat(steadyRules, farRules, pathRules, proxyRules, tlsRules, portRules, listenerRules, answerRules, lastRules)
 
 // The conditions of rules.
 
@@ -68,7 +71,25 @@ func firstIs(all ...product) func(*evidence) bool {
 
 // slow holds if the answer took so long that somebody waited: at least 900 ms, which is less
 // than the shortest usual timeout and the pause between two attempts of HAProxy, both 1 s.
-func slow(e *evidence) bool { return e.took() >= 900 }
+func slow(e *evidence) bool { return e.took() >= slowMillis }
+
+const slowMillis = 900
+
+// admits holds if an ordinary request reaches a server that asks for an upgrade.
+func admits(e *evidence) bool {
+	return e.of("get").Reason == "no-upgrade" || e.of("get").is(http.StatusUpgradeRequired)
+}
+
+// otherScheme holds if the answer asks for credentials of another scheme than was sent.
+func otherScheme(e *evidence) bool {
+	wanted := e.challenges()
+	return e.scheme != "" && len(wanted) > 0 && !slices.Contains(wanted, e.scheme)
+}
+
+// notByProxy holds if no product on the way wrote the answer.
+func notByProxy(e *evidence) bool {
+	return onTheWay(e) && e.answer().Outcome == answered && !slices.Contains(e.way(), product(e.answer().Author))
+}
 
 func throughProxy(e *evidence) bool { return e.proxy }
 func overTLS(e *evidence) bool      { return e.target.Dialer.TLSConfig != nil }

@@ -5,9 +5,14 @@ import "net/http"
 // apart says how to tell what is behind a proxy.
 const apart = "run `preflight check --listen ADDR` at the far end, in place of the server, and check again: it says what arrives"
 
+const sniFails = "TLS between them fails: the server wants a name that it knows ({sni}), or has a certificate that is not trusted"
+
 // answerRules are about answers that no listener gave.
 var answerRules = []rule{
 	// Another program, or the proxy itself.
+	{code: "error-page", of: "no-listener", when: all(by(nginx), nginxFile, status("post", http.StatusOK)), sure: likely,
+		hop: "the server behind nginx", cause: "it is down or answers an error, and `error_page` of nginx turns that into a file with {status}", change: "start the server, or correct {upstream}; and remove `=200` from `error_page` for {path}, so that clients see the error",
+		others: []string{"no location leads this path and Host to the listener, and `error_page 405` answers every method"}},
 	{code: "no-listener", of: "no-listener", when: all(by(nginx), nginxFile),
 		hop: "nginx", cause: "it answers with a file (`root`, `try_files`, the default server): no location leads this path and Host to the listener", change: "add {path} to the `server` with this `server_name`, as a `location` with `proxy_pass`", paste: true},
 	{code: "no-listener", of: "no-listener", when: all(envoyIs, func(e *evidence) bool { return e.of("get").header.Get("X-Envoy-Upstream-Service-Time") == "" }),
@@ -36,10 +41,12 @@ var answerRules = []rule{
 		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
 	{code: "no-route", of: "no-route", when: by(nginx),
 		hop: "nginx", cause: "no location leads this path to the listener", change: "add {path} as a `location` with `proxy_pass` to the `server` with this `server_name`; or correct the path in the URL", paste: true},
+	{code: "no-route", of: "no-route", when: notByProxy, sure: likely, hop: "{way}", cause: "it leads this path and Host to another server than the listener: that server answers {status}", change: "correct {route}: the first that matches counts in Apache and HAProxy; or correct the path and the host in the URL",
+		others: []string{"it has no route for this path and Host at all, and an error page of its own"}},
 	{code: "no-route", of: "no-route", hop: "{who}", cause: "it has no route for this path and Host to the listener", change: "correct the path and the host in the URL, or {route}"},
 
 	// Redirects.
-	{code: "redirect-https", of: "redirect-https", hop: "{edge}", cause: "it redirects from http to https", change: "write https:// (or wss://, tcps://) in the URL"},
+	{code: "redirect-https", of: "redirect-https", hop: "{edge}", cause: "it redirects from http to https", change: "write https:// (or wss://, tcps://) in the URL{redirectPort}"},
 	{code: "redirect-slash", of: "redirect-slash", hop: "the path in the URL", cause: "the edge wants a slash at its end", change: "write that slash in the URL: {path}/"},
 	{code: "captive-portal", of: "captive-portal", sure: likely, hop: "the network of this machine", cause: "it leads to a sign-in page (captive portal)", change: "sign in with a browser, then try again"},
 	{code: "redirect-login", of: "redirect-login", hop: "{who}", cause: "it leads to a sign-in page on another host", change: "exempt {path} from the sign-in (oauth2-proxy: `skip_auth_routes`), or send the credentials that it wants by --header-file"},
@@ -48,12 +55,13 @@ var answerRules = []rule{
 	// The head.
 	{code: "upstream-tls", of: "upstream-tls", hop: "{behind}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
 	{code: "tls-port", of: "tls-port", hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
-	{code: "head-size", of: "head-size", hop: "{who}", cause: "the head of the request is too large for it", change: "send fewer or shorter fields, or raise its limit: nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`"},
+	{code: "head-size", of: "head-size", hop: "{who}", cause: "the head of the request is too large for it", change: "send fewer or shorter fields, or raise its limit: {head}"},
 
 	// Credentials and rules.
 	{code: "receipt-hidden", of: "credentials-missing credentials-refused", when: func(e *evidence) bool { return e.of("get").Reason != "" },
 		hop: "the listener", cause: "its Authorize refuses the request, and the error page of {first} hides its answer (`proxy_intercept_errors`): an ordinary request passes without credentials", change: "send the credentials by --header-file; remove `proxy_intercept_errors on`, so that the answer of the listener arrives"},
 	{code: "credentials-missing", of: "credentials-missing", hop: "{who}", cause: "it wants credentials itself, and none were sent ({auth})", change: "send them by --header-file, or exempt {path} from {auth}"},
+	{code: "credentials-scheme", of: "credentials-refused", when: otherScheme, hop: "{who}", cause: "it wants credentials of its own ({challenge}, by {auth}), and the Authorization that was sent is {scheme}, which may be right for the server behind", change: "exempt {path} from {auth}, or send the credentials that it wants: a request has only one Authorization"},
 	{code: "credentials-refused", of: "credentials-refused", hop: "{who}", cause: "it refuses the Authorization that was sent ({auth})", change: "renew or correct it in --header-file, --header-command or --header"},
 	{code: "rbac", of: "rbac", hop: "Envoy", cause: "an RBAC rule, or an AuthorizationPolicy of Istio, denies the request", change: "allow {path} and this client in the RBAC filter, or in the AuthorizationPolicy"},
 	{code: "squid-denied", of: "squid-denied", hop: "Squid", cause: "its rules deny the request", change: "allow it by `http_access`, for this Host and path"},
@@ -66,6 +74,9 @@ var answerRules = []rule{
 	{code: "websocket-only", of: "websocket-only", hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
 
 	// Limits and outages.
+	{code: "upgrade-fails", of: "bad-gateway server-down upstream-closed server-fault server-slow proxy-failed", when: admits, sure: likely,
+		hop: "{who}", cause: "an ordinary request reaches the listener and gets 426, so the server is up. Only the upgrade fails: {who} cannot pass on the 101", change: "in a Go proxy put nothing around httputil.ReverseProxy that hides http.Hijacker for {path}, such as http.TimeoutHandler; otherwise turn on upgrades there, and see its log",
+		others: []string{"the server behind it ends the connection when it is asked for an upgrade"}, next: apart},
 	{code: "rate-limit", of: "rate-limit", when: status(mainCarrier, http.StatusTooManyRequests), hop: "{who}", cause: "it limits the rate of requests", change: "try again later, or raise its limit: {limit}"},
 	{code: "maintenance", of: "rate-limit", when: field("Retry-After"), sure: likely, hop: "{who}", cause: "it closes the path for now (`return 503` with Retry-After, for maintenance)", change: "try again later, or remove `return 503`",
 		others: []string{"it limits the rate or the connections ({limit})"}},
@@ -76,16 +87,16 @@ var answerRules = []rule{
 		others: []string{"every server is down"}},
 	{code: "no-server", of: "no-server", when: not(slow), sure: likely, hop: "HAProxy", cause: "it has no server that is up for this Host and path: its health check found the servers down, or no backend matches", change: "start the servers, or correct their health check (`check`, `option httpchk`); or add `use_backend` or `default_backend` for this Host and {path}",
 		others: []string{"the servers are full (`maxconn`)"}, next: apart},
-	{code: "server-down", of: "no-server", sure: likely, hop: "the server behind HAProxy", cause: "HAProxy tried to connect to it, and failed: it is down, or its address is wrong", change: "start it, or correct the `server` line",
-		others: []string{"`ssl` in the `server` line, and the server is plain", "`proto h2` in the `server` line"}, next: apart},
+	{code: "server-down", of: "no-server", sure: likely, hop: "the server behind HAProxy", cause: "HAProxy got no connection to it within {took}: it is down, or its address is wrong", change: "start it, or correct the `server` line",
+		others: []string{"it is full: open tunnels count for `maxconn` of the `server` line, and the request waited for `timeout queue`", "`ssl` in the `server` line, and the server is plain", "`proto h2` in the `server` line"}, next: apart},
 	{code: "server-slow", of: "upstream-closed bad-gateway", when: slow, sure: likely, hop: "the server behind {who}", cause: "it did not answer within {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
 		others: []string{"it closed the connection"}, next: apart},
 	{code: "upstream-plain", of: "upstream-closed", sure: likely, hop: "the server behind {who}", cause: "{who} reached it, and it closed the connection: the server wants TLS, and {who} speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
 		others: []string{"it is no web server", "it wants no PROXY header (HAProxy `send-proxy`)", "it has crashed"}, next: apart},
 	{code: "server-down", of: "bad-gateway", when: by(caddy), sure: likely, hop: "the server behind Caddy", cause: "Caddy cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
-		others: []string{"TLS is on one side alone: {secure}, or {insecure}", "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
 	{code: "server-down", of: "server-down squid-down bad-gateway", sure: likely, hop: "the server behind {who}", cause: "{who} cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
-		others: []string{"TLS is on one side alone: {secure}, or {insecure}", "it is no web server"}, next: apart},
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "it is no web server"}, next: apart},
 	{code: "server-slow", of: "server-slow", sure: likely, hop: "the server behind {who}", cause: "it did not answer in the time of {who}, {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
 		others: []string{"it cannot be reached"}, next: apart},
 	{code: "upstream-other", of: "upstream-not-http", when: envoyIs, sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
@@ -97,6 +108,10 @@ var answerRules = []rule{
 	{code: "captive-portal", of: "captive-portal", hop: "the network of this machine", cause: "it wants a sign-in", change: "sign in with a browser, then try again"},
 	{code: "http-version", of: "http-version", hop: "{edge}", cause: "it speaks another version of HTTP than 1.1", change: "let it speak HTTP/1.1, or correct the port in the URL"},
 	{code: "wrong-host", of: "wrong-host", hop: "{edge}", cause: "it serves another host on this connection", change: "correct the host in the URL or --server-name"},
+	{code: "proxy-header", of: "bad-request", when: all(alike(mainCarrier, "get"), func(e *evidence) bool { return len(e.way()) > 1 && e.author() != "" && e.author() != e.first() }), sure: likely,
+		hop: "{who}", cause: "it refuses every request, also one without an upgrade: {first} sends it a PROXY header, which it does not expect", change: "remove the PROXY header of {first} (HAProxy `send-proxy`, Envoy `upstream_proxy_protocol`), or let {who} expect it (nginx `listen … proxy_protocol`, Apache `RemoteIPProxyProtocol On`)",
+		others: []string{"it refuses a field or the Host of every request: its log has the reason"}},
+	{code: "bad-request", of: "bad-request", when: alike(mainCarrier, "get"), sure: possible, hop: "{who}", cause: "it takes the request for bad, also without an upgrade", change: "its log has the reason"},
 	{code: "bad-request", of: "bad-request", sure: possible, hop: "{who}", cause: "it takes the request for bad", change: "its log has the reason; some products answer so to every upgrade but websocket: try --carrier websocket"},
 	{code: "other-tokens", of: "too-early proxy-auth-at-edge refused", sure: possible, hop: "{who}", cause: "it refuses the request with {status}", change: "its log has the reason"},
 }

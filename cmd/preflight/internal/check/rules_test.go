@@ -95,6 +95,17 @@ func proxied(e *evidence)           { e.proxy = true }
 func withTLS(e *evidence)           { e.target.Dialer.TLSConfig = new(tls.Config) }
 func withAuthorization(e *evidence) { e.sentAuthorization = true }
 
+func withScheme(scheme string) fact {
+	return func(e *evidence) { e.sentAuthorization, e.scheme = true, scheme }
+}
+
+// notClean is what "preflight serve" answers to a path that has //.
+func notClean() Answer {
+	a := answerOf(404, listener)
+	a.body = []byte(NotClean)
+	return a
+}
+
 func withCertificate(e *evidence) {
 	withTLS(e)
 	e.target.Dialer.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, nil }
@@ -122,6 +133,11 @@ var cases = []struct {
 	{"far-tls", "nginx", []fact{allOpen, first(nginx), far(Arrival{TLS: true})}},
 	{"far-proxy-header", "HAProxy", []fact{allOpen, first(haproxy), far(Arrival{ProxyHeader: "version 2"})}},
 	{"server-at-fault", "the server", []fact{allOpen, far(Arrival{})}},
+	{"other-route", "nginx", []fact{allOpen, first(nginx), far(Arrival{}), func(e *evidence) { e.farView = &FarView{Request: Arrival{Path: "//x"}} }}},
+	{"unsteady", "behind nginx", []fact{allOpen, first(nginx), func(e *evidence) {
+		e.others = "404 Not Found"
+		e.step(Step{Name: "repeat"})
+	}}},
 
 	{"fields", "this machine", []fact{stops("fields", otherFault)}},
 	{"proxy-url", "this machine", []fact{stops("proxy", badURL)}},
@@ -193,15 +209,25 @@ var cases = []struct {
 		refuses("no-upgrades", 403, envoy)(e)
 		e.codes[webSocket] = "server-down"
 	}}},
+	{"server-down", "behind Envoy", []fact{func(e *evidence) {
+		refuses("forbidden", 403, envoy)(e)
+		e.codes[webSocket] = "server-down"
+	}}},
 	{"authorize", "the listener", []fact{refuses("authorize", 429, listener)}},
 	{"server-down", "behind `preflight serve`", []fact{refuses("authorize", 502, listener)}},
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
+	{"other-route", "nginx", []fact{first(nginx), failsWith("authorize", notClean(), 1)}},
+	{"path-form", "the URL", []fact{failsWith("authorize", notClean(), 1)}},
+	{"tcp-only", "Apache", []fact{opened(preflight.CarrierUpgrade), opened(preflight.CarrierFramed), refuses("no-upgrade", 426, listener), first(apache)}},
+	{"websocket-only", "HAProxy", []fact{opened(preflight.CarrierWebSocket), refuses("no-listener", 200, ""), first(haproxy)}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), asks("authorization", answerOf(401, listener)), asks("other-field", reason("too-large"))}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), func(e *evidence) { e.farView = &FarView{Removed: []string{"Authorization"}} }}},
 	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener), asks("authorization", reason("too-large"))}},
 	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener)}},
 
 	{"no-listener", "nginx", []fact{refuses("no-listener", 200, nginx, file...)}},
+	{"error-page", "behind nginx", []fact{refuses("no-listener", 200, nginx, file...), asks("post", answerOf(200, nginx))}},
+	{"no-listener", "nginx", []fact{refuses("no-listener", 200, nginx, file...), asks("post", answerOf(405, nginx))}},
 	{"no-listener", "Envoy", []fact{refuses("no-listener", 200, envoy)}},
 	{"other-server", "behind nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(200, ""))}},
 	{"no-listener", "nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(404, nginx))}},
@@ -210,6 +236,12 @@ var cases = []struct {
 	{"no-route", "the Go server", []fact{refuses("no-route", 404, golang), first(golang)}},
 	{"other-route", "behind HAProxy", []fact{refuses("no-route", 404, golang), first(haproxy)}},
 	{"no-route", "nginx", []fact{refuses("no-route", 404, nginx)}},
+	{"no-route", "Apache", []fact{refuses("no-route", 404, ""), first(apache)}},
+	{"credentials-scheme", "nginx", []fact{withScheme("Bearer"), refuses("credentials-refused", 401, nginx, "Www-Authenticate", "Basic realm=x")}},
+	{"credentials-refused", "nginx", []fact{withScheme("Basic"), refuses("credentials-refused", 401, nginx, "Www-Authenticate", "Basic realm=x")}},
+	{"upgrade-fails", "the proxy", []fact{refuses("bad-gateway", 502, ""), asks("get", answerOf(426, ""))}},
+	{"proxy-header", "nginx", []fact{refuses("bad-request", 400, nginx), first(haproxy), asks("get", answerOf(400, nginx))}},
+	{"bad-request", "nginx", []fact{refuses("bad-request", 400, nginx), first(nginx), asks("get", answerOf(400, nginx))}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
 	{"no-upgrades", "Envoy", []fact{refuses("no-upgrades", 403, envoy)}},
 	{"forbidden", "nginx", []fact{refuses("forbidden", 403, nginx), asks("other-path", answerOf(403, nginx))}},
@@ -291,6 +323,38 @@ func TestEveryCode(t *testing.T) {
 // TestNothingWrong requires that a path that works has no verdict.
 func TestNothingWrong(t *testing.T) {
 	require.Nil(t, judge(evidenceOf(allOpen, first(nginx))))
+}
+
+// TestRedirectPort names the port of the https URL, and nothing else of the Location.
+func TestRedirectPort(t *testing.T) {
+	change := func(location string) string {
+		return judge(evidenceOf(refuses("redirect-https", 301, nginx, "Location", location), first(nginx))).Change
+	}
+	require.Contains(t, change("https://edge.example:8443/pg?s3cr3t"), "with the port 8443")
+	require.NotContains(t, change("https://edge.example:8443/pg?s3cr3t"), "s3cr3t")
+	for _, location := range []string{"https://edge.example/pg", "/pg", "https://edge.example:s3cr3t/"} {
+		require.NotContains(t, change(location), "port", location)
+	}
+}
+
+// TestIdleChange names each proxy on the way that may have the limit.
+func TestIdleChange(t *testing.T) {
+	require.Equal(t, "raise it: nginx `proxy_read_timeout` and `proxy_send_timeout`", evidenceOf(first(nginx)).idleChange())
+	both := evidenceOf(allOpen, first(haproxy), asks("expect", answerOf(400, nginx))).idleChange()
+	require.Contains(t, both, "HAProxy `timeout tunnel`, or nginx `proxy_read_timeout`")
+	require.Contains(t, evidenceOf().idleChange(), "of a proxy on the way")
+}
+
+// TestGroups names each proxy on the way that may share the requests.
+func TestGroups(t *testing.T) {
+	require.Equal(t, "the `server` lines of the backend of HAProxy, or the `upstream` block of nginx", evidenceOf(allOpen, first(haproxy), asks("expect", answerOf(400, nginx))).groups())
+	require.NotEmpty(t, evidenceOf().groups())
+}
+
+// TestSchemes never names a scheme that is not known: it may be a secret.
+func TestSchemes(t *testing.T) {
+	require.Equal(t, "Bearer", schemeOf("bearer s3cr3t"))
+	require.Empty(t, schemeOf("s3cr3t"))
 }
 
 // TestPaste prints the lines of the products that may be at fault.

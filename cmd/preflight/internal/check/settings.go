@@ -14,6 +14,11 @@ type setting struct {
 	limit    string   // what limits the rate
 	timeout  string   // how long it waits for an answer
 	idle     string   // how long a tunnel may be silent
+	head     string   // how large a head may be
+	sni      string   // which name it asks for in TLS to the server
+	group    string   // where it names the servers that share its requests
+	match    string   // what leads some requests elsewhere by their Upgrade
+	where    string   // to which part of the configuration the lines of upgrade belong
 	config   string   // the name for "preflight config"; "": there is none
 }
 
@@ -30,6 +35,9 @@ var settings = map[product]setting{
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
 		limit: "`limit_req` or `limit_conn`", timeout: "`proxy_read_timeout`", config: "nginx",
 		idle: "`proxy_read_timeout` and `proxy_send_timeout`",
+		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
+		match: "the `if` or the `map` of `$http_upgrade`",
+		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
 	},
 	haproxy: {
 		passes: "remove `http-request del-header Upgrade` and `http-request del-header Connection`: without them it passes the upgrade",
@@ -38,6 +46,8 @@ var settings = map[product]setting{
 		deny: "`http-request deny`", auth: "`http-request auth`", limit: "`http-request deny deny_status 429`",
 		timeout: "`timeout server`", config: "haproxy",
 		idle: "`timeout tunnel`",
+		head: "`tune.bufsize`", sni: "`sni str(NAME)` in the `server` line", group: "the `server` lines of the backend",
+		match: "the condition of `use_backend` (`hdr(Upgrade)`)",
 	},
 	apache: {
 		strips: true,
@@ -49,6 +59,7 @@ var settings = map[product]setting{
 		secure: "`ProxyPass … https://…` with `SSLProxyEngine on`", insecure: "`ProxyPass … http://…`",
 		deny: "`Require`", auth: "`AuthType` and `Require`", limit: "`mod_ratelimit` or `mod_qos`", timeout: "`ProxyTimeout`", config: "apache",
 		idle: "`ProxyTimeout`, or `timeout=` of ProxyPass",
+		head: "`LimitRequestFieldSize`", group: "the `BalancerMember` lines", match: "the `RewriteCond` of `%{HTTP:Upgrade}`",
 	},
 	envoy: {
 		strips: true,
@@ -62,6 +73,7 @@ var settings = map[product]setting{
 		deny: "the RBAC filter, or in Istio an AuthorizationPolicy", auth: "`ext_authz` or `jwt_authn`", limit: "the `ratelimit` filter",
 		timeout: "`timeout` and `idle_timeout` of the route", config: "envoy",
 		idle: "`idle_timeout` of the route and `stream_idle_timeout`",
+		head: "`max_request_headers_kb`", sni: "`sni` in the `transport_socket` of the cluster", match: "`headers` in the `match` of the route",
 	},
 	traefik: {
 		passes: "remove what takes Upgrade from the request (`headers` middleware): without it, it passes the upgrade",
@@ -70,6 +82,7 @@ var settings = map[product]setting{
 		deny: "its middlewares (`ipAllowList`)", auth: "its middlewares (`basicAuth`, `forwardAuth`)", limit: "its middlewares (`rateLimit`)",
 		timeout: "`responseHeaderTimeout` of the `serversTransport`", config: "traefik",
 		idle: "`idleTimeout`",
+		sni:  "`serverName` of the `serversTransport`", group: "the `servers` of the service", match: "``Header(`Upgrade`, …)`` in the rule of the router",
 	},
 	caddy: {
 		passes: "remove `header_up -Upgrade` and `header_up -Connection`: without them it passes the upgrade",
@@ -78,6 +91,7 @@ var settings = map[product]setting{
 		deny: "`respond` or `abort` in the Caddyfile", auth: "`basic_auth` or `forward_auth`", limit: "`rate_limit`",
 		timeout: "`response_header_timeout` of the transport", config: "caddy",
 		idle: "`stream_timeout`",
+		sni:  "`tls_server_name` of the transport", match: "the matcher of the field Upgrade",
 	},
 	varnish: {
 		strips: true,
@@ -144,4 +158,6 @@ var unnamed = setting{
 	upgrade: []string{"# each proxy on the way needs its lines: see docs/proxies.md"},
 	route:   "the route for this path and Host", upstream: "the address of the server behind it", secure: "TLS to the server", insecure: "no TLS to the server",
 	deny: "its rules", auth: "its rules", limit: "its limits", timeout: "how long it waits for an answer", idle: "its timeout for silence",
+	head: "nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`",
+	sni:  "the name (SNI) that it sends", match: "the rule about the field Upgrade",
 }

@@ -2,11 +2,13 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +37,7 @@ func (c *checker) use(ctx context.Context) {
 		f.Name, f.Millis = name, millis(time.Since(begin))
 		c.e.findings = append(c.e.findings, f)
 	}
-	run("header-limit", true, c.headerLimit)
+	run("header-limit", c.e.others == "", c.headerLimit)
 	run("sizes", c.Sizes, c.sizes)
 	run("half-close", c.HalfClose, c.halfClose)
 	run("idle", c.Idle > 0, c.idle)
@@ -63,6 +65,9 @@ func (c *checker) headerLimit(ctx context.Context) Finding {
 	if small.Outcome != answered {
 		return Finding{Detail: "an ordinary request is not answered, so the limit cannot be found"}
 	}
+	if small.is(http.StatusTooManyRequests) || small.Status >= 500 {
+		return Finding{Detail: fmt.Sprintf("an ordinary request gets %s, so the limit cannot be found", small.text())}
+	}
 	passes := func(a *Answer) bool {
 		return a.Outcome == answered && a.Status == small.Status && a.Reason == small.Reason
 	}
@@ -77,6 +82,9 @@ func (c *checker) headerLimit(ctx context.Context) Finding {
 		} else {
 			high, refused = middle, a
 		}
+	}
+	if refused.Outcome == answered && (refused.Status < 400 || refused.is(http.StatusNotFound, http.StatusTooManyRequests)) {
+		return Finding{Detail: fmt.Sprintf("larger requests get %s, which is no answer to a head that is too large, so the limit cannot be found", refused.text())}
 	}
 	f := Finding{OK: low >= 7<<10, Detail: fmt.Sprintf("a head of %d KiB passes, and of %d KiB not (%s)", low>>10, (high+1023)>>10, refused.text())}
 	if !f.OK {
@@ -222,12 +230,28 @@ func (c *checker) idle(ctx context.Context) Finding {
 	}
 	f := Finding{
 		Detail: fmt.Sprintf("a silent tunnel ends after %v, and a busy one does not: a limit for silence", round(silentFor)),
-		Change: "raise it: " + c.e.words(c.e.last()).idle,
+		Change: c.e.idleChange(),
 	}
 	if silentFor > pingPeriod {
 		f.Change += "; or use --carrier framed, whose PINGs every 20 s keep a tunnel alive"
 	}
 	return f
+}
+
+// idleChange says where the limit for silence may be: at each proxy on the way, or at one that
+// does not show itself.
+func (e *evidence) idleChange() string {
+	var texts []string
+	for _, p := range e.way() {
+		texts = append(texts, string(p)+" "+cmp.Or(e.words(p).idle, unnamed.idle))
+	}
+	if len(texts) == 0 {
+		return "raise the timeout for silence of a proxy on the way, or of the server"
+	}
+	if len(texts) > 1 {
+		return "raise the one that has this value: " + strings.Join(texts, ", or ")
+	}
+	return "raise it: " + texts[0]
 }
 
 // pingPeriod is that of a framed tunnel, by default.

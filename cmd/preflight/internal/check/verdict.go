@@ -1,8 +1,12 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -124,9 +128,14 @@ func (e *evidence) path() string {
 //	{http10}    how they speak HTTP/1.1
 //	{behind}    the proxy before a server that answered itself
 //	{behindSecure} how it speaks TLS
+//	{challenge} the schemes of credentials that the answer asks for
+//	{scheme}    that of the credentials that were sent
+//	{others}    what those tunnels get that do not open, where others open
+//	{redirectPort} the port of an https URL to which the answer leads, where the URL has another
+//	{groups}    where the products on the way name the servers that share their requests
 //
-// and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit} and {timeout} are the
-// words of {who} for them.
+// and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit}, {timeout}, {head},
+// {sni} and {match} are the words of {who} for them.
 func (e *evidence) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
@@ -155,7 +164,39 @@ func (e *evidence) fill(text string) string {
 		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(),
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
+		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),
+		"{groups}", e.groups(), "{others}", e.others,
+		"{redirectPort}", e.redirectPort(),
+		"{challenge}", strings.Join(e.challenges(), " or "), "{scheme}", e.scheme,
 	).Replace(text)
+}
+
+// redirectPort is what a redirect to https means for the port in the URL. Nothing else of a
+// Location is shown.
+func (e *evidence) redirectPort() string {
+	u, err := url.Parse(e.answer().header.Get("Location"))
+	_, now, _ := net.SplitHostPort(e.target.Address)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	port, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
+	if err != nil || now == "80" && port == 443 {
+		return ""
+	}
+	return fmt.Sprintf(", with the port %d to which it redirects", port)
+}
+
+// groups says where each product on the way names the servers that share its requests.
+func (e *evidence) groups() string {
+	var texts []string
+	for _, p := range e.way() {
+		s := e.words(p)
+		texts = append(texts, cmp.Or(s.group, s.upstream)+" of "+string(p))
+	}
+	if len(texts) == 0 {
+		return "the list of the servers of the proxy"
+	}
+	return strings.Join(texts, ", or ")
 }
 
 // list joins products.
@@ -188,6 +229,9 @@ func (e *evidence) lines(of func(setting) []string) string {
 			lines = append(lines, "`"+strings.ReplaceAll(line, "{path}", e.path())+"`")
 		}
 		text := "add " + strings.Join(lines, " ")
+		if s.where != "" {
+			text += " " + strings.ReplaceAll(s.where, "{path}", e.path())
+		}
 		switch {
 		case s.passes != "":
 			text = s.passes
