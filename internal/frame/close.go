@@ -393,6 +393,9 @@ func (c *Conn) end(hard bool) {
 	if c.phaseTimer != nil {
 		c.phaseTimer.Stop()
 	}
+	if c.idle != nil {
+		c.idle.stop()
+	}
 	reset := c.discarded
 	c.mu.Unlock()
 

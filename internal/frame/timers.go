@@ -87,6 +87,12 @@ func (i *idleTimer) beginWait() {
 // endWait records that no Read waits any longer.
 func (i *idleTimer) endWait() { i.waitingSince.Store(noRead) }
 
+// stop frees the timer when the connection has ended. A Read that follows does not set it.
+func (i *idleTimer) stop() {
+	i.armed.Store(true)
+	i.timer.Stop()
+}
+
 // checkIdle ends the connection if a Read has waited for too long.
 func (c *Conn) checkIdle() {
 	i := c.idle

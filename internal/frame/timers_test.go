@@ -384,3 +384,24 @@ func TestSlowPeerAnswersAllPings(t *testing.T) {
 		}
 	})
 }
+
+// The timer of MaxIdleTimeout ends with the connection. Otherwise each connection that was
+// closed would be remembered until its limit.
+func TestIdleTimerEnds(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		e := newEndWith(t, k, Config{MaxIdleTimeout: time.Hour})
+		read := make(chan error)
+		go func() {
+			_, err := e.Read(make([]byte, 1))
+			read <- err
+		}()
+		synctest.Wait()
+		assert.True(t, e.idle.timer.Reset(time.Hour), "a Read that waits has set the timer")
+		e.Close()
+		e.EndLinger()
+		assert.ErrorIs(t, <-read, net.ErrClosed)
+		_, err := e.Read(make([]byte, 1))
+		assert.ErrorIs(t, err, net.ErrClosed)
+		assert.False(t, e.idle.timer.Stop(), "the timer runs on")
+	})
+}
