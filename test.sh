@@ -6,7 +6,8 @@
 # ./test.sh kubernetes is a part of its own, because it builds an API server. As root it
 # applies the files of deploy/kubernetes to that server, and makes tunnels through real
 # gateways. ./test.sh doctor is one too, because it takes minutes: it runs preflight check
-# on each broken path of interop/broken.
+# on each broken path of interop/broken. ./test.sh transfer sends 256 MiB each way through
+# each proxy by each carrier.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -144,7 +145,7 @@ kubernetes() {
 PATH=$PATH:/usr/sbin:/sbin
 command -v go >/dev/null || { echo "test.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 case ${1:-} in
-'' | doctor) ;;
+'' | doctor | transfer) ;;
 kubernetes)
   kubernetes
   exit
@@ -202,6 +203,11 @@ if [ "${1:-}" = doctor ]; then
   cd interop
   go vet -tags doctor ./broken
   exec go test -race -tags doctor -count=1 -run TestDoctor -timeout 15m ./broken
+fi
+if [ "${1:-}" = transfer ]; then
+  say "interop/proxies: 256 MiB each way through each proxy by each carrier, without the race detector"
+  cd interop
+  exec go test -count=1 -run 'TestProxy/.*/.*/.*/Transfer|TestWebSocketOnly/.*/Transfer' -timeout 15m ./proxies
 fi
 
 for module in "${modules[@]}"; do

@@ -18,12 +18,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestEveryRow measures everything, with few repetitions. It requires no values: with
+// TestEveryRow measures everything once. It requires no values: with
 // the race detector, on a busy machine, they mean nothing.
 func TestEveryRow(t *testing.T) {
 	// With the race detector, each of the many processes would sleep for a second at its end.
 	t.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	r, err := run(t.Context(), little, t.Output())
+	once := little
+	once.repetitions, once.few, once.framings = 1, 1, 1
+	once.one, once.many, once.feats, once.echoes = 25, 100, 500, 200
+	once.bulk, once.idle, once.stuck, once.growth = 8<<20, 100, 100, []int{20, 50, 100}
+	r, err := run(t.Context(), once, t.Output())
 	require.NoError(t, err)
 	require.Empty(t, r.notes)
 	measured := make(map[string]bool)

@@ -79,8 +79,8 @@ type effort struct {
 
 var (
 	full = effort{
-		repetitions: 25, one: 400, many: 800, feats: 20000,
-		few: 9, bulk: 256 << 20, echoes: 4000, framings: 11, traced: 200,
+		repetitions: 15, one: 400, many: 800, feats: 20000,
+		few: 5, bulk: 256 << 20, echoes: 4000, framings: 11, traced: 200,
 		idle: 10000, stuck: 10000, growth: []int{100, 1000, 10000, 30000},
 	}
 	little = effort{
