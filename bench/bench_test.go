@@ -26,7 +26,7 @@ func TestEveryRow(t *testing.T) {
 	once := little
 	once.repetitions, once.few, once.framings = 1, 1, 1
 	once.one, once.many, once.feats, once.echoes = 25, 100, 500, 200
-	once.bulk, once.idle, once.stuck, once.growth = 8<<20, 100, 100, []int{20, 50, 100}
+	once.bulk = 8 << 20
 	r, err := run(t.Context(), once, t.Output())
 	require.NoError(t, err)
 	require.Empty(t, r.notes)
