@@ -53,16 +53,7 @@ func serveCommand(c net.Conn, command byte, n int64) error {
 		_, err := c.Write(buf[:1])
 		return err
 	case commandEcho:
-		buf := make([]byte, echoSize)
-		for range n {
-			if _, err := io.ReadFull(c, buf); err != nil {
-				return err
-			}
-			if _, err := c.Write(buf); err != nil {
-				return err
-			}
-		}
-		return nil
+		return sendBack(c, echoSize, n)
 	case commandUp, commandDown:
 		return serveTransfer(c, command, n)
 	case commandTalk, commandDuplex:
@@ -105,6 +96,20 @@ func sendEcho(c net.Conn, n int) error {
 			return err
 		}
 		if _, err := io.ReadFull(c, buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendBack sends back n messages of size bytes, one by one.
+func sendBack(c net.Conn, size int, n int64) error {
+	buf := make([]byte, size)
+	for range n {
+		if _, err := io.ReadFull(c, buf); err != nil {
+			return err
+		}
+		if _, err := c.Write(buf); err != nil {
 			return err
 		}
 	}

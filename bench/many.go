@@ -278,16 +278,7 @@ func (l *chunkList) put(b *[duplexChunk]byte) {
 // serveMany sends back what arrives: n messages, or n bytes as they come.
 func serveMany(c net.Conn, command byte, n int64) error {
 	if command == commandTalk {
-		buf := make([]byte, talkSize)
-		for range n {
-			if _, err := io.ReadFull(c, buf); err != nil {
-				return err
-			}
-			if _, err := c.Write(buf); err != nil {
-				return err
-			}
-		}
-		return nil
+		return sendBack(c, talkSize, n)
 	}
 	buf := chunks.take()
 	defer chunks.put(buf)

@@ -51,13 +51,16 @@ type countedProcess struct {
 	stdin   io.Writer
 	stdout  *bufio.Reader
 
-	mu  sync.Mutex
-	log strings.Builder
+	mu      sync.Mutex
+	log     strings.Builder
+	written chan struct{} // closed by the next line of the log
 }
 
 func (p *countedProcess) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	close(p.written)
+	p.written = make(chan struct{})
 	return p.log.Write(b)
 }
 
@@ -70,18 +73,26 @@ func (p *countedProcess) logged(pattern string) int {
 
 // awaitLogged waits until the log matches a pattern n times, and reports whether it does.
 func (p *countedProcess) awaitLogged(pattern string, n int) bool {
-	for limit := time.Now().Add(timeout); time.Now().Before(limit); time.Sleep(time.Millisecond) {
+	expired := time.After(timeout)
+	for {
+		p.mu.Lock()
+		written := p.written
+		p.mu.Unlock()
 		if p.logged(pattern) >= n {
 			return true
 		}
+		select {
+		case <-written:
+		case <-expired:
+			return false
+		}
 	}
-	return false
 }
 
 // startCounted runs preflight until the test ends, and waits until it listens.
 func startCounted(t *testing.T, args ...string) *countedProcess {
 	t.Helper()
-	p := &countedProcess{cmd: exec.Command("counted", args...)}
+	p := &countedProcess{cmd: exec.Command("counted", args...), written: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stderr = p
 	stdin, err := p.cmd.StdinPipe()
@@ -99,16 +110,11 @@ func startCounted(t *testing.T, args ...string) *countedProcess {
 			t.Logf("the end of the log of %v:\n%s", args, p.log.String()[max(0, p.log.Len()-4<<10):])
 		}
 	})
-	listening := regexp.MustCompile(`msg=listening address=(\S+)`)
-	require.Eventually(t, func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		match := listening.FindStringSubmatch(p.log.String())
-		if match != nil {
-			p.address = match[1]
-		}
-		return match != nil
-	}, timeout, time.Millisecond)
+	const listening = `msg=listening address=(\S+)`
+	require.True(t, p.awaitLogged(listening, 1), "it does not listen")
+	p.mu.Lock()
+	p.address = regexp.MustCompile(listening).FindStringSubmatch(p.log.String())[1]
+	p.mu.Unlock()
 	return p
 }
 
@@ -128,7 +134,7 @@ func (p *countedProcess) counts(t *testing.T) (c processCounts) {
 // counts.
 func (p *countedProcess) awaitCounts(t *testing.T, descriptors, goroutines int) (c processCounts) {
 	t.Helper()
-	for limit := time.Now().Add(timeout); time.Now().Before(limit); time.Sleep(10 * time.Millisecond) {
+	for limit := time.Now().Add(timeout); time.Now().Before(limit); { // each answer takes a collection
 		if c = p.counts(t); c.descriptors == descriptors && c.goroutines == goroutines {
 			return c
 		}

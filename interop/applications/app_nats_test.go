@@ -56,7 +56,10 @@ func natsExpect(t *testing.T, s *nats.Subscription, text string) {
 
 // testNATSPublish publishes many messages to a subscriber.
 func testNATSPublish(t *testing.T, r route) {
-	subscriber, publisher := natsConnect(t, r), natsConnect(t, r)
+	natsPublish(t, natsConnect(t, r), natsConnect(t, r))
+}
+
+func natsPublish(t *testing.T, subscriber, publisher *nats.Conn) {
 	s, err := subscriber.SubscribeSync("prices.>")
 	require.NoError(t, err)
 	require.NoError(t, subscriber.FlushTimeout(lab.Timeout)) // the server has the subscription

@@ -52,17 +52,7 @@ func testNATSClient(t *testing.T, address string) {
 		t.Cleanup(c.Close)
 		return c
 	}
-	subscriber, publisher := connect(), connect()
-	s, err := subscriber.SubscribeSync("prices.>")
-	require.NoError(t, err)
-	require.NoError(t, subscriber.FlushTimeout(lab.Timeout)) // the server has the subscription
-	const n = 10_000
-	for i := range n {
-		require.NoError(t, publisher.Publish("prices.eur", fmt.Append(nil, i)))
-	}
-	for i := range n {
-		natsExpect(t, s, fmt.Sprint(i))
-	}
+	natsPublish(t, connect(), connect())
 }
 
 // testSSH uses the lines that --ssh-config prints, for ssh and for scp.

@@ -66,7 +66,7 @@ var answerRules = []rule{
 	{code: "rbac", of: "rbac", hop: "Envoy", cause: "an RBAC rule, or an AuthorizationPolicy of Istio, denies the request", change: "allow {path} and this client in the RBAC filter, or in the AuthorizationPolicy"},
 	{code: "squid-denied", of: "squid-denied", hop: "Squid", cause: "its rules deny the request", change: "allow it by `http_access`, for this Host and path"},
 	{code: "no-upgrades", of: "no-upgrades", when: envoyIs, hop: "Envoy", cause: "it passes no upgrade to tcp", change: "add `upgrade_configs: [{upgrade_type: tcp}]` to the HTTP connection manager, or to the route", paste: true},
-	{code: "no-upgrades", of: "no-upgrades", hop: "{who}", cause: "it knows no upgrade", change: "{passes}; or correct {route}", paste: true},
+	{code: "no-upgrades", of: "no-upgrades", hop: "{who}", cause: "it does not support upgrades", change: "{passes}; or correct {route}", paste: true},
 	{code: "forbidden", of: "forbidden", when: alike(mainCarrier, "other-path"), hop: "{who}", cause: "a rule denies the request, whatever its path ({deny})", change: "allow {path} and this client in {deny}"},
 	{code: "forbidden", of: "forbidden", hop: "{who}", cause: "a rule denies the request ({deny})", change: "allow {path} and this client in {deny}", sure: likely, others: []string{"the path leads to files"}},
 	{code: "websocket-only", of: "websocket-only bad-request", when: websocketPasses, hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "leave it and use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},

@@ -112,7 +112,7 @@ var tlsRules = []rule{
 }
 
 // chainLacks reports whether the certificate alone came, and its issuer looks like an
-// intermediate authority: its own authorities were given, so the issuer is none of them, or
+// intermediate authority: the flags name the trusted authorities, and the issuer is not one of them, or
 // the certificate says where that of the issuer is, as those of public authorities do.
 func (e *evidence) chainLacks() bool {
 	return e.certificate != nil && e.certificate.Chain == 1 && (e.target.GivenRoots || e.certificate.hasIssuerURL)
