@@ -53,13 +53,12 @@ var class = func() (t [256]byte) {
 	return t
 }()
 
-// nextControl returns the index of the first control character in b, including HTAB, CR and
-// LF, or len(b) without one. Nearly all bytes of a head are not controls, so it inspects
+// nextControl returns the index of the first control character in b[i:], including HTAB, CR
+// and LF, or len(b) without one. Nearly all bytes of a head are not controls, so it inspects
 // words of eight bytes.
-func nextControl(b []byte) int {
+func nextControl(b []byte, i int) int {
 	const ones = 0x01_01_01_01_01_01_01_01 // times a byte is a word of that byte
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
+	for ; len(b)-i >= 8; i += 8 {
 		word := binary.LittleEndian.Uint64(b[i:])
 		// This sets the high bit of each byte that is below SP, or is DEL. Such a byte
 		// may borrow from the next one and set its bit too, so only the first one counts.

@@ -189,7 +189,7 @@ func (r *Request) Ordinary() *Error {
 // Key returns the Sec-WebSocket-Key of a head that Terms has accepted.
 func Key(head []byte) string {
 	for name, value := range Header(head) {
-		if equalFold(name, "sec-websocket-key") {
+		if equalFold(name, "Sec-WebSocket-Key") {
 			return string(value)
 		}
 	}

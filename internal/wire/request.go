@@ -61,7 +61,7 @@ func (r *Request) value(l line) []byte {
 // about it. Control characters are rejected everywhere (RFC 9110 §5.5).
 func RequestEnd(b []byte, from int) (int, *Error) {
 	for i := max(from-1, 0); ; i++ { // the last one may have been a CR
-		i += nextControl(b[i:])
+		i = nextControl(b, i)
 		if i == len(b) {
 			return 0, nil
 		}
@@ -186,7 +186,7 @@ func (r *Request) fields(pos int) *Error {
 			return badName(r.head, next, next)
 		}
 		switch {
-		case equalFold(name, "host"):
+		case equalFold(name, "Host"):
 			if hosts++; hosts > 1 {
 				return bad(pos, "Host is repeated: RFC 9112 §3.2")
 			}
@@ -196,14 +196,14 @@ func (r *Request) fields(pos int) *Error {
 			if r.Host == nil {
 				r.Host = value
 			}
-		case equalFold(name, "connection"):
+		case equalFold(name, "Connection"):
 			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
 				if !validToken(e) {
 					return bad(pos, "Connection is not a list of tokens: RFC 9110 §7.6.1")
 				}
 				r.connection = r.connection || equalFold(e, "upgrade")
 			}
-		case equalFold(name, "upgrade"):
+		case equalFold(name, "Upgrade"):
 			r.Upgrade = true
 			r.upgrade.add(pos)
 			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
@@ -212,7 +212,7 @@ func (r *Request) fields(pos int) *Error {
 				}
 				r.tokens = true
 			}
-		case equalFold(name, "content-length"):
+		case equalFold(name, "Content-Length"):
 			// RFC 9112 §6.3 allows to reject repeated or listed lengths, even if they agree.
 			if lengths++; lengths > 1 || len(value) == 0 || !digits(value) {
 				return bad(pos, "Content-Length is not one number: RFC 9112 §6.3")
@@ -220,11 +220,11 @@ func (r *Request) fields(pos int) *Error {
 			if len(bytes.Trim(value, "0")) > 0 {
 				r.body = hasBody(pos, "an upgrade request has no body: Content-Length is not 0")
 			}
-		case equalFold(name, "transfer-encoding"):
+		case equalFold(name, "Transfer-Encoding"):
 			coding = hasBody(pos, "an upgrade request has no body: Transfer-Encoding is present")
-		case equalFold(name, "trailer"):
+		case equalFold(name, "Trailer"):
 			r.body = hasBody(pos, "an upgrade request has no body: Trailer is present")
-		case equalFold(name, "expect"):
+		case equalFold(name, "Expect"):
 			if !equalFold(value, "100-continue") {
 				r.expect = otherExpect.at(pos)
 			}
@@ -274,15 +274,15 @@ func (r *Request) ownField(name, value []byte, pos int) {
 		r.tunnelTLS = true
 	case equalFold(name, ProtocolField):
 		r.protocol.add(pos)
-	case equalFold(name, "sec-websocket-protocol"):
+	case equalFold(name, "Sec-WebSocket-Protocol"):
 		for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
 			r.webSocket = r.webSocket || string(e) == Subprotocol
 		}
-	case equalFold(name, "sec-websocket-key"):
+	case equalFold(name, "Sec-WebSocket-Key"):
 		r.key.add(pos)
-	case equalFold(name, "sec-websocket-version"):
+	case equalFold(name, "Sec-WebSocket-Version"):
 		r.wsVersion.add(pos)
-	case equalFold(name, "origin"):
+	case equalFold(name, "Origin"):
 		r.origin.add(pos)
 	}
 }
@@ -305,7 +305,7 @@ func (r *Request) lists(token string) bool {
 		if next == pos {
 			break
 		}
-		if equalFold(name, "upgrade") && lists(value, token) {
+		if equalFold(name, "Upgrade") && lists(value, token) {
 			return true
 		}
 		if r.upgrade&repeated == 0 {

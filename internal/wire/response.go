@@ -86,12 +86,12 @@ func ParseResponse(head []byte) (Response, *Error) {
 			return r, bad(pos, "a control character in a field value: RFC 9110 §5.5")
 		}
 		switch {
-		case equalFold(name, "upgrade"):
+		case equalFold(name, "Upgrade"):
 			for e, rest := nextElement(value); e != nil; e, rest = nextElement(rest) {
 				r.protocol = e
 				r.protocols++
 			}
-		case equalFold(name, "connection"):
+		case equalFold(name, "Connection"):
 			r.connection = r.connection || lists(value, "upgrade")
 		case equalFold(name, TunnelField):
 			r.tunnel.add(value)
@@ -99,11 +99,11 @@ func ParseResponse(head []byte) (Response, *Error) {
 			r.framing.addFraming(value)
 		case equalFold(name, ProtocolField):
 			r.inner.add(value)
-		case equalFold(name, "sec-websocket-accept"):
+		case equalFold(name, "Sec-WebSocket-Accept"):
 			r.accept.add(value)
-		case equalFold(name, "sec-websocket-protocol"):
+		case equalFold(name, "Sec-WebSocket-Protocol"):
 			r.subprotocol.add(value)
-		case equalFold(name, "sec-websocket-extensions"):
+		case equalFold(name, "Sec-WebSocket-Extensions"):
 			r.extension.add(value)
 		}
 		pos = next

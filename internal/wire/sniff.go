@@ -1,5 +1,7 @@
 package wire
 
+import "bytes"
+
 // A Verdict is the classification of the first bytes of a connection.
 type Verdict uint8
 
@@ -92,9 +94,27 @@ const (
 // connection so far and grows from call to call, so a line that arrives in small pieces
 // costs no more than a line that arrives at once.
 func (s *Sniffer) Next(b []byte) Verdict {
-	v := s.Feed(b[s.seen:])
+	seen := s.seen
 	s.seen = len(b)
-	return v
+	if seen == 0 && isUsualLine(b) {
+		return HTTP
+	}
+	return s.Feed(b[seen:])
+}
+
+// isUsualLine reports whether b begins like nearly every upgrade request. Feed has the same
+// verdict, but needs several times as long.
+func isUsualLine(b []byte) bool {
+	const start, protocol = "GET /", "HTTP/1."
+	if !bytes.HasPrefix(b, []byte(start)) {
+		return false
+	}
+	for i, c := range b[len(start):] {
+		if c <= ' ' {
+			return c == ' ' && bytes.HasPrefix(b[len(start)+i+1:], []byte(protocol))
+		}
+	}
+	return false
 }
 
 // Feed inspects the bytes that follow those it has seen.
