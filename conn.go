@@ -58,7 +58,7 @@ type heads struct{ request, answer []byte }
 
 // newConn takes ownership of heads, leftover and watch. remote is nil if the client's
 // address is that of c.
-func newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
+func newConn(c net.Conn, remote *net.TCPAddr, heads *heads, leftover []byte, watch *watch) *Conn {
 	conn := allocate(len(leftover) > 0 || watch != nil)
 	conn.init(c, remote, heads, leftover, watch)
 	return conn
@@ -78,8 +78,8 @@ func allocate(hasEarly bool) *Conn {
 }
 
 // init needs c.early if there are leftover bytes or a watch.
-func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) {
-	c.conn, c.remote, c.heads = conn, remote, heads
+func (c *Conn) init(conn net.Conn, remote *net.TCPAddr, heads *heads, leftover []byte, watch *watch) {
+	c.conn, c.remote, c.heads = conn, remote, *heads
 	if c.early != nil {
 		c.early.watch = watch
 		c.setLeftover(leftover)

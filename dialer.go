@@ -389,7 +389,7 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *route, p
 	if r.tunnelTLS != nil {
 		below := &tunnelConn{Conn: c}
 		if len(leftover) > 0 {
-			below.Conn = newConn(c, nil, heads{}, leftover, nil)
+			below.Conn = newConn(c, nil, new(heads), leftover, nil)
 		}
 		inside, err := handshakeTLS(ctx, below, r.tunnelTLS, deadline, stageTunnelTLS, r.upgrade.edge)
 		if err != nil {
@@ -404,7 +404,7 @@ func (d *PreflightDialer) handshake(ctx context.Context, c net.Conn, r *route, p
 		r.obs.event(eventTunnelTLS)
 		leftover = nil
 	}
-	return r.obs.newConn(c, nil, h, leftover, nil), nil
+	return r.obs.newConn(c, nil, &h, leftover, nil), nil
 }
 
 // layers adds the layers below the upgrade to c: the tunnel of the forward proxy, and

@@ -193,7 +193,7 @@ func (p *forwardProxy) connect(ctx context.Context, c net.Conn, deadline time.Ti
 	case err != nil:
 		return nil, failure(c, nil, err, "the forward proxy %s answered ")
 	case len(leftover) > 0:
-		return newConn(c, nil, heads{}, leftover, nil), nil
+		return newConn(c, nil, new(heads), leftover, nil), nil
 	}
 	return c, nil
 }

@@ -92,6 +92,7 @@ type bounds struct {
 	interrupted    bool          // nothing more may be done on the connection
 	waiting        bool          // for bytes of the client; otherwise this side is working
 	evicted        bool          // by the listener, while it was waiting
+	unarmed        bool          // the deadline is not yet set on the connection, see arm
 	reported       bool          // its end is in the log; as unknown, not a bound
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
 	stoppedWaiting time.Duration // by clock; when our own work began
@@ -180,6 +181,7 @@ func (b *bounds) evict() bool {
 	if !b.waiting || b.evicted {
 		return false
 	}
+	b.arm()
 	b.evicted = true
 	if b.callSetDeadline(b.conn.SetReadDeadline, aLongTimeAgo) != nil {
 		b.interrupted = true
@@ -221,10 +223,24 @@ func (b *bounds) stopWaiting() {
 	b.stoppedWaiting = clock()
 }
 
+// arm sets the deadline of a handshake for which begin has left that to the listener. Setting
+// a deadline costs more than parsing the head, and nearly all handshakes are done long before
+// it. The caller holds mu.
+func (b *bounds) arm() {
+	if !b.unarmed {
+		return
+	}
+	b.unarmed = false
+	if !b.interrupted && !b.deadline.IsZero() { // else begin, which is yet to come, sets it
+		b.conn.SetDeadline(b.deadline)
+	}
+}
+
 // setReadDeadline sets the deadline of reading, unless the handshake was interrupted.
 func (b *bounds) setReadDeadline(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.arm()
 	if !b.interrupted && !(b.waiting && b.evicted) {
 		b.conn.SetReadDeadline(t)
 	}
@@ -235,10 +251,23 @@ func (b *bounds) setReadDeadline(t time.Time) {
 func (b *bounds) setDeadlines(t time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.unarmed = false
 	if b.interrupted || b.waiting && b.evicted {
 		return nil
 	}
 	return b.conn.SetDeadline(t)
+}
+
+// bound sets the deadline of the whole handshake, or leaves that to arm.
+func (b *bounds) bound(deadline time.Time) error {
+	b.mu.Lock()
+	b.deadline = deadline
+	unarmed := b.unarmed
+	b.mu.Unlock()
+	if unarmed {
+		return nil
+	}
+	return b.setDeadlines(deadline)
 }
 
 var errInterrupted = errors.New("the handshake was interrupted")
@@ -249,8 +278,8 @@ func (b *bounds) begin(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
 		return contextCause(ctx)
 	}
-	b.ctx, b.deadline = ctx, deadline
-	if err := b.setDeadlines(deadline); err != nil && !deadline.IsZero() {
+	b.ctx = ctx
+	if err := b.bound(deadline); err != nil && !deadline.IsZero() {
 		c := b.conn
 		b.timer = time.AfterFunc(time.Until(deadline), func() { closeBottom(c) })
 	}
@@ -283,6 +312,10 @@ func (b *bounds) end(err error) error {
 	defer b.mu.Unlock()
 	if b.interrupted {
 		return errInterrupted
+	}
+	if b.unarmed {
+		b.unarmed = false
+		return nil
 	}
 	// A transport may have deadlines for reading alone. A pipe whose other end
 	// has been closed reports that here, although there may be bytes to read

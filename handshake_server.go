@@ -154,7 +154,11 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn
 	if h.ordinary {
 		obs = nil // telemetry does not cover what Handler does
 	}
-	conn := obs.newConn(c, remote, h.heads, bytes.Clone(h.leftover), h.watch)
+	var leftover []byte
+	if len(h.leftover) > 0 {
+		leftover = cloned(h.leftover)
+	}
+	conn := obs.newConn(c, remote, &h.heads, leftover, h.watch)
 	if h.req != nil {
 		conn.req.Store(h.req)
 		obs.dropHead()
@@ -162,23 +166,30 @@ func (h *handover) conn(c net.Conn, remote *net.TCPAddr, obs *observation) *Conn
 	return conn
 }
 
+// cloned is bytes.Clone, on a stack frame of its own.
+//
+//go:noinline
+func cloned(b []byte) []byte { return bytes.Clone(b) }
+
 // serve performs the server's part: it classifies the connection, and answers HTTP. It
 // appends the head of an upgrade request to dst and keeps it.
 func (x *exchange) serve(p *policy, dst []byte) (h handover, err error) {
 	n, watch, err := x.sort(p)
-	err = x.sorted(p, n, watch, err, dst, &h)
+	err = x.sorted(p, n, watch, err, &h)
+	h.heads.request = append(dst, h.heads.request...)
 	return h, err
 }
 
 // sorted continues with the result of sort. It fills in h, which is empty. Returning a
-// handover from call to call would make the stack of each handshake grow.
-func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte, h *handover) error {
+// handover from call to call would make the stack of each handshake grow. The head in h is
+// still in x.buf: where it is copied, less of the stack is in use.
+func (x *exchange) sorted(p *policy, n int, watch *watch, err error, h *handover) error {
 	x.stopWaiting()
 	ordinary, _ := err.(*ordinaryError)
 	switch {
 	case ordinary != nil:
 		h.rule = ordinary.rule
-		return x.answer(p, n, wire.Terms{}, nil, dst, h)
+		return x.answer(p, n, wire.Terms{}, nil, h)
 	case err != nil:
 		return err
 	case n > 0:
@@ -186,7 +197,7 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 		if err != nil {
 			return err
 		}
-		return x.answer(p, n, t, nil, dst, h)
+		return x.answer(p, n, t, nil, h)
 	case p.refusePlain:
 		return errPlainFor(x.buf)
 	case p.isDraining():
@@ -250,7 +261,7 @@ func (p *policy) checkOrigin(r *wire.Request) *wire.Error {
 // answer answers the request whose head is the first n bytes of x.buf, as choose has
 // decided. If net/http has read the request, req is that request, and its Context must
 // survive.
-func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, dst []byte, h *handover) error {
+func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, h *handover) error {
 	if t.Protocol == "" {
 		h.leftover, h.ordinary = x.buf, true
 		return nil
@@ -264,7 +275,7 @@ func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, dst
 		h.heads.answer = p.switching(head, t, nil)
 	}
 	if req == nil && x.obs == nil {
-		h.heads.request = append(dst, head...)
+		h.heads.request = head
 	}
 	h.leftover, h.tunnelTLS = x.buf[n:], t.TunnelTLS
 	h.framed, h.webSocket = t.Framed || t.WebSocket, t.WebSocket

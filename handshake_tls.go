@@ -236,7 +236,7 @@ func (x *exchange) acceptTLS(p *policy) error {
 	x.stopWaiting()
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
 	defer cancel()
-	below := &awaitedConn{newConn(x.conn, x.remote, heads{}, bytes.Clone(x.buf), nil), x, p}
+	below := &awaitedConn{newConn(x.conn, x.remote, new(heads), bytes.Clone(x.buf), nil), x, p}
 	x.buf = nil
 	x.release()
 	tc := tls.Server(below, p.tls)

@@ -284,7 +284,7 @@ type PreflightListener struct {
 	room      chan struct{} // signalled when a handshake may begin, see admit
 	draining  atomic.Bool   // since Shutdown
 	gone      chan struct{} // closed by Close
-	drained   chan struct{} // closed when nothing more will be delivered
+	drained   chan struct{} // closed when nothing more will be delivered, by Close too
 	idle      chan struct{} // closed when, also, no delivered connection is open
 	server    *http.Server  // of Handler; nil without one
 	feed      *feed
@@ -293,7 +293,8 @@ type PreflightListener struct {
 
 	mu        sync.Mutex
 	pending   pending
-	shutdowns int // calls of Shutdown under way
+	sweeper   *time.Timer // calls sweep
+	shutdowns int         // calls of Shutdown under way
 }
 
 // A delivery is the result of one call of Accept.
@@ -325,7 +326,6 @@ func (l *PreflightListener) Accept() (net.Conn, error) {
 		if !isClosed(l.gone) {
 			return nil, d.err
 		}
-	case <-l.gone:
 	case <-l.drained:
 	}
 	return nil, net.ErrClosed
@@ -359,6 +359,7 @@ func (l *PreflightListener) Close() error {
 	l.prepare()
 	l.mu.Lock()
 	closeOnce(l.gone)
+	closeOnce(l.drained)
 	waiting := l.shutdowns > 0
 	l.mu.Unlock()
 	if !waiting {

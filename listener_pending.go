@@ -19,12 +19,14 @@ const (
 // pending counts the handshakes in progress, including those that have finished and wait
 // for Accept, and the connections that Accept has returned.
 type pending struct {
-	count    int       // of handshakes
-	yielded  int       // of those, the ones whose places are given to others, see yield
-	oldest   exchange  // stands for the ring of those not finished, in order of age; its next is the oldest
-	evicting bool      // one has been evicted and has not left yet; it makes room for one
-	active   int       // connections that Accept has returned and that are open, or linger
-	lingers  list.List // of *tunnel: their transports outlive their connections
+	count    int           // of handshakes
+	yielded  int           // of those, the ones whose places are given to others, see yield
+	oldest   exchange      // stands for the ring of those not finished, in order of age; its next is the oldest
+	evicting bool          // one has been evicted and has not left yet; it makes room for one
+	sweeping bool          // sweep will be called
+	unswept  time.Duration // when the first one entered that the next sweep may have to arm
+	active   int           // connections that Accept has returned and that are open, or linger
+	lingers  list.List     // of *tunnel: their transports outlive their connections
 }
 
 // A place is the position of an exchange in the ring. Its age is the time for which the
@@ -46,6 +48,16 @@ func (p *pending) enter(x *exchange) {
 func (p *pending) insert(x, next *exchange) {
 	x.place.prev, x.place.next = next.place.prev, next
 	x.place.prev.place.next, next.place.prev = x, x
+}
+
+// arm sets the deadlines of the handshakes that have entered since the last sweep.
+func (p *pending) arm() {
+	p.sweeping = false
+	for x := p.oldest.place.prev; x != &p.oldest && x.place.since >= p.unswept; x = x.place.prev {
+		x.mu.Lock()
+		x.arm()
+		x.mu.Unlock()
+	}
 }
 
 // remove removes x from the ring. It may be called again.
@@ -86,6 +98,7 @@ func (l *PreflightListener) acceptAll() {
 		x := newExchange(c)
 		x.obs = l.policy.role.begin()
 		x.startWaiting()
+		_, x.unarmed = c.(*net.TCPConn) // which has deadlines
 		if !l.admit(l.ctx, x) {
 			abandon(c)
 			return
@@ -106,7 +119,13 @@ func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
 	return l.Listener.Accept()
 }
 
+// deliver waits until a call of Accept returns d. It reports false if none will.
 func (l *PreflightListener) deliver(d delivery) bool {
+	select {
+	case l.delivered <- d: // Accept waits already; to wait for two channels costs more
+		return true
+	default:
+	}
 	select {
 	case l.delivered <- d:
 		return true
@@ -142,7 +161,9 @@ func (l *PreflightListener) conclude(x *exchange, n int, watch *watch, err error
 		l.progressed(x)
 	}
 	var h handover
-	err = x.sorted(&l.policy, n, watch, err, nil, &h)
+	if err = x.sorted(&l.policy, n, watch, err, &h); h.heads.request != nil {
+		h.heads.request = cloned(h.heads.request)
+	}
 	l.handOn(x, &h, err)
 }
 
@@ -173,7 +194,7 @@ func (l *PreflightListener) handshakeOf(req *http.Request, x *exchange, n int) {
 	var h handover
 	terms, err := x.choose(&l.policy, x.buf[:n])
 	if err == nil {
-		err = x.answer(&l.policy, n, terms, req, nil, &h)
+		err = x.answer(&l.policy, n, terms, req, &h)
 	}
 	l.handOn(x, &h, err)
 }
@@ -197,7 +218,7 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 	conn := h.conn(x.conn, x.remote, x.obs)
 	x.obs.handedOn(h)
 	x.base = nil
-	if !l.detach(x) { // Close may have cut it off in its last moment
+	if !l.detach(x, t, !h.ordinary) { // Close may have cut it off in its last moment
 		h.giveUp(conn)
 		return
 	}
@@ -208,7 +229,6 @@ func (l *PreflightListener) handOn(x *exchange, h *handover, err error) {
 	if conn.onClose = l.onClose; t != nil {
 		conn.onClose = t.closed
 	}
-	l.opened(t)
 	if !l.deliver(delivery{conn: conn}) {
 		h.giveUp(conn)
 	}
@@ -249,12 +269,22 @@ func (l *PreflightListener) acceptTunnelTLS(x *exchange, h *handover) error {
 
 // detach removes x from the handshakes that Close and a new client may interrupt, so that
 // they never touch a connection that was passed on. It reports whether the listener is
-// still open.
-func (l *PreflightListener) detach(x *exchange) bool {
+// still open. If so, and if opens is set, it counts the connection, which Accept is about to
+// return. t is nil without framing.
+func (l *PreflightListener) detach(x *exchange, t *tunnel, opens bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pending.remove(x)
-	return l.ctx.Err() == nil
+	if l.ctx.Err() != nil {
+		return false
+	}
+	if opens {
+		l.pending.active++
+		if t != nil {
+			t.counts = true
+		}
+	}
+	return true
 }
 
 // release ends a handshake, even if Authorize ends the goroutine. It closes the connection
@@ -301,6 +331,10 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 		if l.pending.count-l.pending.yielded < l.maxPending() {
 			l.pending.count++
 			l.pending.enter(x)
+			if x.unarmed && !l.pending.sweeping {
+				l.pending.sweeping, l.pending.unswept = true, x.place.since
+				l.sweepLater()
+			}
 			l.mu.Unlock()
 			l.signalRoom()
 			l.policy.role.addPending(1)
@@ -321,6 +355,24 @@ func (l *PreflightListener) admit(ctx context.Context, x *exchange) bool {
 		case <-l.ctx.Done():
 		}
 	}
+}
+
+// sweepLater begins the time after which sweep is called. In half of its time, nearly every
+// handshake has ended, and none has reached its deadline. The caller holds mu.
+func (l *PreflightListener) sweepLater() {
+	d := l.handshakeTimeout() / 2
+	if l.sweeper == nil {
+		l.sweeper = time.AfterFunc(d, l.sweep)
+	} else {
+		l.sweeper.Reset(d)
+	}
+}
+
+// sweep sets the deadlines of the handshakes that are not done yet.
+func (l *PreflightListener) sweep() {
+	l.mu.Lock()
+	l.pending.arm()
+	l.mu.Unlock()
 }
 
 // makeRoom evicts the oldest handshake if it has kept the listener waiting for long enough.
@@ -374,16 +426,6 @@ func (l *PreflightListener) signalRoom() {
 	case l.room <- struct{}{}:
 	default:
 	}
-}
-
-// opened counts a connection that Accept is about to return. t is nil without framing.
-func (l *PreflightListener) opened(t *tunnel) {
-	l.mu.Lock()
-	l.pending.active++
-	if t != nil {
-		t.counts = true
-	}
-	l.mu.Unlock()
 }
 
 // closed counts a connection that was closed.

@@ -299,7 +299,7 @@ func (o *observation) withServer(attributes []attribute.KeyValue) []attribute.Ke
 }
 
 // newConn creates the connection after the handshake.
-func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads heads, leftover []byte, watch *watch) *Conn {
+func (o *observation) newConn(c net.Conn, remote *net.TCPAddr, heads *heads, leftover []byte, watch *watch) *Conn {
 	var conn *Conn
 	hasEarly := len(leftover) > 0 || watch != nil
 	if o == nil {

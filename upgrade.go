@@ -56,7 +56,7 @@ func Client(ctx context.Context, c net.Conn, req *http.Request) (*Conn, error) {
 		return nil, err
 	}
 	c, leftover = defaultPeriods.client(c, u.carriers[0], leftover)
-	conn := newConn(c, nil, h, leftover, nil)
+	conn := newConn(c, nil, &h, leftover, nil)
 	conn.req.Store(req)
 	return conn, nil
 }
