@@ -694,6 +694,92 @@ func TestExchangeEviction(t *testing.T) {
 	require.Equal(t, aLongTimeAgo, c.read)
 }
 
+// A deadline that is left to the listener is set by whatever comes first, and by nothing if the
+// handshake is over before.
+func TestExchangeUnarmed(t *testing.T) {
+	later := time.Now().Add(time.Hour)
+	arm := func(x *exchange) {
+		x.mu.Lock()
+		x.arm()
+		x.mu.Unlock()
+	}
+	end := func(x *exchange) { require.NoError(t, x.end(nil)) }
+	evict := func(x *exchange) {
+		x.startWaiting()
+		require.True(t, x.evict())
+	}
+	for name, tt := range map[string]struct {
+		do          []func(*exchange)
+		read, write time.Time
+	}{
+		"nothing yet":            {nil, time.Time{}, time.Time{}},
+		"the sweep":              {[]func(*exchange){arm}, later, later},
+		"the end":                {[]func(*exchange){end, arm}, time.Time{}, time.Time{}},
+		"the sweep, the end":     {[]func(*exchange){arm, end}, time.Time{}, time.Time{}},
+		"an interruption":        {[]func(*exchange){(*exchange).abort, arm}, aLongTimeAgo, aLongTimeAgo},
+		"an eviction":            {[]func(*exchange){evict, arm}, aLongTimeAgo, later},
+		"an eviction that ended": {[]func(*exchange){evict, func(x *exchange) { require.True(t, x.undoEviction()) }}, later, later},
+		"a deadline of reading":  {[]func(*exchange){func(x *exchange) { x.setReadDeadline(aLongTimeAgo) }, arm}, aLongTimeAgo, later},
+		"another deadline":       {[]func(*exchange){func(x *exchange) { x.finishBy(aLongTimeAgo) }, arm}, aLongTimeAgo, aLongTimeAgo},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := new(exchangeConn)
+			x := newExchange(c)
+			x.unarmed = true
+			require.NoError(t, x.begin(context.Background(), later))
+			for _, do := range tt.do {
+				do(x)
+			}
+			require.Equal(t, tt.read, c.read)
+			require.Equal(t, tt.write, c.write)
+		})
+	}
+	t.Run("the sweep, before it begins", func(t *testing.T) {
+		c := new(exchangeConn)
+		x := newExchange(c)
+		x.unarmed = true
+		arm(x)
+		require.NoError(t, x.begin(context.Background(), later))
+		require.Equal(t, later, c.read)
+	})
+}
+
+// The listener sets the deadlines of the handshakes on TCP that are still in progress, of each
+// once.
+func TestExchangeSweep(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := &PreflightListener{Listener: inner, RequireUpgrade: true, HandshakeTimeout: time.Hour}
+	defer l.Close()
+	go l.Accept()
+	for range 3 { // each after a sweep
+		c, err := net.Dial("tcp", inner.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = io.WriteString(c, budgetRequest[:48])
+		require.NoError(t, err)
+		var x *exchange
+		require.Eventually(t, func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			x = l.pending.oldest.place.prev
+			if x == nil || x == &l.pending.oldest {
+				return false
+			}
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			return x.unarmed && !x.deadline.IsZero() && l.pending.sweeping
+		}, 10*time.Second, time.Millisecond)
+		x.mu.Lock()
+		x.deadline = aLongTimeAgo
+		x.mu.Unlock()
+		l.sweep()
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, err = io.ReadAll(c) // it ends, whether the listener has read the bytes by then or not
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	}
+}
+
 // The end of a handshake does not make one good that was interrupted, and leaves
 // its connection as it is.
 func TestExchangeEndOfAnInterruptedOne(t *testing.T) {

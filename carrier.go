@@ -225,7 +225,7 @@ func (t *tunnel) closed() {
 func (l *PreflightListener) settle(t *tunnel) {
 	if t.counts && t.connEnded && t.transportEnded {
 		t.counts = false
-		l.pending.active--
+		l.pending.active.Add(-1)
 		l.signalEnd()
 	}
 }

@@ -338,8 +338,9 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 func (c *Conn) Close() error {
 	endTunnelTLS(c.conn)
 	err := c.conn.Close() // first, so that what is dropped is the last that could be read
-	c.drop()
 	c.mu.Lock()
+	c.closed = true
+	c.setLeftover(nil)
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()

@@ -219,12 +219,13 @@ func (x *exchange) connect(authority string, header http.Header, known *diagnosi
 	head := wire.AppendHead(nil, "CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority, header)
 	known.HeadSize = len(head)
 	_, known.Authorization = valuesOf(header, proxyAuthorization)
-	r, n, err := x.roundTrip(head, stageConnect)
+	var r wire.Response
+	n, err := x.roundTrip(head, stageConnect, &r)
 	if err != nil {
 		return err
 	}
 	if r.Status < 200 || r.Status > 299 {
-		return x.refused(r, n, head, *known)
+		return x.refused(&r, n, head, *known)
 	}
 	x.buf = x.buf[n:] // a Content-Length or Transfer-Encoding means nothing here
 	return nil

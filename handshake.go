@@ -95,7 +95,7 @@ type bounds struct {
 	unarmed        bool          // the deadline is not yet set on the connection, see arm
 	reported       bool          // its end is in the log; as unknown, not a bound
 	unknown        bool          // a proxy does not report who the client is; not a bound, but it costs no byte here
-	stoppedWaiting time.Duration // by clock; when our own work began
+	stoppedWaiting time.Duration // by clock; when our own work began after which it waits again
 
 	interrupt func() // abort, allocated once; nil: not needed so far
 }
@@ -220,8 +220,19 @@ func (b *bounds) stopWaiting() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = false
-	b.stoppedWaiting = clock()
 }
+
+// pauseWaiting is stopWaiting if the handshake will wait again.
+func (b *bounds) pauseWaiting() {
+	if b.waiting {
+		b.stopWaiting()
+		b.stoppedWaiting = clock()
+	}
+}
+
+// contextDeadline returns the deadline for a context that the application sees. That of a
+// listener is derived from clock, so its wall clock may be off.
+func (b *bounds) contextDeadline() time.Time { return time.Now().Add(time.Until(b.deadline)) }
 
 // arm sets the deadline of a handshake for which begin has left that to the listener. Setting
 // a deadline costs more than parsing the head, and nearly all handshakes are done long before

@@ -35,45 +35,40 @@ const (
 // next request.
 func (x *exchange) request(u *upgrade) (heads, error) {
 	terms := u.terms()
-	// Leave room for the answer, which is kept after the request.
-	size := len(u.target) + len(u.host) + len(u.protocol) + 320
 	var key string
 	if terms.WebSocket {
-		size += 256
 		key = websocket.NewKey()
 	}
-	for name, values := range u.header {
-		for _, v := range values {
-			size += len(name) + len(v) + len(": \r\n")
-		}
-	}
-	b := wire.AppendRequest(make([]byte, 0, size), u.target, u.host, &terms, key, u.carriers)
+	var own buffer
+	own.borrow()
+	defer own.release()
+	b := wire.AppendRequest(own.buf, u.target, u.host, &terms, key, u.carriers)
 	b = x.obs.inject(b, u.header)
 	b = wire.AppendFields(b, u.header)
 	u.sent = len(b)
-	sent := len(b)
-	r, n, err := x.roundTrip(b, stageUpgrade)
+	var r wire.Response
+	n, err := x.roundTrip(b, stageUpgrade, &r)
 	if err != nil {
 		return heads{}, err
 	}
 	if r.Status != http.StatusSwitchingProtocols {
-		return heads{}, x.refused(r, n, b, u.evidence())
+		return heads{}, x.refused(&r, n, b, u.evidence())
 	}
 	var accept string
 	if terms.WebSocket {
 		accept = websocket.Accept(key)
 	}
 	if broken := r.Switched(&terms, accept); broken != nil {
-		e := x.refusal(r, n, b)
+		e := x.refusal(&r, n, b)
 		e.Reason = reasonOf(e.Header)
 		e.otherToken = !r.Names(terms.Token())
 		e.diagnose(broken, u.evidence())
 		return heads{}, e
 	}
 	x.obs.event(eventUpgraded)
-	b = append(b, x.buf[:n]...)
+	both := append(append(make([]byte, 0, len(b)+n), b...), x.buf[:n]...) // one allocation
 	x.buf = x.buf[n:]
-	return heads{b[:sent:sent], b[sent:]}, nil
+	return heads{both[:len(b):len(b)], both[len(b):]}, nil
 }
 
 // A stage names the steps of a request, for errors.
@@ -86,24 +81,24 @@ var (
 	}
 )
 
-// roundTrip sends a request and returns the final answer; a 101 is final. Its head is the
-// first n bytes of x.buf.
-func (x *exchange) roundTrip(request []byte, at *stage) (r wire.Response, n int, err error) {
+// roundTrip sends a request and parses the final answer into r, which is zero; a 101 is final.
+// Its head is the first n bytes of x.buf.
+func (x *exchange) roundTrip(request []byte, at *stage, r *wire.Response) (n int, err error) {
 	if _, err := x.conn.Write(request); err != nil {
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
 		defer x.finishBy(x.bodyDeadline())()
-		if r, n, readFailed := x.response(request, at); readFailed == nil && r.Status >= 300 {
-			return r, n, nil
+		if n, readFailed := x.response(request, at, r); readFailed == nil && r.Status >= 300 {
+			return n, nil
 		}
-		return r, 0, &stageError{stage: at.write, err: err}
+		return 0, &stageError{stage: at.write, err: err}
 	}
 	x.obs.event(eventWritten)
-	return x.response(request, at)
+	return x.response(request, at, r)
 }
 
-// response reads until there is a final answer to request.
-func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, err error) {
+// response reads until there is a final answer to request, and parses it into r.
+func (x *exchange) response(request []byte, at *stage, r *wire.Response) (n int, err error) {
 	limit := maxAnswer
 	for range maxInterim + 1 {
 		if n, err = x.responseHead(request, limit); err != nil {
@@ -111,20 +106,20 @@ func (x *exchange) response(request []byte, at *stage) (r wire.Response, n int, 
 			if len(x.buf) > 0 {
 				stage = at.read
 			}
-			return r, 0, &stageError{stage: stage, err: err}
+			return 0, &stageError{stage: stage, err: err}
 		}
-		var broken *wire.Error
-		if r, broken = wire.ParseResponse(x.buf[:n]); broken != nil {
-			return r, 0, &stageError{stage: at.read, err: fmt.Errorf("the answer is malformed: %w", broken)}
+		*r = wire.Response{}
+		if broken := r.Parse(x.buf[:n]); broken != nil {
+			return 0, &stageError{stage: at.read, err: fmt.Errorf("the answer is malformed: %w", broken)}
 		}
 		if r.Status == http.StatusSwitchingProtocols || r.Status >= 200 {
-			return r, n, nil
+			return n, nil
 		}
 		// Interim answers may come unasked (RFC 9110 §15.2) and have no body.
 		x.buf = x.buf[n:]
 		limit -= n
 	}
-	return r, 0, &stageError{stage: at.read, err: fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
+	return 0, &stageError{stage: at.read, err: fmt.Errorf("more than %d interim (1xx) answers", maxInterim)}
 }
 
 // responseHead reads until x.buf begins with a head, of at most limit bytes, and
@@ -181,7 +176,7 @@ func notHTTP(b, request []byte) error {
 }
 
 // refused is the error of a final answer other than the expected one.
-func (x *exchange) refused(r wire.Response, n int, request []byte, known diagnosis.Evidence) *StatusError {
+func (x *exchange) refused(r *wire.Response, n int, request []byte, known diagnosis.Evidence) *StatusError {
 	e := x.refusal(r, n, request)
 	e.Body = x.body()
 	if known.Stage == diagnosis.Connect {
@@ -194,7 +189,7 @@ func (x *exchange) refused(r wire.Response, n int, request []byte, known diagnos
 }
 
 // refusal is the error of the answer to request. Its head is the first n bytes of x.buf.
-func (x *exchange) refusal(r wire.Response, n int, request []byte) *StatusError {
+func (x *exchange) refusal(r *wire.Response, n int, request []byte) *StatusError {
 	return &StatusError{
 		StatusCode: r.Status, Status: statusLine(r), Header: newHeader(x.buf[:n]),
 		echo: echoes(string(r.Reason), request),

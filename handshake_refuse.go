@@ -297,7 +297,7 @@ func (x *exchange) watchClient(p *policy) *clientWatch {
 	l := &clientWatch{x: x, keeper: p.keeper, done: make(chan struct{})}
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	l.cancel = cancel
-	l.ctx, l.release = context.WithDeadline(ctx, x.deadline)
+	l.ctx, l.release = context.WithDeadline(ctx, x.contextDeadline())
 	if x.timer == nil { // else the transport has no deadlines, and its Read cannot be ended
 		l.timer = time.AfterFunc(clientWatchDelay, l.read)
 	}

@@ -156,7 +156,7 @@ func (s *sorter) tls(x *exchange, p *policy) (passed bool, err error) {
 		return true, nil
 	case m == wire.Yes && n <= len(x.buf):
 		s.limit = p.maxHeader
-		x.stopWaiting()
+		x.pauseWaiting()
 		p.progressed(x)
 		if err := x.acceptTLS(p); err != nil {
 			return false, &stageError{stage: stageTLS, err: err}

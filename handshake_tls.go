@@ -233,8 +233,8 @@ func helloError(c net.Conn, err error) error {
 // The handshake can be evicted while it waits for the client, but not while it works:
 // GetCertificate may take time.
 func (x *exchange) acceptTLS(p *policy) error {
-	x.stopWaiting()
-	ctx, cancel := context.WithDeadline(x.ctx, x.deadline) // for the callbacks of config
+	x.pauseWaiting()
+	ctx, cancel := context.WithDeadline(x.ctx, x.contextDeadline()) // for the callbacks of config
 	defer cancel()
 	below := &awaitedConn{newConn(x.conn, x.remote, new(heads), bytes.Clone(x.buf), nil), x, p}
 	x.buf = nil
@@ -264,9 +264,9 @@ func (c *awaitedConn) Read(b []byte) (int, error) {
 		return c.Conn.Read(b)
 	}
 	c.p.waitsForClient(x)
-	defer x.stopWaiting() // also where the transport panics
+	defer x.pauseWaiting() // also where the transport panics
 	n, err := c.Conn.Read(b)
-	if x.stopWaiting(); n > 0 {
+	if x.pauseWaiting(); n > 0 {
 		c.p.progressed(x)
 	}
 	return n, err

@@ -60,7 +60,7 @@ func checkField(name string, values, forbidden []string) error {
 	}
 	for _, f := range forbidden {
 		switch {
-		case !strings.EqualFold(name, f):
+		case len(name) != len(f) || !strings.EqualFold(name, f):
 		case f == proxyAuthorization:
 			return errors.New("the header field Proxy-Authorization is for the forward proxy alone; set it in PreflightDialer.ProxyHeader")
 		default:
@@ -166,12 +166,12 @@ func tlsState(c net.Conn) *tls.ConnectionState {
 // newResponse converts the head of an answer to a Response. http.ReadResponse is not
 // used, because it rejects a 101 for fields that have no meaning on it.
 func newResponse(head []byte, req *http.Request) *http.Response {
-	r, err := wire.ParseResponse(head)
-	if err != nil {
+	var r wire.Response
+	if r.Parse(head) != nil {
 		return nil
 	}
 	return &http.Response{
-		Status:     statusLine(r),
+		Status:     statusLine(&r),
 		StatusCode: r.Status,
 		Proto:      fmt.Sprintf("HTTP/1.%d", r.Minor),
 		ProtoMajor: 1,
@@ -184,7 +184,7 @@ func newResponse(head []byte, req *http.Request) *http.Response {
 
 // statusLine returns the code with the reason phrase, or with the standard phrase if
 // there is none.
-func statusLine(r wire.Response) string {
+func statusLine(r *wire.Response) string {
 	if len(r.Reason) == 0 {
 		return statusText(r.Status, http.StatusText(r.Status))
 	}

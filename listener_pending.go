@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,8 +26,9 @@ type pending struct {
 	evicting bool          // one has been evicted and has not left yet; it makes room for one
 	sweeping bool          // sweep will be called
 	unswept  time.Duration // when the first one entered that the next sweep may have to arm
-	active   int           // connections that Accept has returned and that are open, or linger
 	lingers  list.List     // of *tunnel: their transports outlive their connections
+
+	active atomic.Int64 // connections that Accept has returned and that are open, or linger; changed without the lock too
 }
 
 // A place is the position of an exchange in the ring. Its age is the time for which the
@@ -97,7 +99,7 @@ func (l *PreflightListener) acceptAll() {
 		}
 		x := newExchange(c)
 		x.obs = l.policy.role.begin()
-		x.startWaiting()
+		x.waiting = true                // nobody else has it yet
 		_, x.unarmed = c.(*net.TCPConn) // which has deadlines
 		if !l.admit(l.ctx, x) {
 			abandon(c)
@@ -147,7 +149,8 @@ func (l *PreflightListener) handshake(x *exchange) {
 
 //go:noinline
 func (l *PreflightListener) bound(x *exchange) bool {
-	if x.begin(context.Background(), time.Now().Add(l.handshakeTimeout())) != nil {
+	// It entered just now, so the clock is not read again.
+	if x.begin(context.Background(), epoch.Add(x.place.since+l.handshakeTimeout())) != nil {
 		return false
 	}
 	x.ctx = l.ctx // Close cuts off every exchange; none needs a watch of its own
@@ -279,7 +282,7 @@ func (l *PreflightListener) detach(x *exchange, t *tunnel, opens bool) bool {
 		return false
 	}
 	if opens {
-		l.pending.active++
+		l.pending.active.Add(1)
 		if t != nil {
 			t.counts = true
 		}
@@ -430,10 +433,11 @@ func (l *PreflightListener) signalRoom() {
 
 // closed counts a connection that was closed.
 func (l *PreflightListener) closed() {
-	l.mu.Lock()
-	l.pending.active--
-	l.signalEnd()
-	l.mu.Unlock()
+	if l.pending.active.Add(-1); l.draining.Load() { // otherwise nobody waits for the end
+		l.mu.Lock()
+		l.signalEnd()
+		l.mu.Unlock()
+	}
 }
 
 // signalEnd informs Accept and Shutdown when nothing is left to wait for. While the listener
@@ -443,7 +447,7 @@ func (l *PreflightListener) signalEnd() {
 		return
 	}
 	closeOnce(l.drained)
-	if l.pending.active == 0 {
+	if l.pending.active.Load() == 0 {
 		closeOnce(l.idle)
 	}
 }

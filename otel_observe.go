@@ -362,11 +362,10 @@ func (o *observation) inject(b []byte, user http.Header) (injected []byte) {
 		return b
 	}
 	defer contain(inTelemetry)
+	defer func() { o.lines, o.user = nil, nil }() // b is borrowed
 	o.lines, o.user = b, user
 	o.role.propagator.Inject(o.ctx, (*traceCarrier)(o))
-	injected = o.lines
-	o.lines, o.user = nil, nil
-	return injected
+	return o.lines
 }
 
 // A traceCarrier is the source or the destination of the trace context.

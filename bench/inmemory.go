@@ -76,7 +76,8 @@ func parseRequest() error {
 var tcpOnly = wire.Offer{Protocols: []string{"tcp"}, Upgrade: true}
 
 func parseAnswer() error {
-	r, broken := wire.ParseResponse(switching[:wire.ResponseEnd(switching, 0)])
+	var r wire.Response
+	broken := r.Parse(switching[:wire.ResponseEnd(switching, 0)])
 	if broken == nil {
 		broken = r.Switched(&rawTerms, "")
 	}

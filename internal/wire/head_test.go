@@ -119,7 +119,8 @@ func TestNoAllocations(t *testing.T) {
 			if n != len(answer) || wire.NotHTTP(answer) {
 				panic("ResponseEnd")
 			}
-			r, err := wire.ParseResponse(answer[:n])
+			var r wire.Response
+			err := r.Parse(answer[:n])
 			if err != nil || r.Status != 101 || r.Switched(terms, "") != nil {
 				panic("ParseResponse")
 			}

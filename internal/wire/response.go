@@ -55,35 +55,35 @@ func ResponseEnd(b []byte, from int) int {
 	}
 }
 
-// ParseResponse parses a head whose end [ResponseEnd] has found.
-func ParseResponse(head []byte) (Response, *Error) {
-	var r Response
+// Parse parses a head whose end [ResponseEnd] has found. r must be zero. It is a receiver and
+// not a result, because to copy it takes as long as to parse a field.
+func (r *Response) Parse(head []byte) *Error {
 	pos := lineEnd(head, 0)
 	line := trim(head[:pos])
 	// HTTP-version SP status-code [SP reason-phrase] (RFC 9112 §4). The SP
 	// before an empty reason is often missing: nginx forwards `HTTP/1.1 101`.
 	if len(line) < len("HTTP/1.1 200") || NotHTTP(head) || !digits(line[7:8]) ||
 		line[8] != ' ' || !digits(line[9:12]) || line[9] == '0' || len(line) > 12 && line[12] != ' ' {
-		return r, bad(0, "the status line is not `HTTP/1.x SP code SP reason`: RFC 9112 §4")
+		return bad(0, "the status line is not `HTTP/1.x SP code SP reason`: RFC 9112 §4")
 	}
 	r.Minor = line[7] - '0'
 	r.Status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
 	r.Reason = trim(line[12:])
 	if badText(r.Reason) {
-		return r, bad(0, "a control character in the reason phrase: RFC 9112 §4")
+		return bad(0, "a control character in the reason phrase: RFC 9112 §4")
 	}
 	for {
 		name, value, next, err := foldedField(head, pos)
 		if err != nil {
-			return r, err
+			return err
 		}
 		if next == pos {
-			return r, nil
+			return nil
 		}
 		// Content-Length and Transfer-Encoding are ignored: on a 101 they have
 		// no meaning (RFC 9112 §6.3), and old devices send them.
 		if badText(value) {
-			return r, bad(pos, "a control character in a field value: RFC 9110 §5.5")
+			return bad(pos, "a control character in a field value: RFC 9110 §5.5")
 		}
 		switch {
 		case equalFold(name, "Upgrade"):

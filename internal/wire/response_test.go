@@ -14,7 +14,9 @@ func parseResponse(head string) (wire.Response, *wire.Error) {
 	if n == 0 {
 		panic("not a whole head: " + head)
 	}
-	return wire.ParseResponse(bytes.Clone([]byte(head)[:n:n]))
+	var r wire.Response
+	err := r.Parse(bytes.Clone([]byte(head)[:n:n]))
+	return r, err
 }
 
 func TestNotHTTP(t *testing.T) {
