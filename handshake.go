@@ -263,6 +263,11 @@ func (b *bounds) setDeadlines(t time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unarmed = false
+	return b.set(t)
+}
+
+// set is setDeadlines for a caller that holds mu.
+func (b *bounds) set(t time.Time) error {
 	if b.interrupted || b.waiting && b.evicted {
 		return nil
 	}
@@ -272,13 +277,11 @@ func (b *bounds) setDeadlines(t time.Time) error {
 // bound sets the deadline of the whole handshake, or leaves that to arm.
 func (b *bounds) bound(deadline time.Time) error {
 	b.mu.Lock()
-	b.deadline = deadline
-	unarmed := b.unarmed
-	b.mu.Unlock()
-	if unarmed {
+	defer b.mu.Unlock()
+	if b.deadline = deadline; b.unarmed {
 		return nil
 	}
-	return b.setDeadlines(deadline)
+	return b.set(deadline)
 }
 
 var errInterrupted = errors.New("the handshake was interrupted")
