@@ -99,8 +99,11 @@ func (l *PreflightListener) acceptAll() {
 		}
 		x := newExchange(c)
 		x.obs = l.policy.role.begin()
-		x.waiting = true                // nobody else has it yet
-		_, x.unarmed = c.(*net.TCPConn) // which has deadlines
+		x.waiting = true // nobody else has it yet
+		if _, ok := c.(*net.TCPConn); ok {
+			// It has deadlines. PlainAfter sets one in any case, where less of the stack is left.
+			x.unarmed = l.PlainAfter == 0
+		}
 		if !l.admit(l.ctx, x) {
 			abandon(c)
 			return
