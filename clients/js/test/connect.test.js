@@ -417,7 +417,7 @@ test('a refusal tells status, code and carriers, and nothing secret', async (t) 
     name: 'RefusalError', reason: 'refused', status: 403, code: 'authorize',
     carriers: ['upgrade', 'websocket'],
   });
-  assert.match(error.message, /carrier upgrade with status 403: authorize: .*credentials/);
+  assert.match(error.message, /carrier upgrade with status 403: authorize; README\.md .* codes/);
   assert.doesNotMatch(error.stack, /SECRET|token/);
 });
 
@@ -446,6 +446,13 @@ test('the client falls to the next carrier on a new connection', async (t) => {
   assert.match(requests[2], /^Sec-WebSocket-Protocol: preflight\.v1, bearer\.abc\r$/m);
   assert.match(requests[2], /^Preflight-Framing: capsule\r$/m);
   assert.doesNotMatch(requests[0], /Sec-WebSocket|Framing|Origin/);
+  await tunnel.writable.abort();
+});
+
+test('a protocol may have a version', async (t) => {
+  const { url, requests } = await serve(t, (peer) => peer.bytes());
+  const tunnel = await connect(url, { carriers: ['upgrade'], protocol: 'amqp/1.0' });
+  assert.match(requests[0], /^Upgrade: amqp\/1\.0\r$/m);
   await tunnel.writable.abort();
 });
 
@@ -501,7 +508,7 @@ test('what cannot work is refused before a connection, and keeps secrets', async
     ['ws://h/', { carriers: ['other'] }],
     ['ws://h/', { carriers: ['upgrade,framed'] }], ['ws://h/', { protocols: ['SECRET SECRET'] }],
     ['ws://h/', { protocols: ['preflight.v1'] }], ['ws://h/', { protocol: 'TCP' }],
-    ['ws://h/', { protocol: 'websocket' }],
+    ['ws://h/', { protocol: 'websocket' }], ['ws://h/', { protocol: 'amqp/1/0' }], ['ws://h/', { protocol: '/1' }],
   ];
   for (const [url, options] of bad) {
     const error = await connect(url, options).catch((caught) => caught);
