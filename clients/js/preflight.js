@@ -312,7 +312,7 @@ function judge(status, fields, { host, protocol }, carrier, accept) {
   const list = (name) => (answer.get(name) ?? '').split(/[ \t]*,[ \t]*/).filter(Boolean);
   const code = answer.get('preflight-refusal') ?? undefined; // the receipt
   if (status !== 101) {
-    const falls = code === undefined ? /^(200|3..|40[03456]|426|501|505)$/.test(status)
+    const falls = code === undefined ? /^(200|3..|40[0345]|426|501|505)$/.test(status)
       : /^(400|405|426) (no-upgrade|no-connection|carrier)$/.test(`${status} ${code}`);
     const why = code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
       : `${code.slice(0, 64)}; README.md of this client explains the codes`;
