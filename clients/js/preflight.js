@@ -156,7 +156,6 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   let wanted = parser.next().value;
   const receive = (bytes) => {
     try {
-      if (typeof bytes === 'string') throw malformed('a message is text', 1003);
       for (let i = 0, part; i < bytes.length && !over; i += part.length) {
         part = bytes.subarray(i, i + wanted);
         wanted = parser.next(part).value;
@@ -291,7 +290,8 @@ function openInBrowser(request) {
     close: (code) => socket.close(code === 1000 ? code : code + 3000), // a page may not send 1002
   }, 'websocket', request);
   socket.binaryType = 'arraybuffer';
-  socket.onmessage = ({ data }) => tunnel.receive(typeof data === 'string' ? data : new Uint8Array(data));
+  socket.onmessage = ({ data }) => (typeof data === 'string' ? tunnel.end(malformed('a message is text', 1003))
+    : tunnel.receive(new Uint8Array(data)));
   socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; only the `
     + 'console shows why. Often it is 403: the server does not allow the origin of this page', { carriers: [] }));
   socket.onopen = () => {
@@ -304,7 +304,6 @@ function openInBrowser(request) {
 }
 
 // ---- Node: the request and its answer (sections 2, 4 and 7)
-
 /** Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68). */
 function judge(status, fields, { host, protocol }, carrier, accept) {
   const unfolded = fields.replace(/\r?\n[ \t]+/g, ' ').matchAll(/^(.+?):(.*)$/gm);

@@ -315,6 +315,25 @@ each(framing, 'a peer that does not send its last PING is not awaited for ever',
   assert.deepEqual(await ended.promise, carrier === 'websocket' ? [1000] : []);
 });
 
+each(framing, 'capsules and frames have lengths in their shortest form', async (t, carrier) => {
+  const sizes = [0, 1, 63, 64, 119, 120, 16_383, 16_384, 32_768, 32_769];
+  const { url } = await serve(t, async (peer) => { // which checks each length (M31, M53)
+    const lengths = [];
+    await peer.until(FINAL_DATA, (value) => lengths.push(value.length));
+    assert.deepEqual(lengths, [...sizes.slice(1, -1), 32_768, 1]); // nothing for no bytes
+    peer.send(FINAL_DATA);
+    peer.send(PONG, (await peer.until(PING)).value);
+    peer.send(PING, Buffer.alloc(8));
+    await peer.goodbye();
+  });
+  const tunnel = await connect(url, { carriers: [carrier] });
+  const writer = tunnel.writable.getWriter();
+  writer.closed.catch(() => {}); // if the peer has failed, tunnel.closed tells it
+  for (const size of sizes) writer.write(new Uint8Array(size)).catch(() => {});
+  writer.close().catch(() => {});
+  assert.deepEqual(await tunnel.closed, { confirmed: true });
+});
+
 test('the error of another tunnel does not choose the Close code', async (t) => {
   const codes = deferred();
   const { url } = await serve(t, (peer) => codes.resolve(peer.goodbye()));
