@@ -186,6 +186,7 @@ type place uint8
 const (
 	elsewhere    place = iota // on the same host, or not to be understood
 	sameOverTLS               // the same host over https, instead of http
+	sameURL                   // the same host and path over https, again
 	withSlash                 // the same path with a slash at its end
 	otherHost                 // another host over http
 	otherHostTLS              // another host over https
@@ -202,6 +203,8 @@ func (f *facts) leads() place {
 	switch {
 	case same && u.Scheme == "https" && !f.TLS:
 		return sameOverTLS
+	case f.TLS && f.again(u):
+		return sameURL
 	case same && u.Path == f.Path+"/":
 		return withSlash
 	case same:
@@ -212,6 +215,12 @@ func (f *facts) leads() place {
 		return otherHostTLS
 	}
 	return elsewhere
+}
+
+// again reports whether u is the URL of the request, which is one of https.
+func (f *facts) again(u *url.URL) bool {
+	authority := func(host string) string { return strings.TrimSuffix(strings.ToLower(host), ":443") }
+	return (u.Scheme == "https" || u.Scheme == "") && (u.Host == "" || authority(u.Host) == authority(f.Host)) && u.Path == f.Path
 }
 
 func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.leads() == p } }

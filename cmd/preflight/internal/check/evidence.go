@@ -154,6 +154,17 @@ func (e *evidence) way() (all []product) {
 	return all
 }
 
+// before returns the products on the way in front of the one that wrote the answer. If there are
+// none, it returns all.
+func (e *evidence) before() []product {
+	way := e.way()
+	others := slices.DeleteFunc(slices.Clone(way), func(p product) bool { return p == e.author() })
+	if len(others) == 0 {
+		return way
+	}
+	return others
+}
+
 // revealing are questions that pass one hop, and that the next answers itself.
 var revealing = []string{"fields", "expect"}
 

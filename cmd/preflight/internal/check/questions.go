@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -39,6 +40,10 @@ var questions = []question{
 	}},
 	{"other-host", "another Host", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, strings.ToLower(rand.Text())+".invalid", "other-host", c.upgrade()))
+	}},
+	{"bare-host", "the Host without its port", hasPort, func(ctx context.Context, c *checker) *Answer {
+		host, _, _ := net.SplitHostPort(c.host())
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, host, "bare-host", c.upgrade()))
 	}},
 	{"other-token", "an upgrade to another protocol", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-token", "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
@@ -112,7 +117,18 @@ func refusesCredentials(c *checker) bool { return c.e.sentAuthorization && c.e.c
 // later are asked one after the other, when the others have ended.
 var later = []question{
 	{"again", "the same request again", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
+		ask := func() *Answer {
+			return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
+		}
+		a := ask()
+		// nginx passes on what SSH says only if it comes at the right moment.
+		for range 4 {
+			if a.Outcome != ended || c.e.code() != "ended" {
+				break
+			}
+			a = ask()
+		}
+		return a
 	}},
 	{"post", "an empty POST, which nginx refuses for a file", servesFile, func(ctx context.Context, c *checker) *Answer {
 		get := c.request(c.Dialer.Path, c.host(), "post", "Content-Length: 0\r\n")
@@ -141,6 +157,17 @@ func isPlain(c *checker) bool {
 }
 
 func isTLS(c *checker) bool { return notOpen(c) && c.Dialer.TLSConfig != nil }
+
+// hasPort holds where the Host is a name with a port, and the listener did not answer. A proxy
+// may know the name alone.
+func hasPort(c *checker) bool {
+	host, _, err := net.SplitHostPort(c.host())
+	if err != nil || !notOpen(c) || c.e.answer().Reason != "" {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err != nil
+}
 
 // dialPort connects to the port that is in question: that of the edge, or that of a forward
 // proxy that does not connect.

@@ -18,8 +18,13 @@ type setting struct {
 	sni      string   // which name it asks for in TLS to the server
 	group    string   // where it names the servers that share its requests
 	match    string   // what leads some requests elsewhere by their Upgrade
-	where    string   // to which part of the configuration the lines of upgrade belong
-	config   string   // the name for "preflight config"; "": there is none
+	keep     string   // how it keeps the path
+	hostPort string   // how it knows a Host with a port
+	http2    string   // what makes it speak HTTP/2 to the server
+	// proxyHeader is what makes it send a PROXY header.
+	proxyHeader string
+	where       string // to which part of the configuration the lines of upgrade belong
+	config      string // the name for "preflight config"; "": there is none
 }
 
 var settings = map[product]setting{
@@ -38,6 +43,7 @@ var settings = map[product]setting{
 		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
 		match: "the `if` or the `map` of `$http_upgrade`",
 		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
+		keep:  "no slash after `proxy_pass http://NAME`", hostPort: "compare `$host` in place of `$http_host`",
 	},
 	haproxy: {
 		passes: "remove `http-request del-header Upgrade` and `http-request del-header Connection`: without them it passes the upgrade",
@@ -48,6 +54,8 @@ var settings = map[product]setting{
 		idle: "`timeout tunnel`",
 		head: "`tune.bufsize`", sni: "`sni str(NAME)` in the `server` line", group: "the `server` lines of the backend",
 		match: "the condition of `use_backend` (`hdr(Upgrade)`)",
+		keep:  "no `http-request replace-path` or `set-path`", hostPort: "write `hdr(host),field(1,:)` in place of `hdr(host)`",
+		http2: "`proto h2` from the `server` line", proxyHeader: "`send-proxy` in the `server` line",
 	},
 	apache: {
 		strips: true,
@@ -60,6 +68,7 @@ var settings = map[product]setting{
 		deny: "`Require`", auth: "`AuthType` and `Require`", limit: "`mod_ratelimit` or `mod_qos`", timeout: "`ProxyTimeout`", config: "apache",
 		idle: "`ProxyTimeout`, or `timeout=` of ProxyPass",
 		head: "`LimitRequestFieldSize`", group: "the `BalancerMember` lines", match: "the `RewriteCond` of `%{HTTP:Upgrade}`",
+		keep: "the same path in both words of `ProxyPass`",
 	},
 	envoy: {
 		strips: true,
@@ -74,6 +83,8 @@ var settings = map[product]setting{
 		timeout: "`timeout` and `idle_timeout` of the route", config: "envoy",
 		idle: "`idle_timeout` of the route and `stream_idle_timeout`",
 		head: "`max_request_headers_kb`", sni: "`sni` in the `transport_socket` of the cluster", match: "`headers` in the `match` of the route",
+		keep: "no `prefix_rewrite`", hostPort: "write `ignore_port_in_host_matching: true` into the `route_config`, or NAME:* into `domains`",
+		http2: "`http2_protocol_options` from the cluster", proxyHeader: "`upstream_proxy_protocol` in the cluster",
 	},
 	traefik: {
 		passes: "remove what takes Upgrade from the request (`headers` middleware): without it, it passes the upgrade",
@@ -83,6 +94,7 @@ var settings = map[product]setting{
 		timeout: "`responseHeaderTimeout` of the `serversTransport`", config: "traefik",
 		idle: "`idleTimeout`",
 		sni:  "`serverName` of the `serversTransport`", group: "the `servers` of the service", match: "``Header(`Upgrade`, …)`` in the rule of the router",
+		keep: "no `stripPrefix`",
 	},
 	caddy: {
 		passes: "remove `header_up -Upgrade` and `header_up -Connection`: without them it passes the upgrade",
@@ -92,6 +104,7 @@ var settings = map[product]setting{
 		timeout: "`response_header_timeout` of the transport", config: "caddy",
 		idle: "`stream_timeout`",
 		sni:  "`tls_server_name` of the transport", match: "the matcher of the field Upgrade",
+		keep: "`handle` in place of `handle_path`, and no `uri strip_prefix`",
 	},
 	varnish: {
 		strips: true,
@@ -105,7 +118,7 @@ var settings = map[product]setting{
 		route: "`req.backend_hint` in vcl_recv", upstream: "the `backend`",
 		secure: "a backend by way of a TLS proxy", insecure: "a plain backend", deny: "`return (synth(403))`", auth: "`return (synth(401))`",
 		limit: "`vsthrottle`", timeout: "`first_byte_timeout`", config: "varnish",
-		idle: "`pipe_timeout`",
+		idle: "`pipe_timeout`", keep: "no `set req.url`", hostPort: "compare `regsub(req.http.host, \":.*\", \"\")`",
 	},
 	lighttpd: {
 		strips:  true,
@@ -158,6 +171,7 @@ var unnamed = setting{
 	upgrade: []string{"# each proxy on the way needs its lines: see docs/proxies.md"},
 	route:   "the route for this path and Host", upstream: "the address of the server behind it", secure: "TLS to the server", insecure: "no TLS to the server",
 	deny: "its rules", auth: "its rules", limit: "its limits", timeout: "how long it waits for an answer", idle: "its timeout for silence",
-	head: "nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`",
-	sni:  "the name (SNI) that it sends", match: "the rule about the field Upgrade",
+	head:     "nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`",
+	hostPort: "let it compare the Host without its port, or know it with the port",
+	sni:      "the name (SNI) that it sends", match: "the rule about the field Upgrade",
 }
