@@ -116,7 +116,7 @@ func refusesCredentials(c *checker) bool { return c.e.sentAuthorization && c.e.c
 
 // later are asked one after the other, when the others have ended.
 var later = []question{
-	{"again", "the same request again", notOpen, func(ctx context.Context, c *checker) *Answer {
+	{"again", "the same request again", notSilent, func(ctx context.Context, c *checker) *Answer {
 		ask := func() *Answer {
 			return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
 		}
@@ -157,6 +157,9 @@ func isPlain(c *checker) bool {
 }
 
 func isTLS(c *checker) bool { return notOpen(c) && c.Dialer.TLSConfig != nil }
+
+// notSilent holds where the first carrier failed, and not because no answer came.
+func notSilent(c *checker) bool { return notOpen(c) && c.e.code() != "silent" }
 
 // hasPort holds where the Host is a name with a port, and the listener did not answer. A proxy
 // may know the name alone.
