@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -42,8 +41,7 @@ var questions = []question{
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, strings.ToLower(rand.Text())+".invalid", "other-host", c.upgrade()))
 	}},
 	{"bare-host", "the Host without its port", hasPort, func(ctx context.Context, c *checker) *Answer {
-		host, _, _ := net.SplitHostPort(c.host())
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, host, "bare-host", c.upgrade()))
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, withoutPort(c.host()), "bare-host", c.upgrade()))
 	}},
 	{"other-token", "an upgrade to another protocol", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-token", "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
@@ -161,15 +159,17 @@ func isTLS(c *checker) bool { return notOpen(c) && c.Dialer.TLSConfig != nil }
 // notSilent holds where the first carrier failed, and not because no answer came.
 func notSilent(c *checker) bool { return notOpen(c) && c.e.code() != "silent" }
 
-// hasPort holds where the Host is a name with a port, and the listener did not answer. A proxy
-// may know the name alone.
+// hasPort holds where the Host has a port, and no listener has answered. A proxy may know the
+// Host without it.
 func hasPort(c *checker) bool {
-	host, _, err := net.SplitHostPort(c.host())
-	if err != nil || !notOpen(c) || c.e.answer().Reason != "" {
-		return false
+	return notOpen(c) && c.e.answer().Reason == "" && withoutPort(c.host()) != c.host()
+}
+
+func withoutPort(host string) string {
+	if _, port, err := net.SplitHostPort(host); err == nil {
+		return strings.TrimSuffix(host, ":"+port)
 	}
-	_, err = netip.ParseAddr(host)
-	return err != nil
+	return host
 }
 
 // dialPort connects to the port that is in question: that of the edge, or that of a forward
