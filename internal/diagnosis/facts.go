@@ -184,12 +184,13 @@ func (f *facts) behind() string {
 type place uint8
 
 const (
-	elsewhere    place = iota // on the same host, or not to be understood
-	sameOverTLS               // the same host over https, instead of http
-	sameURL                   // the same host and path over https, again
-	withSlash                 // the same path with a slash at its end
-	otherHost                 // another host over http
-	otherHostTLS              // another host over https
+	elsewhere         place = iota // on the same host, or not to be understood
+	sameOverTLS                    // the same host over https, instead of http
+	sameURL                        // the same host and path over https, again
+	withSlash                      // the same path with a slash at its end
+	otherHostSamePath              // the same path on another host
+	otherHost                      // another host over http
+	otherHostTLS                   // another host over https
 )
 
 // leads returns where the Location of the answer leads.
@@ -209,6 +210,8 @@ func (f *facts) leads() place {
 		return withSlash
 	case same:
 		return elsewhere
+	case (u.Scheme == "http" || u.Scheme == "https") && len(u.Path) > 1 && u.Path == f.Path:
+		return otherHostSamePath
 	case u.Scheme == "http":
 		return otherHost
 	case u.Scheme == "https":

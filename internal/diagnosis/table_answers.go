@@ -37,6 +37,8 @@ var answers = []row{
 		text: "redirects are not followed: it leads to the same path with a slash at its end. Write that slash in Path"},
 	{code: "redirect-loop", status: "3xx", also: leadsTo(sameURL), common: true,
 		text: "redirects are not followed: it leads to the same https URL again. Possible: a server behind takes the request for plain http, because a proxy ends TLS. Let it use X-Forwarded-Proto, or exempt the path from the redirect"},
+	{code: "redirect-host", status: "3xx", also: leadsTo(otherHostSamePath), common: true,
+		text: "redirects are not followed: it leads to the same path on another host. Dial that host, which Location names"},
 	{code: "captive-portal", status: "3xx", also: leadsTo(otherHost), common: true,
 		text: "redirects are not followed: it leads to another host over http, as the page of a captive portal does (possible). Sign in to the network; else dial what Location names"},
 	{code: "redirect-login", status: "3xx", also: leadsTo(otherHostTLS), common: true,

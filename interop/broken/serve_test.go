@@ -26,21 +26,25 @@ var servePaths = []brokenPath{
 	{name: "nginx with TLS", program: "nginx", site: "listen {addr} ssl; location / { proxy_pass http://{good}; " + upgrades + "}"},
 	{name: "HAProxy sends plain HTTP to nginx with TLS", program: "HAProxy", site: "server s {at nginx with TLS}"},
 	{name: "nginx that redirects to https", program: "nginx", site: "if ($scheme = http) { return 301 https://$http_host$request_uri; } location / { proxy_pass http://{good}; " + upgrades + "}"},
+	{name: "nginx redirects to the same path on another host", program: "nginx", site: "return 301 https://www.example.test$request_uri;"},
+	{name: "nginx leads the path to SSH, which nginx passes on now and then", program: "nginx", site: "location / { proxy_pass http://{ssh}; " + upgrades + "}"},
 	{name: "nginx behind HAProxy with TLS redirects to https", program: "HAProxy", site: "bind {addr} ssl crt {dir}/good.pem\nserver s {at nginx that redirects to https}", dial: trusted},
 }
 
 var serveExpectations = map[string]expectation{
-	"nginx removes a part of the path that serve has in --route": {"other-route", "nginx", "no slash after `proxy_pass", ""},
-	"Caddy removes a part of the path that serve has in --route": {"other-route", "Caddy", "`handle` in place of `handle_path`", ""},
-	"nginx keeps the path, and serve has no --route for it":      {"no-route", "listener", "add it by --route", ""},
-	"nginx, and serve has as many tunnels as --max-conns allows": {"full", "listener", "--max-conns", ""},
-	"nginx hides what serve answers by proxy_intercept_errors":   {"receipt-hidden", "listener", "--header-file", ""},
-	"nginx ends TLS in front of serve with --client-ca":          {"client-cert", "nginx", "proxy_ssl_certificate", ""},
-	"Caddy, and credentials without a scheme":                    {"credentials-scheme", "listener", "`Authorization: Bearer …`", ""},
-	"HAProxy knows the Host without its port":                    {"host-port", "HAProxy", "field(1,:)", ""},
-	"Envoy knows the Host without its port":                      {"host-port", "Envoy", "ignore_port_in_host_matching", ""},
-	"HAProxy sends plain HTTP to nginx with TLS":                 {"upstream-tls", "HAProxy", "`ssl` in the `server` line", ""},
-	"nginx behind HAProxy with TLS redirects to https":           {"redirect-loop", "nginx", "X-Forwarded-Proto", ""},
+	"nginx removes a part of the path that serve has in --route":      {"other-route", "nginx", "no slash after `proxy_pass", ""},
+	"Caddy removes a part of the path that serve has in --route":      {"other-route", "Caddy", "`handle` in place of `handle_path`", ""},
+	"nginx keeps the path, and serve has no --route for it":           {"no-route", "listener", "add it by --route", ""},
+	"nginx, and serve has as many tunnels as --max-conns allows":      {"full", "listener", "--max-conns", ""},
+	"nginx hides what serve answers by proxy_intercept_errors":        {"receipt-hidden", "listener", "--header-file", ""},
+	"nginx ends TLS in front of serve with --client-ca":               {"client-cert", "nginx", "proxy_ssl_certificate", ""},
+	"Caddy, and credentials without a scheme":                         {"credentials-scheme", "listener", "`Authorization: Bearer …`", ""},
+	"HAProxy knows the Host without its port":                         {"host-port", "HAProxy", "field(1,:)", ""},
+	"Envoy knows the Host without its port":                           {"host-port", "Envoy", "ignore_port_in_host_matching", ""},
+	"HAProxy sends plain HTTP to nginx with TLS":                      {"upstream-tls", "HAProxy", "`ssl` in the `server` line", ""},
+	"nginx redirects to the same path on another host":                {"redirect-host", "the host in the URL", "the host to which it redirects", ""},
+	"nginx leads the path to SSH, which nginx passes on now and then": {"upstream-other", "behind nginx", "put `preflight serve --to` in front", ""},
+	"nginx behind HAProxy with TLS redirects to https":                {"redirect-loop", "nginx", "X-Forwarded-Proto", ""},
 }
 
 // TestDoctorServe requires the right verdict where `preflight serve` itself refuses, and on paths

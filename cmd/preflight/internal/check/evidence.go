@@ -149,7 +149,7 @@ func (e *evidence) way() (all []product) {
 			}
 		}
 	}
-	add(e.first())
+	add(e.first(), ofMalformed(e.answers["plain"])) // a port for TLS shows itself to plain HTTP
 	for _, name := range append([]string{e.main(), "get", "other-path", "other-host"}, revealing...) {
 		a := e.of(name)
 		for _, p := range a.Products {

@@ -128,6 +128,10 @@ var later = []question{
 		}
 		return a
 	}},
+	{"body", "the head of a POST, which nginx goes on with if it leads to a server", func(c *checker) bool { return notOpen(c) && c.e.code() == "ended" }, func(ctx context.Context, c *checker) *Answer {
+		get := c.request(c.Dialer.Path, c.host(), "body", "Expect: 100-continue\r\nContent-Length: 1\r\n")
+		return c.onFor(ctx, c.dialHTTP, append([]byte("POST"), get[len("GET"):]...), c.portTimeout())
+	}},
 	{"post", "an empty POST, which nginx refuses for a file", servesFile, func(ctx context.Context, c *checker) *Answer {
 		get := c.request(c.Dialer.Path, c.host(), "post", "Content-Length: 0\r\n")
 		return c.on(ctx, c.dialHTTP, append([]byte("POST"), get[len("GET"):]...))

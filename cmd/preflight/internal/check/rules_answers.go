@@ -60,6 +60,7 @@ var answerRules = []rule{
 	// Redirects.
 	{code: "redirect-https", of: "redirect-https", hop: "{edge}", cause: "it redirects from http to https", change: "write https:// (or wss://, tcps://) in the URL{redirectPort}"},
 	{code: "redirect-slash", of: "redirect-slash", hop: "the path in the URL", cause: "the edge wants a slash at its end", change: "write that slash in the URL: {path}/"},
+	{code: "redirect-host", of: "redirect-host", hop: "the host in the URL", cause: "the edge leads to the same path on another host", change: "write the host to which it redirects into the URL: `curl -I` shows it as Location"},
 	{code: "captive-portal", of: "captive-portal", sure: likely, hop: "the network of this machine", cause: "it leads to a sign-in page (captive portal)", change: "sign in with a browser, then try again"},
 	{code: "redirect-login", of: "redirect-login", hop: "{who}", cause: "it leads to a sign-in page on another host", change: "exempt {path} from the sign-in (oauth2-proxy: `skip_auth_routes`), or send the credentials that it wants by --header-file"},
 	{code: "redirect-loop", of: "redirect-loop", when: func(e *evidence) bool { return len(e.way()) > 1 && e.author() != "" }, sure: likely, hop: "{who}", cause: "it redirects to the same https URL again: it takes the request for plain http, because {before} ends TLS", change: behindTLS, others: []string{"another rule leads to the same URL, such as one that sets a cookie first"}},
@@ -111,6 +112,8 @@ var answerRules = []rule{
 		others: []string{"it is no web server", "it has crashed"}, next: apart},
 	{code: "server-down", of: "bad-gateway", when: by(caddy), sure: likely, hop: "the server behind Caddy", cause: "Caddy cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
 		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
+	{code: "server-down", of: "bad-gateway", when: by(nginx), sure: likely, hop: "the server behind nginx", cause: "nginx cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}; if that has a variable, `resolver` must resolve the name",
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "it is no web server"}, next: apart},
 	{code: "server-down", of: "server-down squid-down bad-gateway", sure: likely, hop: "the server behind {who}", cause: "{who} cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
 		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "it is no web server"}, next: apart},
 	{code: "server-slow", of: "server-slow", sure: likely, hop: "the server behind {who}", cause: "it did not answer in the time of {who}, {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",

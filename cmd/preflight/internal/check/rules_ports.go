@@ -1,5 +1,7 @@
 package check
 
+import "net/http"
+
 // noAnswer are the codes of dials that ended without an answer in HTTP.
 const noAnswer = "ended silent malformed not-http too-much bare-page"
 
@@ -51,6 +53,9 @@ var portRules = []rule{
 		others: []string{"{first} itself sends this"}},
 
 	// A proxy is there, and ends this request, or says nothing.
+	{code: "upstream-other", of: "ended", when: all(firstIs(nginx), status("body", http.StatusContinue)), sure: likely,
+		hop: "the server behind nginx", cause: "nginx leads the path to a server that is not HTTP: it says something, and ends the connection", change: inFront,
+		others: []string{"the server ended the connection in the middle of its answer"}},
 	{code: "rule-closes", of: "ended", when: firstIs(nginx), sure: likely,
 		hop: "nginx", cause: "a rule of nginx closes the connection for this path and Host (`return 444`)", change: "remove `return 444` from the `location`, or the default `server`, that {path} and this Host reach",
 		others: []string{"nginx leads the path to a server that is not HTTP", "the server ended the connection"}},

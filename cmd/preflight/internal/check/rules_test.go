@@ -106,6 +106,16 @@ func serveSays(status int, text string) fact {
 	return failsWith("authorize", a, 1)
 }
 
+func issuer(name string) fact {
+	return func(e *evidence) { e.certificate = &Certificate{Chain: 1, Issuer: name} }
+}
+
+func tinyproxySays(text string) fact {
+	a := answerOf(403, tinyproxy)
+	a.body = []byte(text)
+	return failsWith("connect-forbidden", a, 1)
+}
+
 // notClean is what "preflight serve" answers to a path that has //.
 func notClean() Answer {
 	a := answerOf(404, listener)
@@ -165,6 +175,9 @@ var cases = []struct {
 	{"proxy-tls-port", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("client-hello", speaking("TLS"))}},
 	{"proxy-plain", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("not-tls"), asks("connect", answerOf(200, ""))}},
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, squid)}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, squid), func(e *evidence) { e.target.Address = "edge.example:443" }}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), tinyproxySays("service requests from your host")}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), tinyproxySays("The request you made has been filtered")}},
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, tinyproxy)}},
 	{"connect-unreachable", "the edge", []fact{proxied, stops("proxy", otherFault), fails("socks-ended"), asks("socks", speaking("SOCKS5"))}},
 	{"proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("a-code-of-another-version")}},
@@ -174,6 +187,11 @@ var cases = []struct {
 	{"proxy-protocol", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("proxy-header-tls", speaking("TLS"))}},
 	{"cert-chain", "edge.example:80", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1, hasIssuerURL: true} }}},
 	{"cert-authority", "this machine", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1} }}},
+	{"default-cert", "Traefik", []fact{withTLS, fails("cert-name"), issuer("CN=TRAEFIK DEFAULT CERT")}},
+	{"default-cert", "ingress-nginx", []fact{withTLS, fails("cert-name"), issuer("CN=Kubernetes Ingress Controller Fake Certificate,O=Acme Co")}},
+	{"default-cert", "Caddy", []fact{withTLS, fails("cert-authority"), issuer("CN=Caddy Local Authority - ECC Intermediate")}},
+	{"cert-name", "edge.example:80", []fact{withTLS, fails("cert-name"), issuer("CN=R3,O=Let's Encrypt")}},
+	{"tls-name", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("silence", Answer{Outcome: silent}), asks("plain", Answer{Outcome: wasReset})}},
 	{"client-cert", "edge.example:80", []fact{withCertificate, fails("client-cert")}},
 	{"silent", "edge.example:80", []fact{withTLS, fails("tls-timeout"), asks("plain", Answer{Outcome: silent})}},
 
@@ -182,6 +200,7 @@ var cases = []struct {
 	{"upstream-tls", "HAProxy", []fact{refuses("tls-port", 400, nginx), first(haproxy), asks("client-hello", answerOf(400, haproxy))}},
 	{"upstream-tls", "HAProxy", []fact{withTLS, refuses("upstream-tls", 400, nginx), first(haproxy)}},
 	{"proxy-protocol", "edge.example:80", []fact{fails("ended"), asks("proxy-header", answerOf(426, ""))}},
+	{"upstream-other", "behind nginx", []fact{fails("ended"), first(nginx), asks("body", answerOf(100, ""))}},
 	{"rule-closes", "nginx", []fact{fails("ended"), first(nginx), asks("proxy-header", answerOf(400, nginx))}},
 	{"proxy-header", "the listener", []fact{fails("upstream-closed"), first(haproxy), asks("get", reason("proxy-header"))}},
 	{"upstream-other", "behind nginx", []fact{fails("ssh"), first(nginx)}},
@@ -291,6 +310,7 @@ var cases = []struct {
 	{"no-server", "HAProxy", []fact{refuses("no-server", 503, haproxy), asks("other-path", answerOf(503, haproxy))}},
 	{"server-down", "behind HAProxy", []fact{failsWith("no-server", answerOf(503, haproxy), 1000)}},
 	{"server-slow", "behind Apache", []fact{failsWith("upstream-closed", answerOf(502, apache), 1000)}},
+	{"server-down", "behind nginx", []fact{refuses("bad-gateway", 502, nginx)}},
 	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
 	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"upstream-plain", "behind Envoy", []fact{refuses("upstream-closed", 503, envoy)}},
@@ -418,6 +438,9 @@ func TestPaste(t *testing.T) {
 	one := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx)))
 	assert.Equal(t, settings[nginx].upgrade, one.Config)
 	assert.Equal(t, "preflight config nginx --path /pg --backend HOST:PORT", one.Print)
+	missing := judge(evidenceOf(refuses("no-route", 404, nginx), first(nginx)))
+	assert.Equal(t, "location /pg {", missing.Config[0])
+	assert.Contains(t, missing.Config, "    proxy_pass http://HOST:PORT;")
 	two := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))))
 	assert.Contains(t, two.Config, "# nginx:")
 	assert.Contains(t, two.Config, `ProxyPass "/pg" "http://BACKEND/" upgrade=tcp`)

@@ -4,6 +4,7 @@ package check
 type setting struct {
 	strips   bool     // it passes no upgrade unless it is told to
 	upgrade  []string // the lines that pass one
+	site     []string // the lines that lead a path to the server, if those of upgrade do not
 	passes   string   // how it passes one, where no line is needed
 	route    string   // where a path and a Host lead
 	upstream string   // where the address of the server is
@@ -35,6 +36,15 @@ var settings = map[product]setting{
 			"proxy_set_header Upgrade $http_upgrade;",
 			"proxy_set_header Connection upgrade;",
 		},
+		site: []string{
+			"location {path} {",
+			"    proxy_pass http://HOST:PORT;",
+			"    proxy_http_version 1.1;",
+			"    proxy_set_header Host $host;",
+			"    proxy_set_header Upgrade $http_upgrade;",
+			"    proxy_set_header Connection upgrade;",
+			"}",
+		},
 		route: "`server_name`, `location` and `proxy_pass`", upstream: "`proxy_pass`",
 		secure: "`proxy_pass https://…`", insecure: "`proxy_pass http://…`",
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
@@ -63,7 +73,7 @@ var settings = map[product]setting{
 			`ProxyPass "{path}" "http://BACKEND/" upgrade=tcp`,
 			"# upgrade=ANY passes WebSocket too",
 		},
-		route: "`ProxyPass` and `<VirtualHost>`", upstream: "`ProxyPass`",
+		route: "`ProxyPass`, and `ServerName` of its `<VirtualHost>`", upstream: "`ProxyPass`",
 		secure: "`ProxyPass … https://…` with `SSLProxyEngine on`", insecure: "`ProxyPass … http://…`",
 		deny: "`Require`", auth: "`AuthType` and `Require`", limit: "`mod_ratelimit` or `mod_qos`", timeout: "`ProxyTimeout`", config: "apache",
 		idle: "`ProxyTimeout`, or `timeout=` of ProxyPass",

@@ -87,7 +87,11 @@ func (e *evidence) paste(v *Verdict) {
 		if len(all) > 1 {
 			v.Config = append(v.Config, "# "+string(p)+":")
 		}
-		for _, line := range s.upgrade {
+		lines := s.upgrade
+		if s.site != nil && slices.Contains([]string{"no-route", "no-listener"}, v.Code) {
+			lines = s.site
+		}
+		for _, line := range lines {
 			v.Config = append(v.Config, strings.ReplaceAll(line, "{path}", e.path()))
 		}
 	}
