@@ -314,6 +314,7 @@ var cases = []struct {
 	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
 	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"upstream-plain", "behind Envoy", []fact{refuses("upstream-closed", 503, envoy)}},
+	{"upstream-plain", "behind HAProxy", []fact{refuses("upstream-closed", 502, haproxy)}},
 	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
 	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
 	{"apache-ssl", "Apache", []fact{refuses("server-fault", 500, apache)}},
@@ -411,6 +412,16 @@ func TestHostPort(t *testing.T) {
 	require.Contains(t, change(envoy), "ignore_port_in_host_matching")
 	require.Contains(t, change(haproxy), "field(1,:)")
 	require.Contains(t, change(lighttpd), "without its port")
+}
+
+// TestExempt says how the proxy exempts the path from its credentials.
+func TestExempt(t *testing.T) {
+	refused := func(p product) string {
+		return judge(evidenceOf(withScheme("Bearer"), refuses("credentials-refused", 401, p, "Www-Authenticate", "Basic realm=x"))).Change
+	}
+	require.Contains(t, refused(nginx), "`auth_basic off;`")
+	require.Contains(t, refused(haproxy), "`unless { path_beg /pg }`")
+	require.NotContains(t, refused(caddy), "()")
 }
 
 // TestIdleChange names each proxy on the way that may have the limit.

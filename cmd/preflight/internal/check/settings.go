@@ -12,6 +12,7 @@ type setting struct {
 	insecure string   // how it does not
 	deny     string   // what forbids a request
 	auth     string   // what wants credentials
+	off      string   // how a path is exempt from that
 	limit    string   // what limits the rate
 	timeout  string   // how long it waits for an answer
 	idle     string   // how long a tunnel may be silent
@@ -21,11 +22,8 @@ type setting struct {
 	match    string   // what leads some requests elsewhere by their Upgrade
 	keep     string   // how it keeps the path
 	hostPort string   // how it knows a Host with a port
-	http2    string   // what makes it speak HTTP/2 to the server
-	// proxyHeader is what makes it send a PROXY header.
-	proxyHeader string
-	where       string // to which part of the configuration the lines of upgrade belong
-	config      string // the name for "preflight config"; "": there is none
+	where    string   // to which part of the configuration the lines of upgrade belong
+	config   string   // the name for "preflight config"; "": there is none
 }
 
 var settings = map[product]setting{
@@ -48,6 +46,7 @@ var settings = map[product]setting{
 		route: "`server_name`, `location` and `proxy_pass`", upstream: "`proxy_pass`",
 		secure: "`proxy_pass https://…`", insecure: "`proxy_pass http://…`",
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
+		off:   "`auth_basic off;` or `auth_request off;` in its `location`",
 		limit: "`limit_req` or `limit_conn`", timeout: "`proxy_read_timeout`", config: "nginx",
 		idle: "`proxy_read_timeout` and `proxy_send_timeout`",
 		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
@@ -59,13 +58,12 @@ var settings = map[product]setting{
 		passes: "remove `http-request del-header Upgrade` and `http-request del-header Connection`: without them it passes the upgrade",
 		route:  "`use_backend` and `default_backend`", upstream: "the `server` line",
 		secure: "`ssl` in the `server` line", insecure: "no `ssl` in the `server` line",
-		deny: "`http-request deny`", auth: "`http-request auth`", limit: "`http-request deny deny_status 429`",
+		deny: "`http-request deny`", auth: "`http-request auth`", off: "`unless { path_beg {path} }`", limit: "`http-request deny deny_status 429`",
 		timeout: "`timeout server`", config: "haproxy",
 		idle: "`timeout tunnel`",
 		head: "`tune.bufsize`", sni: "`sni str(NAME)` in the `server` line", group: "the `server` lines of the backend",
 		match: "the condition of `use_backend` (`hdr(Upgrade)`)",
 		keep:  "no `http-request replace-path` or `set-path`", hostPort: "write `hdr(host),field(1,:)` in place of `hdr(host)`",
-		http2: "`proto h2` from the `server` line", proxyHeader: "`send-proxy` in the `server` line",
 	},
 	apache: {
 		strips: true,
@@ -94,13 +92,12 @@ var settings = map[product]setting{
 		idle: "`idle_timeout` of the route and `stream_idle_timeout`",
 		head: "`max_request_headers_kb`", sni: "`sni` in the `transport_socket` of the cluster", match: "`headers` in the `match` of the route",
 		keep: "no `prefix_rewrite`", hostPort: "write `ignore_port_in_host_matching: true` into the `route_config`, or NAME:* into `domains`",
-		http2: "`http2_protocol_options` from the cluster", proxyHeader: "`upstream_proxy_protocol` in the cluster",
 	},
 	traefik: {
 		passes: "remove what takes Upgrade from the request (`headers` middleware): without it, it passes the upgrade",
 		route:  "the rule of the router (`Host`, `PathPrefix`)", upstream: "the URL of the service",
 		secure: "`https://` in the URL of the service", insecure: "`http://` in the URL of the service",
-		deny: "its middlewares (`ipAllowList`)", auth: "its middlewares (`basicAuth`, `forwardAuth`)", limit: "its middlewares (`rateLimit`)",
+		deny: "its middlewares (`ipAllowList`)", auth: "its middlewares (`basicAuth`, `forwardAuth`)", off: "a router of its own without them", limit: "its middlewares (`rateLimit`)",
 		timeout: "`responseHeaderTimeout` of the `serversTransport`", config: "traefik",
 		idle: "`idleTimeout`",
 		sni:  "`serverName` of the `serversTransport`", group: "the `servers` of the service", match: "``Header(`Upgrade`, …)`` in the rule of the router",

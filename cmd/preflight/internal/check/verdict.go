@@ -138,13 +138,14 @@ func (e *evidence) path() string {
 //	{keeps}     how the products on the way keep the path
 //	{challenge} the schemes of credentials that the answer asks for
 //	{wanted}    the first of them
+//	{off}       in parentheses, how a path is exempt from credentials
 //	{scheme}    that of the credentials that were sent
 //	{others}    what those tunnels get that do not open, where others open
 //	{redirectPort} the port of an https URL to which the answer leads, where the URL has another
 //	{groups}    where the products on the way name the servers that share their requests
 //
 // and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit}, {timeout}, {head},
-// {sni}, {match}, {http2}, {proxyHeader} and {hostPort} are the words of {who} for them.
+// {sni}, {match} and {hostPort} are the words of {who} for them.
 func (e *evidence) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
@@ -171,7 +172,7 @@ func (e *evidence) fill(text string) string {
 		"{connects}", e.lines(func(s setting) []string { return s.upgrade[max(0, len(s.upgrade)-1):] }),
 		"{http10}", e.http11(),
 		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(), "{before}", list(e.before(), "the proxy"), "{old}", e.old(),
-		"{cut}", e.cut(), "{keeps}", e.keeps(), "{http2}", w.http2, "{proxyHeader}", w.proxyHeader, "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
+		"{cut}", e.cut(), "{keeps}", e.keeps(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
 		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),
@@ -268,6 +269,13 @@ func (e *evidence) http11() string {
 		return "remove `force-proxy-request-1.0` from Apache, and add `upgrade=tcp` to its ProxyPass"
 	}
 	return "let it speak HTTP/1.1 to the server (nginx: `proxy_http_version 1.1;`)"
+}
+
+func (e *evidence) exempt(how string) string {
+	if how == "" {
+		return ""
+	}
+	return " (" + strings.ReplaceAll(how, "{path}", e.path()) + ")"
 }
 
 // old is the hop that may speak HTTP/1.0: nginx and Apache can, and most others cannot.
