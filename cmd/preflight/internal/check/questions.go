@@ -128,7 +128,7 @@ var later = []question{
 		}
 		return a
 	}},
-	{"body", "the head of a POST, which nginx goes on with if it leads to a server", func(c *checker) bool { return notOpen(c) && c.e.code() == "ended" }, func(ctx context.Context, c *checker) *Answer {
+	{"body", "the head of a POST, which nginx goes on with if it leads to a server", nginxEnds, func(ctx context.Context, c *checker) *Answer {
 		get := c.request(c.Dialer.Path, c.host(), "body", "Expect: 100-continue\r\nContent-Length: 1\r\n")
 		return c.onFor(ctx, c.dialHTTP, append([]byte("POST"), get[len("GET"):]...), c.portTimeout())
 	}},
@@ -141,6 +141,9 @@ var later = []question{
 // servesFile holds if nginx answered with a file. It refuses POST for one, unless an error_page
 // leads to it.
 func servesFile(c *checker) bool { return c.e.answer().is(http.StatusOK) && nginxFile(c.e) }
+
+// nginxEnds holds if the connection ended without an answer, behind nginx as the first hop.
+func nginxEnds(c *checker) bool { return notOpen(c) && c.e.code() == "ended" && c.e.first() == nginx }
 
 func (c *checker) withoutCredentials() *checker {
 	copied := *c
