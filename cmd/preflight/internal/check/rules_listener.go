@@ -44,7 +44,7 @@ var listenerRules = []rule{
 		hop: "the path in the URL", cause: "it has //, a dot segment or a needless escape, and `preflight serve` refuses that", change: "write it without them"},
 	{code: "no-route", of: "authorize", when: status(mainCarrier, http.StatusNotFound), hop: "the listener", cause: "`preflight serve` has no server for this path", change: "correct the path in the URL, or add it by --route; a proxy may change the path (nginx: the slash after `proxy_pass`)"},
 	{code: "authorization-lost", of: "authorize", when: all(sentAuthorization, either(lost("Authorization"), all(status("authorization", http.StatusUnauthorized, http.StatusForbidden), tooLarge("other-field")))),
-		hop: "{way}", cause: "a proxy on the way removes Authorization, so the listener does not see the credentials", change: "let it pass the field: nginx no `proxy_set_header Authorization \"\"`; Squid `login=PASSTHRU`; HAProxy no `del-header Authorization`"},
+		hop: "{way}", cause: "a proxy on the way removes Authorization or writes its own, so the listener does not see the credentials", change: "let it pass the field: nginx no `proxy_set_header Authorization …`; Squid `login=PASSTHRU`; HAProxy no `del-header Authorization`"},
 	{code: "credentials-scheme", of: "authorize", when: otherScheme,
 		hop: "the listener", cause: "it wants {challenge}, and the Authorization that was sent does not begin with that word", change: "write `Authorization: {wanted} …` in --header-file, --header-command or --header"},
 	{code: "credentials-refused", of: "authorize", when: all(sentAuthorization, tooLarge("authorization")),

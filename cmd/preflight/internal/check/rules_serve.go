@@ -2,7 +2,6 @@ package check
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 )
 
@@ -46,7 +45,7 @@ var serveRules = []rule{
 	{code: "credentials-twice", of: "authorize", when: says(ManyFields),
 		hop: "the request", cause: "it arrives with more than one Authorization", change: "send one: see --header, --header-file and --header-command, and what a proxy on the way adds"},
 
-	{code: "other-route", of: "authorize", when: all(onTheWay, pathCut), hop: "{way}", cause: "it removes {cut} from the path, and `preflight serve` has no --route for what arrives", change: "let it keep the path ({keeps}), or remove {cut} from --route of `preflight serve`"},
+	{code: "other-route", of: "authorize", when: pathCut, hop: "{way}", cause: "it removes {cut} from the path, and `preflight serve` has no --route for what arrives", change: "let it keep the path ({keeps}), or remove {cut} from --route of `preflight serve`"},
 	{code: "no-route", of: "authorize", when: all(onTheWay, pathKept), hop: "the listener", cause: "`preflight serve` has no server for this path, which arrives as it was sent", change: "add it by --route, or correct the path in the URL; or let {way} remove the part of the path that --route lacks, as `preflight config` writes it"},
 	{code: "no-route", of: "authorize", when: pathKept, hop: "the listener", cause: "`preflight serve` has no server for this path", change: "correct the path in the URL, or add it by --route"},
 	{code: "other-route", of: "authorize", when: pathArrives, hop: "{way}", cause: "it changes the path, and `preflight serve` has no server for what arrives", change: "correct what changes the path ({keeps}), or add what arrives by --route of `preflight serve`"},
@@ -103,7 +102,9 @@ func (e *evidence) keeps() string {
 		}
 	}
 	if len(texts) == 0 {
-		return "nginx: no slash after `proxy_pass http://NAME`"
+		for _, p := range []product{nginx, haproxy, traefik, caddy} { // Traefik never shows itself
+			texts = append(texts, string(p)+": "+settings[p].keep)
+		}
 	}
-	return strings.Join(slices.Compact(texts), "; ")
+	return strings.Join(texts, "; ")
 }

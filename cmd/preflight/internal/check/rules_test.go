@@ -255,6 +255,7 @@ var cases = []struct {
 	{"client-cert", "the listener", []fact{withCertificate, serveSays(403, CertDenied)}},
 	{"credentials-twice", "the request", []fact{withAuthorization, serveSays(400, ManyFields)}},
 	{"other-route", "nginx", []fact{serveSays(404, NoServerFor("/")), first(nginx)}},
+	{"other-route", "a proxy on the way", []fact{serveSays(404, NoServerFor("/"))}},
 	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg")), first(nginx)}},
 	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg"))}},
 	{"other-route", "nginx", []fact{serveSays(404, NoServerFor("/elsewhere")), first(nginx)}},
@@ -401,6 +402,7 @@ func TestArrivedPath(t *testing.T) {
 	v := judge(evidenceOf(serveSays(404, NoServerFor("/")), first(caddy)))
 	require.Contains(t, v.Cause, "removes /pg from the path")
 	require.Contains(t, v.Change, "`handle` in place of `handle_path`")
+	require.Contains(t, judge(evidenceOf(serveSays(404, NoServerFor("/")))).Change, "Traefik: no `stripPrefix`")
 	require.NotContains(t, judge(evidenceOf(serveSays(404, NoServerFor("/s3cr3t")), first(caddy))).Cause, "s3cr3t")
 }
 
