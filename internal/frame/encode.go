@@ -22,7 +22,7 @@ const (
 
 	// maxControls is the length of all control capsules and frames that can be
 	// due at once, on the side that masks: PONG, Pong, FINAL_DATA, PING, Close.
-	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (8 + 6 + maxLast) + (6 + 13) + (6 + 2)
+	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (8 + 6 + maxPayload) + (6 + 13) + (6 + 2)
 
 	// maxCopy is the longest data that is copied after its header. Longer data is
 	// written from its own place, if the transport can gather buffers.

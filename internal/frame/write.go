@@ -154,7 +154,7 @@ type piece struct {
 func (c *Conn) add(t *batch, b []byte, n int) ([]byte, piece) {
 	var p piece
 	if t.count == 0 && c.capsuleLeft > 0 {
-		p = piece{body: min(n, c.capsuleLeft), key: c.key}
+		p = piece{body: min(n, int(c.capsuleLeft)), key: c.key}
 	} else {
 		p = piece{body: min(n, maxData), start: c.newKey()}
 		start := len(b)
@@ -287,7 +287,7 @@ func (c *Conn) recordWritten(t *batch, n int) (taken int) {
 			if n == 0 {
 				break // nothing of the capsule was written
 			}
-			c.capsuleLeft, c.key = p.body, p.key
+			c.capsuleLeft, c.key = uint16(p.body), p.key
 			if n < p.head {
 				b, _ := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(p.body), p.start)
 				c.keepUnsent(b[n:])
@@ -296,7 +296,7 @@ func (c *Conn) recordWritten(t *batch, n int) (taken int) {
 			n -= p.head
 		}
 		body := min(n, p.body)
-		c.capsuleLeft -= body
+		c.capsuleLeft -= uint16(body)
 		c.key = c.key.At(body)
 		taken += body
 		n -= body
