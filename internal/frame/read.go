@@ -57,10 +57,11 @@ func (c *Conn) endRead() {
 
 // WriteTo reads until EOF and writes the data to w. It uses one buffer for both.
 func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
-	buf := largeBuffers.Get().(*largeBuffer)
-	defer largeBuffers.Put(buf)
+	b := newCopyBuffer()
+	defer b.free()
 	for {
-		m, readErr := c.Read(buf[:])
+		buf := b.bytes()
+		m, readErr := c.Read(buf)
 		if m > 0 {
 			written, err := w.Write(buf[:m])
 			written = min(max(written, 0), m)
@@ -78,6 +79,7 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		if readErr != nil {
 			return n, readErr
 		}
+		b.adapt(m)
 	}
 }
 
