@@ -63,8 +63,9 @@ var (
 	hugeBuffers  = sync.Pool{New: func() any { return new(hugeBuffer) }}
 )
 
-// A copyBuffer is the buffer of ReadFrom and WriteTo. It is huge as long as more data is
-// waiting than a large one holds. Then fewer calls move the same data.
+// A copyBuffer is the buffer of ReadFrom and WriteTo. It is huge only as long as each read
+// fills it. Then fewer calls move the same data, and a connection that falls silent does not
+// hold much.
 type copyBuffer struct {
 	large *largeBuffer
 	huge  *hugeBuffer // nil if large is in use
@@ -83,10 +84,10 @@ func (b *copyBuffer) bytes() []byte {
 
 // adapt chooses the buffer for the next read. n is what the last one has returned.
 func (b *copyBuffer) adapt(n int) {
-	switch full := n >= maxCopied*maxData; {
-	case full && b.huge == nil:
+	switch {
+	case b.huge == nil && n >= maxCopied*maxData:
 		b.huge = hugeBuffers.Get().(*hugeBuffer)
-	case !full:
+	case b.huge != nil && n < maxCapsules*maxData:
 		b.freeHuge()
 	}
 }

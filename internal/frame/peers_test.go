@@ -239,8 +239,8 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// On a TCP connection with small buffers, deadlines interrupt many Writes, some of them
-// between the buffers of one writev call. Nothing is lost.
+// On a TCP connection with small buffers, deadlines interrupt many Writes and ReadFroms, some
+// of them between the buffers of one writev call. Nothing is lost.
 func TestInterruptedWritesOnTCP(t *testing.T) {
 	for _, k := range kinds {
 		a, b := tcpPipe(t)
@@ -271,11 +271,18 @@ func TestInterruptedWritesOnTCP(t *testing.T) {
 		random := rand.New(rand.NewPCG(3, 4))
 		for sent < len(p) {
 			c.SetWriteDeadline(time.Now().Add(time.Duration(random.IntN(300)) * time.Microsecond))
-			n, err := c.Write(p[sent:min(len(p), sent+1+random.IntN(300_000))])
+			some := p[sent:min(len(p), sent+1+random.IntN(600_000))]
+			var n int64
+			if random.IntN(2) == 0 {
+				n, err = c.ReadFrom(struct{ io.Reader }{bytes.NewReader(some)})
+			} else {
+				written, writeErr := c.Write(some)
+				n, err = int64(written), writeErr
+			}
 			if err != nil {
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			}
-			sent += n
+			sent += int(n)
 		}
 		assert.NoError(t, c.CloseWrite())
 		all.Wait()
