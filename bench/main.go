@@ -26,6 +26,10 @@ func main() {
 		end(child(os.Args[2:]))
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == copyArg {
+		end(copyRelay(os.Args[2], os.Args[3]))
+		return
+	}
 	quick := flag.Bool("quick", false, "few repetitions; the report goes to stdout if there is no -out")
 	out := flag.String("out", "", "the directory of RESULTS.md and the plots; the default is that of this program in the repository")
 	flag.Parse()
