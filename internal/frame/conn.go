@@ -166,10 +166,7 @@ func New(transport net.Conn, cfg Config) *Conn {
 	c := allocate(cfg)
 	c.conn, c.client, c.tls = transport, cfg.Client, cfg.TLS
 	c.buffered, c.owner = cfg.Rest, cfg.Owner
-	switch transport.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		c.vector = true
-	}
+	c.vector = gathers(transport)
 	c.lastReceived.Store(int64(now()))
 	if cfg.MaxIdleTimeout > 0 {
 		c.idle = newIdleTimer(c, cfg.MaxIdleTimeout)

@@ -116,7 +116,7 @@ func (c *Conn) backgroundRead() {
 	c.rmu.Unlock()
 	buf := make([]byte, controlBufferSize)
 	for {
-		c.deframe(nil, src, true)
+		c.deframe(nil, src, nil)
 		c.recordReceived(false)
 		if err != nil {
 			break
