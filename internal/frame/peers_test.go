@@ -248,7 +248,7 @@ func TestWriteToTCP(t *testing.T) {
 		c := k.above(r, Config{})
 		var want bytes.Buffer
 		for _, most := range []int{200, 9000, 6000, 3 * maxData, 5000} {
-			for range 150 {
+			for range 50 {
 				p := pattern(1 + random.IntN(most))
 				want.Write(p)
 				c.Write(p)
