@@ -108,7 +108,7 @@ func TestBudgetServerExchange(t *testing.T) {
 // deadline; the budget is a fifth of it.
 func BenchmarkServerExchange(b *testing.B) {
 	c := &budgetConn{in: budgetRequest}
-	answer := zeroPolicy.answers[0].raw
+	answer := zeroPolicy.answers[0].raw[0]
 	b.Run("preflight", func(b *testing.B) {
 		dst := make([]byte, 0, 1<<10)
 		for b.Loop() {
@@ -369,7 +369,7 @@ func TestBudgetStack(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(c, budgetRequest)
 		require.NoError(t, err)
-		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[0].raw)))
+		_, err = io.ReadFull(c, make([]byte, len(zeroPolicy.answers[0].raw[0])))
 		require.NoError(t, err)
 		return c
 	}

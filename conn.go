@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/websocket"
 	"github.com/preflight-go/preflight/internal/wire"
 )
 
@@ -120,7 +121,12 @@ func (c *Conn) Response() *http.Response {
 	if r := c.resp.Load(); r != nil {
 		return r
 	}
-	r := newResponse(c.heads.answer, c.Request())
+	req := c.Request()
+	r := newResponse(c.heads.answer, req)
+	if accept := r.Header["Sec-Websocket-Accept"]; len(accept) == 1 && accept[0] == "" {
+		// A listener does not keep this for each tunnel: see the type switching.
+		accept[0] = websocket.Accept(req.Header.Get("Sec-WebSocket-Key"))
+	}
 	if !c.resp.CompareAndSwap(nil, r) {
 		return c.resp.Load()
 	}

@@ -189,7 +189,7 @@ func (x *exchange) permit(p *policy, head []byte, t wire.Terms, req *http.Reques
 			return x.refuse(refusal, p)
 		}
 	}
-	h.req, h.heads.answer = req, p.switching(head, t, header)
+	h.req, h.heads.answer = req, p.switching(nil, head, t, header)
 	return nil
 }
 

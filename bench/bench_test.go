@@ -11,8 +11,7 @@ import (
 
 // TestMain is also the main function of the measured processes.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == childArg {
-		end(child(os.Args[2:]))
+	if isMeasured(os.Args[1:]) {
 		return
 	}
 	os.Exit(m.Run())

@@ -166,8 +166,8 @@ func (b *bench) asPrograms(ctx context.Context) (*section, error) {
 	here, binaries, missing := b.chainsHere()
 	s := &section{
 		key: keyCommand, title: title,
-		text: fmt.Sprintf("CPU of the process of each relay for %d MiB in Writes of 64 KiB, from the client (up) and then from the server (down), on one connection; %d repetitions. In the rows of preflight, the other end of the tunnel is the library. A row of a program that needs its own other half (chisel, wstunnel), or that stands beside it, is one half of a chain of both: client, first half, second half, server. ghostunnel has TLS on one side, and chisel has SSH in WebSocket. RFC 6455 wants the frames of a client to be masked. wstunnel does so only if it is told to.%s",
-			b.bulk>>20, b.few, absent(missing)),
+		text: fmt.Sprintf("CPU of the process of each relay for %d MiB in Writes of 64 KiB, from the client (up) and then from the server (down), on one connection; %d repetitions. In the rows of preflight, the other end of the tunnel is the library. A row of a program that needs its own other half (chisel, wstunnel), or that stands beside it, is one half of a chain of both: client, first half, second half, server. ghostunnel has TLS on one side, and chisel has SSH in WebSocket. RFC 6455 wants the frames of a client to be masked. wstunnel does so only if it is told to. The row `%s` is a loop that reads and writes, and does nothing else: the floor of a relay that must touch the bytes. Where nothing must touch them, the kernel moves them (splice).%s",
+			b.bulk>>20, b.few, copyLoop, absent(missing)),
 		columns: []column{
 			ratio("CPU, ratio", bothCPU), median("CPU s/GiB, up", upCPU, "%.2f"), median("down", downCPU, "%.2f"),
 			median("MiB/s, up", upCPU+throughput, "%.0f"), median("down", downCPU+throughput, "%.0f"),

@@ -17,6 +17,7 @@ const (
 	haproxyTCP    = "HAProxy, mode tcp"
 	haproxySplice = "HAProxy, mode tcp, splice-auto"
 	nginxTCP      = "nginx, stream"
+	copyLoop      = "read and write, 256 KiB"
 
 	serveRaw       = "preflight serve, upgrade"
 	servePlain     = "preflight serve, plain client"
@@ -89,8 +90,12 @@ func flags(of string) func(*bench, relayPlace) ([]string, error) {
 	}
 }
 
-// command is the binary of the command preflight, which the section builds.
-const command = "preflight"
+// command is the binary of the command preflight, which the section builds. itself is this
+// program.
+const (
+	command = "preflight"
+	itself  = "bench"
+)
 
 const (
 	serveFlags    = "serve --allow-all --listen LISTEN --to NEXT"
@@ -114,6 +119,7 @@ var chains = []chain{
 	{straight.name, straight.name, []relayProgram{{haproxyTCP, "haproxy", haproxyArgs(false)}}},
 	{straight.name, straight.name, []relayProgram{{haproxySplice, "haproxy", haproxyArgs(true)}}},
 	{straight.name, straight.name, []relayProgram{{nginxTCP, "nginx", nginxArgs}}},
+	{straight.name, straight.name, []relayProgram{{copyLoop, itself, flags(copyArg + " LISTEN NEXT")}}},
 	{straight.name, straight.name, []relayProgram{{servePlain, command, flags(serveFlags)}}},
 	{ours, straight.name, []relayProgram{{serveRaw, command, flags(serveFlags)}}},
 	{framedTCP, straight.name, []relayProgram{{serveFramed, command, flags(serveFlags)}}},
@@ -172,6 +178,9 @@ func (b *bench) chainsHere() (here []chain, binaries map[string]string, missing 
 	for _, c := range chains {
 		name := c.relays[0].binary
 		path, err := proxy{binary: name}.find()
+		if name == itself {
+			path, err = os.Executable()
+		}
 		if name == "nginx" && err == nil {
 			_, err = os.Stat(nginxStream)
 		}

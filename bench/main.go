@@ -22,8 +22,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == childArg {
-		end(child(os.Args[2:]))
+	if isMeasured(os.Args[1:]) {
 		return
 	}
 	quick := flag.Bool("quick", false, "few repetitions; the report goes to stdout if there is no -out")
@@ -44,6 +43,19 @@ func main() {
 		err = r.write(*out)
 	}
 	end(err)
+}
+
+// isMeasured runs a measured process, if args are those of one.
+func isMeasured(args []string) bool {
+	switch {
+	case len(args) > 0 && args[0] == childArg:
+		end(child(args[1:]))
+		return true
+	case len(args) == 3 && args[0] == copyArg:
+		end(copyRelay(args[1], args[2]))
+		return true
+	}
+	return false
 }
 
 func end(err error) {

@@ -82,11 +82,11 @@ var ourNames = map[string]string{
 	".(*buffer).keep":              "what has arrived",
 	".allocate":                    "Conn",
 	".(*exchange).answer":          "head",
-	".(*policy).switching":         "answer",
-	"/internal/frame.New":          "layer of the capsules",
-	"/internal/frame.afterFunc":    "timer of PINGs",
 	".(*PreflightListener).frame":  "hooks of the end",
 	".(*PreflightListener).handOn": "hooks of the end",
+
+	"/internal/frame.allocate":               "layer of the capsules",
+	"/internal/frame.(*Conn).startKeepAlive": "timer of PINGs",
 }
 
 // kernelCaches are the slab caches of a connection. Others change for other reasons.

@@ -1,6 +1,7 @@
 package carriers_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/hex"
@@ -33,11 +34,39 @@ func TestTunnel(t *testing.T) {
 				require.Equal(t, "/t", conn.Request().RequestURI)
 				require.Equal(t, "1", conn.Request().Header.Get("X-Client"))
 				require.Equal(t, http.StatusSwitchingProtocols, conn.Response().StatusCode)
+				require.Equal(t, headerOf(t, switched[carrier]), conn.Response().Header)
 				require.Equal(t, p.bottom.LocalAddr().String(), conn.RemoteAddr().String())
 				talk(t, p, conn)
 			})
 		}
 	})
+}
+
+// Response is the answer that was sent. The server computes a part of it again, from the
+// request, which is kept in one of several ways.
+func TestResponse(t *testing.T) {
+	each(t, all, func(t *testing.T, carrier preflight.Carrier) {
+		for name, l := range map[string]*preflight.PreflightListener{
+			"alone":     {},
+			"Authorize": {Authorize: func(*http.Request) (http.Header, error) { return nil, nil }},
+			"Telemetry": {Telemetry: testkit.NewRecorder().Watch()},
+		} {
+			t.Run(name, func(t *testing.T) {
+				l := testkit.Listen(t, l)
+				accepted := testkit.AcceptAll(t, l)
+				dial(t, l, carrier, "", "")
+				conn := testkit.NextConn(t, accepted)
+				require.Equal(t, headerOf(t, switched[carrier]), conn.Response().Header)
+				require.Same(t, conn.Request(), conn.Response().Request)
+			})
+		}
+	})
+}
+
+func headerOf(t testing.TB, answer string) http.Header {
+	r, err := http.ReadResponse(bufio.NewReader(strings.NewReader(answer+"\r\n")), nil)
+	require.NoError(t, err)
+	return r.Header
 }
 
 // Bytes that directly follow the request are the first bytes of the tunnel, below the layer
@@ -135,6 +164,7 @@ func TestTLS(t *testing.T) {
 					conn := testkit.NextConn(t, accepted)
 					require.Equal(t, carrier, conn.Carrier())
 					require.Equal(t, where.outside, conn.Request().TLS != nil, "the request came over TLS")
+					require.Equal(t, headerOf(t, switched[carrier]+fields), conn.Response().Header)
 					if !where.inside || carrier == preflight.CarrierUpgrade {
 						talk(t, p, conn)
 						continue

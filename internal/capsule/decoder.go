@@ -38,18 +38,28 @@ const (
 // and an application can get the bytes of a capsule that is not complete.
 type Decoder struct {
 	left  uint64 // bytes of the current value that are still to come
-	value uint64 // of the last PING or PONG
-	kind  Type   // of the current capsule; undefined while left is 0
+	kind  kind   // of the current capsule; undefined while left is 0
 	began bool   // at least one capsule has begun
 	final bool   // the header of FINAL_DATA has been read
 	have  uint8  // bytes in buf
 	buf   [MaxHeader]byte
 }
 
+// A kind is what a Decoder does with the value of a capsule. A Type would take 8 bytes in
+// each Decoder.
+type kind uint8
+
+const (
+	skipped kind = iota // of an unknown type
+	application
+	ping
+	pong
+)
+
 // Data returns how many application bytes come next, without a header among
 // them. It is 0 if [Decoder.Next] must see the next byte.
 func (d *Decoder) Data() uint64 {
-	if d.kind == Data || d.kind == FinalData {
+	if d.kind == application {
 		return d.left
 	}
 	return 0
@@ -63,8 +73,9 @@ func (d *Decoder) Take(n int) { d.left -= uint64(n) }
 // PONG and capsules of unknown types may follow.
 func (d *Decoder) Ended() bool { return d.final && d.Data() == 0 }
 
-// Value returns the value of the PING or PONG that Next has reported.
-func (d *Decoder) Value() uint64 { return d.value }
+// Value returns the value of the PING or PONG that Next has reported. It is valid until
+// the next call.
+func (d *Decoder) Value() uint64 { return binary.BigEndian.Uint64(d.buf[:]) }
 
 // Next consumes bytes that are not application data from the beginning of b and
 // returns their number. It stops after each header, and after each PING and
@@ -75,7 +86,7 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 		n, err = d.header(b)
 		return n, None, err
 	}
-	if d.kind != Ping && d.kind != Pong {
+	if d.kind == skipped {
 		n = int(min(d.left, uint64(len(b))))
 		d.left -= uint64(n)
 		return n, None, nil
@@ -87,8 +98,7 @@ func (d *Decoder) Next(b []byte) (n int, event Event, err error) {
 		return n, None, nil
 	}
 	d.have = 0
-	d.value = binary.BigEndian.Uint64(d.buf[:])
-	if d.kind == Ping {
+	if d.kind == ping {
 		return n, PingPassed, nil
 	}
 	return n, PongPassed, nil
@@ -119,13 +129,14 @@ func (d *Decoder) parse(b []byte) (n int, err error) {
 	if n == 0 || err != nil {
 		return 0, err
 	}
-	switch h.Type {
-	case Data, FinalData:
+	k := kindOf(h.Type)
+	switch k {
+	case application:
 		if d.final {
 			return 0, errAfterFinal
 		}
 		d.final = h.Type == FinalData
-	case Ping, Pong:
+	case ping, pong:
 		if h.Length != ControlLen {
 			return 0, errControl
 		}
@@ -137,6 +148,18 @@ func (d *Decoder) parse(b []byte) (n int, err error) {
 			return 0, errUnknown
 		}
 	}
-	d.began, d.kind, d.left = true, h.Type, h.Length
+	d.began, d.kind, d.left = true, k, h.Length
 	return n, nil
+}
+
+func kindOf(t Type) kind {
+	switch t {
+	case Data, FinalData:
+		return application
+	case Ping:
+		return ping
+	case Pong:
+		return pong
+	}
+	return skipped
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -51,6 +52,13 @@ func TestBudgetAllocations(t *testing.T) {
 			}
 		}
 	}
+}
+
+// An idle connection takes these size classes of the allocator.
+func TestBudgetSize(t *testing.T) {
+	conn, ws := unsafe.Sizeof(Conn{}), unsafe.Sizeof(webSocket{})
+	assert.LessOrEqual(t, conn, uintptr(448))
+	assert.LessOrEqual(t, conn+ws, uintptr(480), "one allocation")
 }
 
 // Reading controls allocates nothing, for any number of controls.

@@ -69,17 +69,16 @@ type state struct {
 	backgroundReading bool // the goroutine of backgroundRead was started
 	hasLast           bool // WriteLast was called
 
-	pings     uint64 // the value of our last PING; the values are 1, 2, 3, ...
-	last      *last  // the value of FINAL_DATA, until it is sent: see WriteLast; nil: it is empty
-	finalPing uint64 // the value of the PING after FINAL_DATA; 0: not sent
-	ponged    uint64 // the highest value of a PONG
+	pings     uint64   // the value of our last PING; the values are 1, 2, 3, ...
+	last      *payload // the value of FINAL_DATA, until it is sent: see WriteLast; nil: it is empty
+	finalPing uint64   // the value of the PING after FINAL_DATA; 0: not sent
+	ponged    uint64   // the highest value of a PONG
 
 	cause      error // why the connection failed: a protocol error, or silence
 	readErr    error // what Read returns at the end; after peerFinal, how the transport has ended
 	controlErr error // the first error of the transport while it wrote controls
 
-	ticker      *time.Timer   // of KeepAlivePeriod
-	phaseTimer  *time.Timer   // of phaseLinger, phaseDrain and phaseEnd
+	timer       *time.Timer   // in phaseOpen that of KeepAlivePeriod, or nil; then that of the phase
 	endDeadline time.Duration // when the last phase must end, since epoch; 0: no limit
 }
 
@@ -110,22 +109,6 @@ func (c *Conn) CloseWrite() error {
 	return c.controlErr
 }
 
-// maxLast is the longest value of FINAL_DATA.
-const maxLast = 128
-
-// A last is a value of FINAL_DATA.
-type last struct {
-	n     int
-	bytes [maxLast]byte
-}
-
-func (l *last) value() []byte {
-	if l == nil {
-		return nil
-	}
-	return l.bytes[:l.n]
-}
-
 // WriteLast keeps p, which FINAL_DATA will carry behind everything that was written. It
 // does not wait for the peer. A TLS layer above writes its close_notify so: with Write, a
 // peer that does not read would hold it up, and then the end of the stream would be lost.
@@ -139,11 +122,11 @@ func (c *Conn) WriteLast(p []byte) (int, error) {
 		return len(p), nil
 	case c.closed, c.ownFinal, c.hasFlag(writeStop):
 		return 0, c.closedError("write")
-	case len(c.last.value())+len(p) > maxLast:
+	case len(c.last.value())+len(p) > maxPayload:
 		return 0, c.opError("write", errLastTooLong)
 	}
 	if c.last == nil {
-		c.last, c.hasLast = new(last), true
+		c.last, c.hasLast = new(payload), true
 	}
 	c.last.n += copy(c.last.bytes[c.last.n:], p)
 	return len(p), nil
@@ -274,19 +257,19 @@ func (c *Conn) EndLinger() {
 
 // enterPhase begins phase p, which may last for limit. mu is held.
 func (c *Conn) enterPhase(p phase, limit time.Duration) {
-	c.phase = p
 	c.flags.Or(due) // sendControls performs the steps of the phase
-	if c.ticker != nil {
-		c.ticker.Stop()
-	}
 	if c.endDeadline != 0 {
 		limit = min(limit, c.endDeadline-now())
 	}
-	if c.phaseTimer == nil {
-		c.phaseTimer = time.AfterFunc(limit, c.phaseExpired)
+	if c.phase == phaseOpen {
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.timer = time.AfterFunc(limit, c.phaseExpired)
 	} else {
-		c.phaseTimer.Reset(limit)
+		c.timer.Reset(limit)
 	}
+	c.phase = p
 }
 
 // shortenLinger reduces the time left for phaseLinger to drainLimit.
@@ -294,7 +277,7 @@ func (c *Conn) shortenLinger() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase == phaseLinger {
-		c.phaseTimer.Reset(drainLimit)
+		c.timer.Reset(drainLimit)
 	}
 }
 
@@ -341,7 +324,7 @@ func (c *Conn) updatePhase() {
 		// it has lost nothing. A TLS layer above has read the peer's close_notify, and
 		// so does not read the FINAL_DATA that may follow it.
 		c.awaitsPing = true
-		c.phaseTimer.Reset(drainLimit)
+		c.timer.Reset(drainLimit)
 	}
 }
 
@@ -387,11 +370,8 @@ func (c *Conn) end(hard bool) {
 	}
 	c.phase = phaseClosed
 	c.flags.Or(readStop | writeStop)
-	if c.ticker != nil {
-		c.ticker.Stop()
-	}
-	if c.phaseTimer != nil {
-		c.phaseTimer.Stop()
+	if c.timer != nil {
+		c.timer.Stop()
 	}
 	if c.idle != nil {
 		c.idle.stop()

@@ -162,14 +162,14 @@ var ends = []struct {
 		e.peer.stall()
 		e.transport.setWindow(0)
 		e.SetWriteDeadline(time.Now().Add(-time.Second)) // does not apply
-		e.writesLast(strings.Repeat("x", maxLast))
+		e.writesLast(strings.Repeat("x", maxPayload))
 		assert.NoError(e.t, e.CloseWrite())
 		_, err := e.WriteLast([]byte("more"))
 		assert.ErrorIs(e.t, err, syscall.EPIPE)
 		time.Sleep(time.Hour)
 		e.transport.setWindow(window)
 		e.peer.resume()
-		e.peerGot("final " + strings.Repeat("x", maxLast) + ", ping 1")
+		e.peerGot("final " + strings.Repeat("x", maxPayload) + ", ping 1")
 		assert.NoError(e.t, e.Close())
 	}},
 	{"last bytes: nobody misses them after the end of the peer's transport", func(e *end) {
@@ -181,7 +181,7 @@ var ends = []struct {
 	}},
 	{"last bytes: too many, and after Close", func(e *end) {
 		e.writesLast("bye")
-		n, err := e.WriteLast(make([]byte, maxLast-2))
+		n, err := e.WriteLast(make([]byte, maxPayload-2))
 		assert.Zero(e.t, n)
 		assert.ErrorIs(e.t, err, errLastTooLong)
 		assert.NoError(e.t, e.Close())

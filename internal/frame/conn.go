@@ -84,9 +84,9 @@ type Conn struct {
 
 	// The state of the writer. wmu guards it.
 	wmu            sync.Mutex
-	unsent         []byte        // headers and controls that must be written first
-	capsuleLeft    int           // the data bytes that the open capsule still needs; 0: none is open
-	key            websocket.Key // the key for the next of these bytes
+	unsent         string        // headers and controls that must be written first
+	key            websocket.Key // the key for the next byte of the open capsule
+	capsuleLeft    uint16        // the data bytes that the open capsule still needs; 0: none is open
 	wroteSinceTick bool          // something was written since the last tick
 
 	mu sync.Mutex
@@ -97,7 +97,6 @@ type Conn struct {
 	writeDeadline   instant
 	controlDeadline time.Duration // when the write deadline of the controls expires, since epoch
 
-	keepAlive    time.Duration
 	idle         *idleTimer   // nil without MaxIdleTimeout
 	lastReceived atomic.Int64 // when bytes of a capsule last arrived, since epoch
 
@@ -106,8 +105,25 @@ type Conn struct {
 
 // webSocket is the additional state of a Conn that uses WebSocket.
 type webSocket struct {
-	websocket.Decoder        // used by the reader
-	ping              []byte // the payload of the newest Ping frame of the peer; guarded by mu
+	websocket.Decoder          // used by the reader
+	ping              *payload // of the newest Ping frame of the peer; nil: it is empty; guarded by mu
+}
+
+// A payload is the short value of a capsule or frame. Few connections have one, so it is
+// not a part of Conn.
+type payload struct {
+	n     int
+	bytes [maxPayload]byte
+}
+
+// maxPayload is the length of the longest payload. It is not less than websocket.MaxControl.
+const maxPayload = 128
+
+func (p *payload) value() []byte {
+	if p == nil {
+		return nil
+	}
+	return p.bytes[:p.n]
 }
 
 // The flags let Read and Write find out with one atomic load whether they have
@@ -147,29 +163,33 @@ const readBufSize = 80
 // New returns a Conn over transport. The Conn then owns the transport: the caller must
 // not read, write or close it.
 func New(transport net.Conn, cfg Config) *Conn {
-	c := &Conn{
-		conn:      transport,
-		client:    cfg.Client,
-		tls:       cfg.TLS,
-		buffered:  cfg.Rest,
-		keepAlive: cfg.KeepAlivePeriod,
-		owner:     cfg.Owner,
-	}
-	switch transport.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		c.vector = true
-	}
-	if cfg.WebSocket {
-		c.ws = &webSocket{Decoder: websocket.NewDecoder(!cfg.Client)}
-	}
+	c := allocate(cfg)
+	c.conn, c.client, c.tls = transport, cfg.Client, cfg.TLS
+	c.buffered, c.owner = cfg.Rest, cfg.Owner
+	c.vector = gathers(transport)
 	c.lastReceived.Store(int64(now()))
 	if cfg.MaxIdleTimeout > 0 {
 		c.idle = newIdleTimer(c, cfg.MaxIdleTimeout)
 	}
 	if cfg.KeepAlivePeriod > 0 {
-		c.startKeepAlive()
+		c.startKeepAlive(cfg.KeepAlivePeriod)
 	}
 	return c
+}
+
+// allocate returns a Conn with the state of its WebSocket, if it uses one. It is one
+// allocation: two would take more memory.
+func allocate(cfg Config) *Conn {
+	if !cfg.WebSocket {
+		return new(Conn)
+	}
+	both := new(struct {
+		conn Conn
+		ws   webSocket
+	})
+	both.ws.Decoder = websocket.NewDecoder(!cfg.Client)
+	both.conn.ws = &both.ws
+	return &both.conn
 }
 
 // LocalAddr returns the local address of the transport.

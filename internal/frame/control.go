@@ -1,7 +1,6 @@
 package frame
 
 import (
-	"bytes"
 	"errors"
 	"time"
 
@@ -139,10 +138,7 @@ func (c *Conn) writeControls() (at phase, err error) {
 // keepUnsent keeps the bytes that the transport has not accepted. The next call that
 // writes sends them first.
 func (c *Conn) keepUnsent(b []byte) {
-	c.unsent = nil
-	if len(b) > 0 {
-		c.unsent = bytes.Clone(b)
-	}
+	c.unsent = string(b)
 	c.setFlag(hasUnsent, len(b) > 0)
 }
 
@@ -158,7 +154,7 @@ func (c *Conn) takeControls(b []byte) []byte {
 		b = c.appendControl(b, capsule.Pong, c.ping)
 	}
 	if c.rfcPongDue {
-		b = c.appendFrame(b, websocket.Pong, c.ws.ping)
+		b = c.appendFrame(b, websocket.Pong, c.ws.ping.value())
 	}
 	if c.finalDue {
 		var key websocket.Key

@@ -22,34 +22,87 @@ const (
 
 	// maxControls is the length of all control capsules and frames that can be
 	// due at once, on the side that masks: PONG, Pong, FINAL_DATA, PING, Close.
-	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (8 + 6 + maxLast) + (6 + 13) + (6 + 2)
+	maxControls = (6 + 13) + (6 + websocket.MaxControl) + (8 + 6 + maxPayload) + (6 + 13) + (6 + 2)
 
 	// maxCopy is the longest data that is copied after its header. Longer data is
 	// written from its own place, if the transport can gather buffers.
 	maxCopy = 4096
+
+	// maxCapsules is how many capsules one call writes if the transport can gather
+	// buffers, and maxCopied if it cannot.
+	maxCapsules = 8
+	maxCopied   = 2
 )
 
 // A smallBuffer holds controls and headers, and a small Write.
 type smallBuffer struct {
-	bytes [maxControls + 2*maxHeader + maxCopy]byte
+	bytes [maxControls + maxCapsules*maxHeader + maxCopy]byte
 
 	// For a call that gathers headers and data from several buffers. net.Buffers
 	// removes its elements as they are written, so it needs its own array.
 	vector  net.Buffers
-	vectors [4][]byte
+	vectors [2 * maxCapsules][]byte
 }
 
-// A largeBuffer holds the data of the largest call: controls and two full capsules. Its
-// size is a multiple of the page size.
+// A largeBuffer holds the data of the largest call that does not gather buffers: controls
+// and two full capsules. Its size is a multiple of the page size.
 type largeBuffer [72 << 10]byte
 
-// This does not compile if a largeBuffer is too small.
-const _ = uint(len(largeBuffer{}) - maxControls - 2*(maxHeader+maxData))
+// A hugeBuffer holds the data of the largest call.
+type hugeBuffer [8<<10 + maxCapsules*maxData]byte
+
+// This does not compile if a buffer is too small.
+const (
+	_ = uint(len(largeBuffer{}) - maxControls - maxCopied*(maxHeader+maxData))
+	_ = uint(len(hugeBuffer{}) - maxControls - maxCapsules*(maxHeader+maxData))
+)
 
 var (
 	smallBuffers = sync.Pool{New: func() any { return new(smallBuffer) }}
 	largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+	hugeBuffers  = sync.Pool{New: func() any { return new(hugeBuffer) }}
 )
+
+// A copyBuffer is the buffer of ReadFrom and WriteTo. It is huge only as long as each read
+// fills it. Then fewer calls move the same data, and a connection that falls silent does not
+// hold much.
+type copyBuffer struct {
+	large *largeBuffer
+	huge  *hugeBuffer // nil if large is in use
+}
+
+func newCopyBuffer() copyBuffer {
+	return copyBuffer{large: largeBuffers.Get().(*largeBuffer)}
+}
+
+func (b *copyBuffer) bytes() []byte {
+	if b.huge != nil {
+		return b.huge[:]
+	}
+	return b.large[:]
+}
+
+// adapt chooses the buffer for the next read. n is what the last one has returned.
+func (b *copyBuffer) adapt(n int) {
+	switch {
+	case b.huge == nil && n >= maxCopied*maxData:
+		b.huge = hugeBuffers.Get().(*hugeBuffer)
+	case b.huge != nil && n < maxCapsules*maxData:
+		b.freeHuge()
+	}
+}
+
+func (b *copyBuffer) freeHuge() {
+	if b.huge != nil {
+		hugeBuffers.Put(b.huge)
+		b.huge = nil
+	}
+}
+
+func (b *copyBuffer) free() {
+	b.freeHuge()
+	largeBuffers.Put(b.large)
+}
 
 // newKey returns the key that masks the next message. RFC 6455 §5.3 requires that it is
 // unpredictable, so that a page in a browser cannot choose the bytes on the wire.

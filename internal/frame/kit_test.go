@@ -282,12 +282,9 @@ func noEOF(err error) error {
 	return err
 }
 
-// send sends b, without waiting.
-func (p *peer) send(b ...[]byte) {
-	for _, b := range b {
-		p.out <- b
-	}
-}
+// send sends b in one piece, without waiting. In several pieces, the Conn could act on the
+// first one before it has read the next.
+func (p *peer) send(b ...[]byte) { p.out <- join(b...) }
 
 // The functions below return the messages of the peer as bytes.
 

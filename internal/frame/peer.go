@@ -29,10 +29,16 @@ func (c *Conn) gotPong(value uint64) {
 	}
 }
 
-func (c *Conn) gotRFCPing(payload []byte) {
+func (c *Conn) gotRFCPing(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ws.ping, c.rfcPongDue = append(c.ws.ping[:0], payload...), true
+	if c.ws.ping == nil && len(p) > 0 {
+		c.ws.ping = new(payload)
+	}
+	if c.ws.ping != nil {
+		c.ws.ping.n = copy(c.ws.ping.bytes[:], p)
+	}
+	c.rfcPongDue = true
 	c.flags.Or(due)
 }
 
@@ -110,7 +116,7 @@ func (c *Conn) backgroundRead() {
 	c.rmu.Unlock()
 	buf := make([]byte, controlBufferSize)
 	for {
-		c.deframe(nil, src, true)
+		c.deframe(nil, src, nil)
 		c.recordReceived(false)
 		if err != nil {
 			break

@@ -239,8 +239,50 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// On a TCP connection with small buffers, deadlines interrupt many Writes, some of them
-// between the buffers of one writev call. Nothing is lost.
+// WriteTo to a TCP connection gathers the data of capsules of any size from between their
+// headers. A part may be too small to be gathered, or one too many.
+func TestWriteToTCP(t *testing.T) {
+	for _, k := range kinds {
+		random := rand.New(rand.NewPCG(7, 8))
+		r := &recorder{}
+		c := k.above(r, Config{})
+		var want bytes.Buffer
+		for _, most := range []int{200, 9000, 6000, 3 * maxData, 5000} {
+			for range 50 {
+				p := pattern(1 + random.IntN(most))
+				want.Write(p)
+				c.Write(p)
+			}
+		}
+		wire := bytes.Join(r.calls, nil)
+		for _, piece := range []int{999, 70_000, 1 << 30} {
+			a, b := tcpPipe(t)
+			got := make(chan []byte)
+			go func() {
+				all, err := io.ReadAll(b)
+				assert.NoError(t, err)
+				got <- all
+			}()
+			other := kind{k.webSocket, !k.client}.above(&reader{r: &pieces{bytes.NewReader(wire[9:]), piece}}, Config{Rest: wire[:9]})
+			n, err := other.WriteTo(a)
+			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			assert.Equal(t, int64(want.Len()), n)
+			a.CloseWrite()
+			assert.True(t, bytes.Equal(want.Bytes(), <-got), "%v in pieces of %d", k, piece)
+		}
+	}
+}
+
+// A pieces returns at most size bytes from each Read.
+type pieces struct {
+	io.Reader
+	size int
+}
+
+func (p *pieces) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b), p.size)]) }
+
+// On a TCP connection with small buffers, deadlines interrupt many Writes and ReadFroms, some
+// of them between the buffers of one writev call. Nothing is lost.
 func TestInterruptedWritesOnTCP(t *testing.T) {
 	for _, k := range kinds {
 		a, b := tcpPipe(t)
@@ -271,11 +313,18 @@ func TestInterruptedWritesOnTCP(t *testing.T) {
 		random := rand.New(rand.NewPCG(3, 4))
 		for sent < len(p) {
 			c.SetWriteDeadline(time.Now().Add(time.Duration(random.IntN(300)) * time.Microsecond))
-			n, err := c.Write(p[sent:min(len(p), sent+1+random.IntN(300_000))])
+			some := p[sent:min(len(p), sent+1+random.IntN(600_000))]
+			var n int64
+			if random.IntN(2) == 0 {
+				n, err = c.ReadFrom(struct{ io.Reader }{bytes.NewReader(some)})
+			} else {
+				written, writeErr := c.Write(some)
+				n, err = int64(written), writeErr
+			}
 			if err != nil {
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			}
-			sent += n
+			sent += int(n)
 		}
 		assert.NoError(t, c.CloseWrite())
 		all.Wait()

@@ -36,7 +36,7 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 			buf = c.readBuf[:]
 		}
 		got, readErr := c.conn.Read(buf)
-		n, err = c.handleRead(p, buf[:got], readErr)
+		n, err = c.handleRead(p, buf[:got], readErr, nil)
 	}
 	return n, err
 }
@@ -55,20 +55,32 @@ func (c *Conn) endRead() {
 	c.rmu.Unlock()
 }
 
-// WriteTo reads until EOF and writes the data to w. It uses one buffer for both.
+// WriteTo reads until EOF and writes the data to w. It uses one buffer for both. If w can
+// gather buffers, the data stays where it was read, between the headers.
 func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
-	buf := largeBuffers.Get().(*largeBuffer)
-	defer largeBuffers.Put(buf)
+	b := newCopyBuffer()
+	defer b.free()
+	var parts *partList
+	if gathers(w) {
+		parts = new(partList)
+	}
 	for {
-		m, readErr := c.Read(buf[:])
+		buf := b.bytes()
+		m, readErr := c.readParts(buf, parts)
 		if m > 0 {
-			written, err := w.Write(buf[:m])
-			written = min(max(written, 0), m)
-			n += int64(written)
+			var written int64
+			if parts != nil {
+				written, err = parts.writeTo(w)
+			} else {
+				var some int
+				some, err = w.Write(buf[:m])
+				written = int64(min(max(some, 0), m))
+			}
+			n += written
 			if err != nil {
 				return n, err
 			}
-			if written < m {
+			if written < int64(m) {
 				return n, io.ErrShortWrite
 			}
 		}
@@ -78,7 +90,25 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		if readErr != nil {
 			return n, readErr
 		}
+		b.adapt(m)
 	}
+}
+
+// readParts is Read, but it leaves the data in several parts of p, if parts is not nil.
+func (c *Conn) readParts(p []byte, parts *partList) (n int, err error) {
+	c.beginRead()
+	defer c.endRead()
+	for n == 0 && err == nil {
+		if len(c.buffered) > 0 || c.bufferedErr != nil || c.hasFlag(readStop) {
+			if n, err = c.readBuffered(p); n > 0 && parts != nil {
+				parts.add(p[:n])
+			}
+			continue
+		}
+		got, readErr := c.conn.Read(p)
+		n, err = c.handleRead(p, p[:got], readErr, parts)
+	}
+	return n, err
 }
 
 // readBuffered does the work of Read if nothing needs to be read from the transport: at
@@ -94,7 +124,7 @@ func (c *Conn) readBuffered(p []byte) (int, error) {
 		// over the bytes in the buffer of a socket.
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
-	moved, used := c.deframe(p, c.buffered, false)
+	moved, used := c.deframe(p, c.buffered, nil)
 	c.buffered = c.buffered[used:]
 	c.recordReceived(moved > 0)
 	return moved, nil
@@ -102,7 +132,7 @@ func (c *Conn) readBuffered(p []byte) (int, error) {
 
 // handleRead parses what the transport has returned, and returns the results of Read. The
 // number of bytes is 0 if there were only headers and controls.
-func (c *Conn) handleRead(p, raw []byte, err error) (int, error) {
+func (c *Conn) handleRead(p, raw []byte, err error, parts *partList) (int, error) {
 	if len(raw) == 0 {
 		if err != nil {
 			err = c.readFailed(err)
@@ -112,17 +142,18 @@ func (c *Conn) handleRead(p, raw []byte, err error) (int, error) {
 	if err != nil && !isTimeout(err) {
 		c.bufferedErr = err
 	}
-	moved, used := c.deframe(p, raw, false)
+	moved, used := c.deframe(p, raw, parts)
 	c.buffered = raw[used:] // empty if raw is in p, which has space for all its data
 	c.recordReceived(moved > 0 && len(raw) == max(len(p), len(c.readBuf)))
 	return moved, nil
 }
 
-// deframe parses src. It moves the application's bytes to dst, or discards them, and
-// handles headers and controls. dst and src may begin at the same address. deframe returns
-// how many bytes it has moved, and how many bytes of src it has used. It uses all of them
-// unless dst is full. The caller holds rmu, or is backgroundRead.
-func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
+// deframe parses src. It moves the application's bytes to dst, or discards them if dst is
+// nil, and handles headers and controls. dst and src may begin at the same address. Then
+// parts may be set, and the bytes go where it says. deframe returns how many bytes it has
+// moved, and how many bytes of src it has used. It uses all of them unless dst is full. The
+// caller holds rmu, or is backgroundRead.
+func (c *Conn) deframe(dst, src []byte, parts *partList) (moved, used int) {
 	changed := false
 	for used < len(src) && !c.ignoreInput {
 		b := src[used:]
@@ -143,8 +174,11 @@ func (c *Conn) deframe(dst, src []byte, discard bool) (moved, used int) {
 			changed = changed || more
 		} else {
 			b = b[:min(data, uint64(len(b)))]
-			if discard {
+			if dst == nil {
 				c.discard(len(b))
+			} else if parts != nil {
+				c.move(parts.add(b), b)
+				moved += len(b)
 			} else {
 				b = b[:min(len(b), len(dst)-moved)]
 				if len(b) == 0 {

@@ -7,33 +7,29 @@ import (
 	"weak"
 )
 
-// afterFunc calls f after d, unless c is unreachable at that time. The timer does not keep
-// c alive. If an application drops a Conn without calling Close, the garbage collector
-// frees it, as it does with a net.TCPConn.
-func afterFunc(c *Conn, d time.Duration, f func(*Conn)) *time.Timer {
+// The timers of an open connection do not keep it alive. If an application drops a Conn
+// without calling Close, the garbage collector frees it, as it does with a net.TCPConn.
+
+func (c *Conn) startKeepAlive(period time.Duration) {
 	w := weak.Make(c)
-	return time.AfterFunc(d, func() {
+	c.mu.Lock() // the timer may run before the assignment
+	c.timer = time.AfterFunc(period/2, func() {
 		if c := w.Value(); c != nil {
-			f(c)
+			c.tick(period)
 		}
 	})
-}
-
-func (c *Conn) startKeepAlive() {
-	c.mu.Lock() // the timer may run before the assignment
-	c.ticker = afterFunc(c, c.keepAlive/2, (*Conn).tick)
 	c.mu.Unlock()
 }
 
 // tick sends a PING, unless something was written since the last tick. There are two ticks
 // in a period, so this side is never silent for longer than a period.
-func (c *Conn) tick() {
+func (c *Conn) tick(period time.Duration) {
 	c.mu.Lock()
 	if c.phase != phaseOpen || c.ownFinal && c.peerFinal {
 		c.mu.Unlock()
 		return
 	}
-	c.ticker.Reset(c.keepAlive / 2)
+	c.timer.Reset(period / 2)
 	c.mu.Unlock()
 	if c.recentlyWrote() {
 		return
@@ -70,7 +66,12 @@ type idleTimer struct {
 const noRead = math.MinInt64
 
 func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
-	i := &idleTimer{limit: limit, timer: afterFunc(c, limit, (*Conn).checkIdle)}
+	w := weak.Make(c)
+	i := &idleTimer{limit: limit, timer: time.AfterFunc(limit, func() {
+		if c := w.Value(); c != nil {
+			c.checkIdle()
+		}
+	})}
 	i.timer.Stop()
 	i.waitingSince.Store(noRead)
 	return i

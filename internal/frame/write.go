@@ -10,7 +10,8 @@ import (
 )
 
 // Write writes p in DATA capsules of at most 32768 bytes. One call to the transport
-// writes headers and data, for up to two capsules.
+// writes headers and data, for up to eight capsules on TCP and on Unix sockets, unless they
+// are masked, and otherwise for up to two.
 //
 // If a Write is interrupted, for example by its deadline, it returns how many bytes of p
 // were written. It may leave a capsule open. The next Write completes the capsule.
@@ -28,11 +29,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 // ReadFrom reads from r until EOF and writes the data. It leaves space for a header before
 // the data and masks the data in place, so nothing is copied.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
-	buf := largeBuffers.Get().(*largeBuffer)
-	defer largeBuffers.Put(buf)
+	b := newCopyBuffer()
+	defer b.free()
 	const room = maxControls + maxHeader
 	for {
-		m, readErr := r.Read(buf[room : room+maxData])
+		buf := b.bytes()
+		m, readErr := r.Read(buf[room : room+(len(buf)-room)/maxData*maxData])
 		if m > 0 {
 			if !c.beginWrite() {
 				return n, c.writeError()
@@ -50,6 +52,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		if readErr != nil {
 			return n, readErr
 		}
+		b.adapt(m)
 	}
 }
 
@@ -79,7 +82,7 @@ func (c *Conn) finishShortWrite(data, size int, start websocket.Key, n int, err 
 	n, err = c.checkWritten(n, size, err)
 	_, key := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(data), start)
 	only := piece{head: size - data, body: data, start: start, key: key}
-	n = c.recordWritten(&batch{pieces: [2]piece{only}, count: 1}, n)
+	n = c.recordWritten(&batch{pieces: [maxCapsules]piece{only}, count: 1}, n)
 	c.markWrite(err)
 	if err != nil {
 		err = c.writeFailure(err)
@@ -132,12 +135,12 @@ func (c *Conn) endWrite() {
 	c.startControls()
 }
 
-// A batch is what one call to the transport writes: the lead, then one or two capsules. The
-// lead contains the bytes that were left over from the last call, or the controls that are
+// A batch is what one call to the transport writes: the lead, then some capsules. The lead
+// contains the bytes that were left over from the last call, or the controls that are
 // due.
 type batch struct {
 	lead   []byte
-	pieces [2]piece
+	pieces [maxCapsules]piece
 	count  int // of pieces
 }
 
@@ -154,7 +157,7 @@ type piece struct {
 func (c *Conn) add(t *batch, b []byte, n int) ([]byte, piece) {
 	var p piece
 	if t.count == 0 && c.capsuleLeft > 0 {
-		p = piece{body: min(n, c.capsuleLeft), key: c.key}
+		p = piece{body: min(n, int(c.capsuleLeft)), key: c.key}
 	} else {
 		p = piece{body: min(n, maxData), start: c.newKey()}
 		start := len(b)
@@ -180,9 +183,9 @@ func (c *Conn) writeBatch(b []byte, off int, owned bool) (taken int, err error) 
 	t := batch{lead: lead}
 	data := len(b) - off
 	switch {
-	case owned:
+	case owned && !(c.vector && data > maxData):
 		return c.writeInPlace(&t, b, off)
-	case c.vector && !c.masks() && data > maxCopy:
+	case c.vector && (owned || !c.masks()) && data > maxCopy:
 		return c.writeVector(&t, b[off:], buf)
 	case data <= maxCopy:
 		return c.writeCopy(&t, b[off:], lead)
@@ -212,7 +215,7 @@ func (c *Conn) appendLead(b []byte) ([]byte, error) {
 
 // writeCopy copies headers and data to b, which already contains the lead.
 func (c *Conn) writeCopy(t *batch, p, b []byte) (int, error) {
-	for len(p) > 0 && t.count < len(t.pieces) {
+	for len(p) > 0 && t.count < maxCopied {
 		var piece piece
 		b, piece = c.add(t, b, len(p))
 		b, _ = c.appendMasked(b, p[:piece.body], piece.key)
@@ -235,13 +238,17 @@ func (c *Conn) writeInPlace(t *batch, b []byte, off int) (int, error) {
 	return c.recordWritten(t, n), err
 }
 
-// writeVector lets the kernel gather the lead, the headers and the data (writev).
+// writeVector lets the kernel gather the lead, the headers and the data (writev). It masks
+// the data in place.
 func (c *Conn) writeVector(t *batch, p []byte, buf *smallBuffer) (int, error) {
 	b, from := t.lead, 0
 	v := buf.vectors[:0]
 	for len(p) > 0 && t.count < len(t.pieces) {
 		var piece piece
 		b, piece = c.add(t, b, len(p))
+		if c.masks() {
+			websocket.Mask(p[:piece.body], p[:piece.body], piece.key)
+		}
 		v = append(v, b[from:], p[:piece.body])
 		from = len(b)
 		p = p[piece.body:]
@@ -287,7 +294,7 @@ func (c *Conn) recordWritten(t *batch, n int) (taken int) {
 			if n == 0 {
 				break // nothing of the capsule was written
 			}
-			c.capsuleLeft, c.key = p.body, p.key
+			c.capsuleLeft, c.key = uint16(p.body), p.key
 			if n < p.head {
 				b, _ := c.appendHeader(make([]byte, 0, maxHeader), dataHeader(p.body), p.start)
 				c.keepUnsent(b[n:])
@@ -296,7 +303,7 @@ func (c *Conn) recordWritten(t *batch, n int) (taken int) {
 			n -= p.head
 		}
 		body := min(n, p.body)
-		c.capsuleLeft -= body
+		c.capsuleLeft -= uint16(body)
 		c.key = c.key.At(body)
 		taken += body
 		n -= body

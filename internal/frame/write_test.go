@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/preflight-go/preflight/internal/capsule"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -97,7 +98,7 @@ func TestWriteCalls(t *testing.T) {
 			assert.Len(t, r.calls, (size+2*maxData-1)/(2*maxData), "%v: calls for %d bytes", k, size)
 			assert.Equal(t, given, unframe(t, k, bytes.Join(r.calls, nil)), "%v: %d bytes", k, size)
 
-			// ReadFrom puts one capsule into each call.
+			// ReadFrom puts one capsule into each call. TCP gathers more.
 			r = &recorder{}
 			c = k.above(r, Config{})
 			n64, err := c.ReadFrom(struct{ io.Reader }{bytes.NewReader(p)})
@@ -296,6 +297,38 @@ func TestCloseWriteWaitsForWrite(t *testing.T) {
 		got := p.received()
 		assert.True(t, strings.HasSuffix(got, "final, ping 1"))
 	})
+}
+
+// ReadFrom and WriteTo ask for more at once as long as they get all that they ask for.
+func TestCopySizes(t *testing.T) {
+	const large, huge = maxCopied * maxData, maxCapsules * maxData
+	sizes := &sizedReader{next: []int{large, huge, huge, huge - 1, large - 1, 1, large, 1, 1}}
+	_, err := kind{client: true}.above(&recorder{}, Config{}).ReadFrom(sizes)
+	require.NoError(t, err)
+	require.Equal(t, []int{large, huge, huge, huge, large, large, large, huge, large, large}, sizes.asked)
+
+	transport := &sizedReader{next: []int{large + 9, huge + 9, huge, large, 8}, data: append(capsule.AppendHeader(nil, dataHeader(1<<20)), make([]byte, 1<<20)...)}
+	_, err = kind{client: true}.above(&reader{r: transport}, Config{}).WriteTo(io.Discard)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	l, h := len(largeBuffer{}), len(hugeBuffer{})
+	require.Equal(t, []int{l, h, h, h, l, l}, transport.asked)
+}
+
+// A sizedReader returns the next number of bytes from each Read, of data or of zeros.
+type sizedReader struct {
+	next, asked []int
+	data        []byte
+}
+
+func (r *sizedReader) Read(p []byte) (int, error) {
+	r.asked = append(r.asked, len(p))
+	if len(r.next) == 0 {
+		return 0, io.EOF
+	}
+	n := r.next[0]
+	r.next = r.next[1:]
+	r.data = r.data[copy(p[:n], r.data):]
+	return n, nil
 }
 
 // ReadFrom and WriteTo return at the end of the source, and return the error of either side.

@@ -17,15 +17,15 @@ const (
 // them with [Decoder.Unmask], or with [Decoder.Skip] if they are not masked or
 // not needed. Everything else goes through [Decoder.Next].
 type Decoder struct {
-	left       uint64 // bytes of the current payload that are still to come
-	key        Key    // the key for the next byte of the payload
+	left       uint64            // bytes of the current payload that are still to come
+	control    *[MaxControl]byte // the payload of a control frame; allocated when the first one has a payload
+	key        Key               // the key for the next byte of the payload
 	fromClient bool
 	inMessage  bool   // the message of the last data frame is not complete
 	opcode     Opcode // of the current frame
-	code       uint16
-	have       uint8 // the number of bytes in header
+	gathered   uint8  // the number of bytes in control
+	have       uint8  // the number of bytes in header
 	header     [MaxHeader]byte
-	control    []byte // the payload of a control frame; allocated when the first one has a payload
 }
 
 // NewDecoder returns a Decoder for the bytes of a client, or of a server.
@@ -64,10 +64,19 @@ func (d *Decoder) Skip(n int) {
 
 // Control returns the payload of the Ping that Next has reported. It is valid
 // until the next call.
-func (d *Decoder) Control() []byte { return d.control }
+func (d *Decoder) Control() []byte {
+	if d.gathered == 0 {
+		return nil
+	}
+	return d.control[:d.gathered]
+}
 
-// Code returns the code of the Close that Next has reported.
-func (d *Decoder) Code() uint16 { return d.code }
+// Code returns the code of the Close that Next has reported. It is valid until the next
+// call.
+func (d *Decoder) Code() uint16 {
+	code, _ := ParseClose(d.Control())
+	return code
+}
 
 // Next consumes bytes that are not in binary messages from the beginning of b
 // and returns their number. It stops after each header and after each control
@@ -120,21 +129,20 @@ func (d *Decoder) begin(h Header) error {
 		d.inMessage = !h.Fin
 	}
 	d.opcode, d.left, d.key = h.Opcode, h.Length, h.Key
-	d.control = d.control[:0]
+	d.gathered = 0
 	return nil
 }
 
 // gather consumes bytes of the payload of a control frame.
 func (d *Decoder) gather(b []byte) int {
 	if d.control == nil {
-		d.control = make([]byte, 0, MaxControl)
+		d.control = new([MaxControl]byte)
 	}
-	had := len(d.control)
-	d.control = append(d.control, b[:min(d.left, uint64(len(b)))]...)
-	taken := d.control[had:]
-	d.key = Mask(taken, taken, d.key)
-	d.left -= uint64(len(taken))
-	return len(taken)
+	b = b[:min(d.left, uint64(len(b)))]
+	d.key = Mask(d.control[d.gathered:], b, d.key)
+	d.gathered += uint8(len(b))
+	d.left -= uint64(len(b))
+	return len(b)
 }
 
 // passed reports the control frame that is now complete. A Pong is ignored,
@@ -144,11 +152,9 @@ func (d *Decoder) passed() (Event, error) {
 	case Ping:
 		return PingPassed, nil
 	case Close:
-		code, err := ParseClose(d.control)
-		if err != nil {
+		if _, err := ParseClose(d.Control()); err != nil {
 			return None, err
 		}
-		d.code = code
 		return ClosePassed, nil
 	}
 	return None, nil

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyAll is io.Copy, but it holds nothing while src is silent. io.Copy would keep the two
-// descriptors of a pipe for splice, or the buffer of a framed tunnel, for as long as the
-// connection is open.
+// copyAll is io.Copy, but it holds nothing while a TCP or Unix src is silent. io.Copy would
+// keep the two descriptors of a pipe for splice, or the buffer of a framed tunnel, for as long
+// as the connection is open. A framed src copies by itself, and needs to see dst: it gathers
+// the buffers of a call if dst can.
 func copyAll(dst, src Conn) (int64, error) {
 	to, ok := dst.(io.ReaderFrom)
 	switch {
-	case ok && splices(dst):
+	case ok && splices(dst) && !framed(src):
 		return io.Copy(&waiter{dst, to, true}, src)
 	case ok && framed(dst):
 		return io.Copy(&waiter{dst, to, false}, src)
