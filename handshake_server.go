@@ -188,7 +188,11 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, dst []byte,
 		}
 		return x.answer(p, n, t, nil, dst, h)
 	case p.refusePlain:
-		return errPlainFor(x.buf)
+		err := errPlainFor(x.buf)
+		if err == errPlainTLS {
+			x.say(x.conn, needsPlain)
+		}
+		return err
 	case p.isDraining():
 		return errClosing
 	}

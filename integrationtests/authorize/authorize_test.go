@@ -94,6 +94,9 @@ func TestAuthorizeChoosesTheRefusal(t *testing.T) {
 				text := tt.text
 				if text == "" {
 					text = http.StatusText(tt.status) + "\n"
+					if tt.status == http.StatusUnauthorized {
+						text = "Unauthorized; no Authorization arrived\n"
+					}
 				}
 				require.Equal(t, text, a.Text)
 				require.Equal(t, int64(len(text)), a.ContentLength)

@@ -32,6 +32,9 @@ type facts struct {
 func newFacts(e *Evidence) *facts {
 	f := &facts{Evidence: e, body: strings.ToLower(string(e.Body)), first: string(e.First)}
 	f.shown, f.author = shown(e.Header), author(e.Header, f.body)
+	if e.Receipt != "" && e.Status == http.StatusUpgradeRequired && len(e.Header.Values("Sec-Websocket-Accept")) > 0 {
+		f.shown = append(f.shown, haproxy) // adds it where Upgrade lists websocket, as in the listener's 426
+	}
 	if e.Err != nil {
 		f.err = e.Err.Error()
 	}
@@ -59,6 +62,9 @@ func (f *facts) wrote(p product) bool {
 //	{upgrade}     which setting passes Upgrade
 //	{http10}      which setting passes it over HTTP/1.1
 //	{secure}      which setting lets it speak TLS to its upstream, in parentheses
+//	{route}       which settings lead a Host and path, in parentheses
+//	{address}     that Host is an address, in parentheses
+//	{authorization}  which setting passes Authorization
 //	{connection}  which setting passes Connection
 //	{proxy}       the proxy that answered, or else those that are on the way
 //	{who}         the same, or a program behind, if it is not known which
@@ -81,7 +87,10 @@ func (f *facts) fill(text string) string {
 		"{proxy}", f.proxy(),
 		"{who}", f.who(),
 		"{behind}", f.behind(),
-		"{secure}", f.secure(),
+		"{secure}", f.named(func(s setting) string { return s.secure }),
+		"{route}", f.named(func(s setting) string { return s.route }),
+		"{address}", f.address(),
+		"{authorization}", f.passAuthorization(),
 	).Replace(text)
 }
 
@@ -122,6 +131,9 @@ func (f *facts) setting(of func(setting) string) string {
 	case 1:
 		s := settings[f.shown[0]]
 		line := of(s)
+		if f.shown[0] == nginx && f.hidden() {
+			return "nginx is on the way, and another proxy that does not show itself. Check both (docs/proxies.md has the line of each product)"
+		}
 		if line == "" {
 			line = s.upgrade
 		}
@@ -133,11 +145,26 @@ func (f *facts) setting(of func(setting) string) string {
 	return joined(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }
 
-func (f *facts) secure() string {
-	if len(f.shown) != 1 || settings[f.shown[0]].secure == "" {
+// named returns a setting of the only product that is shown, in parentheses.
+func (f *facts) named(of func(setting) string) string {
+	if len(f.shown) != 1 || of(settings[f.shown[0]]) == "" {
 		return ""
 	}
-	return " (`" + settings[f.shown[0]].secure + "`)"
+	return " (`" + of(settings[f.shown[0]]) + "`)"
+}
+
+func (f *facts) address() string {
+	if addressAsHost(f) {
+		return " (now an address)"
+	}
+	return ""
+}
+
+func (f *facts) passAuthorization() string {
+	if len(f.shown) != 1 || settings[f.shown[0]].authorization == "" {
+		return "Let each proxy on the way pass it"
+	}
+	return string(f.shown[0]) + " is on the way; if it is that proxy, " + settings[f.shown[0]].authorization
 }
 
 func joined(all []product) string {
@@ -236,6 +263,32 @@ func nginxFile(f *facts) bool {
 	return err == nil && f.Header.Get("Etag") == fmt.Sprintf("\"%x-%x\"", modified.Unix(), length)
 }
 
+// shows reports whether the fields name a proxy on the way.
+func shows(f *facts) bool { return len(f.shown) > 0 || f.author != "" && f.author != golang }
+
+// hidden reports whether an answer of the listener has lost its Upgrade. nginx passes the field
+// on in an answer.
+func (f *facts) hidden() bool {
+	return f.Status == http.StatusUpgradeRequired && len(f.Header.Values("Upgrade")) == 0
+}
+
+// unchanged reports whether the answer of the listener came as it was written. No proxy passes
+// on that Connection, except one that copies bytes (RFC 9110 §7.6.1).
+func unchanged(f *facts) bool {
+	return len(f.shown) == 0 && f.Status == http.StatusUpgradeRequired && f.Header.Get("Connection") == "close, Upgrade"
+}
+
+// otherScheme reports whether a challenge wants a single scheme, and Authorization was sent
+// with another one.
+func otherScheme(f *facts) bool {
+	challenges := f.Header.Values("Www-Authenticate")
+	if len(challenges) != 1 || f.Scheme == "" {
+		return false
+	}
+	wanted, _, _ := strings.Cut(challenges[0], " ")
+	return !strings.EqualFold(wanted, f.Scheme) && (strings.EqualFold(wanted, "Basic") || strings.EqualFold(wanted, "Bearer"))
+}
+
 // ownPage reports whether the page of a product is there. A proxy writes its name into Server
 // also where it passes on the answer of another.
 func ownPage(f *facts) bool { return f.author != "" }
@@ -271,11 +324,19 @@ func plainOnTLS(f *facts) bool {
 	return strings.Contains(f.body, "plain http") || strings.Contains(f.body, "http request to an https")
 }
 
-// plainBehind is plainOnTLS for a port behind the one that was dialed: we spoke TLS, or a
-// proxy has passed on what a Go server wrote.
+// plainBehind is plainOnTLS for a port behind the one that was dialed: we spoke TLS, or a proxy
+// has passed the answer on. nginx, Apache and a PreflightListener close the connection behind
+// it, and net/http adds no field to it.
 func plainBehind(f *facts) bool {
-	return plainOnTLS(f) && (f.TLS || f.author == golang && len(f.shown) > 0)
+	if !plainOnTLS(f) || f.author == "" && !f.TLS {
+		return false
+	}
+	other := slices.ContainsFunc(f.shown, func(p product) bool { return p != f.author })
+	return f.TLS || other || f.Header.Get("Connection") != "close" && len(f.Header) > 0
 }
+
+// plainSomewhere is plainOnTLS as net/http writes it. HAProxy passes that on as it is.
+func plainSomewhere(f *facts) bool { return plainOnTLS(f) && len(f.Header) == 0 }
 
 func ended(f *facts) bool { return errors.Is(f.Err, io.EOF) || errors.Is(f.Err, io.ErrUnexpectedEOF) }
 
