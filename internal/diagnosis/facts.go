@@ -87,8 +87,8 @@ func (f *facts) fill(text string) string {
 		"{proxy}", f.proxy(),
 		"{who}", f.who(),
 		"{behind}", f.behind(),
-		"{secure}", f.named(func(s setting) string { return s.secure }),
-		"{route}", f.named(func(s setting) string { return s.route }),
+		"{secure}", named(f.others(), func(s setting) string { return s.secure }),
+		"{route}", named(f.shown, func(s setting) string { return s.route }),
 		"{address}", f.address(),
 		"{authorization}", f.passAuthorization(),
 	).Replace(text)
@@ -132,7 +132,7 @@ func (f *facts) setting(of func(setting) string) string {
 		s := settings[f.shown[0]]
 		line := of(s)
 		if f.shown[0] == nginx && f.hidden() {
-			return "nginx is on the way, and another proxy that does not show itself. Check both (docs/proxies.md has the line of each product)"
+			return "nginx is on the way, and a proxy that shows no name: it removes Upgrade from answers too, as Apache does without `upgrade=" + f.Token + "` in ProxyPass. Check both"
 		}
 		if line == "" {
 			line = s.upgrade
@@ -145,12 +145,12 @@ func (f *facts) setting(of func(setting) string) string {
 	return joined(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }
 
-// named returns a setting of the only product that is shown, in parentheses.
-func (f *facts) named(of func(setting) string) string {
-	if len(f.shown) != 1 || of(settings[f.shown[0]]) == "" {
+// named returns a setting of the product, if there is only one, in parentheses.
+func named(all []product, of func(setting) string) string {
+	if len(all) != 1 || of(settings[all[0]]) == "" {
 		return ""
 	}
-	return " (`" + of(settings[f.shown[0]]) + "`)"
+	return " (`" + of(settings[all[0]]) + "`)"
 }
 
 func (f *facts) address() string {
@@ -200,11 +200,15 @@ func (f *facts) who() string {
 
 // behind names the products that passed an answer on, as the hop before another.
 func (f *facts) behind() string {
-	others := slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
-	if len(others) == 0 {
-		return "the proxy"
+	if others := f.others(); len(others) > 0 {
+		return joined(others)
 	}
-	return joined(others)
+	return "the proxy"
+}
+
+// others are the products that are shown, without the one that wrote the answer.
+func (f *facts) others() []product {
+	return slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
 }
 
 // A place is where a redirect leads.
@@ -297,6 +301,12 @@ func ownPage(f *facts) bool { return f.author != "" }
 // sends it.
 func noChallenge(f *facts) bool { return f.Header.Get("Www-Authenticate") == "" }
 
+// fromUpstream reports whether Envoy got the answer from a server: that of a route, or that of
+// ext_authz.
+func fromUpstream(f *facts) bool { return len(f.Header.Values("X-Envoy-Upstream-Service-Time")) > 0 }
+
+func showsNginx(f *facts) bool { return slices.Equal(f.shown, []product{nginx}) }
+
 func noBody(f *facts) bool { return len(f.body) == 0 }
 
 // largeHead reports whether the head of the request may be too large for some hop: the
@@ -331,8 +341,7 @@ func plainBehind(f *facts) bool {
 	if !plainOnTLS(f) || f.author == "" && !f.TLS {
 		return false
 	}
-	other := slices.ContainsFunc(f.shown, func(p product) bool { return p != f.author })
-	return f.TLS || other || f.Header.Get("Connection") != "close" && len(f.Header) > 0
+	return f.TLS || len(f.others()) > 0 || f.Header.Get("Connection") != "close" && len(f.Header) > 0
 }
 
 // plainSomewhere is plainOnTLS as net/http writes it. HAProxy passes that on as it is.

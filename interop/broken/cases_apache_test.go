@@ -75,6 +75,19 @@ var apachePaths = []brokenPath{
 		lacks: "that Apache lacks SSLProxyEngine, which only its log has",
 	},
 	{
+		name:    "Apache with a scheme whose module is not loaded",
+		program: "Apache", site: "ProxyPass / h2c://{good}/",
+		code: "server-fault",
+		hop:  "Apache failed", cause: "failed", line: "Its log has the fault",
+		lacks: "that a module is missing, which only its log has",
+	},
+	{
+		name:    "Apache speaks TLS to a plain listener",
+		program: "Apache", site: "SSLProxyEngine on\nProxyPass / https://{strict}/ upgrade=tcp",
+		code: "upstream-tls",
+		hop:  "Apache's TLS", cause: "with the server behind it fails", line: "`ProxyPass`",
+	},
+	{
 		name:    "Apache, a head of 10 KB",
 		program: "Apache", site: "ProxyPass / http://{good}/ upgrade=tcp",
 		dial: large,

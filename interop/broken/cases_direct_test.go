@@ -101,6 +101,15 @@ var forwardPaths = []brokenPath{
 		waits:  true,
 	},
 	{
+		name:    "an http URL for the TLS port of HAProxy",
+		program: "HAProxy", site: "bind {addr} ssl crt {dir}/good.pem\nserver s {good}",
+		forward: "http://",
+		code:    "proxy-ended",
+		hop:     "the forward proxy", cause: "its port speaks TLS", line: "https://",
+		beside: []string{"it is a SOCKS5 proxy", "it does not admit this client"},
+		waits:  true,
+	},
+	{
 		name:    "OpenSSH's SOCKS5 proxy, and an edge that is down",
 		program: "OpenSSH", site: "",
 		forward: "socks5://", edge: "down",
@@ -150,6 +159,13 @@ var listenerPaths = []brokenPath{
 		code: "bad-gateway",
 		hop:  "the proxy", cause: "passes no upgrade", line: "log",
 		beside: []string{"cannot reach the server behind it", "it is down", "its address is wrong"},
+		waits:  true,
+	},
+	{
+		name: "a Go proxy whose server is down", direct: "lonely",
+		code: "bad-gateway",
+		hop:  "the proxy", cause: "it is down", line: "its address",
+		beside: []string{"passes no upgrade", "got no valid answer", "TLS is on one side alone"},
 		waits:  true,
 	},
 	{

@@ -10,6 +10,12 @@ const (
 		`{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]` + "\n"
 )
 
+// envoyAuthz asks a service before the route.
+func envoyAuthz(service string) string {
+	return `http_filters: [{name: authz, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, ` + service + `}}, ` +
+		`{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]` + "\n"
+}
+
 // envoyRoute is a route to a cluster, which has the name of a server.
 func envoyRoute(prefix, cluster, more string) string {
 	return `route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "` + prefix + `"}, route: {cluster: "` + cluster + `"` + more + `}}]}]}` + "\n"
@@ -20,14 +26,14 @@ var envoyPaths = []brokenPath{
 		name: "Envoy without upgrade_configs", usual: true,
 		program: "Envoy", site: envoyRouter + envoyRoute("/", "good", ""),
 		code: "no-upgrades",
-		hop:  "Envoy", cause: "passes no upgrade to tcp", line: "upgrade_configs",
+		hop:  "Envoy", cause: "an upgrade that it does not pass", line: "upgrade_configs",
 	},
 	{
 		name:    "Envoy with upgrade_configs for websocket alone, and CarrierUpgrade",
 		program: "Envoy", site: "upgrade_configs: [{upgrade_type: websocket}]\n" + envoyRouter + envoyRoute("/", "good", ""),
 		dial: only(preflight.CarrierUpgrade),
 		code: "no-upgrades",
-		hop:  "Envoy", cause: "passes no upgrade to tcp", line: "upgrade_type: tcp",
+		hop:  "Envoy", cause: "an upgrade that it does not pass", line: "upgrade_type: tcp",
 	},
 	{
 		name:    "Envoy has no route for the path",
@@ -40,6 +46,18 @@ var envoyPaths = []brokenPath{
 		program: "Envoy", site: envoyUpgrade + envoyRBAC + envoyRoute("/", "good", ""),
 		code: "rbac",
 		hop:  "Envoy", cause: "an RBAC rule", line: "Allow this path and client",
+	},
+	{
+		name:    "Envoy whose ext_authz denies the request",
+		program: "Envoy", site: envoyUpgrade + envoyAuthz("http_service: {server_uri: {uri: http://x, cluster: denying, timeout: 1s}}") + envoyRoute("/", "good", ""),
+		code: "forbidden",
+		hop:  "a server behind Envoy", cause: "forbids the request", line: "`ext_authz`",
+	},
+	{
+		name:    "Envoy whose ext_authz cannot reach its service",
+		program: "Envoy", site: envoyUpgrade + envoyAuthz("grpc_service: {envoy_grpc: {cluster_name: down}}") + envoyRoute("/", "good", ""),
+		code: "no-upgrades",
+		hop:  "Envoy", cause: "denies the request", line: "`ext_authz`",
 	},
 	{
 		name:    "Envoy, the server is down",

@@ -28,7 +28,13 @@ var traefikPaths = []brokenPath{
 		name:    "Traefik leads the path to SSH",
 		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{ssh}'}]",
 		code: "upstream-not-http",
-		hop:  "Traefik reached", cause: "does not answer in HTTP/1.1", line: "the URL of its service",
+		hop:  "Traefik reached", cause: "speaks another protocol", line: "the URL of its service",
+	},
+	{
+		name:    "Traefik speaks TLS to a plain listener",
+		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'https://{strict}'}]",
+		code: "upstream-not-http",
+		hop:  "Traefik reached", cause: "another protocol than the URL of its service says", line: "Correct that URL",
 	},
 	{
 		name:    "Traefik speaks plain HTTP to a listener above TLS",
@@ -68,8 +74,7 @@ var caddyPaths = []brokenPath{
 		name:    "Caddy with basic_auth",
 		program: "Caddy", site: "\nbasic_auth {\njane $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nreverse_proxy {good}",
 		code: "credentials-missing",
-		hop:  "Caddy, or a program behind", cause: "wants credentials", line: "Header or GetHeader",
-		beside: []string{"or a program behind"},
+		hop:  "Caddy's route", cause: "wants credentials", line: "`basic_auth`",
 	},
 	{
 		name:    "Caddy has no route for the path",
@@ -117,6 +122,15 @@ var otherPaths = []brokenPath{
 		code: "bad-gateway",
 		hop:  "the server that `backend` names", cause: "no valid answer in time", line: "Correct `backend`",
 		waits: true,
+	},
+	{
+		name:    "Varnish, TLS to a plain port",
+		program: "Varnish", site: "good\nreturn (pipe);",
+		dial: all(trusted, impatient),
+		code: "tls-timeout",
+		hop:  "the peer", cause: "the port is plain", line: "leave TLSConfig nil",
+		beside: []string{"it waits for a PROXY header", "the network drops large packets"},
+		waits:  true,
 	},
 	{
 		name:    "Varnish pipes, and the server is down",

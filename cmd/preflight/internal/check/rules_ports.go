@@ -7,6 +7,8 @@ const noAnswer = "ended silent malformed not-http too-much bare-page"
 var portRules = []rule{
 	{code: "tls-port", of: "tls-port " + noAnswer, when: asked("TLS", "client-hello"),
 		hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
+	{code: "upstream-tls", of: "tls-port", when: all(not(overTLS), came("client-hello", answered)),
+		hop: "{first}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
 	{code: "tls-port", of: "tls-port", when: not(overTLS),
 		hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
 	{code: "proxy-protocol", of: noAnswer, when: all(came("proxy-header", answered), not(came("get", answered)), not(came("malformed", answered))),
@@ -74,7 +76,7 @@ var portRules = []rule{
 		others: []string{"a rule rejects this client"}},
 	{code: "server-down", of: "ended", when: all(not(someHTTP), slow), sure: likely,
 		hop: "the server behind {edge}", cause: "a TCP proxy or balancer listens there (HAProxy `mode tcp`, nginx stream), and cannot reach its server", change: "start the server behind it, or correct its address (HAProxy `server`, nginx stream `proxy_pass`)",
-		others: []string{"a program that is no web server closes the connection"}},
+		others: []string{"that proxy speaks TLS to its server (HAProxy `ssl` in the `server` line), and the server is plain", "a program that is no web server closes the connection"}},
 	{code: "not-web", of: "ended", when: not(someHTTP), sure: possible,
 		hop: "{edge}", cause: "whatever listens there closes the connection when it gets HTTP, TLS or HTTP/2: it is no web server, or a TCP proxy whose server is down", change: "correct the host or the port in the URL, or start the server behind it"},
 	{code: "silent", of: "silent", when: not(someHTTP), sure: likely,
