@@ -320,7 +320,7 @@ function judge(status, fields, { host, protocol }, carrier, accept) {
   const list = (name) => all(name).join().split(',').map((member) => member.trim()).filter(Boolean);
   const code = field('preflight-refusal'); // the receipt
   if (status !== 101) {
-    const falls = code === undefined ? /^(200|3..|40[03456]|426|501|505)$/.test(status)
+    const falls = code === undefined ? /^(200|3..|40[0345]|426|501|505)$/.test(status)
       : /^(400|405|426) (no-upgrade|no-connection|carrier)$/.test(`${status} ${code}`);
     throw new RefusalError('refused', `${host} refused the carrier ${carrier} with status ${status}: ${
       code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'

@@ -248,6 +248,7 @@ func falls() []row {
 		"502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"} {
 		rows = append(rows, row{"stay-" + s[:3], "M69", "no receipt, but an outage or a matter of credentials: " + s, status(s), fail})
 	}
+	rows = append(rows, row{"stay-406", "M69", "no receipt, and a status that is not in the list of M68", status("406 Not Acceptable"), fail})
 	for _, c := range []struct{ code, status string }{
 		{"head", "400 Bad Request"}, {"http10", "426 Upgrade Required"}, {"protocol", "426 Upgrade Required"}, {"tunnel-tls", "426 Upgrade Required"},
 		{"origin", "403 Forbidden"}, {"authorize", "403 Forbidden"}, {"unavailable", "503 Service Unavailable"}, {"unknown-code", "404 Not Found"},
