@@ -112,7 +112,9 @@ func (u *upgrade) evidence() diagnosis.Evidence {
 	values, authorization := valuesOf(u.header, "Authorization")
 	scheme := ""
 	if len(values) == 1 {
-		scheme, _, _ = strings.Cut(values[0], " ")
+		if before, _, ok := strings.Cut(values[0], " "); ok { // else it is a credential
+			scheme = before
+		}
 	}
 	return diagnosis.Evidence{
 		Stage: diagnosis.Upgrade, Token: terms.Token(), Host: u.host, Path: path,
