@@ -63,7 +63,7 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 	// RawPath is set if the path is encoded in another way than net/url would do it, such as
 	// %2F for a slash. A proxy that does not decode it has checked another path.
 	if !ok || strings.Contains(r.URL.RawPath, "%") {
-		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte("no server for this path\n")}
+		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte(check.NoServerFor(r.URL.EscapedPath()))}
 		if !isClean(r.URL.Path) || strings.Contains(r.URL.RawPath, "%") {
 			err.Body = []byte(check.NotClean)
 		}
@@ -96,7 +96,7 @@ func (s *settings) slow(client string) error {
 		return nil
 	}
 	after := strconv.Itoa(int(math.Ceil(wait.Seconds())))
-	return &preflight.StatusError{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {after}}, Body: []byte("this address asks for tunnels too often\n")}
+	return &preflight.StatusError{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {after}}, Body: []byte(check.TooOften)}
 }
 
 // claimDelay is how long acceptAll may take to come to a connection.
@@ -110,10 +110,12 @@ func (s *server) refused(r *http.Request, who string, err error) {
 	if who != "" {
 		level = slog.LevelInfo
 	}
-	// Only the refusals of this program come here, and their bodies are fixed texts.
+	// Only the refusals of this program come here. Their bodies are fixed texts, but for a
+	// path, which is not for the log.
 	var answer *preflight.StatusError
 	errors.As(err, &answer)
-	s.log.Log(r.Context(), level, "refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(string(answer.Body)))
+	reason, _, _ := strings.Cut(string(answer.Body), check.ArrivedAs)
+	s.log.Log(r.Context(), level, "refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(reason))
 }
 
 // find returns the route for a path: the longest that is the path or a folder above it. A path
@@ -141,7 +143,7 @@ func (s *server) open(ctx context.Context, set *settings, to route) (*session, e
 	x := &session{set: set, route: to, leave: func() { s.places.Add(-1) }}
 	if n := s.places.Add(1); set.MaxConns > 0 && n > int64(set.MaxConns) {
 		x.leave()
-		return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}, Body: []byte("too many tunnels are open\n")}
+		return nil, &preflight.StatusError{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}, Body: []byte(check.TooManyTunnels)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

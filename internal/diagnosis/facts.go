@@ -206,11 +206,13 @@ func (f *facts) others() []product {
 type place uint8
 
 const (
-	elsewhere    place = iota // on the same host, or not to be understood
-	sameOverTLS               // the same host over https, instead of http
-	withSlash                 // the same path with a slash at its end
-	otherHost                 // another host over http
-	otherHostTLS              // another host over https
+	elsewhere         place = iota // on the same host, or not to be understood
+	sameOverTLS                    // the same host over https, instead of http
+	sameURL                        // the same host and path over https, again
+	withSlash                      // the same path with a slash at its end
+	otherHostSamePath              // the same path on another host
+	otherHost                      // another host over http
+	otherHostTLS                   // another host over https
 )
 
 // leads returns where the Location of the answer leads.
@@ -224,14 +226,24 @@ func (f *facts) leads() place {
 	switch {
 	case same && u.Scheme == "https" && !f.TLS:
 		return sameOverTLS
+	case f.TLS && f.again(u):
+		return sameURL
 	case same && u.Path == f.Path+"/":
 		return withSlash
 	case same:
 		return elsewhere
+	case (u.Scheme == "http" || u.Scheme == "https") && len(u.Path) > 1 && u.Path == f.Path:
+		return otherHostSamePath
 	case u.Scheme == "http":
 		return otherHost
 	case u.Scheme == "https":
 		return otherHostTLS
 	}
 	return elsewhere
+}
+
+// again reports whether u is the URL of the request, which is one of https.
+func (f *facts) again(u *url.URL) bool {
+	authority := func(host string) string { return strings.TrimSuffix(strings.ToLower(host), ":443") }
+	return (u.Scheme == "https" || u.Scheme == "") && (u.Host == "" || authority(u.Host) == authority(f.Host)) && u.Path == f.Path
 }

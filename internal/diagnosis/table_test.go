@@ -246,3 +246,11 @@ func TestNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// TestRedirectLoop takes the usual port of https for no port.
+func TestRedirectLoop(t *testing.T) {
+	for host, location := range map[string]string{"edge.example": "https://edge.example:443/x", "edge.example:443": "https://edge.example/x"} {
+		f := newFacts(&Evidence{Stage: Upgrade, TLS: true, Host: host, Path: "/x", Status: 301, Header: http.Header{"Location": {location}}})
+		require.Equal(t, sameURL, f.leads(), location)
+	}
+}

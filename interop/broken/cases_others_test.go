@@ -28,13 +28,13 @@ var traefikPaths = []brokenPath{
 		name:    "Traefik leads the path to SSH",
 		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'http://{ssh}'}]",
 		code: "upstream-not-http",
-		hop:  "Traefik reached", cause: "speaks another protocol", line: "the URL of its service",
+		hop:  "Traefik reached", cause: "gets no HTTP/1.1 from it", line: "Correct that URL",
 	},
 	{
 		name:    "Traefik speaks TLS to a plain listener",
 		program: "Traefik", site: "PathPrefix(`/`)\nservers: [{url: 'https://{strict}'}]",
 		code: "upstream-not-http",
-		hop:  "Traefik reached", cause: "another protocol than the URL of its service says", line: "Correct that URL",
+		hop:  "Traefik reached", cause: "gets no HTTP/1.1 from it", line: "Correct that URL (address, scheme)",
 	},
 	{
 		name:    "Traefik speaks plain HTTP to a listener above TLS",

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/check"
 	"github.com/preflight-go/preflight/cmd/preflight/internal/reload"
 )
 
@@ -37,7 +38,7 @@ func (r *Rules) Check(req *http.Request) (who string, err error) {
 	}
 	fields := req.Header["Authorization"]
 	if len(fields) > 1 {
-		return "", &preflight.StatusError{StatusCode: http.StatusBadRequest, Body: []byte("the request has more than one Authorization field\n")}
+		return "", &preflight.StatusError{StatusCode: http.StatusBadRequest, Body: []byte(check.ManyFields)}
 	}
 	scheme, credentials, _ := strings.Cut(strings.Join(fields, ""), " ")
 	switch {
@@ -99,7 +100,7 @@ func compile(pattern string) *regexp.Regexp {
 
 func (c *Certs) check(req *http.Request) (who string, err error) {
 	if req.TLS == nil || len(req.TLS.VerifiedChains) == 0 {
-		return "", forbidden("a client certificate is needed")
+		return "", forbidden(check.CertNeeded)
 	}
 	cert := req.TLS.VerifiedChains[0][0]
 	if matches(c.names, cert.Subject.CommonName) {
@@ -110,11 +111,11 @@ func (c *Certs) check(req *http.Request) (who string, err error) {
 			return name, nil
 		}
 	}
-	return "", forbidden("the client certificate is not allowed")
+	return "", forbidden(check.CertDenied)
 }
 
 func forbidden(why string) error {
-	return &preflight.StatusError{StatusCode: http.StatusForbidden, Body: []byte(why + "\n")}
+	return &preflight.StatusError{StatusCode: http.StatusForbidden, Body: []byte(why)}
 }
 
 func matches(patterns []*regexp.Regexp, name string) bool {

@@ -91,14 +91,14 @@ func exchange(conn net.Conn, request []byte) *Answer {
 	return a
 }
 
-// whole reports whether b is an answer whose Content-Length bytes are there, or a switch of
-// protocols.
+// whole reports whether b is an answer whose Content-Length bytes are there, a switch of
+// protocols, or a word to go on with the body.
 func whole(b []byte) bool {
 	head, body, ok := bytes.Cut(b, []byte("\r\n\r\n"))
 	if !ok || !bytes.HasPrefix(b, []byte("HTTP/1.")) {
 		return false
 	}
-	if bytes.HasPrefix(head[len("HTTP/1."):], []byte("1 101 ")) {
+	if line := head[len("HTTP/1."):]; bytes.HasPrefix(line, []byte("1 101 ")) || bytes.HasPrefix(line, []byte("1 100 ")) {
 		return true
 	}
 	for line := range bytes.SplitSeq(head, []byte("\r\n")) {

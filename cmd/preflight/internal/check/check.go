@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,14 +82,16 @@ func Run(ctx context.Context, t *Target, progress Progress) *Report {
 	return c.report()
 }
 
-// ask puts the questions that the evidence calls for, a few at a time.
+// ask puts the questions that the evidence calls for, a few at a time. Where an answer takes
+// long, it puts more of them at a time.
 func (c *checker) ask(ctx context.Context) {
 	var running sync.WaitGroup
 	places := make(chan struct{}, 4)
-	for _, q := range questions {
-		if !q.when(c) {
-			continue
-		}
+	if c.e.took() >= slowMillis {
+		places = make(chan struct{}, 8)
+	}
+	// All conditions are read before the first answer adds to the evidence.
+	for _, q := range slices.DeleteFunc(slices.Clone(questions), func(q question) bool { return !q.when(c) }) {
 		running.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,11 +13,10 @@ import (
 
 // evidence is all that is known about the path.
 type evidence struct {
-	target       *Target
-	proxy        bool // there is a forward proxy
-	forwardProxy bool // it refused
-	reached      bool // the first hop accepts connections
-	certificate  *Certificate
+	target      *Target
+	proxy       bool // there is a forward proxy
+	reached     bool // the first hop accepts connections
+	certificate *Certificate
 	// sentAuthorization reports whether the requests have credentials.
 	sentAuthorization bool
 	scheme            string     // of those credentials, such as Bearer
@@ -48,6 +48,12 @@ func (e *evidence) add(a *Answer) {
 	defer e.mu.Unlock()
 	e.answers[a.Name] = a
 	e.order = append(e.order, a.Name)
+}
+
+// sortCarriers puts the steps of the carriers, which are the last ones, into their order.
+func (e *evidence) sortCarriers() {
+	rank := func(s Step) int { return slices.Index(allCarriers, preflight.Carrier(s.Name)) }
+	slices.SortStableFunc(e.steps, func(a, b Step) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
 // carrier keeps why a carrier failed.
@@ -143,7 +149,7 @@ func (e *evidence) way() (all []product) {
 			}
 		}
 	}
-	add(e.first())
+	add(e.first(), ofMalformed(e.answers["plain"])) // a port for TLS shows itself to plain HTTP
 	for _, name := range append([]string{e.main(), "get", "other-path", "other-host"}, revealing...) {
 		a := e.of(name)
 		for _, p := range a.Products {
@@ -152,6 +158,17 @@ func (e *evidence) way() (all []product) {
 		add(product(a.Author))
 	}
 	return all
+}
+
+// before returns the products on the way in front of the one that wrote the answer. If there are
+// none, it returns all.
+func (e *evidence) before() []product {
+	way := e.way()
+	others := slices.DeleteFunc(slices.Clone(way), func(p product) bool { return p == e.author() })
+	if len(others) == 0 {
+		return way
+	}
+	return others
 }
 
 // revealing are questions that pass one hop, and that the next answers itself.

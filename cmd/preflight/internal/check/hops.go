@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -235,29 +236,42 @@ func (c *checker) certificate(state *tls.ConnectionState) (*Certificate, error) 
 
 var allCarriers = []preflight.Carrier{preflight.CarrierUpgrade, preflight.CarrierFramed, preflight.CarrierWebSocket}
 
-// tryCarriers opens a tunnel by each carrier, as a client does.
+// tryCarriers opens a tunnel by each carrier, as a client does: one after the other. If the
+// first one takes long to fail, the others are tried at the same time.
 func (c *checker) tryCarriers(ctx context.Context) {
-	for _, carrier := range allCarriers {
-		c.timed(ctx, string(carrier), func(ctx context.Context) (string, error) {
-			tunnel, err := c.dialTunnel(ctx, carrier)
-			if err == nil {
-				tunnel.Close()
-				return "the tunnel opens", nil
-			}
-			a := &Answer{Name: string(carrier), About: "a tunnel by " + string(carrier), Outcome: failed}
-			var answer *preflight.StatusError
-			if errors.As(err, &answer) {
-				a.Outcome, a.Status, a.header, a.body = answered, answer.StatusCode, answer.Header, answer.Body
-				a.describe()
-				c.e.forwardProxy = c.e.forwardProxy || answer.ForwardProxy
-			}
-			c.e.carrier(a, codeOf(err), err)
-			return c.failure(a, err), err
-		})
+	for i, carrier := range allCarriers {
+		c.tryCarrier(ctx, carrier)
 		if c.e.proxyFailed() {
 			return
 		}
+		if s := c.e.find(string(carrier)); !s.OK && s.Millis >= slowMillis {
+			var running sync.WaitGroup
+			for _, other := range allCarriers[i+1:] {
+				running.Go(func() { c.tryCarrier(ctx, other) })
+			}
+			running.Wait()
+			c.e.sortCarriers()
+			return
+		}
 	}
+}
+
+func (c *checker) tryCarrier(ctx context.Context, carrier preflight.Carrier) {
+	c.timed(ctx, string(carrier), func(ctx context.Context) (string, error) {
+		tunnel, err := c.dialTunnel(ctx, carrier)
+		if err == nil {
+			tunnel.Close()
+			return "the tunnel opens", nil
+		}
+		a := &Answer{Name: string(carrier), About: "a tunnel by " + string(carrier), Outcome: failed}
+		var answer *preflight.StatusError
+		if errors.As(err, &answer) {
+			a.Outcome, a.Status, a.header, a.body = answered, answer.StatusCode, answer.Header, answer.Body
+			a.describe()
+		}
+		c.e.carrier(a, codeOf(err), err)
+		return c.failure(a, err), err
+	})
 }
 
 // repeats is how often tryAgain dials. A proxy that takes its servers in turn leads to each of

@@ -116,6 +116,10 @@ func author(h http.Header, body string) product {
 			return p.product
 		}
 	}
+	// Envoy reports the time of the server behind it, unless it wrote the answer itself.
+	if strings.EqualFold(h.Get("Server"), "envoy") && body == "" && h.Get("X-Envoy-Upstream-Service-Time") == "" && h.Get("Location") == "" {
+		return envoy
+	}
 	switch body {
 	case "bad gateway", "internal server error", "gateway timeout": // without a line end
 		return traefik

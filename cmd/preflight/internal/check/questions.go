@@ -40,6 +40,9 @@ var questions = []question{
 	{"other-host", "another Host", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, strings.ToLower(rand.Text())+".invalid", "other-host", c.upgrade()))
 	}},
+	{"bare-host", "the Host without its port", hasPort, func(ctx context.Context, c *checker) *Answer {
+		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, withoutPort(c.host()), "bare-host", c.upgrade()))
+	}},
 	{"other-token", "an upgrade to another protocol", notOpen, func(ctx context.Context, c *checker) *Answer {
 		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "other-token", "Connection: Upgrade\r\nUpgrade: check/1\r\n"))
 	}},
@@ -111,8 +114,23 @@ func refusesCredentials(c *checker) bool { return c.e.sentAuthorization && c.e.c
 
 // later are asked one after the other, when the others have ended.
 var later = []question{
-	{"again", "the same request again", notOpen, func(ctx context.Context, c *checker) *Answer {
-		return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
+	{"again", "the same request again", notSilent, func(ctx context.Context, c *checker) *Answer {
+		ask := func() *Answer {
+			return c.on(ctx, c.dialHTTP, c.request(c.Dialer.Path, c.host(), "again", c.upgrade()))
+		}
+		a := ask()
+		// nginx passes on what SSH says only if it comes at the right moment.
+		for range 4 {
+			if a.Outcome != ended || c.e.code() != "ended" {
+				break
+			}
+			a = ask()
+		}
+		return a
+	}},
+	{"body", "the head of a POST, which nginx goes on with if it leads to a server", nginxEnds, func(ctx context.Context, c *checker) *Answer {
+		get := c.request(c.Dialer.Path, c.host(), "body", "Expect: 100-continue\r\nContent-Length: 1\r\n")
+		return c.onFor(ctx, c.dialHTTP, append([]byte("POST"), get[len("GET"):]...), c.portTimeout())
 	}},
 	{"post", "an empty POST, which nginx refuses for a file", servesFile, func(ctx context.Context, c *checker) *Answer {
 		get := c.request(c.Dialer.Path, c.host(), "post", "Content-Length: 0\r\n")
@@ -123,6 +141,9 @@ var later = []question{
 // servesFile holds if nginx answered with a file. It refuses POST for one, unless an error_page
 // leads to it.
 func servesFile(c *checker) bool { return c.e.answer().is(http.StatusOK) && nginxFile(c.e) }
+
+// nginxEnds holds if the connection ended without an answer, behind nginx as the first hop.
+func nginxEnds(c *checker) bool { return notOpen(c) && c.e.code() == "ended" && c.e.first() == nginx }
 
 func (c *checker) withoutCredentials() *checker {
 	copied := *c
@@ -141,6 +162,22 @@ func isPlain(c *checker) bool {
 }
 
 func isTLS(c *checker) bool { return notOpen(c) && c.Dialer.TLSConfig != nil }
+
+// notSilent holds where the first carrier failed, and not because no answer came.
+func notSilent(c *checker) bool { return notOpen(c) && c.e.code() != "silent" }
+
+// hasPort holds where the Host has a port, and no listener has answered. A proxy may know the
+// Host without it.
+func hasPort(c *checker) bool {
+	return notOpen(c) && c.e.answer().Reason == "" && withoutPort(c.host()) != c.host()
+}
+
+func withoutPort(host string) string {
+	if _, port, err := net.SplitHostPort(host); err == nil {
+		return strings.TrimSuffix(host, ":"+port)
+	}
+	return host
+}
 
 // dialPort connects to the port that is in question: that of the edge, or that of a forward
 // proxy that does not connect.

@@ -8,7 +8,7 @@ import (
 // rules is the table of all verdicts. The first rule that fits is taken, so a rule that needs
 // more evidence stands before one that needs less. To add a case, add a rule, and a row for it
 // in rules_test.go.
-var rules = slices.Concat(steadyRules, farRules, pathRules, proxyRules, tlsRules, portRules, listenerRules, answerRules, lastRules)
+var rules = slices.Concat(steadyRules, farRules, pathRules, proxyRules, tlsRules, portRules, serveRules, listenerRules, answerRules, lastRules)
 
 // The conditions of rules.
 
@@ -80,10 +80,11 @@ func admits(e *evidence) bool {
 	return e.of("get").Reason == "no-upgrade" || e.of("get").is(http.StatusUpgradeRequired)
 }
 
-// otherScheme holds if the answer asks for credentials of another scheme than was sent.
+// otherScheme holds if the answer asks for credentials of another scheme than was sent. What was
+// sent may have no scheme at all.
 func otherScheme(e *evidence) bool {
 	wanted := e.challenges()
-	return e.scheme != "" && len(wanted) > 0 && !slices.Contains(wanted, e.scheme)
+	return e.sentAuthorization && len(wanted) > 0 && !slices.Contains(wanted, e.scheme)
 }
 
 // notByProxy holds if no product on the way wrote the answer.

@@ -9,6 +9,15 @@ const sniFails = "TLS between them fails: the server wants a name that it knows 
 
 // answerRules are about answers that no listener gave.
 var answerRules = []rule{
+	// The Host has a port, and the proxy knows the name alone.
+	{code: "host-port", when: knowsBareHost,
+		hop: "{who}", cause: "it knows the Host without its port, and not with the port that the URL has", change: "{hostPort}; or use the usual port in the URL"},
+
+	// The listener refuses, and a proxy hides what it says.
+	{code: "receipt-hidden", of: "forbidden no-route bad-gateway", when: all(by(nginx), admits), sure: likely,
+		hop: "the listener", cause: "it refuses the upgrade with {status}, and the error page of nginx hides its answer (`proxy_intercept_errors`): an ordinary request reaches it", change: "remove `proxy_intercept_errors on`, so that the answer of the listener arrives: 404 is a path without --route, 502 a server that is down",
+		others: []string{"a rule of nginx about the upgrade answers so ({match})"}},
+
 	// Another program, or the proxy itself.
 	{code: "error-page", of: "no-listener", when: all(by(nginx), nginxFile, status("post", http.StatusOK)), sure: likely,
 		hop: "the server behind nginx", cause: "it is down or answers an error, and `error_page` of nginx turns that into a file with {status}", change: "start the server, or correct {upstream}; and remove `=200` from `error_page` for {path}, so that clients see the error",
@@ -25,10 +34,10 @@ var answerRules = []rule{
 	{code: "other-server", of: "no-listener other-tokens",
 		hop: "{edge}", cause: "a web server listens there that is no preflight listener, and knows no tunnel", change: "correct the host, the port or the path in the URL; if a proxy is meant, correct the route for {path}"},
 	{code: "no-site", of: "no-site", hop: "Caddy", cause: "it has no site or route for this Host and path, and answers 200 with nothing", change: "add the Host as the address of a site, and `reverse_proxy` for {path}, to the Caddyfile; or correct the URL", paste: true},
-	{code: "other-server", of: "ssh redis mail-or-ftp", hop: "the server behind {who}", cause: "{who} leads the path to a program that is no web server", change: "correct {upstream} for {path}"},
+	{code: "other-server", of: "ssh redis mail-or-ftp", hop: "the server behind {who}", cause: "{who} leads the path to a program that is no web server", change: inFront},
 
 	// Where a path leads.
-	{code: "websocket-only", of: "no-route", when: all(by(ats), func(e *evidence) bool { return e.of("get").Reason != "" }),
+	{code: "websocket-only", of: "no-route", when: all(by(ats), admits),
 		hop: "Traffic Server", cause: "it passes websocket alone, and has no `map ws://` rule for this path: its rule is for ordinary requests", change: "{passes}, and use --carrier websocket", paste: true},
 	{code: "no-route", of: "no-route other-route", when: all(goAnswer, asked("HTTP/2", "http2")), sure: likely,
 		hop: "Traefik", cause: "no router matches this Host and path", change: "correct the Host or the path in the URL, or the rule of the router: `Host(…)` and `PathPrefix(…)`",
@@ -39,6 +48,9 @@ var answerRules = []rule{
 		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
 	{code: "other-route", of: "other-route", sure: likely, hop: "the server behind {behind}", cause: "{behind} changes the path, and the Go server behind it has no handler for what arrives", change: "correct the slash after `proxy_pass` (nginx), `http-request set-path` (HAProxy) or another rewrite; or mount the listener at the path that arrives",
 		others: []string{"{behind} leads to another Go program", "Traefik is behind it, and has no router for the Host or the path that arrives"}, next: apart},
+	{code: "no-route", of: "no-route", when: all(by(nginx), alike(mainCarrier, "other-host")), sure: likely,
+		hop: "nginx", cause: "no location leads this path to the listener, in the `server` that has this Host or is the default for it", change: "add {path} as a `location` with `proxy_pass` to the `server` with this `server_name`; or correct the path in the URL", paste: true,
+		others: []string{"no `server_name` is this Host, and the default `server` answers: correct `server_name`, or the host in the URL"}},
 	{code: "no-route", of: "no-route", when: by(nginx),
 		hop: "nginx", cause: "no location leads this path to the listener", change: "add {path} as a `location` with `proxy_pass` to the `server` with this `server_name`; or correct the path in the URL", paste: true},
 	{code: "no-route", of: "no-route", when: notByProxy, sure: likely, hop: "{way}", cause: "it leads this path and Host to another server than the listener: that server answers {status}", change: "correct {route}: the first that matches counts in Apache and HAProxy; or correct the path and the host in the URL",
@@ -48,26 +60,26 @@ var answerRules = []rule{
 	// Redirects.
 	{code: "redirect-https", of: "redirect-https", hop: "{edge}", cause: "it redirects from http to https", change: "write https:// (or wss://, tcps://) in the URL{redirectPort}"},
 	{code: "redirect-slash", of: "redirect-slash", hop: "the path in the URL", cause: "the edge wants a slash at its end", change: "write that slash in the URL: {path}/"},
+	{code: "redirect-host", of: "redirect-host", hop: "the host in the URL", cause: "the edge leads to the same path on another host", change: "write the host to which it redirects into the URL: `curl -I` shows it as Location"},
 	{code: "captive-portal", of: "captive-portal", sure: likely, hop: "the network of this machine", cause: "it leads to a sign-in page (captive portal)", change: "sign in with a browser, then try again"},
-	{code: "redirect-login", of: "redirect-login", hop: "{who}", cause: "it leads to a sign-in page on another host", change: "exempt {path} from the sign-in (oauth2-proxy: `skip_auth_routes`), or send the credentials that it wants by --header-file"},
+	{code: "redirect-login", of: "redirect-login", hop: "{who}", cause: "it leads to a sign-in page on another host", change: "exempt {path} from the sign-in{off}, or by `skip_auth_routes` of oauth2-proxy; or send the credentials that it wants by --header-file"},
+	{code: "redirect-loop", of: "redirect-loop", when: func(e *evidence) bool { return len(e.way()) > 1 && e.author() != "" }, sure: likely, hop: "{who}", cause: "it redirects to the same https URL again: it takes the request for plain http, because {before} ends TLS", change: behindTLS, others: []string{"another rule leads to the same URL, such as one that sets a cookie first"}},
+	{code: "redirect-loop", of: "redirect-loop", sure: likely, hop: "the server behind {first}, or {first} itself", cause: "it redirects to the same https URL again: it takes the request for plain http, because TLS ends in front of it", change: behindTLS, others: []string{"another rule leads to the same URL, such as one that sets a cookie first"}},
 	{code: "redirect", of: "redirect", sure: likely, hop: "{who}", cause: "it leads to another path of the same host", change: "correct the path in the URL; it may be a sign-in page"},
 
 	// The head.
 	{code: "upstream-tls", of: "upstream-tls", when: status(mainCarrier, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable), sure: likely,
 		hop: "{who}", cause: "its TLS with the server behind it fails, because that server is plain", change: "use no TLS to the server ({insecure})",
 		others: []string{"one of the two does not accept the certificate of the other"}},
-	{code: "upstream-tls", of: "upstream-tls", when: all(firstIs(haproxy), by(nginx, apache)), sure: likely,
-		hop: "HAProxy", cause: "it sends plain HTTP to the TLS port of {who}", change: "let it speak TLS: `ssl` in the `server` line, or lead it to the plain port",
-		others: []string{"another proxy behind HAProxy does so"}},
-	{code: "upstream-tls", of: "upstream-tls", hop: "{behind}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
-	{code: "tls-port", of: "tls-port", hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
+	{code: "upstream-tls", of: "upstream-tls", hop: "{before}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
 	{code: "head-size", of: "head-size", hop: "{who}", cause: "the head of the request is too large for it", change: "send fewer or shorter fields, or raise its limit: {head}"},
 
 	// Credentials and rules.
-	{code: "receipt-hidden", of: "credentials-missing credentials-refused", when: func(e *evidence) bool { return e.of("get").Reason != "" },
+	{code: "receipt-hidden", of: "credentials-missing credentials-refused", when: admits,
 		hop: "the listener", cause: "its Authorize refuses the request, and the error page of {first} hides its answer (`proxy_intercept_errors`): an ordinary request passes without credentials", change: "send the credentials by --header-file; remove `proxy_intercept_errors on`, so that the answer of the listener arrives"},
-	{code: "credentials-missing", of: "credentials-missing", hop: "{who}", cause: "it wants credentials itself, and none were sent ({auth})", change: "send them by --header-file, or exempt {path} from {auth}"},
-	{code: "credentials-scheme", of: "credentials-refused", when: otherScheme, hop: "{who}", cause: "it wants credentials of its own ({challenge}, by {auth}), and the Authorization that was sent is {scheme}, which may be right for the server behind", change: "exempt {path} from {auth}, or send the credentials that it wants: a request has only one Authorization"},
+	{code: "credentials-missing", of: "credentials-missing", hop: "{who}", cause: "it wants credentials itself, and none were sent ({auth})", change: "send them by --header-file, or exempt {path} from {auth}{off}"},
+	{code: "credentials-scheme", of: "credentials-refused", when: all(otherScheme, func(e *evidence) bool { return e.scheme == "" }), hop: "{who}", cause: "it wants credentials itself ({challenge}, by {auth}), and the Authorization that was sent does not begin with that word", change: "write `Authorization: {wanted} …` in --header-file, --header-command or --header; or exempt {path} from {auth}{off}, if what was sent is for the server behind"},
+	{code: "credentials-scheme", of: "credentials-refused", when: otherScheme, hop: "{who}", cause: "it wants credentials of its own ({challenge}, by {auth}), and the Authorization that was sent is {scheme}, which may be right for the server behind", change: "exempt {path} from {auth}{off}, or send the credentials that it wants: a request has only one Authorization"},
 	{code: "credentials-refused", of: "credentials-refused", hop: "{who}", cause: "it refuses the Authorization that was sent ({auth})", change: "renew or correct it in --header-file, --header-command or --header"},
 	{code: "rbac", of: "rbac", hop: "Envoy", cause: "an RBAC rule, or an AuthorizationPolicy of Istio, denies the request", change: "allow {path} and this client in the RBAC filter, or in the AuthorizationPolicy"},
 	{code: "squid-denied", of: "squid-denied", hop: "Squid", cause: "its rules deny the request", change: "allow it by `http_access`, for this Host and path"},
@@ -92,24 +104,29 @@ var answerRules = []rule{
 	{code: "no-backend", of: "no-server", when: all(not(slow), not(alike(mainCarrier, "other-path"))), sure: likely, hop: "HAProxy", cause: "the backend of this path has no server that is up", change: "start the server, or correct its health check (`check`, `option httpchk`); see the stats page"},
 	{code: "queue-full", of: "no-server", when: all(not(slow), func(e *evidence) bool { return e.took() > 50 }), sure: likely, hop: "HAProxy", cause: "the servers are full: the request waited in the queue ({took}, `timeout queue`)", change: "raise `maxconn` of the `server` line",
 		others: []string{"every server is down"}},
-	{code: "no-server", of: "no-server", when: not(slow), sure: likely, hop: "HAProxy", cause: "it has no server that is up for this Host and path: its health check found the servers down, or no backend matches", change: "start the servers, or correct their health check (`check`, `option httpchk`); or add `use_backend` or `default_backend` for this Host and {path}",
+	{code: "no-server", of: "no-server", when: not(slow), sure: likely, hop: "HAProxy", cause: "it has no server that is up for this Host and path: its health check found the servers down, or no backend matches", change: "start the servers; or correct their health check: `preflight serve` answers `option httpchk GET /healthz` with 200, and `option httpchk` alone with 426; or add `use_backend` or `default_backend` for this Host and {path}",
 		others: []string{"the servers are full (`maxconn`)"}, next: apart},
 	{code: "server-down", of: "no-server", sure: likely, hop: "the server behind HAProxy", cause: "HAProxy got no connection to it within {took}: it is down, or its address is wrong", change: "start it, or correct the `server` line",
 		others: []string{"it is full: open tunnels count for `maxconn` of the `server` line, and the request waited for `timeout queue`", "`ssl` in the `server` line, and the server is plain", "`proto h2` in the `server` line"}, next: apart},
 	{code: "server-slow", of: "upstream-closed bad-gateway", when: slow, sure: likely, hop: "the server behind {who}", cause: "it did not answer within {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
 		others: []string{"it closed the connection"}, next: apart},
+	{code: "upstream-plain", of: "upstream-closed", when: by(envoy), sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it closed the connection: it wants TLS and Envoy speaks plain HTTP to it, or it speaks HTTP/1.1 and Envoy HTTP/2", change: "use TLS to the server ({secure}), or lead to its plain port; remove `http2_protocol_options` from the cluster, if it is there",
+		others: []string{"it wants no PROXY header (`upstream_proxy_protocol` in the cluster)", "it is no web server", "it has crashed"}, next: apart},
+	{code: "upstream-plain", of: "upstream-closed", when: by(haproxy), sure: likely, hop: "the server behind HAProxy", cause: "HAProxy reached it, and it closed the connection: the server wants TLS, and HAProxy speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
+		others: []string{"it is no web server", "it wants no PROXY header (`send-proxy` in the `server` line)", "`proto h2` in the `server` line", "it has crashed"}, next: apart},
 	{code: "upstream-plain", of: "upstream-closed", sure: likely, hop: "the server behind {who}", cause: "{who} reached it, and it closed the connection: the server wants TLS, and {who} speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
-		others: []string{"it is no web server", "it wants no PROXY header (HAProxy `send-proxy`)", "it has crashed"}, next: apart},
+		others: []string{"it is no web server", "it has crashed"}, next: apart},
 	{code: "server-down", of: "bad-gateway", when: by(caddy), sure: likely, hop: "the server behind Caddy", cause: "Caddy cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
 		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
+	{code: "server-down", of: "bad-gateway", when: by(nginx), sure: likely, hop: "the server behind nginx", cause: "nginx cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}; if that has a variable, `resolver` must resolve the name",
+		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "it is no web server"}, next: apart},
 	{code: "server-down", of: "server-down squid-down bad-gateway", sure: likely, hop: "the server behind {who}", cause: "{who} cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
 		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "it is no web server"}, next: apart},
-	{code: "server-slow", of: "server-slow", sure: likely, hop: "the server behind {who}", cause: "it did not answer in the time of {who}, {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
-		others: []string{"it cannot be reached"}, next: apart},
+	{code: "server-slow", of: "server-slow", sure: likely, hop: "the server behind {who}", cause: "it did not answer in the time of {who}, {took}: it hangs, or {who} does not reach it", change: "see whether it hangs, or is no web server; whether {upstream} has its address, and a firewall lets {who} through; or raise {timeout}",
+		next: apart},
 	{code: "upstream-other", of: "upstream-not-http", when: envoyIs, sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
 		others: []string{"Envoy speaks HTTP/2 to it: remove `http2_protocol_options` from the cluster", "it wants TLS"}, next: apart},
-	{code: "upstream-other", of: "upstream-not-http", when: by(traefik), sure: likely, hop: "the server behind Traefik", cause: "Traefik reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
-		others: []string{"TLS is on one side alone: {secure}, or {insecure}"}, next: apart},
+	{code: "upstream-other", of: "upstream-not-http", when: by(traefik), sure: likely, hop: "the server behind Traefik", cause: "Traefik reached it, and gets no HTTP/1.1 from it: TLS between them fails, or another program listens there", change: "with https:// in the URL of the service: give its `serversTransport` the `rootCAs` and the `serverName` of the server, or write http:// if it is plain; with http://: correct the URL of the service", next: apart},
 	{code: "upstream-other", of: "upstream-not-http", hop: "the server behind {who}", cause: "{who} reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}"},
 	{code: "rule-drops", of: "server-fault", when: all(by(haproxy), slow), sure: likely, hop: "HAProxy", cause: "a rule holds the request back, and then refuses it (`http-request tarpit`)", change: "remove that rule for {path} and this Host"},
 	{code: "apache-ssl", of: "server-fault", when: by(apache), sure: likely, hop: "Apache", cause: "it fails by itself: `ProxyPass … https://…` without `SSLProxyEngine on`, or a module of mod_proxy is not loaded", change: "add `SSLProxyEngine on`, or load `proxy_http_module`; its error log has the reason"},
@@ -129,6 +146,15 @@ var answerRules = []rule{
 var lastRules = []rule{
 	{code: "unknown", when: func(e *evidence) bool { return e.main() != "" }, sure: possible,
 		hop: "{edge}", cause: "the tunnel does not open, and the evidence fits no known fault", change: "see the steps above, and the logs of the proxy and of the server", next: apart},
+}
+
+const behindTLS = "let it look at X-Forwarded-Proto in place of its own scheme (nginx `$http_x_forwarded_proto` in place of `$scheme`), and let the proxy that ends TLS send that field; or exempt {path} from the redirect"
+
+// knowsBareHost holds if the listener is reached as soon as the Host has no port, and not before.
+func knowsBareHost(e *evidence) bool {
+	bare := e.of("bare-host")
+	return (bare.Reason != "" || bare.is(http.StatusSwitchingProtocols)) && e.answer().Outcome == answered && e.answer().Reason == "" &&
+		bare.Status != e.answer().Status
 }
 
 func envoyIs(e *evidence) bool { return e.author() == envoy }

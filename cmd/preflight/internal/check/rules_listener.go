@@ -14,7 +14,7 @@ var listenerRules = []rule{
 	{code: "http10", of: "http10", when: func(e *evidence) bool { return len(e.way()) < 2 }, sure: likely, others: unseen,
 		hop: "{way}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
 	{code: "http10", of: "http10", sure: likely,
-		hop: "the last proxy before the listener, one of {way}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
+		hop: "{old}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
 	{code: "tcp-only", of: "no-upgrade no-connection bad-request forbidden no-upgrades refused", when: tcpAlone,
 		hop: "{strips}", cause: "it passes the upgrade to tcp, and removes or refuses that to websocket", change: "nothing, because the client uses the carrier that opens. To pass WebSocket too: Apache `upgrade=ANY`, Envoy `upgrade_type: websocket`, Squid `http_upgrade_request_protocols websocket allow all`"},
 	{code: "websocket-only", of: "no-route no-listener other-tokens", when: all(notByProxy, func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) }), sure: likely,
@@ -38,13 +38,15 @@ var listenerRules = []rule{
 	{code: "request", of: "request", hop: "a trusted proxy, {way}", cause: "it sends a malformed field for the client's address", change: "correct the field there that --client-addr-header of `preflight serve` (PreflightListener.ClientAddrHeader) names: nginx `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for`"},
 	{code: "authorize", of: "authorize", when: status(mainCarrier, http.StatusTooManyRequests, http.StatusServiceUnavailable), hop: "the listener", cause: "its Authorize refuses for the moment", change: "try again later; the log of the server has the reason"},
 	{code: "server-down", of: "authorize", when: status(mainCarrier, http.StatusBadGateway, http.StatusGatewayTimeout), hop: "the server behind `preflight serve`", cause: "`preflight serve` cannot reach its server", change: "start that server, or correct --to or --route"},
-	{code: "other-route", of: "authorize", when: all(refusesForm, onTheWay, func(e *evidence) bool { return isClean(e.path()) }),
+	{code: "other-route", of: "authorize", when: all(says(NotClean), onTheWay, func(e *evidence) bool { return isClean(e.path()) }),
 		hop: "{way}", cause: "it changes the path: `preflight serve` gets one with //, a dot segment or a needless escape, and refuses that", change: cleanPath},
-	{code: "path-form", of: "authorize", when: refusesForm,
+	{code: "path-form", of: "authorize", when: says(NotClean),
 		hop: "the path in the URL", cause: "it has //, a dot segment or a needless escape, and `preflight serve` refuses that", change: "write it without them"},
 	{code: "no-route", of: "authorize", when: status(mainCarrier, http.StatusNotFound), hop: "the listener", cause: "`preflight serve` has no server for this path", change: "correct the path in the URL, or add it by --route; a proxy may change the path (nginx: the slash after `proxy_pass`)"},
 	{code: "authorization-lost", of: "authorize", when: all(sentAuthorization, either(lost("Authorization"), all(status("authorization", http.StatusUnauthorized, http.StatusForbidden), tooLarge("other-field")))),
-		hop: "{way}", cause: "a proxy on the way removes Authorization, so the listener does not see the credentials", change: "let it pass the field: nginx no `proxy_set_header Authorization \"\"`; Squid `login=PASSTHRU`; HAProxy no `del-header Authorization`"},
+		hop: "{way}", cause: "a proxy on the way removes Authorization or writes its own, so the listener does not see the credentials", change: "let it pass the field: nginx no `proxy_set_header Authorization …`; Squid `login=PASSTHRU`; HAProxy no `del-header Authorization`"},
+	{code: "credentials-scheme", of: "authorize", when: otherScheme,
+		hop: "the listener", cause: "it wants {challenge}, and the Authorization that was sent does not begin with that word", change: "write `Authorization: {wanted} …` in --header-file, --header-command or --header"},
 	{code: "credentials-refused", of: "authorize", when: all(sentAuthorization, tooLarge("authorization")),
 		hop: "the listener", cause: "its Authorize refuses the credentials that were sent, which reach it", change: "renew or correct the Authorization in --header-file, --header-command or --header"},
 	{code: "credentials-refused", of: "authorize", when: sentAuthorization, sure: likely,
@@ -64,11 +66,6 @@ var listenerRules = []rule{
 }
 
 const trustProxy = "add the proxy to --trusted-proxy of `preflight serve` (PreflightListener.TrustedProxies), or remove `send-proxy` from the `server` line (HAProxy), `proxy_protocol on` (nginx stream)"
-
-// NotClean is what `preflight serve` answers to a path that a proxy may read in another way.
-const NotClean = "this path has //, a dot segment or a needless escape\n"
-
-func refusesForm(e *evidence) bool { return string(e.answer().body) == NotClean }
 
 // tcpAlone holds if a carrier that the client tries first opens, and WebSocket does not.
 func tcpAlone(e *evidence) bool { return e.works() && e.main() == webSocket }

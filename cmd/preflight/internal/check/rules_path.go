@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // pathRules are about names and TCP.
@@ -48,20 +49,26 @@ var proxyRules = []rule{
 		hop: "the forward proxy", cause: "its port speaks TLS", change: "write https:// in HTTPS_PROXY"},
 	{code: "proxy-plain", of: "not-tls tls-ended tls-timeout echo", when: all(step("proxy"), came("connect", answered)),
 		hop: "the forward proxy", cause: "its port does not speak TLS, and its URL says https", change: "write http:// in HTTPS_PROXY"},
+	{code: "connect-forbidden", of: "connect-forbidden", when: all(by(squid), usualPort),
+		hop: "the forward proxy", cause: "Squid does not allow CONNECT to {edge}", change: "allow this client (acl localnet src …) and the host in `http_access`; the port 443 is in `SSL_ports` by default"},
 	{code: "connect-forbidden", of: "connect-forbidden", when: by(squid),
-		hop: "the forward proxy", cause: "Squid does not allow CONNECT to {edge}", change: "add the port to `SSL_ports` (acl SSL_ports port …), and allow the host in `http_access`"},
+		hop: "the forward proxy", cause: "Squid does not allow CONNECT to {edge}", change: "add the port to `SSL_ports` (acl SSL_ports port …), and allow this client and the host in `http_access`"},
+	{code: "connect-forbidden", of: "connect-forbidden", when: all(by(tinyproxy), bodyHas("service requests from your host")),
+		hop: "the forward proxy", cause: "tinyproxy does not serve this client", change: "add the address of this machine to its configuration: `Allow ADDRESS`"},
+	{code: "connect-forbidden", of: "connect-forbidden", when: all(by(tinyproxy), bodyHas("has been filtered")),
+		hop: "the forward proxy", cause: "tinyproxy does not allow this host", change: "let its `Filter` pass the host: see `FilterDefaultDeny`"},
 	{code: "connect-forbidden", of: "connect-forbidden", when: by(tinyproxy),
 		hop: "the forward proxy", cause: "tinyproxy does not allow CONNECT to {edge}", change: "add the port as a `ConnectPort`, or the host to its filter"},
 	{code: "connect-forbidden", of: "connect-forbidden socks-forbidden",
-		hop: "the forward proxy", cause: "it does not allow CONNECT to {edge}", change: "allow this host and port in its rules"},
+		hop: "the forward proxy", cause: "it does not allow CONNECT to {edge}", change: "allow this host and port in its rules; or put the host into NO_PROXY, if this machine reaches it without the forward proxy"},
 	{code: "proxy-auth-missing", of: "proxy-auth-missing socks-auth-missing",
 		hop: "the forward proxy", cause: "it wants credentials, and none were sent", change: "put the user and the password into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"},
 	{code: "proxy-auth-refused", of: "proxy-auth-refused socks-auth-refused",
 		hop: "the forward proxy", cause: "it does not accept the credentials that were sent", change: "correct the user and the password in HTTPS_PROXY"},
 	{code: "connect-unreachable", of: "connect-unreachable socks-unreachable",
-		hop: "the edge, as seen from the forward proxy", cause: "the forward proxy cannot resolve or reach {edge}", change: "start the edge, or correct the host and the port in the URL; the forward proxy must be able to reach them"},
+		hop: "the edge, as seen from the forward proxy", cause: "the forward proxy cannot resolve or reach {edge}", change: "start the edge, or correct the host and the port in the URL; or put the host into NO_PROXY, if this machine reaches it without the forward proxy"},
 	{code: "connect-unreachable", of: "socks-ended socks-timeout", when: asked("SOCKS5", "socks"), sure: likely,
-		hop: "the edge, as seen from the forward proxy", cause: "the forward proxy cannot reach {edge}", change: "start the edge, or correct the host and the port in the URL; the forward proxy must be able to reach them",
+		hop: "the edge, as seen from the forward proxy", cause: "the forward proxy cannot reach {edge}", change: "start the edge, or correct the host and the port in the URL; or put the host into NO_PROXY, if this machine reaches it without the forward proxy",
 		others: []string{"a rule of the forward proxy forbids it"}},
 	{code: "not-a-proxy", of: "not-a-proxy",
 		hop: "the forward proxy", cause: "it is no forward proxy, or knows no CONNECT", change: "correct HTTPS_PROXY"},
@@ -80,6 +87,12 @@ var tlsRules = []rule{
 		hop: "{edge}", cause: "the port does not speak TLS, and the URL says so", change: "write http:// (or ws://, tcp://) in the URL, or let the port speak TLS"},
 	{code: "proxy-protocol", of: "tls-ended tls-timeout", when: asked("TLS", "proxy-header-tls"),
 		hop: "{edge}", cause: "the port waits for a PROXY header, which a balancer in front of it should send", change: "remove `proxy_protocol` from `listen` (nginx) or `accept-proxy` from `bind` (HAProxy), or go through that balancer"},
+	{code: "default-cert", of: anyCert, when: issuedBy("TRAEFIK DEFAULT CERT"),
+		hop: "Traefik", cause: "it has no certificate for this name, and sends its default", change: "give it one: `certificates` or `defaultCertificate` under `tls`, or a `certResolver` for the router"},
+	{code: "default-cert", of: anyCert, when: issuedBy("Kubernetes Ingress Controller Fake Certificate"),
+		hop: "ingress-nginx", cause: "it has no certificate for this name, and sends its default", change: "name the host and a Secret that exists under `tls` of the Ingress"},
+	{code: "default-cert", of: "cert-chain cert-authority", when: issuedBy("Caddy Local Authority"),
+		hop: "Caddy", cause: "its own authority issued the certificate (`tls internal`, or a name that is not public), and this machine does not know that", change: "use --ca with its root: pki/authorities/local/root.crt in the data folder of Caddy; or give Caddy a certificate by `tls CERT KEY`"},
 	{code: "cert-self-signed", of: "cert-self-signed",
 		hop: "{edge}", cause: "its certificate is self-signed, and not trusted here", change: "use --ca with this certificate, or give the server one of a known authority"},
 	{code: "cert-chain", of: "cert-chain", when: func(e *evidence) bool { return e.chainLacks() }, sure: likely,
@@ -106,10 +119,29 @@ var tlsRules = []rule{
 	{code: "silent", of: "tls-timeout", when: came("plain", silent), sure: likely,
 		hop: "{edge}", cause: "the port accepts connections and answers nothing, neither TLS nor HTTP: the program behind it hangs, or is no web server", change: "see the log of what listens there; restart it, or correct the port in the URL",
 		others: []string{"the network drops large packets (MTU)", "a firewall swallows what is sent"}},
+	{code: "tls-name", of: "tls-ended", when: all(came("silence", silent), came("plain", ended, wasReset)), sure: likely,
+		hop: "{edge}", cause: "it waits for TLS, and ends the connection after the name (SNI) has come: it serves no such name", change: "correct the host in the URL or --server-name, or add the name there (Envoy `server_names` of the `filter_chain_match`, HAProxy `crt` with `strict-sni`)",
+		others: []string{"the port is that of another program, which speaks neither TLS nor HTTP", "it is a TCP proxy whose server is down"}},
 	{code: "tls-ended", of: "tls-ended tls-timeout", sure: possible,
 		hop: "{edge}", cause: "it does not complete the TLS handshake", change: "check that this port speaks TLS, and serves this name; its log has the reason",
 		others: []string{"the port is plain", "it is a TCP proxy whose server is down", "it serves no such name"}},
 }
+
+const anyCert = "cert-name cert-chain cert-authority cert-self-signed cert-invalid cert-expired"
+
+// issuedBy holds if this is a part of the issuer of the certificate.
+func issuedBy(name string) func(*evidence) bool {
+	return func(e *evidence) bool {
+		return e.certificate != nil && strings.Contains(e.certificate.Issuer, name)
+	}
+}
+
+func bodyHas(text string) func(*evidence) bool {
+	return func(e *evidence) bool { return strings.Contains(string(e.answer().body), text) }
+}
+
+// usualPort holds if the edge has the port of https.
+func usualPort(e *evidence) bool { return strings.HasSuffix(e.target.Address, ":443") }
 
 // chainLacks reports whether the certificate alone came, and its issuer looks like an
 // intermediate authority: the flags name the trusted authorities, and the issuer is not one of them, or

@@ -1,15 +1,20 @@
 package check
 
+import "net/http"
+
 // noAnswer are the codes of dials that ended without an answer in HTTP.
 const noAnswer = "ended silent malformed not-http too-much bare-page"
+
+// inFront is what to change where a proxy leads to a server that does not speak HTTP.
+const inFront = "put `preflight serve --to` in front of that server, and let {upstream} lead {path} to `preflight serve`; or correct {upstream}, if another server is meant"
 
 // portRules are about what does not speak HTTP/1.
 var portRules = []rule{
 	{code: "tls-port", of: "tls-port " + noAnswer, when: asked("TLS", "client-hello"),
 		hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
-	{code: "upstream-tls", of: "tls-port", when: all(not(overTLS), came("client-hello", answered)),
-		hop: "{first}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
-	{code: "tls-port", of: "tls-port", when: not(overTLS),
+	{code: "upstream-tls", of: "tls-port", when: came("client-hello", answered),
+		hop: "{before}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
+	{code: "tls-port", of: "tls-port",
 		hop: "{edge}", cause: "the port speaks TLS, and the URL says that it does not", change: "write https:// (or wss://, tcps://) in the URL"},
 	{code: "proxy-protocol", of: noAnswer, when: all(came("proxy-header", answered), not(came("get", answered)), not(came("malformed", answered))),
 		hop: "{edge}", cause: "the port waits for a PROXY header, which a balancer in front of it should send", change: "remove `proxy_protocol` from `listen` (nginx) or `accept-proxy` from `bind` (HAProxy), or go through that balancer"},
@@ -18,16 +23,16 @@ var portRules = []rule{
 		hop: "the listener", cause: "a proxy sends it a PROXY header, and it does not trust that proxy", change: trustProxy},
 
 	// A proxy is there, and what it leads the path to is no web server.
-	{code: "upstream-other", of: "ssh", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to an SSH server", change: "correct {upstream} for {path}"},
-	{code: "upstream-other", of: "mysql", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to MySQL or MariaDB", change: "correct {upstream} for {path}"},
-	{code: "upstream-other", of: "redis", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to Redis", change: "correct {upstream} for {path}"},
-	{code: "upstream-other", of: "nats", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to NATS", change: "correct {upstream} for {path}"},
-	{code: "upstream-other", of: "postgresql", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to PostgreSQL", change: "correct {upstream} for {path}"},
+	{code: "upstream-other", of: "ssh", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to an SSH server", change: inFront},
+	{code: "upstream-other", of: "mysql", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to MySQL or MariaDB", change: inFront},
+	{code: "upstream-other", of: "redis", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to Redis", change: inFront},
+	{code: "upstream-other", of: "nats", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to NATS", change: inFront},
+	{code: "upstream-other", of: "postgresql", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to PostgreSQL", change: inFront},
 	{code: "upstream-other", of: "mail-or-ftp", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to a mail or FTP server", change: "correct {upstream} for {path}"},
 	{code: "upstream-http2", of: "http2-port", when: someHTTP, hop: "the server behind {first}", cause: "{first} leads the path to a server that speaks HTTP/2 alone, such as gRPC", change: "give that server a preflight listener, or correct {upstream} for {path}"},
-	{code: "upstream-other", of: noAnswer, when: all(someHTTP, either(asked("SSH", "get", "again", "other-host", "other-token", "fields", "expect"))), hop: "the server behind {first}", cause: "{first} leads the path to an SSH server", change: "correct {upstream} for {path}"},
-	{code: "upstream-other", of: noAnswer, when: all(someHTTP, either(asked("MySQL", "get", "again", "other-host", "other-token", "fields", "expect"))), hop: "the server behind {first}", cause: "{first} leads the path to MySQL or MariaDB", change: "correct {upstream} for {path}"},
-	{code: "upstream-http2", of: noAnswer, when: all(someHTTP, either(asked("HTTP/2", "get", "again", "other-host", "other-token", "fields", "expect"))), hop: "the server behind {first}", cause: "{first} leads the path to a server that speaks HTTP/2 alone, such as gRPC", change: "give that server a preflight listener, or correct {upstream} for {path}"},
+	{code: "upstream-other", of: noAnswer, when: all(someHTTP, behindSpeaks("SSH")), hop: "the server behind {first}", cause: "{first} leads the path to an SSH server", change: inFront},
+	{code: "upstream-other", of: noAnswer, when: all(someHTTP, behindSpeaks("MySQL")), hop: "the server behind {first}", cause: "{first} leads the path to MySQL or MariaDB", change: inFront},
+	{code: "upstream-http2", of: noAnswer, when: all(someHTTP, behindSpeaks("HTTP/2")), hop: "the server behind {first}", cause: "{first} leads the path to a server that speaks HTTP/2 alone, such as gRPC", change: "give that server a preflight listener, or correct {upstream} for {path}"},
 
 	// There is no proxy: the port is that of another program.
 	{code: "not-web", of: "ssh", hop: "{edge}", cause: "an SSH server listens there", change: "correct the host or the port in the URL; put `preflight serve --to` in front of that server"},
@@ -48,6 +53,9 @@ var portRules = []rule{
 		others: []string{"{first} itself sends this"}},
 
 	// A proxy is there, and ends this request, or says nothing.
+	{code: "upstream-other", of: "ended", when: all(firstIs(nginx), status("body", http.StatusContinue)), sure: likely,
+		hop: "the server behind nginx", cause: "nginx leads the path to a server that is not HTTP: it says something, and ends the connection", change: inFront,
+		others: []string{"the server ended the connection in the middle of its answer"}},
 	{code: "rule-closes", of: "ended", when: firstIs(nginx), sure: likely,
 		hop: "nginx", cause: "a rule of nginx closes the connection for this path and Host (`return 444`)", change: "remove `return 444` from the `location`, or the default `server`, that {path} and this Host reach",
 		others: []string{"nginx leads the path to a server that is not HTTP", "the server ended the connection"}},
@@ -82,4 +90,10 @@ var portRules = []rule{
 	{code: "silent", of: "silent", when: not(someHTTP), sure: likely,
 		hop: "{edge}", cause: "the port accepts connections and answers nothing, neither HTTP nor TLS: the program behind it hangs", change: "see the log of what listens there; restart it, or correct the port in the URL",
 		others: []string{"it waits for a protocol of its own", "a firewall swallows what is sent"}},
+}
+
+// behindSpeaks holds if the answer to a request for the path speaks a protocol that is not
+// HTTP/1. A proxy that leads to such a server passes on its first bytes only now and then.
+func behindSpeaks(protocol string) func(*evidence) bool {
+	return asked(protocol, "get", "again", "other-host", "bare-host", "other-token", "fields", "expect")
 }

@@ -99,6 +99,23 @@ func withScheme(scheme string) fact {
 	return func(e *evidence) { e.sentAuthorization, e.scheme = true, scheme }
 }
 
+// serveSays makes "preflight serve" refuse all carriers with a text.
+func serveSays(status int, text string) fact {
+	a := answerOf(status, listener)
+	a.Reason, a.body = "authorize", []byte(text)
+	return failsWith("authorize", a, 1)
+}
+
+func issuer(name string) fact {
+	return func(e *evidence) { e.certificate = &Certificate{Chain: 1, Issuer: name} }
+}
+
+func tinyproxySays(text string) fact {
+	a := answerOf(403, tinyproxy)
+	a.body = []byte(text)
+	return failsWith("connect-forbidden", a, 1)
+}
+
 // notClean is what "preflight serve" answers to a path that has //.
 func notClean() Answer {
 	a := answerOf(404, listener)
@@ -158,6 +175,9 @@ var cases = []struct {
 	{"proxy-tls-port", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("client-hello", speaking("TLS"))}},
 	{"proxy-plain", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("not-tls"), asks("connect", answerOf(200, ""))}},
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, squid)}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, squid), func(e *evidence) { e.target.Address = "edge.example:443" }}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), tinyproxySays("service requests from your host")}},
+	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), tinyproxySays("The request you made has been filtered")}},
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, tinyproxy)}},
 	{"connect-unreachable", "the edge", []fact{proxied, stops("proxy", otherFault), fails("socks-ended"), asks("socks", speaking("SOCKS5"))}},
 	{"proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("a-code-of-another-version")}},
@@ -167,12 +187,20 @@ var cases = []struct {
 	{"proxy-protocol", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("proxy-header-tls", speaking("TLS"))}},
 	{"cert-chain", "edge.example:80", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1, hasIssuerURL: true} }}},
 	{"cert-authority", "this machine", []fact{withTLS, fails("cert-chain"), func(e *evidence) { e.certificate = &Certificate{Chain: 1} }}},
+	{"default-cert", "Traefik", []fact{withTLS, fails("cert-name"), issuer("CN=TRAEFIK DEFAULT CERT")}},
+	{"default-cert", "ingress-nginx", []fact{withTLS, fails("cert-name"), issuer("CN=Kubernetes Ingress Controller Fake Certificate,O=Acme Co")}},
+	{"default-cert", "Caddy", []fact{withTLS, fails("cert-authority"), issuer("CN=Caddy Local Authority - ECC Intermediate")}},
+	{"cert-name", "edge.example:80", []fact{withTLS, fails("cert-name"), issuer("CN=R3,O=Let's Encrypt")}},
+	{"tls-name", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("silence", Answer{Outcome: silent}), asks("plain", Answer{Outcome: wasReset})}},
 	{"client-cert", "edge.example:80", []fact{withCertificate, fails("client-cert")}},
 	{"silent", "edge.example:80", []fact{withTLS, fails("tls-timeout"), asks("plain", Answer{Outcome: silent})}},
 
 	{"tls-port", "edge.example:80", []fact{fails("ended"), asks("client-hello", speaking("TLS"))}},
 	{"tls-port", "edge.example:80", []fact{fails("tls-port")}},
+	{"upstream-tls", "HAProxy", []fact{refuses("tls-port", 400, nginx), first(haproxy), asks("client-hello", answerOf(400, haproxy))}},
+	{"upstream-tls", "HAProxy", []fact{withTLS, refuses("upstream-tls", 400, nginx), first(haproxy)}},
 	{"proxy-protocol", "edge.example:80", []fact{fails("ended"), asks("proxy-header", answerOf(426, ""))}},
+	{"upstream-other", "behind nginx", []fact{fails("ended"), first(nginx), asks("body", answerOf(100, ""))}},
 	{"rule-closes", "nginx", []fact{fails("ended"), first(nginx), asks("proxy-header", answerOf(400, nginx))}},
 	{"proxy-header", "the listener", []fact{fails("upstream-closed"), first(haproxy), asks("get", reason("proxy-header"))}},
 	{"upstream-other", "behind nginx", []fact{fails("ssh"), first(nginx)}},
@@ -200,7 +228,7 @@ var cases = []struct {
 	{"silent", "edge.example:80", []fact{fails("silent")}},
 
 	{"http10", "nginx", []fact{refuses("http10", 426, listener), first(nginx)}},
-	{"http10", "HAProxy or nginx", []fact{refuses("http10", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
+	{"http10", "nginx", []fact{refuses("http10", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
 	{"websocket-only", "nginx", []fact{opened(preflight.CarrierWebSocket), refuses("no-upgrade", 426, listener), first(nginx)}},
 	{"no-upgrade", "nginx", []fact{refuses("no-upgrade", 426, listener), first(haproxy), asks("fields", answerOf(400, nginx))}},
 	{"no-upgrade", "nginx or Apache", []fact{refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))}},
@@ -218,10 +246,27 @@ var cases = []struct {
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
 	{"other-route", "nginx", []fact{first(nginx), failsWith("authorize", notClean(), 1)}},
 	{"path-form", "the URL", []fact{failsWith("authorize", notClean(), 1)}},
+	{"full", "the listener", []fact{serveSays(503, TooManyTunnels), first(nginx)}},
+	{"rate-limit", "the listener", []fact{serveSays(429, TooOften), first(nginx)}},
+	{"client-cert", "nginx", []fact{withCertificate, serveSays(403, CertNeeded), first(nginx)}},
+	{"client-cert", "a proxy on the way", []fact{withCertificate, serveSays(403, CertNeeded)}},
+	{"client-cert", "the listener", []fact{withTLS, serveSays(403, CertNeeded)}},
+	{"client-cert", "the listener", []fact{serveSays(403, CertNeeded)}},
+	{"client-cert", "the listener", []fact{withCertificate, serveSays(403, CertDenied)}},
+	{"credentials-twice", "the request", []fact{withAuthorization, serveSays(400, ManyFields)}},
+	{"other-route", "nginx", []fact{serveSays(404, NoServerFor("/")), first(nginx)}},
+	{"other-route", "a proxy on the way", []fact{serveSays(404, NoServerFor("/"))}},
+	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg")), first(nginx)}},
+	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg"))}},
+	{"other-route", "nginx", []fact{serveSays(404, NoServerFor("/elsewhere")), first(nginx)}},
+	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/"+strings.Repeat("x", 300))), first(nginx)}},
 	{"tcp-only", "Apache", []fact{opened(preflight.CarrierUpgrade), opened(preflight.CarrierFramed), refuses("no-upgrade", 426, listener), first(apache)}},
 	{"websocket-only", "HAProxy", []fact{opened(preflight.CarrierWebSocket), refuses("no-listener", 200, ""), first(haproxy)}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), asks("authorization", answerOf(401, listener)), asks("other-field", reason("too-large"))}},
 	{"authorization-lost", "nginx", []fact{withAuthorization, refuses("authorize", 401, listener), first(nginx), func(e *evidence) { e.farView = &FarView{Removed: []string{"Authorization"}} }}},
+	{"credentials-scheme", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener, "Www-Authenticate", "Bearer realm=x"), asks("authorization", reason("too-large"))}},
+	{"credentials-scheme", "the listener", []fact{withScheme("Basic"), refuses("authorize", 401, listener, "Www-Authenticate", "Bearer realm=x")}},
+	{"credentials-refused", "the listener", []fact{withScheme("Bearer"), refuses("authorize", 401, listener, "Www-Authenticate", "Bearer realm=x")}},
 	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener), asks("authorization", reason("too-large"))}},
 	{"credentials-refused", "the listener", []fact{withAuthorization, refuses("authorize", 401, listener)}},
 
@@ -231,17 +276,27 @@ var cases = []struct {
 	{"no-listener", "Envoy", []fact{refuses("no-listener", 200, envoy)}},
 	{"other-server", "behind nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(200, ""))}},
 	{"no-listener", "nginx", []fact{refuses("no-listener", 200, ""), first(nginx), asks("get", answerOf(200, "")), asks("other-host", answerOf(404, nginx))}},
+	{"websocket-only", "Traffic Server", []fact{refuses("no-route", 404, ats), asks("get", answerOf(426, ""))}},
 	{"websocket-only", "Traffic Server", []fact{refuses("no-route", 404, ats), asks("get", reason("no-upgrade"))}},
 	{"no-route", "Traefik", []fact{refuses("no-route", 404, golang), asks("http2", speaking("HTTP/2"))}},
 	{"no-route", "the Go server", []fact{refuses("no-route", 404, golang), first(golang)}},
 	{"other-route", "behind HAProxy", []fact{refuses("no-route", 404, golang), first(haproxy)}},
 	{"no-route", "nginx", []fact{refuses("no-route", 404, nginx)}},
+	{"no-route", "nginx", []fact{refuses("no-route", 404, nginx), asks("other-host", answerOf(404, nginx))}},
+	{"host-port", "HAProxy", []fact{refuses("no-server", 503, haproxy), first(haproxy), asks("bare-host", answerOf(101, ""))}},
+	{"host-port", "Envoy", []fact{refuses("no-route", 404, envoy), first(envoy), asks("bare-host", reason("authorize"))}},
+	{"no-route", "Envoy", []fact{refuses("no-route", 404, envoy), first(envoy), asks("bare-host", answerOf(404, envoy))}},
+	{"redirect-loop", "nginx", []fact{refuses("redirect-loop", 301, nginx), first(haproxy)}},
+	{"redirect-loop", "behind nginx", []fact{refuses("redirect-loop", 301, ""), first(nginx)}},
 	{"no-route", "Apache", []fact{refuses("no-route", 404, ""), first(apache)}},
+	{"credentials-scheme", "nginx", []fact{withAuthorization, refuses("credentials-refused", 401, nginx, "Www-Authenticate", "Basic realm=x")}},
 	{"credentials-scheme", "nginx", []fact{withScheme("Bearer"), refuses("credentials-refused", 401, nginx, "Www-Authenticate", "Basic realm=x")}},
 	{"credentials-refused", "nginx", []fact{withScheme("Basic"), refuses("credentials-refused", 401, nginx, "Www-Authenticate", "Basic realm=x")}},
 	{"upgrade-fails", "the proxy", []fact{refuses("bad-gateway", 502, ""), asks("get", answerOf(426, ""))}},
 	{"proxy-header", "nginx", []fact{refuses("bad-request", 400, nginx), first(haproxy), asks("get", answerOf(400, nginx))}},
 	{"bad-request", "nginx", []fact{refuses("bad-request", 400, nginx), first(nginx), asks("get", answerOf(400, nginx))}},
+	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", answerOf(426, ""))}},
+	{"receipt-hidden", "the listener", []fact{refuses("bad-gateway", 502, nginx), asks("get", answerOf(426, ""))}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
 	{"no-upgrades", "Envoy", []fact{refuses("no-upgrades", 403, envoy)}},
 	{"upstream-tls", "Apache", []fact{refuses("upstream-tls", 502, apache)}},
@@ -259,7 +314,11 @@ var cases = []struct {
 	{"no-server", "HAProxy", []fact{refuses("no-server", 503, haproxy), asks("other-path", answerOf(503, haproxy))}},
 	{"server-down", "behind HAProxy", []fact{failsWith("no-server", answerOf(503, haproxy), 1000)}},
 	{"server-slow", "behind Apache", []fact{failsWith("upstream-closed", answerOf(502, apache), 1000)}},
+	{"server-down", "behind nginx", []fact{refuses("bad-gateway", 502, nginx)}},
 	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
+	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
+	{"upstream-plain", "behind Envoy", []fact{refuses("upstream-closed", 503, envoy)}},
+	{"upstream-plain", "behind HAProxy", []fact{refuses("upstream-closed", 502, haproxy)}},
 	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
 	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
@@ -336,9 +395,39 @@ func TestRedirectPort(t *testing.T) {
 	}
 	require.Contains(t, change("https://edge.example:8443/pg?s3cr3t"), "with the port 8443")
 	require.NotContains(t, change("https://edge.example:8443/pg?s3cr3t"), "s3cr3t")
+	require.Contains(t, change("https://edge.example:80/pg"), "the port of its TLS")
 	for _, location := range []string{"https://edge.example/pg", "/pg", "https://edge.example:s3cr3t/"} {
 		require.NotContains(t, change(location), "port", location)
 	}
+}
+
+// TestArrivedPath says which part of the path is lost, in the words of the proxy.
+func TestArrivedPath(t *testing.T) {
+	v := judge(evidenceOf(serveSays(404, NoServerFor("/")), first(caddy)))
+	require.Contains(t, v.Cause, "removes /pg from the path")
+	require.Contains(t, v.Change, "`handle` in place of `handle_path`")
+	require.Contains(t, judge(evidenceOf(serveSays(404, NoServerFor("/")))).Change, "Traefik: no `stripPrefix`")
+	require.NotContains(t, judge(evidenceOf(serveSays(404, NoServerFor("/s3cr3t")), first(caddy))).Cause, "s3cr3t")
+}
+
+// TestHostPort has the words of the proxy that compares the Host with its port.
+func TestHostPort(t *testing.T) {
+	change := func(p product) string {
+		return judge(evidenceOf(refuses("no-route", 404, p), first(p), asks("bare-host", answerOf(101, "")))).Change
+	}
+	require.Contains(t, change(envoy), "ignore_port_in_host_matching")
+	require.Contains(t, change(haproxy), "field(1,:)")
+	require.Contains(t, change(lighttpd), "without its port")
+}
+
+// TestExempt says how the proxy exempts the path from its credentials.
+func TestExempt(t *testing.T) {
+	refused := func(p product) string {
+		return judge(evidenceOf(withScheme("Bearer"), refuses("credentials-refused", 401, p, "Www-Authenticate", "Basic realm=x"))).Change
+	}
+	require.Contains(t, refused(nginx), "`auth_basic off;`")
+	require.Contains(t, refused(haproxy), "`unless { path_beg /pg }`")
+	require.NotContains(t, refused(caddy), "()")
 }
 
 // TestIdleChange names each proxy on the way that may have the limit.
@@ -366,6 +455,9 @@ func TestPaste(t *testing.T) {
 	one := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx)))
 	assert.Equal(t, settings[nginx].upgrade, one.Config)
 	assert.Equal(t, "preflight config nginx --path /pg --backend HOST:PORT", one.Print)
+	missing := judge(evidenceOf(refuses("no-route", 404, nginx), first(nginx)))
+	assert.Equal(t, "location /pg {", missing.Config[0])
+	assert.Contains(t, missing.Config, "    proxy_pass http://HOST:PORT;")
 	two := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))))
 	assert.Contains(t, two.Config, "# nginx:")
 	assert.Contains(t, two.Config, `ProxyPass "/pg" "http://BACKEND/" upgrade=tcp`)

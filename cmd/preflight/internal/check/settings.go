@@ -4,6 +4,7 @@ package check
 type setting struct {
 	strips   bool     // it passes no upgrade unless it is told to
 	upgrade  []string // the lines that pass one
+	site     []string // the lines that lead a path to the server, if those of upgrade do not
 	passes   string   // how it passes one, where no line is needed
 	route    string   // where a path and a Host lead
 	upstream string   // where the address of the server is
@@ -11,6 +12,7 @@ type setting struct {
 	insecure string   // how it does not
 	deny     string   // what forbids a request
 	auth     string   // what wants credentials
+	off      string   // how a path is exempt from that
 	limit    string   // what limits the rate
 	timeout  string   // how long it waits for an answer
 	idle     string   // how long a tunnel may be silent
@@ -18,6 +20,8 @@ type setting struct {
 	sni      string   // which name it asks for in TLS to the server
 	group    string   // where it names the servers that share its requests
 	match    string   // what leads some requests elsewhere by their Upgrade
+	keep     string   // how it keeps the path
+	hostPort string   // how it knows a Host with a port
 	where    string   // to which part of the configuration the lines of upgrade belong
 	config   string   // the name for "preflight config"; "": there is none
 }
@@ -30,24 +34,36 @@ var settings = map[product]setting{
 			"proxy_set_header Upgrade $http_upgrade;",
 			"proxy_set_header Connection upgrade;",
 		},
+		site: []string{
+			"location {path} {",
+			"    proxy_pass http://HOST:PORT;",
+			"    proxy_http_version 1.1;",
+			"    proxy_set_header Host $host;",
+			"    proxy_set_header Upgrade $http_upgrade;",
+			"    proxy_set_header Connection upgrade;",
+			"}",
+		},
 		route: "`server_name`, `location` and `proxy_pass`", upstream: "`proxy_pass`",
 		secure: "`proxy_pass https://…`", insecure: "`proxy_pass http://…`",
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
+		off:   "`auth_basic off;` or `auth_request off;` in its `location`",
 		limit: "`limit_req` or `limit_conn`", timeout: "`proxy_read_timeout`", config: "nginx",
 		idle: "`proxy_read_timeout` and `proxy_send_timeout`",
 		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
 		match: "the `if` or the `map` of `$http_upgrade`",
 		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
+		keep:  "no slash after `proxy_pass http://NAME`", hostPort: "compare `$host` in place of `$http_host`",
 	},
 	haproxy: {
 		passes: "remove `http-request del-header Upgrade` and `http-request del-header Connection`: without them it passes the upgrade",
 		route:  "`use_backend` and `default_backend`", upstream: "the `server` line",
 		secure: "`ssl` in the `server` line", insecure: "no `ssl` in the `server` line",
-		deny: "`http-request deny`", auth: "`http-request auth`", limit: "`http-request deny deny_status 429`",
+		deny: "`http-request deny`", auth: "`http-request auth`", off: "`unless { path_beg {path} }`", limit: "`http-request deny deny_status 429`",
 		timeout: "`timeout server`", config: "haproxy",
 		idle: "`timeout tunnel`",
 		head: "`tune.bufsize`", sni: "`sni str(NAME)` in the `server` line", group: "the `server` lines of the backend",
 		match: "the condition of `use_backend` (`hdr(Upgrade)`)",
+		keep:  "no `http-request replace-path` or `set-path`", hostPort: "write `hdr(host),field(1,:)` in place of `hdr(host)`",
 	},
 	apache: {
 		strips: true,
@@ -55,11 +71,12 @@ var settings = map[product]setting{
 			`ProxyPass "{path}" "http://BACKEND/" upgrade=tcp`,
 			"# upgrade=ANY passes WebSocket too",
 		},
-		route: "`ProxyPass` and `<VirtualHost>`", upstream: "`ProxyPass`",
+		route: "`ProxyPass`, and `ServerName` of its `<VirtualHost>`", upstream: "`ProxyPass`",
 		secure: "`ProxyPass … https://…` with `SSLProxyEngine on`", insecure: "`ProxyPass … http://…`",
 		deny: "`Require`", auth: "`AuthType` and `Require`", limit: "`mod_ratelimit` or `mod_qos`", timeout: "`ProxyTimeout`", config: "apache",
 		idle: "`ProxyTimeout`, or `timeout=` of ProxyPass",
 		head: "`LimitRequestFieldSize`", group: "the `BalancerMember` lines", match: "the `RewriteCond` of `%{HTTP:Upgrade}`",
+		keep: "the same path in both words of `ProxyPass`",
 	},
 	envoy: {
 		strips: true,
@@ -74,15 +91,17 @@ var settings = map[product]setting{
 		timeout: "`timeout` and `idle_timeout` of the route", config: "envoy",
 		idle: "`idle_timeout` of the route and `stream_idle_timeout`",
 		head: "`max_request_headers_kb`", sni: "`sni` in the `transport_socket` of the cluster", match: "`headers` in the `match` of the route",
+		keep: "no `prefix_rewrite`", hostPort: "write `ignore_port_in_host_matching: true` into the `route_config`, or NAME:* into `domains`",
 	},
 	traefik: {
 		passes: "remove what takes Upgrade from the request (`headers` middleware): without it, it passes the upgrade",
 		route:  "the rule of the router (`Host`, `PathPrefix`)", upstream: "the URL of the service",
 		secure: "`https://` in the URL of the service", insecure: "`http://` in the URL of the service",
-		deny: "its middlewares (`ipAllowList`)", auth: "its middlewares (`basicAuth`, `forwardAuth`)", limit: "its middlewares (`rateLimit`)",
+		deny: "its middlewares (`ipAllowList`)", auth: "its middlewares (`basicAuth`, `forwardAuth`)", off: "a router of its own without them", limit: "its middlewares (`rateLimit`)",
 		timeout: "`responseHeaderTimeout` of the `serversTransport`", config: "traefik",
 		idle: "`idleTimeout`",
 		sni:  "`serverName` of the `serversTransport`", group: "the `servers` of the service", match: "``Header(`Upgrade`, …)`` in the rule of the router",
+		keep: "no `stripPrefix`",
 	},
 	caddy: {
 		passes: "remove `header_up -Upgrade` and `header_up -Connection`: without them it passes the upgrade",
@@ -92,6 +111,7 @@ var settings = map[product]setting{
 		timeout: "`response_header_timeout` of the transport", config: "caddy",
 		idle: "`stream_timeout`",
 		sni:  "`tls_server_name` of the transport", match: "the matcher of the field Upgrade",
+		keep: "`handle` in place of `handle_path`, and no `uri strip_prefix`",
 	},
 	varnish: {
 		strips: true,
@@ -105,7 +125,7 @@ var settings = map[product]setting{
 		route: "`req.backend_hint` in vcl_recv", upstream: "the `backend`",
 		secure: "a backend by way of a TLS proxy", insecure: "a plain backend", deny: "`return (synth(403))`", auth: "`return (synth(401))`",
 		limit: "`vsthrottle`", timeout: "`first_byte_timeout`", config: "varnish",
-		idle: "`pipe_timeout`",
+		idle: "`pipe_timeout`", keep: "no `set req.url`", hostPort: "compare `regsub(req.http.host, \":.*\", \"\")`",
 	},
 	lighttpd: {
 		strips:  true,
@@ -158,6 +178,7 @@ var unnamed = setting{
 	upgrade: []string{"# each proxy on the way needs its lines: see docs/proxies.md"},
 	route:   "the route for this path and Host", upstream: "the address of the server behind it", secure: "TLS to the server", insecure: "no TLS to the server",
 	deny: "its rules", auth: "its rules", limit: "its limits", timeout: "how long it waits for an answer", idle: "its timeout for silence",
-	head: "nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`",
-	sni:  "the name (SNI) that it sends", match: "the rule about the field Upgrade",
+	head:     "nginx `large_client_header_buffers`, Apache `LimitRequestFieldSize`, HAProxy `tune.bufsize`, Envoy `max_request_headers_kb`",
+	hostPort: "let it compare the Host without its port, or know it with the port",
+	sni:      "the name (SNI) that it sends", match: "the rule about the field Upgrade",
 }

@@ -87,7 +87,11 @@ func (e *evidence) paste(v *Verdict) {
 		if len(all) > 1 {
 			v.Config = append(v.Config, "# "+string(p)+":")
 		}
-		for _, line := range s.upgrade {
+		lines := s.upgrade
+		if s.site != nil && slices.Contains([]string{"no-route", "no-listener"}, v.Code) {
+			lines = s.site
+		}
+		for _, line := range lines {
 			v.Config = append(v.Config, strings.ReplaceAll(line, "{path}", e.path()))
 		}
 	}
@@ -128,14 +132,20 @@ func (e *evidence) path() string {
 //	{http10}    how they speak HTTP/1.1
 //	{behind}    the proxy before a server that answered itself
 //	{behindSecure} how it speaks TLS
+//	{before}    the products on the way that did not write the answer, or else all
+//	{old}       the one that may speak HTTP/1.0
+//	{cut}       the part of the path that does not arrive
+//	{keeps}     how the products on the way keep the path
 //	{challenge} the schemes of credentials that the answer asks for
+//	{wanted}    the first of them
+//	{off}       in parentheses, how a path is exempt from credentials
 //	{scheme}    that of the credentials that were sent
 //	{others}    what those tunnels get that do not open, where others open
 //	{redirectPort} the port of an https URL to which the answer leads, where the URL has another
 //	{groups}    where the products on the way name the servers that share their requests
 //
 // and {route}, {upstream}, {secure}, {insecure}, {deny}, {auth}, {limit}, {timeout}, {head},
-// {sni} and {match} are the words of {who} for them.
+// {sni}, {match} and {hostPort} are the words of {who} for them.
 func (e *evidence) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
@@ -161,13 +171,14 @@ func (e *evidence) fill(text string) string {
 		"{passes}", e.lines(func(s setting) []string { return s.upgrade }),
 		"{connects}", e.lines(func(s setting) []string { return s.upgrade[max(0, len(s.upgrade)-1):] }),
 		"{http10}", e.http11(),
-		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(),
+		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(), "{before}", list(e.before(), "the proxy"), "{old}", e.old(),
+		"{cut}", e.cut(), "{keeps}", e.keeps(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
 		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),
 		"{groups}", e.groups(), "{others}", e.others,
 		"{redirectPort}", e.redirectPort(),
-		"{challenge}", strings.Join(e.challenges(), " or "), "{scheme}", e.scheme,
+		"{challenge}", strings.Join(e.challenges(), " or "), "{wanted}", append(e.challenges(), "Bearer")[0], "{scheme}", e.scheme,
 	).Replace(text)
 }
 
@@ -182,6 +193,9 @@ func (e *evidence) redirectPort() string {
 	port, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
 	if err != nil || now == "80" && port == 443 {
 		return ""
+	}
+	if u.Port() == now && !asked("TLS", "client-hello")(e) {
+		return fmt.Sprintf(", with the port of its TLS: the redirect names the port %d, which does not speak it", port)
 	}
 	return fmt.Sprintf(", with the port %d to which it redirects", port)
 }
@@ -257,8 +271,25 @@ func (e *evidence) http11() string {
 	return "let it speak HTTP/1.1 to the server (nginx: `proxy_http_version 1.1;`)"
 }
 
+func (e *evidence) exempt(how string) string {
+	if how == "" {
+		return ""
+	}
+	return " (" + strings.ReplaceAll(how, "{path}", e.path()) + ")"
+}
+
+// old is the hop that may speak HTTP/1.0: nginx and Apache can, and most others cannot.
+func (e *evidence) old() string {
+	for _, p := range []product{nginx, apache} {
+		if slices.Contains(e.way(), p) {
+			return string(p)
+		}
+	}
+	return "the last proxy before the listener, one of " + list(e.way(), "those on the way")
+}
+
 func (e *evidence) behindSecure() string {
-	if way := e.way(); len(way) > 0 {
+	if way := e.before(); len(way) > 0 {
 		return "let it speak TLS: " + e.words(way[len(way)-1]).secure
 	}
 	return "let it speak TLS to its server"

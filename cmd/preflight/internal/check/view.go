@@ -77,8 +77,16 @@ func (v *View) Print(r *Report) {
 	if len(r.Questions) > 0 {
 		fmt.Fprintf(v.out, "\n  asked:\n")
 	}
+	unasked := 0
 	for _, q := range r.Questions {
+		if q.Outcome == failed {
+			unasked++
+			continue
+		}
 		fmt.Fprintf(v.out, "    %-16s %8.1f ms  %s\n", q.Name, q.Millis, q.text())
+	}
+	if unasked > 0 {
+		fmt.Fprintf(v.out, "    and %d more that could not be asked\n", unasked)
 	}
 	if f := r.FarEnd; f != nil {
 		fmt.Fprintf(v.out, "\n  arrived at the far end: %s\n", f.Request)
