@@ -5,7 +5,7 @@ export interface ConnectOptions {
   carriers?: Carrier[];
   /** Further WebSocket subprotocols, such as a credential. Other carriers do not send them. */
   protocols?: string[];
-  /** What the application speaks; a token in lower case. Default: tcp. Node only. */
+  /** What the application speaks: name or name/version, in lower case. Default: tcp. Node only. */
   protocol?: string;
   /** Fields of the request. Node only. */
   headers?: Record<string, string> | Iterable<[string, string]>;
@@ -23,7 +23,7 @@ export interface Tunnel {
   readonly readable: ReadableStream<Uint8Array>;
   readonly writable: WritableStream<Uint8Array | ArrayBufferView | ArrayBuffer>;
   /**
-   * Resolves when both directions have ended. `confirmed`: the peer has said that it has read
+   * Resolves when both directions have ended. `confirmed`: the peer has said that it has received
    * everything; the carrier upgrade cannot say so. Rejects with the error otherwise.
    */
   readonly closed: Promise<{ confirmed: boolean }>;

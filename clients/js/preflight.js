@@ -5,18 +5,11 @@ const HEADS_MAX = 65_536, QUEUE_MAX = 65_536; // bytes of an answer (M24), and b
 const LINGER = 2_000, GIVE_UP = 60_000; // ms for the end of the peer, and if nobody reads its stream (M45)
 const NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+", TEXT = '[\\t -~\\x80-\\xff]*', END = '\\r?\\n';
 const TOKEN = new RegExp(`^${NAME}$`), VALUE = new RegExp(`^${TEXT}$`), FIELD = `${NAME}:${TEXT}${END}`;
+const PROTOCOL = new RegExp(`^(?!websocket$|.*[A-Z])${NAME}(/${NAME})?$`);
 const FIELDS = `(?:${FIELD}(?:[ \\t]${TEXT}${END})*)*`; // perhaps folded (M25)
 const HEAD = new RegExp(`^HTTP/1\\.\\d ([1-9]\\d\\d)(?: ${TEXT})?${END}(${FIELDS})${END}$`);
 // The exchange sets these fields itself, or must not have them (M2, M4).
 const OWN = /^((preflight|sec-websocket)-.*|host|connection|upgrade|content-length|expect|trailer|transfer-encoding)$/i;
-const CAUSES = {
-  'no-upgrade': 'a proxy on the way has removed the Upgrade field; use another carrier',
-  'no-connection': 'a proxy on the way has removed Upgrade from Connection; use another carrier',
-  carrier: 'use a carrier that the server serves', protocol: 'see the option protocol',
-  origin: 'the server does not allow this Origin; do not send it, or have it allowed',
-  authorize: 'the application has refused; check the credentials and the path',
-  unavailable: 'the server is full or shutting down; try again later',
-};
 
 export class PreflightError extends Error {
   constructor(reason, message, more) {
@@ -24,8 +17,7 @@ export class PreflightError extends Error {
   }
 }
 export class RefusalError extends PreflightError {}
-const unlike = (what, more) =>
-  new PreflightError('handshake', `${what}; check the host and the port, and the proxies on the way`, more);
+const unlike = (what, more) => new PreflightError('handshake', `${what}; check the URL, and the proxies`, more);
 const malformed = (what, closeCode = 1002) =>
   new PreflightError('malformed', `${what}: the peer, or a proxy before it, broke the protocol`, { closeCode });
 
@@ -47,12 +39,11 @@ export async function connect(url, options = {}) {
     [!carriers.length || carriers.some((one) => !/^(upgrade|framed|websocket)$/.test(one)),
       'carriers lists upgrade, framed, websocket'],
     [names.some((name, i) => !TOKEN.test(name) || names.indexOf(name) < i), 'protocols are different tokens'],
-    [!TOKEN.test(protocol) || /[A-Z]|^websocket$/.test(protocol), 'protocol is a token in lower case'],
+    [!PROTOCOL.test(protocol), 'protocol is name or name/version, in lower case, and not websocket'],
     [wrong, `the header ${JSON.stringify(wrong?.[0])} cannot be set, or its value has a control character`],
     [!inNode && (!carriers.includes('websocket') || fields.length || protocol !== 'tcp'),
       'browsers have only the carrier websocket, the protocol tcp and no headers; put a credential into protocols'],
-    [![timeout, pingInterval].every((ms) => ms >= 1 && ms < 2 ** 31),
-      'timeout and pingInterval are milliseconds from 1 to 2^31', RangeError],
+    [![timeout, pingInterval].every((ms) => ms >= 1 && ms < 2 ** 31), 'times are from 1 to 2^31 ms', RangeError],
   ]) if (fault) throw new Kind(`preflight: ${what}`);
   signal.throwIfAborted();
   const start = performance.now(), { host } = target;
@@ -61,7 +52,10 @@ export async function connect(url, options = {}) {
 }
 
 function capsule(type, value) {
-  const n = value.length, length = n < 64 ? [n] : n < 16_384 ? [64 | n >> 8, n & 255] : [128, 0, n >> 8, n & 255];
+  const n = value.length;
+  let length = [128, 0, n >> 8, n & 255]; // the shortest form (M31)
+  if (n < 16_384) length = [64 | n >> 8, n & 255];
+  if (n < 64) length = [n];
   const bytes = new Uint8Array(4 + length.length + n);
   bytes.set([...MARK, type & 255, ...length]);
   bytes.set(value, 4 + length.length);
@@ -118,7 +112,7 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   function* frameHead() { // with the body, if it is a control frame
     left = Infinity; // for the head itself stands in no frame
     const [first, second] = yield* take(2), control = first > 0x87;
-    const legal = control ? [0x88, 0x89, 0x8a] : inMessage ? [0x00, 0x80] : [0x01, 0x02, 0x81, 0x82];
+    const legal = [0x88, 0x89, 0x8a, ...(inMessage ? [0x00, 0x80] : [0x01, 0x02, 0x81, 0x82])];
     if (!legal.includes(first) || second > (control ? 125 : 127)) throw malformed(`a frame began ${first} ${second}`);
     if (first === 0x01 || first === 0x81) throw malformed('a message is text', 1003);
     const [size, least] = { 126: [2, 126], 127: [8, 65_536] }[second] ?? [0, 0];
@@ -148,7 +142,8 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
     }
     for (let type = DATA | number(yield* take(1)), first = true; ; first = false, type = yield* varint(true)) {
       const data = type === DATA || type === FINAL_DATA, control = type === PING || type === PONG;
-      const length = yield* varint(), legal = control ? length === 8 : data ? !inFinal : !first && length <= 65_536;
+      const length = yield* varint(), other = !data && !control && !first; // an unknown type
+      const legal = (data && !inFinal) || (control && length === 8) || (other && length <= 65_536);
       if (!legal) throw malformed(`a stray capsule, type ${type}, length ${length}`);
       const value = yield* control ? take(8) : take(length, data ? pass : () => {});
       if (type === FINAL_DATA) final();
@@ -161,7 +156,6 @@ function tunnelOver(link, carrier, { host, signal, timeout, start, pingInterval 
   let wanted = parser.next().value;
   const receive = (bytes) => {
     try {
-      if (typeof bytes === 'string') throw malformed('a message is text', 1003);
       for (let i = 0, part; i < bytes.length && !over; i += part.length) {
         part = bytes.subarray(i, i + wanted);
         wanted = parser.next(part).value;
@@ -296,97 +290,96 @@ function openInBrowser(request) {
     close: (code) => socket.close(code === 1000 ? code : code + 3000), // a page may not send 1002
   }, 'websocket', request);
   socket.binaryType = 'arraybuffer';
-  socket.onmessage = ({ data }) => tunnel.receive(typeof data === 'string' ? data : new Uint8Array(data));
-  socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; browsers `
-    + 'hide why. The console shows the status (403: the server does not allow the origin of this page), or an error '
-    + 'of TLS, the network or a proxy', { carriers: [] }));
+  socket.onmessage = ({ data }) => (typeof data === 'string' ? tunnel.end(malformed('a message is text', 1003))
+    : tunnel.receive(new Uint8Array(data)));
+  socket.onerror = socket.onclose = () => tunnel.end(new RefusalError('refused', `no WebSocket to ${host}; only the `
+    + 'console shows why. Often it is 403: the server does not allow the origin of this page', { carriers: [] }));
   socket.onopen = () => {
     socket.onerror = null;
     socket.onclose = (event) => tunnel.ended(event.code === 1006 ? event : undefined);
     if (socket.protocol === names[0]) tunnel.begin();
-    else tunnel.end(new PreflightError('handshake', `${host} has not chosen ${names[0]}`));
+    else tunnel.end(unlike(`${host} has not chosen ${names[0]}`));
   };
   return tunnel.opened;
 }
 
 // ---- Node: the request and its answer (sections 2, 4 and 7)
-const SOCKET = { ALPNProtocols: ['http/1.1'], allowHalfOpen: true, noDelay: true }; // M1
-// Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68).
+/** Throws unless the answer opens the tunnel. With `falls`, the next carrier may be tried (M67, M68). */
 function judge(status, fields, { host, protocol }, carrier, accept) {
-  // No byte above ASCII has a meaning, and trim() takes one of them for a space.
-  const text = fields.replace(/[\x80-\xff]/g, '?').replace(/\r?\n[ \t]+/g, ' ');
-  const all = (name) => [...text.matchAll(new RegExp(`^${name}:(.*)$`, 'gim'))].map(([, value]) => value.trim());
-  const field = (name) => (all(name).length ? all(name).join() : undefined);
-  const list = (name) => all(name).join().split(',').map((member) => member.trim()).filter(Boolean);
-  const code = field('preflight-refusal'); // the receipt
+  const unfolded = fields.replace(/\r?\n[ \t]+/g, ' ').matchAll(/^(.+?):(.*)$/gm);
+  const answer = new Headers([...unfolded].map(([, name, value]) => [name, value])); // joins what is repeated
+  const list = (name) => (answer.get(name) ?? '').split(/[ \t]*,[ \t]*/).filter(Boolean);
+  const code = answer.get('preflight-refusal') ?? undefined; // the receipt
   if (status !== 101) {
     const falls = code === undefined ? /^(200|3..|40[0345]|426|501|505)$/.test(status)
       : /^(400|405|426) (no-upgrade|no-connection|carrier)$/.test(`${status} ${code}`);
-    throw new RefusalError('refused', `${host} refused the carrier ${carrier} with status ${status}: ${
-      code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
-        : `${code.slice(0, 64)}: ${CAUSES[code] ?? 'see the log of the server'}`}`,
-    { status, code, carriers: list('preflight-carriers'), falls });
+    const why = code === undefined ? 'no receipt, so a proxy or another server answered; check the path and the proxies'
+      : `${code.slice(0, 64)}; README.md of this client explains the codes`;
+    throw new RefusalError('refused', `${host} refused the carrier ${carrier} with status ${status}: ${why}`,
+      { status, code, carriers: list('preflight-carriers'), falls });
   }
-  const token = carrier === 'websocket' ? carrier : protocol;
-  const named = protocol === 'tcp' ? undefined : protocol; // in the 101 (M52)
-  for (const [on, valid, what, falls] of [
-    ['', list('upgrade').join().toLowerCase() === token, `Upgrade is not ${token} alone`, code === undefined],
-    ['', /(^|,)upgrade(,|$)/i.test(list('connection')), 'Connection does not list upgrade'],
-    ['', field('preflight-tunnel') === undefined, 'it begins TLS inside, unasked'],
-    ['upgrade', field('preflight-framing') === undefined, 'it frames, unasked'],
-    ['framed', /^capsule(,capsule)*$/.test(list('preflight-framing')), 'it does not confirm the framing'],
-    ['websocket', field('sec-websocket-accept') === accept, 'Sec-WebSocket-Accept is wrong'],
-    ['websocket', field('sec-websocket-protocol') === 'preflight.v1', 'the subprotocol is wrong'],
-    ['websocket', !field('sec-websocket-extensions'), 'it has an extension, unasked'],
-    ['websocket', field('preflight-protocol')?.toLowerCase() === named, 'Preflight-Protocol is wrong'],
-  ]) if (!valid && (!on || on === carrier)) throw unlike(`${host} answered 101, but ${what}`, { falls });
+  const websocket = carrier === 'websocket', named = protocol === 'tcp' ? undefined : protocol; // in the 101 (M52)
+  const wrong = Object.entries({
+    Upgrade: list('upgrade').join().toLowerCase() === (websocket ? carrier : protocol),
+    Connection: /(^|,)upgrade(,|$)/i.test(list('connection')),
+    'Preflight-Tunnel': !answer.has('preflight-tunnel'), // TLS inside, unasked
+    'Preflight-Framing': websocket || answer.has('preflight-framing') === (carrier === 'framed'),
+    'Preflight-Framing: capsule': carrier !== 'framed' || /^capsule(,capsule)*$/.test(list('preflight-framing')),
+    'Sec-WebSocket-Accept': !websocket || answer.get('sec-websocket-accept') === accept,
+    'Sec-WebSocket-Protocol': !websocket || answer.get('sec-websocket-protocol') === 'preflight.v1',
+    'Sec-WebSocket-Extensions': !websocket || !answer.get('sec-websocket-extensions'),
+    'Preflight-Protocol': !websocket || answer.get('preflight-protocol')?.toLowerCase() === named,
+  }).find(([, right]) => !right)?.[0];
+  const falls = wrong === 'Upgrade' && code === undefined;
+  if (wrong) throw unlike(`${host} answered 101, but ${wrong} is wrong, missing or unasked`, { falls });
 }
 
-async function openInNode(request) {
-  const { target, host, tls, names, protocol, fields, signal } = request, secure = target.protocol === 'https:';
-  const name = secure ? 'node:tls' : 'node:net'; // in a variable, for bundlers for browsers do not follow it
-  const { default: net } = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
-  const place = { host: target.hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80) };
-  for (let { carriers } = request; ; carriers = carriers.slice(1)) {
-    const [carrier] = carriers, websocket = carrier === 'websocket';
-    const key = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('base64');
-    const salted = Buffer.from(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`); // RFC 6455, section 4.2.2
-    const accept = Buffer.from(await crypto.subtle.digest('SHA-1', salted)).toString('base64');
-    signal.throwIfAborted();
-    const lines = [`GET ${target.pathname}${target.search} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
-    lines.push(`Upgrade: ${websocket ? carrier : protocol}`, `Preflight-Carriers: ${carriers.join(', ')}`);
-    if (carrier !== 'upgrade') lines.push('Preflight-Framing: capsule');
-    if (websocket) lines.push('Sec-WebSocket-Version: 13', `Sec-WebSocket-Key: ${key}`);
-    if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
-    if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
-    lines.push(...fields.map((field) => field.join(': ')), '\r\n');
-    const socket = net.connect({ ...tls, ...place, ...SOCKET });
-    const link = {
-      judge: (...head) => judge(...head, request, carrier, accept),
-      send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
-      blocked: () => socket.writableNeedDrain,
-      room() {}, // for react is called
-      flow: (on) => (on ? socket.resume() : socket.pause()),
-      end: () => socket.end(),
-      flushed: () => socket.writableFinished,
-      close(code, isOpen, error) {
-        const reset = isOpen && error && !secure; // the plain upgrade has no other sign for an early end
-        if (!isOpen || carrier === 'upgrade') return reset ? socket.resetAndDestroy() : socket.destroy();
-        if (websocket) link.send(Buffer.from(code === null ? [] : [code >> 8, code & 255]), 8);
-        socket.end();
-        socket.resume(); // what comes is read, but not interpreted (M47)
-        return setTimeout(() => socket.destroy(), LINGER).unref();
-      },
-    };
-    const tunnel = tunnelOver(link, carrier, request);
-    socket.once(secure ? 'secureConnect' : 'connect', () => {
-      link.sent = true;
-      socket.write(lines.join('\r\n'), 'latin1');
-    }).on('data', tunnel.receive).on('end', tunnel.ended).on('error', tunnel.ended);
-    socket.on('drain', tunnel.react).on('finish', tunnel.react);
-    const opened = await tunnel.opened.catch((error) => {
-      if (!error.falls || carriers.length === 1) throw error;
-    });
-    if (opened) return opened;
-  }
+function openInNode(request) {
+  const { target, host, carriers, tls, names, protocol, fields } = request, secure = target.protocol === 'https:';
+  const { createHash, randomBytes } = process.getBuiltinModule('node:crypto');
+  const net = process.getBuiltinModule(secure ? 'node:tls' : 'node:net');
+  const [carrier, ...others] = carriers, websocket = carrier === 'websocket';
+  const key = randomBytes(16).toString('base64');
+  const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64'); // RFC 6455
+  const lines = [`GET ${target.pathname}${target.search} HTTP/1.1`, `Host: ${host}`, 'Connection: Upgrade'];
+  lines.push(`Upgrade: ${websocket ? carrier : protocol}`, `Preflight-Carriers: ${carriers.join(', ')}`);
+  if (carrier !== 'upgrade') lines.push('Preflight-Framing: capsule');
+  if (websocket) lines.push('Sec-WebSocket-Version: 13', `Sec-WebSocket-Key: ${key}`);
+  if (websocket) lines.push(`Sec-WebSocket-Protocol: ${names.join(', ')}`);
+  if (websocket && protocol !== 'tcp') lines.push(`Preflight-Protocol: ${protocol}`);
+  lines.push(...fields.map((field) => field.join(': ')), '\r\n');
+
+  const socket = net.connect({
+    ...tls, host: target.hostname.replace(/^\[|\]$/g, ''), port: target.port || (secure ? 443 : 80),
+    ALPNProtocols: ['http/1.1'], allowHalfOpen: true, noDelay: true, // M1
+  });
+  const link = {
+    judge: (...head) => judge(...head, request, carrier, accept),
+    send: (bytes, opcode = 2) => socket.write(websocket ? frame(opcode, bytes) : bytes),
+    blocked: () => socket.writableNeedDrain,
+    room() {}, // for react is called
+    flow: (on) => (on ? socket.resume() : socket.pause()),
+    end: () => socket.end(),
+    flushed: () => socket.writableFinished,
+    close(code, isOpen, error) {
+      const reset = isOpen && error && !secure; // the plain upgrade has no other sign for an early end
+      if (!isOpen || carrier === 'upgrade') return reset ? socket.resetAndDestroy() : socket.destroy();
+      if (websocket) link.send(Buffer.from(code === null ? [] : [code >> 8, code & 255]), 8);
+      socket.end();
+      socket.resume(); // what comes is read, but not interpreted (M47)
+      return setTimeout(() => socket.destroy(), LINGER).unref();
+    },
+  };
+  const tunnel = tunnelOver(link, carrier, request);
+  socket.once(secure ? 'secureConnect' : 'connect', () => {
+    link.sent = true;
+    socket.write(lines.join('\r\n'), 'latin1');
+  });
+  socket.on('data', tunnel.receive).on('end', tunnel.ended).on('error', tunnel.ended);
+  socket.on('drain', tunnel.react).on('finish', tunnel.react);
+  return tunnel.opened.catch((error) => {
+    if (!error.falls || !others.length) throw error;
+    request.signal.throwIfAborted();
+    return openInNode({ ...request, carriers: others });
+  });
 }

@@ -315,6 +315,25 @@ each(framing, 'a peer that does not send its last PING is not awaited for ever',
   assert.deepEqual(await ended.promise, carrier === 'websocket' ? [1000] : []);
 });
 
+each(framing, 'capsules and frames have lengths in their shortest form', async (t, carrier) => {
+  const sizes = [0, 1, 63, 64, 119, 120, 16_383, 16_384, 32_768, 32_769];
+  const { url } = await serve(t, async (peer) => { // which checks each length (M31, M53)
+    const lengths = [];
+    await peer.until(FINAL_DATA, (value) => lengths.push(value.length));
+    assert.deepEqual(lengths, [...sizes.slice(1, -1), 32_768, 1]); // nothing for no bytes
+    peer.send(FINAL_DATA);
+    peer.send(PONG, (await peer.until(PING)).value);
+    peer.send(PING, Buffer.alloc(8));
+    await peer.goodbye();
+  });
+  const tunnel = await connect(url, { carriers: [carrier] });
+  const writer = tunnel.writable.getWriter();
+  writer.closed.catch(() => {}); // if the peer has failed, tunnel.closed tells it
+  for (const size of sizes) writer.write(new Uint8Array(size)).catch(() => {});
+  writer.close().catch(() => {});
+  assert.deepEqual(await tunnel.closed, { confirmed: true });
+});
+
 test('the error of another tunnel does not choose the Close code', async (t) => {
   const codes = deferred();
   const { url } = await serve(t, (peer) => codes.resolve(peer.goodbye()));
@@ -417,7 +436,7 @@ test('a refusal tells status, code and carriers, and nothing secret', async (t) 
     name: 'RefusalError', reason: 'refused', status: 403, code: 'authorize',
     carriers: ['upgrade', 'websocket'],
   });
-  assert.match(error.message, /carrier upgrade with status 403: authorize: .*credentials/);
+  assert.match(error.message, /carrier upgrade with status 403: authorize; README\.md .* codes/);
   assert.doesNotMatch(error.stack, /SECRET|token/);
 });
 
@@ -446,6 +465,13 @@ test('the client falls to the next carrier on a new connection', async (t) => {
   assert.match(requests[2], /^Sec-WebSocket-Protocol: preflight\.v1, bearer\.abc\r$/m);
   assert.match(requests[2], /^Preflight-Framing: capsule\r$/m);
   assert.doesNotMatch(requests[0], /Sec-WebSocket|Framing|Origin/);
+  await tunnel.writable.abort();
+});
+
+test('a protocol may have a version', async (t) => {
+  const { url, requests } = await serve(t, (peer) => peer.bytes());
+  const tunnel = await connect(url, { carriers: ['upgrade'], protocol: 'amqp/1.0' });
+  assert.match(requests[0], /^Upgrade: amqp\/1\.0\r$/m);
   await tunnel.writable.abort();
 });
 
@@ -501,7 +527,7 @@ test('what cannot work is refused before a connection, and keeps secrets', async
     ['ws://h/', { carriers: ['other'] }],
     ['ws://h/', { carriers: ['upgrade,framed'] }], ['ws://h/', { protocols: ['SECRET SECRET'] }],
     ['ws://h/', { protocols: ['preflight.v1'] }], ['ws://h/', { protocol: 'TCP' }],
-    ['ws://h/', { protocol: 'websocket' }],
+    ['ws://h/', { protocol: 'websocket' }], ['ws://h/', { protocol: 'amqp/1/0' }], ['ws://h/', { protocol: '/1' }],
   ];
   for (const [url, options] of bad) {
     const error = await connect(url, options).catch((caught) => caught);
