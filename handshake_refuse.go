@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -118,24 +119,50 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	defer x.finishBy(time.Now().Add(drainTime))()
 	_, err := x.conn.Write(b)
 	x.failed(x.ctx, p, e)
-	if err != nil {
-		return e
+	if err == nil {
+		x.drain(x.conn)
 	}
-	if c, ok := x.conn.(interface{ CloseWrite() error }); ok {
-		c.CloseWrite()
+	return e
+}
+
+// What is said to clients that speak on another layer than this side.
+const (
+	needsTLS   = "Client sent an HTTP request to an HTTPS server." // the words of net/http, which clients know
+	needsPlain = "Client sent a TLS handshake to a port without TLS."
+)
+
+// say sends a last answer on c, which is x.conn or below it, and gives the client time to
+// read it. It has no receipt, because no request has been read.
+//
+//go:noinline
+func (x *exchange) say(c net.Conn, what string) {
+	x.stopWaiting()
+	defer x.finishBy(time.Now().Add(drainTime))()
+	body := what + "\n"
+	header := make(http.Header)
+	addCommon(header)
+	b := wire.AppendRefusal(nil, http.StatusBadRequest, http.StatusText(http.StatusBadRequest), header, len(body))
+	if _, err := c.Write(append(b, body...)); err == nil {
+		x.drain(c)
+	}
+}
+
+// drain ends the direction to the client, and drops what the client still sends.
+func (x *exchange) drain(c net.Conn) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
 	}
 	// Not into buf, which may be as small as what a stalled client has sent.
 	if x.buf = nil; x.scratch == nil {
 		x.borrow()
 	}
 	for dropped := 0; dropped < drainBytes; {
-		n, err := x.conn.Read(x.scratch.bytes)
+		n, err := c.Read(x.scratch.bytes)
 		if err != nil {
 			break
 		}
 		dropped += max(n, 1)
 	}
-	return e
 }
 
 // complete gives e the fields that every refusal has, and returns its body.
@@ -154,6 +181,31 @@ func (e *StatusError) complete(p *policy) (body []byte) {
 	}
 	header[wire.RefusalField] = []string{e.Reason}
 	header[wire.CarriersField] = []string{p.receipt.carriers}
+	addCommon(header)
+	e.Header = header
+	if len(e.Body) == 0 {
+		return []byte(reason + "\n")
+	}
+	return e.Body
+}
+
+// sayArrived says in e, a 401 or 403 whose body is reason unless Authorize has chosen one,
+// whether r had Authorization. Its client then knows whether a proxy on the way has removed
+// the field.
+func (e *StatusError) sayArrived(r *http.Request, reason string) *StatusError {
+	if len(e.Body) > 0 || e.StatusCode != http.StatusUnauthorized && e.StatusCode != http.StatusForbidden {
+		return e
+	}
+	what := wire.NoAuthorization
+	if len(r.Header["Authorization"]) > 0 {
+		what = wire.WithAuthorization
+	}
+	e.Body = []byte(reason + "; " + what + "\n")
+	return e
+}
+
+// addCommon adds what every refusal has, unless it is there.
+func addCommon(header http.Header) {
 	for name, value := range map[string]string{
 		"Date":                   time.Now().UTC().Format(http.TimeFormat), // RFC 9110 §6.6.1
 		"Cache-Control":          "no-store",
@@ -164,11 +216,6 @@ func (e *StatusError) complete(p *policy) (body []byte) {
 			header[name] = []string{value}
 		}
 	}
-	e.Header = header
-	if len(e.Body) == 0 {
-		return []byte(reason + "\n")
-	}
-	return e.Body
 }
 
 func isHopField(name string) bool {
@@ -192,6 +239,8 @@ func (x *exchange) permit(p *policy, head []byte, t wire.Terms, req *http.Reques
 	h.req, h.heads.answer = req, p.switching(nil, head, t, header)
 	return nil
 }
+
+const notAuthorized = "the request is not authorized"
 
 // authorize asks the application. It does not trust the answer: a field that would break
 // the exchange, a status that is not a refusal, and a panic are all answered 500.
@@ -231,7 +280,8 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 	case !errors.As(err, &chosen) || chosen == nil || chosen.what != "":
 		// A refusal that a dial of the application has received is not its answer:
 		// fields and body of it are not for this client.
-		return nil, nil, refusal(http.StatusForbidden, wire.CodeAuthorize, "the request is not authorized")
+		e := &StatusError{StatusCode: http.StatusForbidden, Reason: wire.CodeAuthorize, cause: notAuthorized}
+		return nil, nil, e.sayArrived(req, notAuthorized)
 	case chosen.StatusCode < 300 || chosen.StatusCode > 599:
 		err = fmt.Errorf("the status %d is no refusal", chosen.StatusCode)
 	default:
@@ -239,7 +289,7 @@ func (x *exchange) authorize(p *policy, head []byte, req *http.Request) (*http.R
 		answer := StatusError{StatusCode: chosen.StatusCode, Header: chosen.Header, Body: chosen.Body, Reason: wire.CodeAuthorize}
 		err = checkHeader(answer.Header, nil)
 		if err == nil {
-			return nil, nil, &answer
+			return nil, nil, answer.sayArrived(req, http.StatusText(answer.StatusCode))
 		}
 	}
 	log.Printf("preflight: Authorize answered what cannot be sent to %v: %v", x.addr(), err)

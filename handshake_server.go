@@ -212,7 +212,11 @@ func (x *exchange) sorted(p *policy, n int, watch *watch, err error, h *handover
 		}
 		return x.answer(p, n, t, nil, h)
 	case p.refusePlain:
-		return errPlainFor(x.buf)
+		err := errPlainFor(x.buf)
+		if err == errPlainTLS {
+			x.say(x.conn, needsPlain)
+		}
+		return err
 	case p.isDraining():
 		return errClosing
 	}

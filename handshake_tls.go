@@ -213,10 +213,22 @@ func (x *exchange) handshakeBelow() error {
 	if !ok {
 		return nil
 	}
-	if err := below.HandshakeContext(x.ctx); err != nil {
-		return &stageError{stage: stageTLS, err: helloError(x.conn, err)}
+	err := below.HandshakeContext(x.ctx)
+	if err == nil {
+		return nil
 	}
-	return nil
+	var other tls.RecordHeaderError
+	if errors.As(err, &other) && other.Conn != nil && isHTTP(other.RecordHeader) {
+		x.say(other.Conn, needsTLS)
+	}
+	return &stageError{stage: stageTLS, err: helloError(x.conn, err)}
+}
+
+// isHTTP reports whether a request stands in place of the header of a TLS record: that for a
+// tunnel, or that of a health check. A HEAD is not among them, because its answer has no body.
+func isHTTP(header [5]byte) bool {
+	start := string(header[:])
+	return start == "GET /" || start == "POST " || start == "OPTIO"
 }
 
 // helloError returns the error of a TLS handshake. It is a probeError if the client left

@@ -32,7 +32,8 @@ type StatusError struct {
 	Header http.Header
 	// Body is the body of the answer. A received body is cut to 4 KiB, and is read
 	// for at most a second. A body from Authorize is sent in full; if it is empty,
-	// the standard reason phrase is sent. Error does not include it.
+	// the standard reason phrase is sent, and with 401 and 403 whether the request had
+	// Authorization. Error does not include it.
 	Body []byte
 	// ForwardProxy reports that the forward proxy refused the CONNECT. Otherwise
 	// the answer came from the dialed proxy, or from behind it. It is ignored in a
@@ -141,6 +142,7 @@ func reasonOf(h http.Header) string {
 // rule that a 101 breaks.
 func (e *StatusError) diagnose(broken *wire.Error, known diagnosis.Evidence) {
 	known.Status, known.Receipt, known.Header, known.Body = e.StatusCode, e.Reason, e.Header, e.Body
+	_, known.Phrase, _ = strings.Cut(e.Status, " ")
 	known.Wait, _ = e.RetryAfter()
 	if broken != nil {
 		known.Broken, known.Receipt = broken.Code, "" // a 101 is no refusal

@@ -109,10 +109,16 @@ type upgrade struct {
 func (u *upgrade) evidence() diagnosis.Evidence {
 	terms := u.terms()
 	path, _, _ := strings.Cut(u.target, "?")
-	_, authorization := valuesOf(u.header, "Authorization")
+	values, authorization := valuesOf(u.header, "Authorization")
+	scheme := ""
+	if len(values) == 1 {
+		if before, _, ok := strings.Cut(values[0], " "); ok { // else it is a credential
+			scheme = before
+		}
+	}
 	return diagnosis.Evidence{
 		Stage: diagnosis.Upgrade, Token: terms.Token(), Host: u.host, Path: path,
-		TLS: u.tls, Authorization: authorization, HeadSize: u.sent, WebSocket: u.websocket,
+		TLS: u.tls, Authorization: authorization, Scheme: scheme, HeadSize: u.sent, WebSocket: u.websocket,
 	}
 }
 

@@ -61,6 +61,29 @@ func TestAuthorizeFieldsJoinThe101(t *testing.T) {
 	testkit.Talk(t, c, conn)
 }
 
+// TestAuthorizeTellsWhatArrived: without a body of its own, a refusal tells whether the request
+// had credentials.
+func TestAuthorizeTellsWhatArrived(t *testing.T) {
+	with := strings.TrimSuffix(testkit.Request(), "\r\n") + "Authorization: Bearer s3cr3t\r\n\r\n"
+	for _, tt := range []struct {
+		request string
+		err     error
+		text    string
+	}{
+		{testkit.Request(), &preflight.StatusError{StatusCode: 403}, "Forbidden; no Authorization arrived\n"},
+		{with, &preflight.StatusError{StatusCode: 403}, "Forbidden; Authorization arrived\n"},
+		{with, &preflight.StatusError{StatusCode: 401}, "Unauthorized; Authorization arrived\n"},
+		{with, &preflight.StatusError{StatusCode: 429}, "Too Many Requests\n"},
+		{with, &preflight.StatusError{StatusCode: 401, Body: []byte("no")}, "no"},
+		{with, testkit.ErrOther, "the request is not authorized; Authorization arrived\n"},
+	} {
+		t.Run(tt.text, func(t *testing.T) {
+			l, _ := listenWith(t, authorizeResult{err: tt.err})
+			require.Equal(t, tt.text, testkit.Refused(t, l, tt.request).Text)
+		})
+	}
+}
+
 func TestAuthorizeChoosesTheRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		status int
@@ -94,6 +117,9 @@ func TestAuthorizeChoosesTheRefusal(t *testing.T) {
 				text := tt.text
 				if text == "" {
 					text = http.StatusText(tt.status) + "\n"
+					if tt.status == http.StatusUnauthorized {
+						text = "Unauthorized; no Authorization arrived\n"
+					}
 				}
 				require.Equal(t, text, a.Text)
 				require.Equal(t, int64(len(text)), a.ContentLength)

@@ -29,7 +29,7 @@ func TestOneCauseForAll(t *testing.T) {
 		"websocket alone": {map[preflight.Carrier]string{
 			upgradeOnly: "HTTP/1.1 400 Invalid Upgrade Request\r\nServer: ATS/9.2.9\r\nContent-Length: 0\r\n\r\n",
 			webSocket:   "HTTP/1.1 502 Bad Gateway\r\nServer: ATS/9.2.9\r\nContent-Length: 0\r\n\r\n",
-		}, `Traffic Server passes no upgrade but websocket, which needs .+ \[websocket-only\]; and by carrier websocket: \S+ answered 502 Bad Gateway: Traffic Server cannot reach .+ \[bad-gateway\]$`},
+		}, `Traffic Server passes no upgrade but websocket \[websocket-only\]; and by carrier websocket: \S+ answered 502 Bad Gateway: Traffic Server cannot reach .+ \[bad-gateway\]$`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEdge(t, func(carrier preflight.Carrier, _ string) string { return test.answers[carrier] })

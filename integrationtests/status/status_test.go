@@ -27,7 +27,7 @@ var refusals = []struct {
 	temporary bool
 	says      []string
 }{
-	{"200 OK", 200, false, []string{"200 OK", "no PreflightListener answered", "Path and Host", "[no-listener]"}},
+	{"200 OK", 200, false, []string{"200 OK", "no PreflightListener answered", "Host and Path", "[no-listener]"}},
 	{"204 No Content", 204, false, []string{"no PreflightListener answered", "[no-listener]"}},
 	{"206 Partial Content", 206, false, []string{"no PreflightListener answered", "[no-listener]"}},
 	{"426 Upgrade Required", 426, false, []string{"no PreflightListener answered", "receipt", "[no-listener]"}},
@@ -162,9 +162,9 @@ func TestStatusErrorOfAServerFault(t *testing.T) {
 		"a middleware hides http.Hijacker": {http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			hidden.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		}), "hides http.Hijacker"},
-		"Authorize panics":     {panics, "Authorize panicked"},
+		"Authorize panics":     {panics, "Authorize failed"},
 		"it is misconfigured":  {&preflight.PreflightListener{MaxPending: -1}, "[misconfigured]"},
-		"Authorize negotiates": {&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return http.Header{"Preflight-X": {"s3cr3t"}}, nil }}, "Authorize panicked or returned fields"},
+		"Authorize negotiates": {&preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) { return http.Header{"Preflight-X": {"s3cr3t"}}, nil }}, "Authorize failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewServer(test.handler)
@@ -211,9 +211,10 @@ func TestStatusErrorOfPlainPort(t *testing.T) {
 	}
 	t.Run("a listener that refuses plain connections", func(t *testing.T) {
 		_, err := (&preflight.PreflightDialer{Carriers: testkit.UpgradeAlone, TLSConfig: new(tls.Config)}).Dial("tcp", l.Addr().String())
+		require.ErrorContains(t, err, "does not speak TLS")
 		var op *net.OpError
 		require.ErrorAs(t, err, &op)
-		require.True(t, op.Temporary())
+		require.False(t, op.Temporary())
 	})
 }
 

@@ -113,7 +113,7 @@ func TestReasons(t *testing.T) {
 			_, err := io.WriteString(c, test.sent)
 			require.NoError(t, err)
 			if test.kind == "failed" {
-				require.NoError(t, c.CloseWrite())
+				c.CloseWrite() // fails if the listener has reset the connection already
 			}
 			io.ReadAll(c)
 			c.Close()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,8 +59,17 @@ func TestListenerOverTLS(t *testing.T) {
 	// A client that does not speak TLS is not delivered.
 	c := testkit.DialClient(t, l)
 	c.Send(t, testkit.Request())
-	answer, _ := io.ReadAll(c.R) // an alert, and perhaps a reset
-	require.NotContains(t, string(answer), "HTTP")
+	answer, err := io.ReadAll(c.R)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(answer), "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"), string(answer))
+	require.True(t, strings.HasSuffix(string(answer), "\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"), string(answer))
+	require.Empty(t, accepted)
+
+	// A client whose protocol is no HTTP gets an alert of TLS.
+	c = testkit.DialClient(t, l)
+	c.Send(t, "EHLO x\r\n")
+	alert, _ := io.ReadAll(c.R) // and perhaps a reset
+	require.NotContains(t, string(alert), "HTTP")
 	require.Empty(t, accepted)
 }
 

@@ -39,11 +39,13 @@ type Evidence struct {
 	Host, Path    string // of the request; Path has no query
 	TLS           bool   // to the one who answered
 	Authorization bool   // the request had that field; with CONNECT Proxy-Authorization
+	Scheme        string // of Authorization, if it is a scheme and something behind it
 	WebSocket     bool   // CarrierWebSocket is among those that the dialer tries
 	HeadSize      int    // of the request, in bytes
 
 	// What came: an answer, bytes that are not HTTP, or an error alone.
 	Status  int    // of the answer
+	Phrase  string // its reason phrase
 	Receipt string // its Preflight-Refusal
 	Broken  string // the rule that a 101 breaks, by its code
 	Header  http.Header

@@ -1,21 +1,12 @@
 package diagnosis
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io"
 	"math"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -32,6 +23,9 @@ type facts struct {
 func newFacts(e *Evidence) *facts {
 	f := &facts{Evidence: e, body: strings.ToLower(string(e.Body)), first: string(e.First)}
 	f.shown, f.author = shown(e.Header), author(e.Header, f.body)
+	if e.Receipt != "" && e.Status == http.StatusUpgradeRequired && len(e.Header.Values("Sec-Websocket-Accept")) > 0 {
+		f.shown = append(f.shown, haproxy) // adds it where Upgrade lists websocket, as in the listener's 426
+	}
 	if e.Err != nil {
 		f.err = e.Err.Error()
 	}
@@ -59,6 +53,9 @@ func (f *facts) wrote(p product) bool {
 //	{upgrade}     which setting passes Upgrade
 //	{http10}      which setting passes it over HTTP/1.1
 //	{secure}      which setting lets it speak TLS to its upstream, in parentheses
+//	{route}       which settings lead a Host and path, in parentheses
+//	{address}     that Host is an address, in parentheses
+//	{authorization} which setting passes Authorization
 //	{connection}  which setting passes Connection
 //	{proxy}       the proxy that answered, or else those that are on the way
 //	{who}         the same, or a program behind, if it is not known which
@@ -81,7 +78,10 @@ func (f *facts) fill(text string) string {
 		"{proxy}", f.proxy(),
 		"{who}", f.who(),
 		"{behind}", f.behind(),
-		"{secure}", f.secure(),
+		"{secure}", named(f.others(), func(s setting) string { return s.secure }),
+		"{route}", named(f.shown, func(s setting) string { return s.route }),
+		"{address}", f.address(),
+		"{authorization}", f.passAuthorization(),
 	).Replace(text)
 }
 
@@ -122,6 +122,9 @@ func (f *facts) setting(of func(setting) string) string {
 	case 1:
 		s := settings[f.shown[0]]
 		line := of(s)
+		if f.shown[0] == nginx && f.hidden() {
+			return "nginx is on the way, and a proxy that shows no name: it removes Upgrade from answers too, as Apache does without `upgrade=" + f.Token + "` in ProxyPass. Check both"
+		}
 		if line == "" {
 			line = s.upgrade
 		}
@@ -133,11 +136,26 @@ func (f *facts) setting(of func(setting) string) string {
 	return joined(f.shown) + " are on the way: docs/proxies.md has the line of each"
 }
 
-func (f *facts) secure() string {
-	if len(f.shown) != 1 || settings[f.shown[0]].secure == "" {
+// named returns a setting of the product, if there is only one, in parentheses.
+func named(all []product, of func(setting) string) string {
+	if len(all) != 1 || of(settings[all[0]]) == "" {
 		return ""
 	}
-	return " (`" + settings[f.shown[0]].secure + "`)"
+	return " (`" + of(settings[all[0]]) + "`)"
+}
+
+func (f *facts) address() string {
+	if addressAsHost(f) {
+		return " (now an address)"
+	}
+	return ""
+}
+
+func (f *facts) passAuthorization() string {
+	if len(f.shown) != 1 || settings[f.shown[0]].authorization == "" {
+		return "Let each proxy on the way pass it"
+	}
+	return string(f.shown[0]) + " is on the way; if it is that proxy, " + settings[f.shown[0]].authorization
 }
 
 func joined(all []product) string {
@@ -173,11 +191,15 @@ func (f *facts) who() string {
 
 // behind names the products that passed an answer on, as the hop before another.
 func (f *facts) behind() string {
-	others := slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
-	if len(others) == 0 {
-		return "the proxy"
+	if others := f.others(); len(others) > 0 {
+		return joined(others)
 	}
-	return joined(others)
+	return "the proxy"
+}
+
+// others are the products that are shown, without the one that wrote the answer.
+func (f *facts) others() []product {
+	return slices.DeleteFunc(slices.Clone(f.shown), func(p product) bool { return p == f.author })
 }
 
 // A place is where a redirect leads.
@@ -225,121 +247,3 @@ func (f *facts) again(u *url.URL) bool {
 	authority := func(host string) string { return strings.TrimSuffix(strings.ToLower(host), ":443") }
 	return (u.Scheme == "https" || u.Scheme == "") && (u.Host == "" || authority(u.Host) == authority(f.Host)) && u.Path == f.Path
 }
-
-func leadsTo(p place) func(*facts) bool { return func(f *facts) bool { return f.leads() == p } }
-
-func sentAuthorization(f *facts) bool { return f.Authorization }
-
-// addressAsHost reports whether Host is an IP address, which no site has for its name.
-func addressAsHost(f *facts) bool {
-	own := url.URL{Host: f.Host}
-	_, err := netip.ParseAddr(own.Hostname())
-	return err == nil
-}
-
-// nginxFile reports whether nginx served a file. Its ETag is the time and the length of the
-// file, in hexadecimal. Apache has them the other way round.
-func nginxFile(f *facts) bool {
-	modified, err := http.ParseTime(f.Header.Get("Last-Modified"))
-	if err != nil {
-		return false
-	}
-	length, err := strconv.ParseInt(f.Header.Get("Content-Length"), 10, 64)
-	return err == nil && f.Header.Get("Etag") == fmt.Sprintf("\"%x-%x\"", modified.Unix(), length)
-}
-
-// ownPage reports whether the page of a product is there. A proxy writes its name into Server
-// also where it passes on the answer of another.
-func ownPage(f *facts) bool { return f.author != "" }
-
-// noChallenge reports whether a 401 lacks what RFC 9110 §15.5.2 wants of it. auth_basic of nginx
-// sends it.
-func noChallenge(f *facts) bool { return f.Header.Get("Www-Authenticate") == "" }
-
-func noBody(f *facts) bool { return len(f.body) == 0 }
-
-// largeHead reports whether the head of the request may be too large for some hop: the
-// smallest limit of a proxy is 4 KiB for a line, and 8 KiB for all of them.
-func largeHead(f *facts) bool { return f.HeadSize >= 4<<10 }
-
-// anotherToken reports whether the Upgrade of a 426 lists others than the one asked for.
-func anotherToken(f *facts) bool {
-	lists := false
-	for _, line := range f.Header.Values("Upgrade") {
-		for token := range strings.SplitSeq(line, ",") {
-			token = strings.Trim(token, " \t")
-			if strings.EqualFold(token, f.Token) {
-				return false
-			}
-			lists = lists || token != ""
-		}
-	}
-	return lists
-}
-
-// plainOnTLS reports whether the answer says that plain HTTP was sent to a TLS port, as
-// nginx, Apache and Go say it.
-func plainOnTLS(f *facts) bool {
-	return strings.Contains(f.body, "plain http") || strings.Contains(f.body, "http request to an https")
-}
-
-// plainBehind is plainOnTLS for a port behind the one that was dialed: we spoke TLS, or a
-// proxy has passed on what a Go server wrote.
-func plainBehind(f *facts) bool {
-	return plainOnTLS(f) && (f.TLS || f.author == golang && len(f.shown) > 0)
-}
-
-func ended(f *facts) bool { return errors.Is(f.Err, io.EOF) || errors.Is(f.Err, io.ErrUnexpectedEOF) }
-
-func reset(f *facts) bool {
-	return errors.Is(f.Err, syscall.ECONNRESET) || errors.Is(f.Err, syscall.EPIPE)
-}
-
-func expired(f *facts) bool {
-	return errors.Is(f.Err, os.ErrDeadlineExceeded) || errors.Is(f.Err, context.DeadlineExceeded)
-}
-
-// says reports whether the error has one of the texts of crypto/tls or of x/net.
-func says(texts ...string) func(*facts) bool {
-	return func(f *facts) bool {
-		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(f.err, text) })
-	}
-}
-
-func notTLS(f *facts) bool { return errors.As(f.Err, new(tls.RecordHeaderError)) }
-
-// certificates returns the chain of a peer that was not verified.
-func (f *facts) certificates() []*x509.Certificate {
-	var e *tls.CertificateVerificationError
-	if errors.As(f.Err, &e) {
-		return e.UnverifiedCertificates
-	}
-	return nil
-}
-
-func unknownAuthority(f *facts) bool { return errors.As(f.Err, new(x509.UnknownAuthorityError)) }
-
-func selfSigned(f *facts) bool {
-	chain := f.certificates()
-	return unknownAuthority(f) && len(chain) == 1 && isSelfSigned(chain[0])
-}
-
-// leafAlone reports whether the peer sent its certificate without that of its issuer.
-func leafAlone(f *facts) bool {
-	chain := f.certificates()
-	return unknownAuthority(f) && len(chain) == 1 && !isSelfSigned(chain[0])
-}
-
-func isSelfSigned(c *x509.Certificate) bool { return string(c.RawIssuer) == string(c.RawSubject) }
-
-func outOfTime(f *facts) bool {
-	var e x509.CertificateInvalidError
-	return errors.As(f.Err, &e) && e.Reason == x509.Expired
-}
-
-// notYet reports whether the certificate begins later, which is nearly always a wrong clock.
-func notYet(f *facts) bool { return outOfTime(f) && strings.Contains(f.err, "is before") }
-
-func wrongName(f *facts) bool { return errors.As(f.Err, new(x509.HostnameError)) }
-
-func badCertificate(f *facts) bool { return len(f.certificates()) > 0 }

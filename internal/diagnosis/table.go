@@ -1,6 +1,11 @@
 package diagnosis
 
-import "slices"
+import (
+	"slices"
+	"strings"
+
+	"github.com/preflight-go/preflight/internal/wire"
+)
 
 // table has every conclusion. The first row that fits is taken, so a row with more evidence
 // stands before one with less. To add a case, add a row, a case for it in table_test.go, and
@@ -12,8 +17,12 @@ var table = slices.Concat(refusals, switches, answers, connects, openings, hands
 var refusals = []row{
 	{code: "http10", receipt: "http10",
 		text: "the listener got HTTP/1.0, which has no upgrade, from the last proxy. {http10}"},
+	{code: "no-upgrade", receipt: "no-upgrade", also: unchanged,
+		text: "the listener got the request without Upgrade, so a proxy on the way removes it. The answer came back unchanged, as Varnish pipes it. If it is Varnish, vcl_pipe needs `set bereq.http.Upgrade = req.http.Upgrade`, and Connection likewise"},
 	{code: "no-upgrade", receipt: "no-upgrade",
 		text: "the listener got the request without Upgrade, so a proxy on the way removes it. {upgrade}"},
+	{code: "no-connection", receipt: "no-connection", also: unchanged,
+		text: "the listener got Upgrade, but a proxy on the way removes upgrade from Connection. The answer came back unchanged, as Varnish pipes it. If it is Varnish, vcl_pipe needs `set bereq.http.Connection = req.http.Connection`"},
 	{code: "no-connection", receipt: "no-connection",
 		text: "the listener got Upgrade, but a proxy on the way removes upgrade from Connection. {connection}"},
 	{code: "http2", receipt: "http2",
@@ -54,6 +63,10 @@ var refusals = []row{
 		text: "Authorize of the listener refused the request temporarily; {later}"},
 	{code: "authorize", receipt: "authorize", body: "ended its direction",
 		text: "the listener saw the client end its direction before the 101, so a proxy on the way passes a half-close, or gave up. Keep the direction open, and look at the time that Authorize takes"},
+	{code: "authorize", receipt: "authorize", body: strings.ToLower(wire.NoAuthorization), also: sentAuthorization,
+		text: "Authorize of the listener refused the request, which arrived without the Authorization that was sent: a proxy on the way removes it. {authorization}"},
+	{code: "authorize", receipt: "authorize", body: "; " + strings.ToLower(wire.WithAuthorization), also: sentAuthorization,
+		text: "Authorize of the listener refused the request, which arrived with an Authorization. Renew or correct the one that is sent, in Header or GetHeader"},
 	{code: "authorize", receipt: "authorize", also: sentAuthorization,
 		text: "Authorize of the listener refused the request. Authorization was sent: renew or correct it, unless a proxy on the way removes it (possible)"},
 	{code: "authorize", receipt: "authorize",
@@ -63,7 +76,7 @@ var refusals = []row{
 	{code: "misconfigured", receipt: "internal", body: "misconfigured",
 		text: "the request reached the listener, whose configuration is invalid. Accept returns which field"},
 	{code: "internal", receipt: "internal",
-		text: "the request reached the listener, whose Authorize panicked or returned fields or a status that cannot be sent. The log of the server has it"},
+		text: "the request reached the listener, whose Authorize failed and did not decide. The log of the server has the panic, or what it returned that cannot be sent"},
 	{code: "refused-by-listener", receipt: anyReceipt, also: func(f *facts) bool { return f.Receipt != "" },
 		text: "the listener refused the request for a reason that this version does not know; StatusError.Reason has its code"},
 }

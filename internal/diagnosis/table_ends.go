@@ -9,7 +9,7 @@ var handshakes = []row{
 	{code: "cert-self-signed", at: ProxyTLS | TLS | TunnelTLS, also: selfSigned,
 		text: "the certificate is self-signed. Add it to RootCAs of {config}, or let the server have one of a known authority"},
 	{code: "cert-chain", at: ProxyTLS | TLS | TunnelTLS, also: leafAlone,
-		text: "its issuer is not trusted here. Add it to RootCAs of {config}; or, if it is an intermediate one (possible), let the peer send the whole chain"},
+		text: "the peer sent no issuer of its certificate, and RootCAs of {config} lacks it too. Add the issuer there; an intermediate one belongs into the chain of the peer"},
 	{code: "cert-authority", at: ProxyTLS | TLS | TunnelTLS, also: unknownAuthority,
 		text: "the chain ends at an authority that is not trusted here. Add it to RootCAs of {config}"},
 	{code: "cert-not-yet", at: ProxyTLS | TLS | TunnelTLS, also: notYet,
@@ -50,7 +50,7 @@ var handshakes = []row{
 	{code: "not-socks", at: SOCKS, also: says("unexpected protocol version"),
 		text: "it does not speak SOCKS5. If it is an HTTP proxy, write http:// in the URL that Proxy returns"},
 	{code: "socks-ended", at: SOCKS, also: func(f *facts) bool { return socksAgreed(f) && (ended(f) || reset(f)) }, waits: true,
-		text: "it is a SOCKS5 proxy, and ended the connection after the request. Possible: it cannot reach the host that was dialed (`ssh -D` says it so), or its rules forbid it"},
+		text: "it is a SOCKS5 proxy, and ended the connection after the request, as `ssh -D` does if it cannot connect. Check the host that was dialed, and the rules for it, from there"},
 	{code: "socks-auth-refused", at: SOCKS, first: "\x05\x02", also: func(f *facts) bool { return ended(f) || reset(f) },
 		text: "it asked for the user name and the password, and then ended the connection, so it does not accept them (possible). Correct them in the URL that Proxy returns"},
 	{code: "socks-ended", at: SOCKS, also: func(f *facts) bool { return ended(f) || reset(f) }, waits: true,
@@ -58,7 +58,7 @@ var handshakes = []row{
 	{code: "socks-timeout", at: SOCKS, also: func(f *facts) bool { return socksAgreed(f) && expired(f) }, waits: true,
 		text: "it is a SOCKS5 proxy, and did not answer the request in time. Possible: it waits for the host that was dialed. Check that address from the forward proxy's network"},
 	{code: "socks-timeout", at: SOCKS, also: expired, waits: true,
-		text: "it did not answer in time. Possible: it is no SOCKS5 proxy, or it cannot reach the host that was dialed"},
+		text: "it did not answer the greeting of SOCKS5, which an HTTP proxy does not know. If it is one, write http:// in the URL that Proxy returns"},
 }
 
 // ends are connections that ended, or said nothing, before the answer.

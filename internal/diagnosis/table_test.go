@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/textproto"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,13 +23,22 @@ import (
 // evidenceOf returns the evidence of an answer to a request for a tunnel.
 func evidenceOf(t *testing.T, answer string) *Evidence {
 	head, body, _ := strings.Cut(answer, "\n\n")
-	r, err := http.ReadResponse(bufio.NewReader(strings.NewReader("HTTP/1.1 "+strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n")), nil)
+	line, fields, _ := strings.Cut(head, "\n")
+	code, phrase, _ := strings.Cut(line, " ")
+	status, err := strconv.Atoi(code)
 	require.NoError(t, err)
+	fields = strings.ReplaceAll(strings.TrimSuffix(fields, "\n")+"\n\n", "\n", "\r\n")
+	if strings.TrimSpace(fields) == "" {
+		fields = "\r\n"
+	}
+	read, err := textproto.NewReader(bufio.NewReader(strings.NewReader(fields))).ReadMIMEHeader()
+	require.NoError(t, err)
+	h := http.Header(read)
 	e := &Evidence{
 		Stage: Upgrade, Token: "tcp", Host: "edge.example:8080", Path: "/client/amps", HeadSize: 200,
-		Status: r.StatusCode, Receipt: r.Header.Get("Preflight-Refusal"), Header: r.Header, Body: []byte(body),
+		Status: status, Phrase: phrase, Receipt: h.Get("Preflight-Refusal"), Header: h, Body: []byte(body),
 	}
-	if seconds, err := time.ParseDuration(r.Header.Get("Retry-After") + "s"); err == nil {
+	if seconds, err := time.ParseDuration(h.Get("Retry-After") + "s"); err == nil {
 		e.Wait = seconds
 	}
 	return e
@@ -81,7 +92,7 @@ var byError = []struct {
 	{ProxyTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "http://"},
 	{TunnelTLS, "", tls.RecordHeaderError{Msg: "x"}, "not-tls", "PreflightListener.TLSConfig"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/edge"), "cert-self-signed", "RootCAs of TLSConfig"},
-	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "its issuer is not trusted here. Add it to RootCAs of TunnelTLSConfig"},
+	{TunnelTLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA"), "cert-chain", "RootCAs of TunnelTLSConfig lacks it too. Add the issuer there"},
 	{TLS, "", unverified(x509.UnknownAuthorityError{}, "edge/CA", "CA/root"), "cert-authority", "RootCAs"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 1 is before 2"}, "edge/CA"), "cert-not-yet", "clock"},
 	{TLS, "", unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2 is after 1"}, "edge/CA"), "cert-expired", "Renew it at the peer; if the current time is wrong"},
@@ -105,9 +116,9 @@ var byError = []struct {
 	{SOCKS, "", errors.New("socks connect: host unreachable"), "socks-unreachable", "reach"},
 	{SOCKS, "", errors.New("socks connect: unexpected protocol version 72"), "not-socks", "http://"},
 	{SOCKS, "", io.EOF, "socks-ended", "HTTP proxy"},
-	{SOCKS, "", os.ErrDeadlineExceeded, "socks-timeout", "it is no SOCKS5 proxy"},
-	{SOCKS, "\x05\x00", io.ErrUnexpectedEOF, "socks-ended", "cannot reach the host"},
-	{SOCKS, "\x05\x02\x01\x00", fmt.Errorf("x: %w", syscall.ECONNRESET), "socks-ended", "cannot reach the host"},
+	{SOCKS, "", os.ErrDeadlineExceeded, "socks-timeout", "write http://"},
+	{SOCKS, "\x05\x00", io.ErrUnexpectedEOF, "socks-ended", "cannot connect. Check the host"},
+	{SOCKS, "\x05\x02\x01\x00", fmt.Errorf("x: %w", syscall.ECONNRESET), "socks-ended", "cannot connect. Check the host"},
 	{SOCKS, "\x05\x02", io.ErrUnexpectedEOF, "socks-auth-refused", "(possible)"},
 	{SOCKS, "\x05", io.ErrUnexpectedEOF, "socks-ended", "HTTP proxy"},
 	{SOCKS, "\x05\x00", os.ErrDeadlineExceeded, "socks-timeout", "waits for the host"},
@@ -154,6 +165,8 @@ func TestTable(t *testing.T) {
 			switch e.Header.Get("X-Sent") {
 			case "Authorization":
 				e.Authorization = true
+			case "Bearer":
+				e.Authorization, e.Scheme = true, "Bearer"
 			case "TLS":
 				e.TLS = true
 			case "address":
@@ -224,7 +237,7 @@ func TestNoSecret(t *testing.T) {
 	const secret = "s3cr3t"
 	for status := range 1000 {
 		e := &Evidence{
-			Stage: Upgrade, Token: "tcp", Status: status, Path: "/" + secret, Host: secret, Body: []byte(secret), First: []byte(secret), Err: errors.New(secret),
+			Stage: Upgrade, Token: "tcp", Status: status, Path: "/" + secret, Host: secret, Scheme: secret, Phrase: secret, Body: []byte(secret), First: []byte(secret), Err: errors.New(secret),
 			Header: http.Header{"Server": {secret}, "Via": {"1.1 " + secret}, "Location": {"https://" + secret}, "X-Squid-Error": {secret}, "Upgrade": {secret}},
 		}
 		for _, receipt := range []string{"", "s3cr3t"} {

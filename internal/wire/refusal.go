@@ -33,6 +33,13 @@ const (
 	CodeInternal    = "internal"
 )
 
+// What the body of a refusal by Authorize says of the request, unless Authorize has chosen the
+// body.
+const (
+	NoAuthorization   = "no Authorization arrived"
+	WithAuthorization = "Authorization arrived"
+)
+
 // The refusals of a well-formed request, in the order in which [Request.Terms] checks
 // them. Those of a body are in request.go.
 var (

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,15 +21,21 @@ var paths = slices.Concat(nginxPaths, edgePaths, haproxyPaths, apachePaths, envo
 
 // TestBroken dials each path. It also requires that BROKEN.md is the table of the texts.
 func TestBroken(t *testing.T) {
-	texts := make(map[string]string)
+	texts, evidence := make(map[string]string), make(map[string]string)
 	k := startKit(t, paths)
 	for _, p := range paths {
-		t.Run(p.name, func(t *testing.T) { texts[p.name] = p.try(t, k) })
+		t.Run(p.name, func(t *testing.T) { texts[p.name], evidence[p.name] = p.try(t, k) })
 	}
 	if t.Failed() || len(texts) < len(paths) { // one of them, or -run has chosen some
 		return
 	}
-	got := table(texts)
+	same := twins(evidence)
+	for _, p := range paths {
+		// A partial text must say why no text could be full: another path looks the same, or
+		// something that is no matter of evidence.
+		assert.True(t, p.grade() != "partial" || len(same[p.name]) > 0 || p.lacks != "", "%s has evidence of its own, so its text can be full:\n%s", p.name, evidence[p.name])
+	}
+	got := table(texts, same, readRight(t))
 	if *update {
 		require.NoError(t, os.WriteFile(tableFile, []byte(got), 0o644))
 	}
@@ -53,53 +60,75 @@ func TestGrades(t *testing.T) {
 	require.GreaterOrEqual(t, usual, 20)
 }
 
-// table returns the table of the texts, by the name of their paths.
-func table(texts map[string]string) string {
-	count := func(usualAlone bool, grade string) (n int) {
+// table returns the table of the texts, by the name of their paths. same are the paths that
+// have all evidence in common, and right are those that the doctor finds.
+func table(texts map[string]string, same map[string][]string, right map[string]bool) string {
+	count := func(usualAlone bool, is func(brokenPath) bool) (n int) {
 		for _, p := range paths {
-			if p.grade() == grade && (p.usual || !usualAlone) {
+			if is(p) && (p.usual || !usualAlone) {
 				n++
 			}
 		}
 		return n
 	}
-	named := 0
-	for _, p := range paths {
-		if p.line != "" && p.misleads == "" {
-			named++
+	counts := func(usualAlone bool) (all []any) {
+		shares := func(p brokenPath) bool { return len(same[p.name]) > 0 }
+		for _, is := range []func(brokenPath) bool{
+			func(p brokenPath) bool { return p.grade() == "full" && !shares(p) },
+			func(p brokenPath) bool { return p.grade() == "full" && shares(p) },
+			func(p brokenPath) bool { return p.grade() == "partial" },
+			func(p brokenPath) bool { return p.grade() == "misleading" },
+		} {
+			all = append(all, count(usualAlone, is))
 		}
+		return all
 	}
+	partial := func(p brokenPath) bool { return p.grade() == "partial" && len(same[p.name]) > 0 }
 	b := new(strings.Builder)
-	fmt.Fprintf(b, `# What the error of a broken path says
+	b.WriteString(`# What the error of a broken path says
 
 Each row is a path that is really broken: with the real programs, dialed by a PreflightDialer. Addresses are replaced by
 names. The code at the end of a text has more in [troubleshooting](../docs/troubleshooting.md).
-This file is generated: `+"`go test ./interop/broken -update`"+`. The tests require each text, and that no secret of
+This file is generated: ` + "`go test ./interop/broken -update`" + `. The tests require each text, and that no secret of
 the request is in it.
 
-A text is full if it names the hop at fault, the true cause and what to change, and no wrong cause beside them, not even
-as a possible one. It is partial if something of that is missing, mostly because nothing that the client can see tells
-two causes apart. It is misleading if it asserts a wrong cause.
+A text is full if it names the hop at fault, the cause and what to change, and no wrong cause beside them, not even as a
+possible one. The cause may be one that several paths have in common, if the text is true for each of them and leads to
+the one place where they differ, such as a directive, the block of a configuration, or a log. These are counted apart. A
+text is partial if something of that is missing. It is misleading if it asserts a wrong cause.
 
-| | full | partial | misleading |
+| | full | full, with what paths have in common | partial | misleading |
+|---|---|---|---|---|
+`)
+	fmt.Fprintf(b, "| the most usual paths (marked) | %d | %d | %d | %d |\n", counts(true)...)
+	fmt.Fprintf(b, "| all %d paths | %d | %d | %d | %d |\n", append([]any{len(paths)}, counts(false)...)...)
+	fmt.Fprintf(b, `
+The last column has the paths with another cause from which nothing tells this one apart. The test records all that a
+dial sends and receives: the bytes of each connection, with the order and the case of the fields, whether it ended or
+fell silent, and whether an answer took a second or more. Behind a ClientHello it records what the error holds. So no
+text could be full for both paths of %d partial rows. `+"`preflight check`"+`, which sends more than a dial does, finds
+the cause of %d of these.
+
+| path | grade | the error says | the same evidence as |
 |---|---|---|---|
-| the most usual paths (marked) | %d | %d | %d |
-| all %d paths | %d | %d | %d |
-
-%d texts name what to change, some of them beside other possible causes.
-
-| path | grade | the error says |
-|---|---|---|
-`, count(true, "full"), count(true, "partial"), count(true, "misleading"), len(paths),
-		count(false, "full"), count(false, "partial"), count(false, "misleading"), named)
+`, count(false, partial), count(false, func(p brokenPath) bool { return partial(p) && right[p.name] }))
 	for _, p := range paths {
 		name := p.name
 		if p.usual {
 			name = "**" + name + "**"
 		}
-		fmt.Fprintf(b, "| %s | %s | %s |\n", name, p.note(), cell(p.text(texts[p.name])))
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", name, p.note(), cell(p.text(texts[p.name])), few(same[p.name]))
 	}
 	return b.String()
+}
+
+// few joins the first of names.
+func few(names []string) string {
+	const most = 3
+	if left := len(names) - most; left > 0 {
+		return fmt.Sprintf("%s; and %d more", strings.Join(names[:most], "; "), left)
+	}
+	return strings.Join(names, "; ")
 }
 
 // note returns the grade, and why it is not full.

@@ -47,8 +47,7 @@ var apachePaths = []brokenPath{
 		name:    "Apache with Require all denied",
 		program: "Apache", site: "<Location />\nRequire all denied\n</Location>\nProxyPass / http://{good}/ upgrade=tcp",
 		code: "forbidden",
-		hop:  "Apache denies", cause: "by a rule", line: "`Require`",
-		beside: []string{"or leads the path to files"},
+		hop:  "Apache itself", cause: "what it has for this Host and path does not admit it", line: "`Require`",
 	},
 	{
 		name:    "Apache speaks HTTP/1.0 to the server",
@@ -65,10 +64,8 @@ var apachePaths = []brokenPath{
 	{
 		name:    "Apache speaks plain HTTP to a listener above TLS",
 		program: "Apache", site: "ProxyPass / http://{tls}/ upgrade=tcp",
-		code: "upstream-closed",
-		hop:  "Apache got no valid answer", cause: "wants TLS", line: "ProxyPass … https://",
-		beside: []string{"is no PreflightListener", "is slow", "has crashed"},
-		waits:  true,
+		code: "upstream-tls",
+		hop:  "Apache sends plain HTTP", cause: "a port that speaks TLS", line: "`ProxyPass … https://`",
 	},
 	{
 		name:    "Apache with https:// and no SSLProxyEngine",
@@ -76,6 +73,19 @@ var apachePaths = []brokenPath{
 		code: "server-fault",
 		hop:  "Apache failed", cause: "failed", line: "Its log has the fault",
 		lacks: "that Apache lacks SSLProxyEngine, which only its log has",
+	},
+	{
+		name:    "Apache with a scheme whose module is not loaded",
+		program: "Apache", site: "ProxyPass / h2c://{good}/",
+		code: "server-fault",
+		hop:  "Apache failed", cause: "failed", line: "Its log has the fault",
+		lacks: "that a module is missing, which only its log has",
+	},
+	{
+		name:    "Apache speaks TLS to a plain listener",
+		program: "Apache", site: "SSLProxyEngine on\nProxyPass / https://{strict}/ upgrade=tcp",
+		code: "upstream-tls",
+		hop:  "Apache's TLS", cause: "with the server behind it fails", line: "`ProxyPass`",
 	},
 	{
 		name:    "Apache, a head of 10 KB",
@@ -94,15 +104,13 @@ var apachePaths = []brokenPath{
 		name:    "Apache, the server never answers",
 		program: "Apache", site: "ProxyTimeout 1\nProxyPass / http://{silent}/ upgrade=tcp",
 		code: "upstream-closed",
-		hop:  "Apache got no valid answer", cause: "is slower", line: "`ProxyTimeout`",
-		beside: []string{"wants TLS", "is no PreflightListener", "has crashed"},
-		waits:  true,
+		hop:  "the server that `ProxyPass` names", cause: "no valid answer within `ProxyTimeout`", line: "why that server does not answer",
+		waits: true,
 	},
 	{
 		name:    "Apache with a ProxyPass for all paths before that of the path",
 		program: "Apache", site: "ProxyPass / http://{page}/\nProxyPass /client/ http://{good}/client/ upgrade=tcp",
 		code: "no-listener",
-		hop:  "no PreflightListener answered", cause: "its upstream is wrong", line: "where the proxy leads",
-		beside: []string{"Host, which is an address, leads to its default site", "the path or "},
+		hop:  "Apache leads", cause: "this Host and path to something else", line: "`ProxyPass`",
 	},
 }

@@ -59,9 +59,8 @@ var forwardPaths = []brokenPath{
 		program: "Squid", site: forwarding + "http_access allow {name}",
 		dial: impatient, forward: "socks5://",
 		code: "socks-timeout",
-		hop:  "the forward proxy", cause: "no SOCKS5 proxy",
-		beside: []string{"cannot reach the host"},
-		waits:  true,
+		hop:  "the forward proxy", cause: "which an HTTP proxy does not know", line: "write http://",
+		waits: true,
 	},
 	{
 		name:    "an http URL for the TLS port of Squid",
@@ -102,13 +101,21 @@ var forwardPaths = []brokenPath{
 		waits:  true,
 	},
 	{
+		name:    "an http URL for the TLS port of HAProxy",
+		program: "HAProxy", site: "bind {addr} ssl crt {dir}/good.pem\nserver s {good}",
+		forward: "http://",
+		code:    "proxy-ended",
+		hop:     "the forward proxy", cause: "its port speaks TLS", line: "https://",
+		beside: []string{"it is a SOCKS5 proxy", "it does not admit this client"},
+		waits:  true,
+	},
+	{
 		name:    "OpenSSH's SOCKS5 proxy, and an edge that is down",
 		program: "OpenSSH", site: "",
 		forward: "socks5://", edge: "down",
 		code: "socks-ended",
-		hop:  "the forward proxy", cause: "it cannot reach the host", line: "the host that was dialed",
-		beside: []string{"its rules forbid it"},
-		waits:  true,
+		hop:  "the forward proxy", cause: "cannot connect", line: "the host that was dialed",
+		waits: true,
 	},
 	{
 		name:    "nginx as the forward proxy, which it is not",
@@ -134,8 +141,7 @@ var listenerPaths = []brokenPath{
 	{
 		name: "Authorize refuses the Authorization that was sent", direct: "401", dial: with("Authorization", "Bearer "+secretHeader),
 		code: "authorize",
-		hop:  "Authorize of the listener", cause: "Authorization was sent", line: "renew or correct it",
-		beside: []string{"a proxy on the way removes it"},
+		hop:  "Authorize of the listener", cause: "arrived with an Authorization", line: "Renew or correct",
 	},
 	{
 		name: "Authorize refuses with 403", direct: "403",
@@ -156,6 +162,13 @@ var listenerPaths = []brokenPath{
 		waits:  true,
 	},
 	{
+		name: "a Go proxy whose server is down", direct: "lonely",
+		code: "bad-gateway",
+		hop:  "the proxy", cause: "it is down", line: "its address",
+		beside: []string{"passes no upgrade", "got no valid answer", "TLS is on one side alone"},
+		waits:  true,
+	},
+	{
 		name: "Authorize refuses, behind nginx", program: "nginx", site: "location / { proxy_pass http://{401}; " + upgrades + "}",
 		code: "authorize",
 		hop:  "Authorize of the listener", cause: "without Authorization", line: "Header or GetHeader",
@@ -163,14 +176,12 @@ var listenerPaths = []brokenPath{
 	{
 		name: "Authorize panics", direct: "panics",
 		code: "internal",
-		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
-		beside: []string{"or returned fields or a status that cannot be sent"},
+		hop:  "the listener", cause: "Authorize failed", line: "The log of the server",
 	},
 	{
 		name: "Authorize panics, behind nginx", program: "nginx", site: "location / { proxy_pass http://{panics}; " + upgrades + "}",
 		code: "internal",
-		hop:  "the listener", cause: "Authorize panicked", line: "The log of the server",
-		beside: []string{"or returned fields or a status that cannot be sent"},
+		hop:  "the listener", cause: "Authorize failed", line: "The log of the server",
 	},
 	{
 		name: "the listener serves another protocol", direct: "other",
@@ -206,8 +217,7 @@ var listenerPaths = []brokenPath{
 	{
 		name: "the listener is mounted at another path", direct: "mux",
 		code: "no-route",
-		hop:  "a Go server", cause: "no handler for this path", line: "Correct Path and Host",
-		beside: []string{"Traefik has no router"},
+		hop:  "a Go server", cause: "no route for this Host and path", line: "a handler",
 	},
 	{
 		name: "an Origin that is not allowed", direct: "good", dial: with("Origin", "https://evil.example"),
@@ -221,18 +231,13 @@ var listenerPaths = []brokenPath{
 	},
 	{
 		name: "plain HTTP to a listener above TLS", direct: "tls",
-		code: "ended",
-		hop:  "the port", cause: "the port speaks TLS", line: "set TLSConfig",
-		beside: []string{"waits for a PROXY header", "return 444", "the server behind is down"},
-		waits:  true,
-		long:   true,
+		code: "tls-port",
+		hop:  "the port", cause: "speaks TLS", line: "set TLSConfig",
 	},
 	{
 		name: "TLS to a plain listener", direct: "strict", dial: trusted,
-		code: "tls-ended",
-		hop:  "client->edge", cause: "the port is plain", line: "leave TLSConfig nil",
-		beside: []string{"no certificate for this name", "PROXY header", "the server behind it is down"},
-		waits:  true,
+		code: "not-tls",
+		hop:  "the peer", cause: "does not speak TLS", line: "leave TLSConfig nil",
 	},
 	{
 		name: "TLS to a zero listener", direct: "good", dial: trusted,
@@ -275,13 +280,13 @@ var peerPaths = []brokenPath{
 	{
 		name: "an ordinary web server is dialed", direct: "page",
 		code: "no-listener",
-		hop:  "no PreflightListener answered", cause: "another program", line: "Check Path",
-		beside: []string{"Host, which is an address, leads to its default site"},
+		hop:  "at the address that was dialed", cause: "lead to something else", line: "Correct that address",
 	},
 	{
 		name: "a Go server with TLS is dialed in plain", direct: "https",
 		code: "tls-port",
-		hop:  "the port", cause: "speaks TLS", line: "set TLSConfig",
+		hop:  "a Go server", cause: "its port speaks TLS", line: "set TLSConfig",
+		beside: []string{"if a proxy is in front of it that shows no name, such as HAProxy, let that speak TLS to it (`ssl`)"},
 	},
 	{
 		name: "connection refused", usual: true, direct: "down",

@@ -64,6 +64,7 @@ func startServers(t *testing.T, k *kit) {
 		new(preflight.PreflightListener).ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 	})
 	k.servers["page"] = serveHTTP(t, lab.Listen(t), page)
+	k.servers["denying"] = serveHTTP(t, lab.Listen(t), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	k.servers["mux"] = serveHTTP(t, lab.Listen(t), mounted)
 	k.servers["hidden"] = serveHTTP(t, lab.Listen(t), hidden)
 	k.servers["draining"] = serveHTTP(t, lab.Listen(t), draining(t))
@@ -80,6 +81,10 @@ func startServers(t *testing.T, k *kit) {
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
 	k.servers["timeout"] = serveHTTP(t, lab.Listen(t), http.TimeoutHandler(proxy, lab.Timeout, ""))
+	lonely := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: refusingAddress(t)})
+	lonely.ErrorLog = proxy.ErrorLog
+	k.servers["lonely"] = serveHTTP(t, lab.Listen(t), lonely)
+	k.servers["relay"] = serveHTTP(t, lab.Listen(t), httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: k.servers["good"]}))
 	grpc := lab.Listen(t)
 	k.servers["grpc"] = grpc.Addr().String()
 	lab.ServeGRPC(t, "", grpc)

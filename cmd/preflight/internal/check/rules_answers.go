@@ -68,6 +68,9 @@ var answerRules = []rule{
 	{code: "redirect", of: "redirect", sure: likely, hop: "{who}", cause: "it leads to another path of the same host", change: "correct the path in the URL; it may be a sign-in page"},
 
 	// The head.
+	{code: "upstream-tls", of: "upstream-tls", when: status(mainCarrier, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable), sure: likely,
+		hop: "{who}", cause: "its TLS with the server behind it fails, because that server is plain", change: "use no TLS to the server ({insecure})",
+		others: []string{"one of the two does not accept the certificate of the other"}},
 	{code: "upstream-tls", of: "upstream-tls", hop: "{before}", cause: "it sends plain HTTP to a port that speaks TLS", change: "{behindSecure}, or lead it to the plain port"},
 	{code: "head-size", of: "head-size", hop: "{who}", cause: "the head of the request is too large for it", change: "send fewer or shorter fields, or raise its limit: {head}"},
 
@@ -80,7 +83,8 @@ var answerRules = []rule{
 	{code: "credentials-refused", of: "credentials-refused", hop: "{who}", cause: "it refuses the Authorization that was sent ({auth})", change: "renew or correct it in --header-file, --header-command or --header"},
 	{code: "rbac", of: "rbac", hop: "Envoy", cause: "an RBAC rule, or an AuthorizationPolicy of Istio, denies the request", change: "allow {path} and this client in the RBAC filter, or in the AuthorizationPolicy"},
 	{code: "squid-denied", of: "squid-denied", hop: "Squid", cause: "its rules deny the request", change: "allow it by `http_access`, for this Host and path"},
-	{code: "no-upgrades", of: "no-upgrades", when: envoyIs, hop: "Envoy", cause: "it passes no upgrade to tcp", change: "add `upgrade_configs: [{upgrade_type: tcp}]` to the HTTP connection manager, or to the route", paste: true},
+	{code: "no-upgrades", of: "no-upgrades", when: envoyIs, sure: likely, hop: "Envoy", cause: "it passes no upgrade to tcp", change: "add `upgrade_configs: [{upgrade_type: tcp}]` to the HTTP connection manager, or to the route", paste: true,
+		others: []string{"its `ext_authz` denies the request, or cannot reach its service"}},
 	{code: "no-upgrades", of: "no-upgrades", hop: "{who}", cause: "it does not support upgrades", change: "{passes}; or correct {route}", paste: true},
 	{code: "forbidden", of: "forbidden", when: alike(mainCarrier, "other-path"), hop: "{who}", cause: "a rule denies the request, whatever its path ({deny})", change: "allow {path} and this client in {deny}"},
 	{code: "forbidden", of: "forbidden", hop: "{who}", cause: "a rule denies the request ({deny})", change: "allow {path} and this client in {deny}", sure: likely, others: []string{"the path leads to files"}},

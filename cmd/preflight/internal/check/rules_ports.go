@@ -84,7 +84,7 @@ var portRules = []rule{
 		others: []string{"a rule rejects this client"}},
 	{code: "server-down", of: "ended", when: all(not(someHTTP), slow), sure: likely,
 		hop: "the server behind {edge}", cause: "a TCP proxy or balancer listens there (HAProxy `mode tcp`, nginx stream), and cannot reach its server", change: "start the server behind it, or correct its address (HAProxy `server`, nginx stream `proxy_pass`)",
-		others: []string{"a program that is no web server closes the connection"}},
+		others: []string{"that proxy speaks TLS to its server (HAProxy `ssl` in the `server` line), and the server is plain", "a program that is no web server closes the connection"}},
 	{code: "not-web", of: "ended", when: not(someHTTP), sure: possible,
 		hop: "{edge}", cause: "whatever listens there closes the connection when it gets HTTP, TLS or HTTP/2: it is no web server, or a TCP proxy whose server is down", change: "correct the host or the port in the URL, or start the server behind it"},
 	{code: "silent", of: "silent", when: not(someHTTP), sure: likely,

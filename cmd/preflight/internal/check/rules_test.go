@@ -299,6 +299,9 @@ var cases = []struct {
 	{"receipt-hidden", "the listener", []fact{refuses("bad-gateway", 502, nginx), asks("get", answerOf(426, ""))}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
 	{"no-upgrades", "Envoy", []fact{refuses("no-upgrades", 403, envoy)}},
+	{"upstream-tls", "Apache", []fact{refuses("upstream-tls", 502, apache)}},
+	{"upstream-tls", "HAProxy", []fact{refuses("upstream-tls", 400, nginx), first(haproxy)}},
+	{"upstream-tls", "HAProxy", []fact{fails("tls-port"), first(haproxy), asks("client-hello", answerOf(400, haproxy))}},
 	{"forbidden", "nginx", []fact{refuses("forbidden", 403, nginx), asks("other-path", answerOf(403, nginx))}},
 	{"websocket-only", "nginx", []fact{refuses("bad-request", 400, nginx), func(e *evidence) {
 		e.answers["websocket"] = &Answer{Outcome: answered, Status: 401, Reason: "authorize"}
@@ -317,6 +320,7 @@ var cases = []struct {
 	{"upstream-plain", "behind Envoy", []fact{refuses("upstream-closed", 503, envoy)}},
 	{"upstream-plain", "behind HAProxy", []fact{refuses("upstream-closed", 502, haproxy)}},
 	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
+	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
 	{"apache-ssl", "Apache", []fact{refuses("server-fault", 500, apache)}},
 	{"unknown", "edge.example:80", []fact{fails("a-code-of-another-version")}},
