@@ -189,10 +189,47 @@ func (e *evidence) stripping() (all []product) {
 	return all
 }
 
+// writer is the product that wrote the answer, as the answer itself shows. It is "" if that is not
+// known.
+func (e *evidence) writer() product {
+	a := product(e.answer().Author)
+	if a == envoy && e.passedByEnvoy() {
+		return ""
+	}
+	return a
+}
+
+// passedByEnvoy reports whether Envoy got the answer from a server. It tells so in the answer to
+// an ordinary request, and not always in that to an upgrade.
+func (e *evidence) passedByEnvoy() bool {
+	return alike(mainCarrier, "get")(e) &&
+		(e.answer().header.Get(envoyTime) != "" || e.of("get").header.Get(envoyTime) != "")
+}
+
+// envoyTime is the field in which Envoy says how long the server behind it took.
+const envoyTime = "X-Envoy-Upstream-Service-Time"
+
+// passedOn holds if the proxy that is the only one known did not write the answer. Each product
+// here marks what it writes, or what it passes on.
+func passedOn(e *evidence) bool {
+	if a := e.answer(); a.Outcome != answered || a.Reason != "" || e.writer() != "" {
+		return false
+	}
+	switch e.author() {
+	case caddy:
+		return viaCaddy(e.answer().header)
+	case envoy:
+		return e.passedByEnvoy()
+	case nginx, haproxy, apache:
+		return true // its own pages have a form of their own
+	}
+	return false
+}
+
 // author is the product that wrote the answer: its page shows it, or it is the only one on the
-// way.
+// way. In the second case a program behind it may have written the answer: see writer.
 func (e *evidence) author() product {
-	if a := product(e.answer().Author); a != "" {
+	if a := e.writer(); a != "" {
 		return a
 	}
 	if way := e.way(); len(way) == 1 {

@@ -120,11 +120,20 @@ func author(h http.Header, body string) product {
 	if strings.EqualFold(h.Get("Server"), "envoy") && body == "" && h.Get("X-Envoy-Upstream-Service-Time") == "" && h.Get("Location") == "" {
 		return envoy
 	}
+	// Caddy leaves Server to the server behind it, and writes itself into Via.
+	if slices.Equal(shown(h), []product{caddy}) && !viaCaddy(h) {
+		return caddy
+	}
 	switch body {
 	case "bad gateway", "internal server error", "gateway timeout": // without a line end
 		return traefik
 	}
 	return ""
+}
+
+// viaCaddy reports whether Caddy passed an answer on. Before the version 2.10 it leaves no trace.
+func viaCaddy(h http.Header) bool {
+	return slices.ContainsFunc(h.Values("Via"), func(v string) bool { return strings.Contains(strings.ToLower(v), " caddy") })
 }
 
 // ofMalformed returns the product that answered a malformed head. Nothing behind the first

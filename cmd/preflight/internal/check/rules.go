@@ -65,6 +65,11 @@ func by(all ...product) func(*evidence) bool {
 	return func(e *evidence) bool { return slices.Contains(all, e.author()) }
 }
 
+// wrote holds if the answer itself shows that the product wrote it.
+func wrote(p product) func(*evidence) bool {
+	return func(e *evidence) bool { return e.writer() == p }
+}
+
 func firstIs(all ...product) func(*evidence) bool {
 	return func(e *evidence) bool { return slices.Contains(all, e.first()) }
 }
@@ -89,7 +94,7 @@ func otherScheme(e *evidence) bool {
 
 // notByProxy holds if no product on the way wrote the answer.
 func notByProxy(e *evidence) bool {
-	return onTheWay(e) && e.answer().Outcome == answered && !slices.Contains(e.way(), product(e.answer().Author))
+	return onTheWay(e) && e.answer().Outcome == answered && !slices.Contains(e.way(), e.writer())
 }
 
 func throughProxy(e *evidence) bool { return e.proxy }

@@ -70,10 +70,42 @@ func (r *rule) verdict(e *evidence) *Verdict {
 	for _, o := range r.others {
 		v.Else = append(v.Else, e.fill(o))
 	}
+	e.doubt(r, v)
 	if r.paste {
 		e.paste(v)
 	}
 	return v
+}
+
+// doubt makes a verdict likely that blames a proxy for an answer which another may have written.
+func (e *evidence) doubt(r *rule, v *Verdict) {
+	a := e.answer()
+	if v.Certainty != certain || a.Outcome != answered || a.Reason != "" || !e.blamesProxy(r, v) {
+		return
+	}
+	other := ""
+	writer := e.writer()
+	if writer == "" && e.author() == nginx && nginxFile(e) {
+		writer = nginx
+	}
+	switch writer {
+	case nginx:
+		other = "another nginx behind this one, because two look like one: then correct `proxy_pass` of the first"
+	case caddy:
+		other = "a program behind Caddy, whose answers a Caddy before 2.10 passes on without a trace: then correct `reverse_proxy`"
+	case "":
+		other = e.fill("a program behind {who} answers so: then correct {upstream}")
+	default:
+		return
+	}
+	v.Certainty = likely
+	v.Else = append(v.Else, other)
+}
+
+// blamesProxy reports whether the hop of the verdict is the proxy that answered.
+func (e *evidence) blamesProxy(r *rule, v *Verdict) bool {
+	_, known := settings[product(v.Hop)]
+	return r.hop == "{who}" || known && v.Hop == r.hop
 }
 
 // paste adds the lines of the products that may be at fault.
