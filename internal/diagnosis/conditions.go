@@ -79,6 +79,11 @@ func noChallenge(f *facts) bool { return f.Header.Get("Www-Authenticate") == "" 
 // ext_authz.
 func fromUpstream(f *facts) bool { return len(f.Header.Values("X-Envoy-Upstream-Service-Time")) > 0 }
 
+// viaCaddy reports whether Caddy passed the answer on. Before the version 2.10 it leaves no trace.
+func viaCaddy(f *facts) bool {
+	return slices.ContainsFunc(f.Header.Values("Via"), func(v string) bool { return strings.Contains(strings.ToLower(v), " caddy") })
+}
+
 func showsNginx(f *facts) bool { return slices.Equal(f.shown, []product{nginx}) }
 
 func noBody(f *facts) bool { return len(f.body) == 0 }

@@ -1,6 +1,10 @@
 package check
 
-import "net/http"
+import (
+	"net/http"
+	"regexp"
+	"strings"
+)
 
 // apart says how to tell what is behind a proxy.
 const apart = "run `preflight check --listen ADDR` at the far end, in place of the server, and check again: it says what arrives"
@@ -103,6 +107,10 @@ var answerRules = []rule{
 	{code: "websocket-only", of: "websocket-only", hop: "{who}", cause: "it refuses every upgrade but that to websocket", change: "use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
 
 	// Limits and outages.
+	{code: "apache-target", of: "bad-gateway server-fault", when: all(wrote(apache), portInName),
+		hop: "Apache", cause: "its `ProxyPass` has a slash at the end of the path and none at the end of the target, so the rest of the path becomes a part of the port", change: "write the slash at the end of the target too: `ProxyPass /PATH/ http://HOST:PORT/`"},
+	{code: "apache-name", of: "bad-gateway server-fault", when: all(wrote(apache), unresolved),
+		hop: "Apache", cause: "it cannot resolve the name of the server in `ProxyPass`", change: "correct that name in `ProxyPass`, or in DNS or /etc/hosts of its machine"},
 	{code: "upgrade-fails", of: "bad-gateway server-down upstream-closed server-fault server-slow proxy-failed", when: admits, sure: likely,
 		hop: "{who}", cause: "an ordinary request reaches the listener and gets 426, so the server is up. Only the upgrade fails: {who} cannot pass on the 101", change: "in a Go proxy put nothing around httputil.ReverseProxy that hides http.Hijacker for {path}, such as http.TimeoutHandler; otherwise turn on upgrades there, and see its log",
 		others: []string{"the server behind it ends the connection when it is asked for an upgrade"}, next: apart},
@@ -126,6 +134,7 @@ var answerRules = []rule{
 		others: []string{"it is no web server", "it wants no PROXY header (`send-proxy` in the `server` line)", "`proto h2` in the `server` line", "it has crashed"}, next: apart},
 	{code: "upstream-plain", of: "upstream-closed", sure: likely, hop: "the server behind {who}", cause: "{who} reached it, and it closed the connection: the server wants TLS, and {who} speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
 		others: []string{"it is no web server", "it has crashed"}, next: apart},
+	{code: "server-down", of: "bad-gateway", when: all(by(caddy), passedOn), sure: likely, hop: "the server behind Caddy", cause: "Caddy reaches it, and it answers {status} itself, as a proxy whose own server is down does", change: "correct {upstream} for {path}, or start the server behind that proxy", next: apart},
 	{code: "server-down", of: "bad-gateway", when: by(caddy), sure: likely, hop: "the server behind Caddy", cause: "Caddy cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}",
 		others: []string{"TLS is on one side alone: {secure}, or {insecure}", sniFails, "`h2c://` in `reverse_proxy`, and the server speaks no HTTP/2", "it is no web server"}, next: apart},
 	{code: "server-down", of: "bad-gateway", when: by(nginx), sure: likely, hop: "the server behind nginx", cause: "nginx cannot reach it: it is down, or its address is wrong", change: "start it, or correct {upstream}; if that has a variable, `resolver` must resolve the name",
@@ -136,10 +145,12 @@ var answerRules = []rule{
 		next: apart},
 	{code: "upstream-other", of: "upstream-not-http", when: envoyIs, sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}",
 		others: []string{"Envoy speaks HTTP/2 to it: remove `http2_protocol_options` from the cluster", "it wants TLS"}, next: apart},
-	{code: "upstream-other", of: "upstream-not-http", when: by(traefik), sure: likely, hop: "the server behind Traefik", cause: "Traefik reached it, and gets no HTTP/1.1 from it: TLS between them fails, or another program listens there", change: "with https:// in the URL of the service: give its `serversTransport` the `rootCAs` and the `serverName` of the server, or write http:// if it is plain; with http://: correct the URL of the service", next: apart},
+	{code: "upstream-other", of: "upstream-not-http", when: by(traefik), sure: likely, hop: "the server behind Traefik", cause: "Traefik reached it, and gets no HTTP/1.1 from it: TLS is on one side alone (https:// to a plain server), its certificate is not accepted, or another program listens there", change: "with https:// in the URL of the service: give its `serversTransport` the `rootCAs` and the `serverName` of the server, or write http:// if it is plain; with http://: correct the URL of the service", next: apart},
 	{code: "upstream-other", of: "upstream-not-http", hop: "the server behind {who}", cause: "{who} reached it, and it does not answer in HTTP/1.1: another program listens there", change: "correct {upstream}"},
 	{code: "rule-drops", of: "server-fault", when: all(by(haproxy), slow), sure: likely, hop: "HAProxy", cause: "a rule holds the request back, and then refuses it (`http-request tarpit`)", change: "remove that rule for {path} and this Host"},
 	{code: "apache-ssl", of: "server-fault", when: by(apache), sure: likely, hop: "Apache", cause: "it fails by itself: `ProxyPass … https://…` without `SSLProxyEngine on`, or a module of mod_proxy is not loaded", change: "add `SSLProxyEngine on`, or load `proxy_http_module`; its error log has the reason"},
+	{code: "server-fault", of: "server-fault", when: wrote(nginx), sure: likely, hop: "nginx", cause: "it fails by itself: the service of its `auth_request` is down, or answers neither 2xx nor 401 or 403", change: "start that service, or correct the `location` of `auth_request` and its `proxy_pass`; the error log of nginx has the reason",
+		others: []string{"a loop of `rewrite`, `try_files` or `error_page` (rewrite or internal redirection cycle)", "another nginx behind this one, because two look like one"}},
 	{code: "server-fault", of: "server-fault proxy-failed", sure: likely, hop: "{who}", cause: "it fails by itself, or the program behind it does", change: "read its log"},
 	{code: "captive-portal", of: "captive-portal", hop: "the network of this machine", cause: "it wants a sign-in", change: "sign in with a browser, then try again"},
 	{code: "http-version", of: "http-version", hop: "{edge}", cause: "it speaks another version of HTTP than 1.1", change: "let it speak HTTP/1.1, or correct the port in the URL"},
@@ -147,6 +158,8 @@ var answerRules = []rule{
 	{code: "proxy-header", of: "bad-request", when: all(alike(mainCarrier, "get"), func(e *evidence) bool { return len(e.way()) > 1 && e.author() != "" && e.author() != e.first() }), sure: likely,
 		hop: "{who}", cause: "it refuses every request, also one without an upgrade: {first} sends it a PROXY header, which it does not expect", change: "remove the PROXY header of {first} (HAProxy `send-proxy`, Envoy `upstream_proxy_protocol`), or let {who} expect it (nginx `listen … proxy_protocol`, Apache `RemoteIPProxyProtocol On`)",
 		others: []string{"it refuses a field or the Host of every request: its log has the reason"}},
+	{code: "bad-request", of: "bad-request", when: all(wrote(nginx), alike(mainCarrier, "get")), sure: likely, hop: "nginx", cause: "it refuses every request for this Host and path, also one without an upgrade: no `server` has this Host, and the default one refuses it (`return 400`)", change: "correct the host in the URL, or add it to `server_name` of the `server` with this path",
+		others: []string{"a `location` has `return 400`", "it refuses a field of the request, or wants a PROXY header: its log has the reason"}},
 	{code: "bad-request", of: "bad-request", when: alike(mainCarrier, "get"), sure: possible, hop: "{who}", cause: "it takes the request for bad, also without an upgrade", change: "its log has the reason"},
 	{code: "bad-request", of: "bad-request", sure: possible, hop: "{who}", cause: "it takes the request for bad", change: "its log has the reason; some products answer so to every upgrade but websocket: try --carrier websocket"},
 	{code: "other-tokens", of: "too-early proxy-auth-at-edge refused", sure: possible, hop: "{who}", cause: "it refuses the request with {status}", change: "its log has the reason"},
@@ -166,6 +179,17 @@ func knowsBareHost(e *evidence) bool {
 	return (bare.Reason != "" || bare.is(http.StatusSwitchingProtocols)) && e.answer().Outcome == answered && e.answer().Reason == "" &&
 		bare.Status != e.answer().Status
 }
+
+// unresolved holds if Apache says that it cannot resolve the server behind it.
+func unresolved(e *evidence) bool {
+	return strings.Contains(strings.ToLower(string(e.answer().body)), "dns lookup failure for: ")
+}
+
+// portWithPath is how Apache names a server when the path runs into its port.
+var portWithPath = regexp.MustCompile(`(?i)dns lookup failure for: [^<\s]+:[0-9]+[^<\s:0-9]`)
+
+// portInName holds if a part of the path stands behind the port in that name.
+func portInName(e *evidence) bool { return portWithPath.Match(e.answer().body) }
 
 func envoyIs(e *evidence) bool { return e.author() == envoy }
 

@@ -116,6 +116,12 @@ func tinyproxySays(text string) fact {
 	return failsWith("connect-forbidden", a, 1)
 }
 
+func apacheSays(reason string) fact {
+	a := answerOf(500, apache)
+	a.body = []byte("<p>Reason: <strong>" + reason + "</strong></p>")
+	return failsWith("bad-gateway", a, 1)
+}
+
 // notClean is what "preflight serve" answers to a path that has //.
 func notClean() Answer {
 	a := answerOf(404, listener)
@@ -299,6 +305,7 @@ var cases = []struct {
 	{"upgrade-fails", "the proxy", []fact{refuses("bad-gateway", 502, ""), asks("get", answerOf(426, ""))}},
 	{"proxy-header", "nginx", []fact{refuses("bad-request", 400, nginx), first(haproxy), asks("get", answerOf(400, nginx))}},
 	{"bad-request", "nginx", []fact{refuses("bad-request", 400, nginx), first(nginx), asks("get", answerOf(400, nginx))}},
+	{"bad-request", "Apache", []fact{refuses("bad-request", 400, apache), first(apache), asks("get", answerOf(400, apache))}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", answerOf(426, ""))}},
 	{"receipt-hidden", "the listener", []fact{refuses("bad-gateway", 502, nginx), asks("get", answerOf(426, ""))}},
 	{"receipt-hidden", "the listener", []fact{refuses("credentials-missing", 401, nginx), asks("get", reason("no-upgrade"))}},
@@ -320,12 +327,18 @@ var cases = []struct {
 	{"server-slow", "behind Apache", []fact{failsWith("upstream-closed", answerOf(502, apache), 1000)}},
 	{"server-down", "behind nginx", []fact{refuses("bad-gateway", 502, nginx)}},
 	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, caddy)}},
+	{"server-down", "behind Caddy", []fact{refuses("bad-gateway", 502, "", "Via", "1.1 Caddy"), seen(caddy)}},
 	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"upstream-plain", "behind Envoy", []fact{refuses("upstream-closed", 503, envoy)}},
 	{"upstream-plain", "behind HAProxy", []fact{refuses("upstream-closed", 502, haproxy)}},
 	{"upstream-other", "behind Envoy", []fact{refuses("upstream-not-http", 502, envoy)}},
 	{"upstream-other", "behind Traefik", []fact{refuses("upstream-not-http", 500, traefik)}},
 	{"rule-drops", "HAProxy", []fact{failsWith("server-fault", answerOf(500, haproxy), 1000)}},
+	{"apache-target", "Apache", []fact{apacheSays("DNS lookup failure for: 127.0.0.1:51749s3cr3t")}},
+	{"apache-target", "Apache", []fact{apacheSays("DNS lookup failure for: app.internal:80pg-0")}},
+	{"apache-name", "Apache", []fact{apacheSays("DNS lookup failure for: s3cr3t")}},
+	{"apache-name", "Apache", []fact{apacheSays("DNS lookup failure for: s3cr3t:8080")}},
+	{"server-fault", "nginx", []fact{refuses("server-fault", 500, nginx)}},
 	{"apache-ssl", "Apache", []fact{refuses("server-fault", 500, apache)}},
 	{"unknown", "edge.example:80", []fact{fails("a-code-of-another-version")}},
 }
