@@ -7,7 +7,7 @@ import (
 )
 
 // apart says how to tell what is behind a proxy.
-const apart = "run `preflight check --listen ADDR` at the far end, in place of the server, and check again: it says what arrives"
+const apart = "run `preflight check --listen ADDR` at the far end, in place of the server, and check again: the output of that command shows what arrives there"
 
 const sniFails = "TLS between them fails: the server wants a name that it knows ({sni}), or has a certificate that is not trusted"
 
@@ -128,8 +128,8 @@ var answerRules = []rule{
 		others: []string{"it is full: open tunnels count for `maxconn` of the `server` line, and the request waited for `timeout queue`", "`ssl` in the `server` line, and the server is plain", "`proto h2` in the `server` line"}, next: apart},
 	{code: "server-slow", of: "upstream-closed bad-gateway", when: slow, sure: likely, hop: "the server behind {who}", cause: "it did not answer within {took}", change: "see whether it hangs, or is no web server; or raise {timeout}",
 		others: []string{"it closed the connection"}, next: apart},
-	{code: "upstream-plain", of: "upstream-closed", when: by(envoy), sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it closed the connection: it wants TLS and Envoy speaks plain HTTP to it, or it speaks HTTP/1.1 and Envoy HTTP/2", change: "use TLS to the server ({secure}), or lead to its plain port; remove `http2_protocol_options` from the cluster, if it is there",
-		others: []string{"it wants no PROXY header (`upstream_proxy_protocol` in the cluster)", "it is no web server", "it has crashed"}, next: apart},
+	{code: "upstream-plain", of: "upstream-closed", when: by(envoy), sure: likely, hop: "the server behind Envoy", cause: "Envoy reached it, and it closed the connection: it wants TLS, and Envoy speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
+		others: []string{"Envoy speaks HTTP/2 to it: remove `http2_protocol_options` from the cluster", "it wants no PROXY header (`upstream_proxy_protocol` in the cluster)", "it is no web server", "it has crashed"}, next: apart},
 	{code: "upstream-plain", of: "upstream-closed", when: by(haproxy), sure: likely, hop: "the server behind HAProxy", cause: "HAProxy reached it, and it closed the connection: the server wants TLS, and HAProxy speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",
 		others: []string{"it is no web server", "it wants no PROXY header (`send-proxy` in the `server` line)", "`proto h2` in the `server` line", "it has crashed"}, next: apart},
 	{code: "upstream-plain", of: "upstream-closed", sure: likely, hop: "the server behind {who}", cause: "{who} reached it, and it closed the connection: the server wants TLS, and {who} speaks plain HTTP to it", change: "use TLS to the server ({secure}), or lead to its plain port",

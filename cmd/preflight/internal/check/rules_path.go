@@ -73,10 +73,24 @@ var proxyRules = []rule{
 	{code: "not-a-proxy", of: "not-a-proxy",
 		hop: "the forward proxy", cause: "it is no forward proxy, or knows no CONNECT", change: "correct HTTPS_PROXY"},
 	{code: "connect-busy", of: "connect-busy", hop: "the forward proxy", cause: "it limits connections or requests", change: "try again later, or raise its limit"},
+	{code: "not-a-proxy", when: all(step("proxy"), func(e *evidence) bool { return e.otherProgram() != "" }),
+		hop: "the forward proxy", cause: "the port in HTTPS_PROXY is that of another program, which is no forward proxy: it speaks {program}", change: "correct the host and the port in HTTPS_PROXY"},
 	{code: "proxy", of: "proxy-ended proxy-silent proxy-tls-port socks-ended socks-timeout not-socks connect-refused", sure: possible,
 		hop: "the forward proxy", cause: "it does not connect to {edge}: it may speak SOCKS5 or TLS, or not admit this client", change: "check the scheme, the address and the credentials in HTTPS_PROXY; its log has the reason"},
 	{code: "proxy", when: step("proxy"), sure: possible,
 		hop: "the forward proxy", cause: "it does not connect to {edge}", change: "check HTTPS_PROXY, and the log of the forward proxy"},
+}
+
+// otherProgram is the protocol of what is neither a web server nor a proxy, as its answers to
+// any question show it.
+func (e *evidence) otherProgram() string {
+	for _, name := range e.order {
+		switch speaks := e.answers[name].Speaks; speaks {
+		case "Redis", "SSH", "MySQL", "NATS", "PostgreSQL", "mail or FTP":
+			return speaks
+		}
+	}
+	return ""
 }
 
 // tlsRules are about the certificate and the handshake.

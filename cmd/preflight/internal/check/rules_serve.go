@@ -46,8 +46,7 @@ var serveRules = []rule{
 		hop: "the request", cause: "it arrives with more than one Authorization", change: "send one: see --header, --header-file and --header-command, and what a proxy on the way adds"},
 
 	{code: "other-route", of: "authorize", when: pathCut, hop: "{way}", cause: "it removes {cut} from the path, and `preflight serve` has no --route for what arrives", change: "let it keep the path ({keeps}), or remove {cut} from --route of `preflight serve`"},
-	{code: "no-route", of: "authorize", when: all(onTheWay, pathKept), hop: "the listener", cause: "`preflight serve` has no server for this path, which arrives as it was sent", change: "add it by --route, or correct the path in the URL; or let {way} remove the part of the path that --route lacks, as `preflight config` writes it"},
-	{code: "no-route", of: "authorize", when: pathKept, hop: "the listener", cause: "`preflight serve` has no server for this path", change: "correct the path in the URL, or add it by --route"},
+	{code: "no-route", of: "authorize", when: pathKept, hop: "the listener", cause: "`preflight serve` has no server for this path, which arrives whole: no proxy on the way removes a part of it", change: "add the whole path by --route of `preflight serve`, or correct the path in the URL; or let the proxy remove the part that --route lacks ({strip})"},
 	{code: "other-route", of: "authorize", when: pathArrives, hop: "{way}", cause: "it changes the path, and `preflight serve` has no server for what arrives", change: "correct what changes the path ({keeps}), or add what arrives by --route of `preflight serve`"},
 }
 
@@ -95,15 +94,25 @@ func (e *evidence) cut() string {
 
 // keeps says how each product on the way keeps the path.
 func (e *evidence) keeps() string {
+	return e.perProduct(func(s setting) string { return s.keep })
+}
+
+// strip says how each product on the way removes a part of the path.
+func (e *evidence) strip() string {
+	return e.perProduct(func(s setting) string { return s.strip })
+}
+
+// perProduct joins the words of the products on the way, or of some that are common.
+func (e *evidence) perProduct(of func(setting) string) string {
 	var texts []string
 	for _, p := range e.way() {
-		if keep := settings[p].keep; keep != "" {
-			texts = append(texts, string(p)+": "+keep)
+		if text := of(settings[p]); text != "" {
+			texts = append(texts, string(p)+": "+text)
 		}
 	}
 	if len(texts) == 0 {
 		for _, p := range []product{nginx, haproxy, traefik, caddy} { // Traefik never shows itself
-			texts = append(texts, string(p)+": "+settings[p].keep)
+			texts = append(texts, string(p)+": "+of(settings[p]))
 		}
 	}
 	return strings.Join(texts, "; ")

@@ -186,6 +186,9 @@ var cases = []struct {
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), tinyproxySays("The request you made has been filtered")}},
 	{"connect-forbidden", "the forward proxy", []fact{proxied, stops("proxy", otherFault), refuses("connect-forbidden", 403, tinyproxy)}},
 	{"connect-unreachable", "the edge", []fact{proxied, stops("proxy", otherFault), fails("socks-ended"), asks("socks", speaking("SOCKS5"))}},
+	{"not-a-proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("redis", speaking("Redis"))}},
+	{"not-a-proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("ssh"), asks("silence", speaking("SSH"))}},
+	{"proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("proxy-ended"), asks("http2", speaking(""))}},
 	{"proxy", "the forward proxy", []fact{proxied, stops("proxy", otherFault), fails("a-code-of-another-version")}},
 
 	{"plain-port", "edge.example:80", []fact{withTLS, fails("tls-ended"), asks("plain", answerOf(426, ""))}},
@@ -425,6 +428,16 @@ func TestArrivedPath(t *testing.T) {
 	require.Contains(t, v.Change, "`handle` in place of `handle_path`")
 	require.Contains(t, judge(evidenceOf(serveSays(404, NoServerFor("/")))).Change, "Traefik: no `stripPrefix`")
 	require.NotContains(t, judge(evidenceOf(serveSays(404, NoServerFor("/s3cr3t")), first(caddy))).Cause, "s3cr3t")
+}
+
+// TestWholePath says how a proxy would remove the part of the path that --route lacks.
+func TestWholePath(t *testing.T) {
+	change := func(p product) string {
+		return judge(evidenceOf(serveSays(404, NoServerFor("/pg")), first(p))).Change
+	}
+	require.Contains(t, change(golang), "Traefik: the middleware `stripPrefix`")
+	require.Contains(t, change(nginx), "(nginx: `location /PART/` with `proxy_pass http://NAME/`)")
+	require.Contains(t, change(envoy), "`prefix_rewrite: /`")
 }
 
 // TestHostPort has the words of the proxy that compares the Host with its port.

@@ -21,6 +21,7 @@ type setting struct {
 	group    string   // where it names the servers that share its requests
 	match    string   // what leads some requests elsewhere by their Upgrade
 	keep     string   // how it keeps the path
+	strip    string   // how it removes a part of it
 	hostPort string   // how it knows a Host with a port
 	where    string   // to which part of the configuration the lines of upgrade belong
 	config   string   // the name for "preflight config"; "": there is none
@@ -52,7 +53,7 @@ var settings = map[product]setting{
 		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
 		match: "the `if` or the `map` of `$http_upgrade`",
 		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
-		keep:  "no slash after `proxy_pass http://NAME`", hostPort: "compare `$host` in place of `$http_host`",
+		keep:  "no slash after `proxy_pass http://NAME`", strip: "`location /PART/` with `proxy_pass http://NAME/`", hostPort: "compare `$host` in place of `$http_host`",
 	},
 	haproxy: {
 		passes: "remove `http-request del-header Upgrade` and `http-request del-header Connection`: without them it passes the upgrade",
@@ -63,7 +64,7 @@ var settings = map[product]setting{
 		idle: "`timeout tunnel`",
 		head: "`tune.bufsize`", sni: "`sni str(NAME)` in the `server` line", group: "the `server` lines of the backend",
 		match: "the condition of `use_backend` (`hdr(Upgrade)`)",
-		keep:  "no `http-request replace-path` or `set-path`", hostPort: "write `hdr(host),field(1,:)` in place of `hdr(host)`",
+		keep:  "no `http-request replace-path` or `set-path`", strip: "`http-request replace-path /PART(/.*) \\1`", hostPort: "write `hdr(host),field(1,:)` in place of `hdr(host)`",
 	},
 	apache: {
 		strips: true,
@@ -76,7 +77,7 @@ var settings = map[product]setting{
 		deny: "`Require`", auth: "`AuthType` and `Require`", limit: "`mod_ratelimit` or `mod_qos`", timeout: "`ProxyTimeout`", config: "apache",
 		idle: "`ProxyTimeout`, or `timeout=` of ProxyPass",
 		head: "`LimitRequestFieldSize`", group: "the `BalancerMember` lines", match: "the `RewriteCond` of `%{HTTP:Upgrade}`",
-		keep: "the same path in both words of `ProxyPass`",
+		keep: "the same path in both words of `ProxyPass`", strip: "`ProxyPass /PART/ http://NAME/`",
 	},
 	envoy: {
 		strips: true,
@@ -91,7 +92,7 @@ var settings = map[product]setting{
 		timeout: "`timeout` and `idle_timeout` of the route", config: "envoy",
 		idle: "`idle_timeout` of the route and `stream_idle_timeout`",
 		head: "`max_request_headers_kb`", sni: "`sni` in the `transport_socket` of the cluster", match: "`headers` in the `match` of the route",
-		keep: "no `prefix_rewrite`", hostPort: "write `ignore_port_in_host_matching: true` into the `route_config`, or NAME:* into `domains`",
+		keep: "no `prefix_rewrite`", strip: "`prefix_rewrite: /` in the route", hostPort: "write `ignore_port_in_host_matching: true` into the `route_config`, or NAME:* into `domains`",
 	},
 	traefik: {
 		passes: "remove what takes Upgrade from the request (`headers` middleware): without it, it passes the upgrade",
@@ -101,7 +102,7 @@ var settings = map[product]setting{
 		timeout: "`responseHeaderTimeout` of the `serversTransport`", config: "traefik",
 		idle: "`idleTimeout`",
 		sni:  "`serverName` of the `serversTransport`", group: "the `servers` of the service", match: "``Header(`Upgrade`, …)`` in the rule of the router",
-		keep: "no `stripPrefix`",
+		keep: "no `stripPrefix`", strip: "the middleware `stripPrefix`",
 	},
 	caddy: {
 		passes: "remove `header_up -Upgrade` and `header_up -Connection`: without them it passes the upgrade",
@@ -111,7 +112,7 @@ var settings = map[product]setting{
 		timeout: "`response_header_timeout` of the transport", config: "caddy",
 		idle: "`stream_timeout`",
 		sni:  "`tls_server_name` of the transport", match: "the matcher of the field Upgrade",
-		keep: "`handle` in place of `handle_path`, and no `uri strip_prefix`",
+		keep: "`handle` in place of `handle_path`, and no `uri strip_prefix`", strip: "`handle_path /PART/*`",
 	},
 	varnish: {
 		strips: true,
@@ -125,7 +126,7 @@ var settings = map[product]setting{
 		route: "`req.backend_hint` in vcl_recv", upstream: "the `backend`",
 		secure: "a backend by way of a TLS proxy", insecure: "a plain backend", deny: "`return (synth(403))`", auth: "`return (synth(401))`",
 		limit: "`vsthrottle`", timeout: "`first_byte_timeout`", config: "varnish",
-		idle: "`pipe_timeout`", keep: "no `set req.url`", hostPort: "compare `regsub(req.http.host, \":.*\", \"\")`",
+		idle: "`pipe_timeout`", keep: "no `set req.url`", strip: "`set req.url = regsub(req.url, \"^/PART\", \"\");` in vcl_recv", hostPort: "compare `regsub(req.http.host, \":.*\", \"\")`",
 	},
 	lighttpd: {
 		strips:  true,

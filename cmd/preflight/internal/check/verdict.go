@@ -168,6 +168,8 @@ func (e *evidence) path() string {
 //	{old}       the one that may speak HTTP/1.0
 //	{cut}       the part of the path that does not arrive
 //	{keeps}     how the products on the way keep the path
+//	{strip}     how they remove a part of it
+//	{program}   the protocol of a program that is no web server
 //	{challenge} the schemes of credentials that the answer asks for
 //	{wanted}    the first of them
 //	{off}       in parentheses, how a path is exempt from credentials
@@ -204,7 +206,7 @@ func (e *evidence) fill(text string) string {
 		"{connects}", e.lines(func(s setting) []string { return s.upgrade[max(0, len(s.upgrade)-1):] }),
 		"{http10}", e.http11(),
 		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(), "{before}", list(e.before(), "the proxy"), "{old}", e.old(),
-		"{cut}", e.cut(), "{keeps}", e.keeps(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
+		"{cut}", e.cut(), "{keeps}", e.keeps(), "{strip}", e.strip(), "{program}", e.otherProgram(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
 		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),
