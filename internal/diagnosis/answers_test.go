@@ -184,6 +184,8 @@ var byAnswer = []struct{ answer, code, says string }{
 	{"502 P\nServer: Apache\n\n" + titled(apachePage, "502 Proxy Error"), "upstream-closed", "within `ProxyTimeout`"},
 	{"502 P\nServer: Apache\n\n" + titled(apachePage, "502 Proxy Error") + "Error during SSL Handshake with remote server", "upstream-tls", "Apache's TLS with the server behind it fails"},
 	{"502 P\nServer: Apache\n\n" + titled(apachePage, "502 Proxy Error") + "DNS lookup failure for: x", "bad-gateway", "Apache cannot resolve"},
+	{"502 P\nServer: Apache\n\n" + titled(apachePage, "502 Proxy Error") + "DNS lookup failure for: x:80<", "bad-gateway", "Apache cannot resolve"},
+	{"500 P\nServer: Apache\n\n" + titled(apachePage, "500 Proxy Error") + "DNS lookup failure for: x:80pg<", "bad-gateway", "none at the end of the target"},
 	{"500 I\nServer: lighttpd/1.4.69\n\n" + titled(lighttpdPage, "500"), "upstream-closed", "lighttpd reached"},
 	{"502 B\nServer: lighttpd/1.4.69\n\n" + titled(lighttpdPage, "502"), "upstream-not-http", "lighttpd reached"},
 	{"502 G\nServer: h2o/2.2.5\n\nfailed to parse the response", "upstream-not-http", "h2o reached"},

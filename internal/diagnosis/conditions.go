@@ -88,6 +88,15 @@ func showsNginx(f *facts) bool { return slices.Equal(f.shown, []product{nginx}) 
 
 func noBody(f *facts) bool { return len(f.body) == 0 }
 
+// portRunsOn reports whether Apache looked up a name in which something stands behind the port.
+func portRunsOn(f *facts) bool {
+	_, name, found := strings.Cut(f.body, "dns lookup failure for: ")
+	name, _, _ = strings.Cut(name, "<")
+	_, port, hasPort := strings.Cut(name, ":")
+	rest := strings.TrimLeft(port, "0123456789")
+	return found && hasPort && rest != port && rest != "" && !strings.HasPrefix(rest, ":")
+}
+
 // largeHead reports whether the head of the request may be too large for some hop: the
 // smallest limit of a proxy is 4 KiB for a line, and 8 KiB for all of them.
 func largeHead(f *facts) bool { return f.HeadSize >= 4<<10 }

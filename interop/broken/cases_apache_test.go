@@ -82,6 +82,18 @@ var apachePaths = []brokenPath{
 		lacks: "that a module is missing, which only its log has",
 	},
 	{
+		name:    "Apache with a target that lacks the slash of its path",
+		program: "Apache", site: "ProxyPass /client/ http://{good} upgrade=tcp",
+		code: "bad-gateway",
+		hop:  "Apache", cause: "a part of the path for the port", line: "`http://HOST:PORT/`",
+	},
+	{
+		name:    "Apache with a name that does not resolve",
+		program: "Apache", site: "ProxyPass / http://no-such-host.invalid/ upgrade=tcp",
+		code: "bad-gateway",
+		hop:  "Apache", cause: "cannot resolve the host", line: "in DNS",
+	},
+	{
 		name:    "Apache speaks TLS to a plain listener",
 		program: "Apache", site: "SSLProxyEngine on\nProxyPass / https://{strict}/ upgrade=tcp",
 		code: "upstream-tls",

@@ -62,6 +62,8 @@ var expectations = map[string]expectation{
 	"HAProxy leads all paths to another web server, and CarrierUpgrade":          {"other-server", "HAProxy", "`server` line", ""},
 	"Varnish, TLS to a plain port":                                               {"plain-port", "127.", "http://", ""},
 	"Apache with a scheme whose module is not loaded":                            {"apache-ssl", "Apache", "load `proxy_http_module`", ""},
+	"Apache with a target that lacks the slash of its path":                      {"apache-target", "Apache", "the slash at the end of the target", ""},
+	"Apache with a name that does not resolve":                                   {"apache-name", "Apache", "correct that name", ""},
 	"Apache speaks TLS to a plain listener":                                      {"upstream-tls", "Apache", "http://", ""},
 	"an http URL for the TLS port of HAProxy":                                    {"proxy-tls-port", "forward proxy", "https:// in HTTPS_PROXY", ""},
 	"a Go proxy whose server is down":                                            {"server-down", "behind", "start", ""},

@@ -90,7 +90,7 @@ func (e *evidence) doubt(r *rule, v *Verdict) {
 	}
 	switch writer {
 	case nginx:
-		other = "another nginx behind this one, because two look like one: then correct `proxy_pass` of the first"
+		other = "another nginx behind this one answers so, because two look like one: change it there, or correct `proxy_pass` of the first"
 	case caddy:
 		other = "a program behind Caddy, whose answers a Caddy before 2.10 passes on without a trace: then correct `reverse_proxy`"
 	case "":
