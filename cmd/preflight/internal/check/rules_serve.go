@@ -46,6 +46,7 @@ var serveRules = []rule{
 		hop: "the request", cause: "it arrives with more than one Authorization", change: "send one: see --header, --header-file and --header-command, and what a proxy on the way adds"},
 
 	{code: "other-route", of: "authorize", when: pathCut, hop: "{way}", cause: "it removes {cut} from the path, and `preflight serve` has no --route for what arrives", change: "let it keep the path ({keeps}), or remove {cut} from --route of `preflight serve`"},
+	{code: "no-route", of: "authorize", when: all(pathKept, alone), hop: "the listener", cause: "`preflight serve` has no server for this path", change: "correct the path in the URL, or add it by --route"},
 	{code: "no-route", of: "authorize", when: pathKept, hop: "the listener", cause: "`preflight serve` has no server for this path, which arrives whole: no proxy on the way removes a part of it", change: "add the whole path by --route of `preflight serve`, or correct the path in the URL; or let the proxy remove the part that --route lacks ({strip})"},
 	{code: "other-route", of: "authorize", when: pathArrives, hop: "{way}", cause: "it changes the path, and `preflight serve` has no server for what arrives", change: "correct what changes the path ({keeps}), or add what arrives by --route of `preflight serve`"},
 }
@@ -71,6 +72,10 @@ func pathKept(e *evidence) bool {
 	p, ok := e.arrived()
 	return ok && p == cmp.Or(e.path(), "/")
 }
+
+// alone holds if no proxy that speaks HTTP is in front of the listener: a PROXY header in front of
+// a request reaches it.
+func alone(e *evidence) bool { return e.of("proxy-header").Reason == "proxy-header" }
 
 // pathCut holds if a part at the beginning of the path does not arrive.
 func pathCut(e *evidence) bool { return e.cut() != "" }

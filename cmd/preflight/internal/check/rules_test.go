@@ -267,6 +267,7 @@ var cases = []struct {
 	{"other-route", "a proxy on the way", []fact{serveSays(404, NoServerFor("/"))}},
 	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg")), first(nginx)}},
 	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg"))}},
+	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/pg")), asks("proxy-header", reason("proxy-header"))}},
 	{"other-route", "nginx", []fact{serveSays(404, NoServerFor("/elsewhere")), first(nginx)}},
 	{"no-route", "the listener", []fact{serveSays(404, NoServerFor("/"+strings.Repeat("x", 300))), first(nginx)}},
 	{"tcp-only", "Apache", []fact{opened(preflight.CarrierUpgrade), opened(preflight.CarrierFramed), refuses("no-upgrade", 426, listener), first(apache)}},
