@@ -378,6 +378,9 @@ func (l *PreflightListener) abort() {
 		// message is sent.
 		x.abort()
 	}
+	if l.sweeper != nil {
+		l.sweeper.Stop() // or it would keep the listener in memory
+	}
 	l.mu.Unlock()
 	if l.server != nil {
 		l.server.Close()

@@ -88,6 +88,11 @@ func (p *pending) resume(x *exchange) {
 // of Accept, and nothing more is accepted until it has been returned. If the caller pauses
 // on EMFILE, acceptAll pauses too.
 func (l *PreflightListener) acceptAll() {
+	// The connections of package net have deadlines, and none is set yet. Another listener may
+	// have set one, which the handshake must replace when it begins and remove when it ends.
+	// PlainAfter sets one in any case, where less of the stack is left.
+	_, fresh := l.Listener.(*net.TCPListener)
+	unarmed := fresh && l.PlainAfter == 0
 	for l.ctx.Err() == nil {
 		c, err := l.acceptOne()
 		if err != nil {
@@ -99,11 +104,7 @@ func (l *PreflightListener) acceptAll() {
 		}
 		x := newExchange(c)
 		x.obs = l.policy.role.begin()
-		x.waiting = true // nobody else has it yet
-		if _, ok := c.(*net.TCPConn); ok {
-			// It has deadlines. PlainAfter sets one in any case, where less of the stack is left.
-			x.unarmed = l.PlainAfter == 0
-		}
+		x.waiting, x.unarmed = true, unarmed // nobody else has it yet
 		if !l.admit(l.ctx, x) {
 			abandon(c)
 			return
