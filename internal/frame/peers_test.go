@@ -285,7 +285,7 @@ func TestWriteToAnyChunking(t *testing.T) {
 			wire := (&randomPeer{kind: k, random: random}).stream(data)
 			size := 1 + random.IntN(1+random.IntN(500_000))
 			open := func() *Conn {
-				rest := len(wire) / 9
+				rest := min(int(seed), len(wire)/2)
 				return k.above(&reader{r: iotest.DataErrReader(&pieces{bytes.NewReader(wire[rest:]), size})}, Config{Rest: bytes.Clone(wire[:rest])})
 			}
 			var buf bytes.Buffer
