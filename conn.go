@@ -123,8 +123,9 @@ func (c *Conn) Response() *http.Response {
 	}
 	req := c.Request()
 	r := newResponse(c.heads.answer, req)
-	if accept := r.Header["Sec-Websocket-Accept"]; len(accept) == 1 && accept[0] == "" {
-		// A listener does not keep this for each tunnel: see the type switching.
+	if accept := r.Header["Sec-Websocket-Accept"]; len(accept) == 1 && accept[0] == "" && c.Carrier() == CarrierWebSocket {
+		// A listener does not keep this for each tunnel: see the type switching. A dialer
+		// has checked it, and for the other carriers nobody needs it.
 		accept[0] = websocket.Accept(req.Header.Get("Sec-WebSocket-Key"))
 	}
 	if !c.resp.CompareAndSwap(nil, r) {

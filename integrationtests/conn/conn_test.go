@@ -1,6 +1,7 @@
 package conn_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -275,6 +276,25 @@ func TestConnAccessors(t *testing.T) {
 		require.Equal(t, "tcp", conn.Response().Header.Get("Upgrade"))
 		require.Same(t, conn.Request(), conn.Response().Request)
 	}
+}
+
+// A dialer keeps the 101 as it was received, even with an empty field that means nothing in it.
+func TestConnResponseIsUnchanged(t *testing.T) {
+	ln := testkit.ListenTCP(t)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		http.ReadRequest(bufio.NewReader(c))
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nSec-WebSocket-Accept:\r\n\r\n")
+		io.Copy(io.Discard, c)
+	}()
+	c, err := (&preflight.PreflightDialer{}).Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	require.Equal(t, []string{""}, c.(*preflight.Conn).Response().Header["Sec-Websocket-Accept"])
 }
 
 func TestConnOfPlainConnectionHasNoRequest(t *testing.T) {

@@ -67,8 +67,8 @@ var (
 // fills it. Then fewer calls move the same data, and a connection that falls silent does not
 // hold much.
 type copyBuffer struct {
-	large *largeBuffer
-	huge  *hugeBuffer // nil if large is in use
+	large *largeBuffer // nil if huge is in use
+	huge  *hugeBuffer  // nil if large is in use
 }
 
 func newCopyBuffer() copyBuffer {
@@ -86,22 +86,21 @@ func (b *copyBuffer) bytes() []byte {
 func (b *copyBuffer) adapt(n int) {
 	switch {
 	case b.huge == nil && n >= maxCopied*maxData:
+		b.free()
 		b.huge = hugeBuffers.Get().(*hugeBuffer)
 	case b.huge != nil && n < maxCapsules*maxData:
-		b.freeHuge()
-	}
-}
-
-func (b *copyBuffer) freeHuge() {
-	if b.huge != nil {
-		hugeBuffers.Put(b.huge)
-		b.huge = nil
+		b.free()
+		b.large = largeBuffers.Get().(*largeBuffer)
 	}
 }
 
 func (b *copyBuffer) free() {
-	b.freeHuge()
-	largeBuffers.Put(b.large)
+	if b.huge != nil {
+		hugeBuffers.Put(b.huge)
+	} else {
+		largeBuffers.Put(b.large)
+	}
+	b.huge, b.large = nil, nil
 }
 
 // newKey returns the key that masks the next message. RFC 6455 §5.3 requires that it is

@@ -13,6 +13,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -269,6 +270,41 @@ func TestWriteToTCP(t *testing.T) {
 			assert.Equal(t, int64(want.Len()), n)
 			a.CloseWrite()
 			assert.True(t, bytes.Equal(want.Bytes(), <-got), "%v in pieces of %d", k, piece)
+		}
+	}
+}
+
+// WriteTo returns the same bytes for every stream of a peer and every way in which the
+// transport splits it. A TCP connection gathers them, and a buffer does not.
+func TestWriteToAnyChunking(t *testing.T) {
+	for _, k := range kinds {
+		a, b := tcpPipe(t)
+		for seed := range uint64(60) {
+			random := rand.New(rand.NewPCG(seed, 10))
+			data := pattern(random.IntN(1 + random.IntN(900_000)))
+			wire := (&randomPeer{kind: k, random: random}).stream(data)
+			size := 1 + random.IntN(1+random.IntN(500_000))
+			open := func() *Conn {
+				rest := min(int(seed), len(wire)/2)
+				return k.above(&reader{r: iotest.DataErrReader(&pieces{bytes.NewReader(wire[rest:]), size})}, Config{Rest: bytes.Clone(wire[:rest])})
+			}
+			var buf bytes.Buffer
+			n, err := open().WriteTo(&buf)
+			require.NoError(t, err)
+			require.Equal(t, int64(len(data)), n)
+			require.True(t, bytes.Equal(data, buf.Bytes()), "%v, seed %d", k, seed)
+
+			got := make([]byte, len(data))
+			read := make(chan error)
+			go func() {
+				_, err := io.ReadFull(b, got)
+				read <- err
+			}()
+			n, err = open().WriteTo(a)
+			require.NoError(t, err)
+			require.Equal(t, int64(len(data)), n)
+			require.NoError(t, <-read)
+			require.True(t, bytes.Equal(data, got), "%v, seed %d", k, seed)
 		}
 	}
 }

@@ -125,7 +125,7 @@ func (c *Conn) readBuffered(p []byte) (int, error) {
 		return 0, c.opError("read", os.ErrDeadlineExceeded)
 	}
 	moved, used := c.deframe(p, c.buffered, nil)
-	c.buffered = c.buffered[used:]
+	c.keepBuffered(c.buffered[used:])
 	c.recordReceived(moved > 0)
 	return moved, nil
 }
@@ -143,9 +143,19 @@ func (c *Conn) handleRead(p, raw []byte, err error, parts *partList) (int, error
 		c.bufferedErr = err
 	}
 	moved, used := c.deframe(p, raw, parts)
-	c.buffered = raw[used:] // empty if raw is in p, which has space for all its data
+	c.keepBuffered(raw[used:]) // empty if raw is in p, which has space for all its data
 	c.recordReceived(moved > 0 && len(raw) == max(len(p), len(c.readBuf)))
 	return moved, nil
+}
+
+// keepBuffered keeps b for the next Read. An empty b may be the end of a buffer of the
+// application, or of a large one of WriteTo. A connection that falls silent must not keep
+// that buffer in memory.
+func (c *Conn) keepBuffered(b []byte) {
+	if len(b) == 0 {
+		b = nil
+	}
+	c.buffered = b
 }
 
 // deframe parses src. It moves the application's bytes to dst, or discards them if dst is

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -328,6 +329,32 @@ func TestTimersDoNotKeepConnAlive(t *testing.T) {
 		}
 		client.Close()
 		server = nil
+	}
+}
+
+// A Conn does not keep the buffers that it has used: that of Read, and Config.Rest.
+func TestConnKeepsNoBuffer(t *testing.T) {
+	for _, k := range kinds {
+		var r recorder
+		k.above(&r, Config{}).Write(make([]byte, 1000))
+		wire := bytes.Join(r.calls, nil)
+		freed := make(chan bool, 2)
+		c := func() *Conn {
+			rest, p := new([400]byte), new([4000]byte)
+			runtime.AddCleanup(rest, func(int) { freed <- true }, 0)
+			runtime.AddCleanup(p, func(int) { freed <- true }, 0)
+			copy(rest[:], wire)
+			c := kind{k.webSocket, !k.client}.above(&reader{r: bytes.NewReader(wire[len(rest):])}, Config{Rest: rest[:]})
+			_, err := io.ReadFull(struct{ io.Reader }{c}, p[:1000])
+			require.NoError(t, err)
+			return c
+		}()
+		for i := 0; len(freed) < 2; i++ {
+			require.Less(t, i, 1000, "%v", k)
+			runtime.GC()
+			<-time.After(time.Millisecond)
+		}
+		runtime.KeepAlive(c)
 	}
 }
 

@@ -34,12 +34,16 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	const room = maxControls + maxHeader
 	for {
 		buf := b.bytes()
-		m, readErr := r.Read(buf[room : room+(len(buf)-room)/maxData*maxData])
+		end := room + (len(buf)-room)/maxData*maxData
+		m, readErr := r.Read(buf[room:end])
 		if m > 0 {
+			// This panics if r claims more than it was asked for, as in io.Copy. What
+			// follows in buf may be of another connection.
+			buf = buf[: room+m : end]
 			if !c.beginWrite() {
 				return n, c.writeError()
 			}
-			written, err := c.write(buf[:room+m], room)
+			written, err := c.write(buf, room)
 			c.endWrite()
 			n += int64(written)
 			if err != nil {

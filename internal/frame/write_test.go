@@ -314,6 +314,21 @@ func TestCopySizes(t *testing.T) {
 	require.Equal(t, []int{l, h, h, h, l, l}, transport.asked)
 }
 
+// A source that claims more than it was asked for does not make ReadFrom send what another
+// connection has left in the buffer. The Conn stays usable.
+func TestReadFromBrokenSource(t *testing.T) {
+	r := &recorder{}
+	c := kind{client: true}.above(r, Config{})
+	require.Panics(t, func() { c.ReadFrom(excessive{}) })
+	_, err := c.Write([]byte("hello"))
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(unframe(t, kind{client: true}, bytes.Join(r.calls, nil))))
+}
+
+type excessive struct{}
+
+func (excessive) Read(p []byte) (int, error) { return len(p) + 1, io.EOF }
+
 // A sizedReader returns the next number of bytes from each Read, of data or of zeros.
 type sizedReader struct {
 	next, asked []int
