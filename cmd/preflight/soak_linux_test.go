@@ -132,7 +132,7 @@ func TestSoak(t *testing.T) {
 	}
 	// What the files say in turn. With the even ones there are no unused tunnels, which would count.
 	serveText := func(n int) string {
-		return fmt.Sprintf("allow-all: true\nrequire-upgrade: true\nto: %s\nmax-conns: %d\n", target, 300+n)
+		return fmt.Sprintf("allow-all: true\nrequire-upgrade: true\nto: %s\nmax-conns: %d\n", target, 600+n)
 	}
 	forwardText := func(n int) string { return fmt.Sprintf("idle: %d\nhalf-close-timeout: %dm\n", 2*(n%2), 5+n) }
 	serve := startCounted(t, "serve", "--listen", "127.0.0.1:0", "--max-idle", "0", "--config", file("serve.yaml", serveText(0)))
