@@ -45,6 +45,7 @@ func TestIdleRelays(t *testing.T) {
 	end := func(i int) error { return endTunnel(tunnels[i]) }
 	mustEach(t, len(dialers), open) // the first tunnels make what stays
 	mustEach(t, len(dialers), end)
+	require.True(t, serve.awaitLogged(`msg=closed `, len(dialers)), "the first tunnels do not end")
 	begin := serve.counts(t)
 	mustEach(t, relays, open)
 	held := serve.awaitCounts(t, begin.descriptors+2*relays, begin.goroutines+2*relays)
