@@ -51,7 +51,7 @@ func TestGRPCRefused(t *testing.T) {
 		{"404", f, "/elsewhere", http.StatusNotFound, []string{"answered 404 Not Found", "Correct Host and Path, or its `server_name`, `location` and `proxy_pass` [no-route]"}, true},
 		{"426", stripped, "/client/", http.StatusUpgradeRequired,
 			[]string{"answered 426 Upgrade Required", "nginx is on the way; if it is that proxy, its location needs `proxy_http_version 1.1`"}, true},
-		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "nginx cannot reach the server behind it, or got no valid answer"}, false},
+		{"502", down, "/client/", http.StatusBadGateway, []string{"answered 502 Bad Gateway", "nginx got no valid answer from the server that `proxy_pass` names"}, false},
 		{"503", f, "/client/503", http.StatusServiceUnavailable,
 			[]string{"answered 503 Service", "refused the request temporarily; try again in 7s"}, false},
 	} {

@@ -34,7 +34,7 @@ var servePaths = []brokenPath{
 var serveExpectations = map[string]expectation{
 	"nginx removes a part of the path that serve has in --route":      {"other-route", "nginx", "no slash after `proxy_pass", ""},
 	"Caddy removes a part of the path that serve has in --route":      {"other-route", "Caddy", "`handle` in place of `handle_path`", ""},
-	"nginx keeps the path, and serve has no --route for it":           {"no-route", "listener", "add it by --route", ""},
+	"nginx keeps the path, and serve has no --route for it":           {"no-route", "listener", "add the whole path by --route", ""},
 	"nginx, and serve has as many tunnels as --max-conns allows":      {"full", "listener", "--max-conns", ""},
 	"nginx hides what serve answers by proxy_intercept_errors":        {"receipt-hidden", "listener", "--header-file", ""},
 	"nginx ends TLS in front of serve with --client-ca":               {"client-cert", "nginx", "proxy_ssl_certificate", ""},
