@@ -31,7 +31,7 @@ int main(int argc, char** argv)
     AMPS::Client client("orders-cpp");
     client.addHttpPreflightHeader("Authorization: Bearer s3cret");
     client.setHeartbeat(20);
-    client.setPublishBatching(4 << 20, 1); // through a tunnel, a message above 16 KiB needs it
+    client.setPublishBatching(4 << 20, 60000); // through a tunnel, a message above 16 KiB needs it
     client.connect(url);
     client.logon();
     // endregion

@@ -101,7 +101,9 @@ static void configure(AMPS::Client& client)
   }
   if (given("batch"))
   {
-    client.setPublishBatching(std::stoul(args["batch"]), 1);
+    // In ms. publishFlush sends the batch earlier. Over TLS, the client disconnects if the time
+    // passes while it sends.
+    client.setPublishBatching(std::stoul(args["batch"]), 60000);
   }
 }
 

@@ -36,7 +36,9 @@ def connect(args):
     if "key" in args:
         client.add_http_preflight_header_key_value(args["key"], args["value"])
     if "batch" in args:
-        client.set_publish_batching(int(args["batch"]), 1)
+        # In ms. publish_flush sends the batch earlier. Over TLS, the client disconnects if the
+        # time passes while it sends.
+        client.set_publish_batching(int(args["batch"]), 60000)
     if ha:
         chooser = AMPS.DefaultServerChooser()
         chooser.add(args["url"])
