@@ -28,7 +28,7 @@ var byAnswer = []struct{ answer, code, says string }{
 	{"426 U\nServer: Apache-Coyote/1.1\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Let each proxy"},
 	{"426 U\nServer: nginx\nVia: 1.1 Caddy, 1.1 x (squid/5.7)\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "nginx and Caddy and Squid are on the way: docs/proxies.md"},
 	{"426 U\nServer: nghttpx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "Possibly nghttpx, which is on the way"},
-	{"426 U\nServer: nginx\nUpgrade: tcp, websocket\nPreflight-Refusal: no-connection\n\n", "no-connection", "its location needs `proxy_set_header Connection upgrade`"},
+	{"426 U\nServer: nginx\nUpgrade: tcp, websocket\nPreflight-Refusal: no-connection\n\n", "no-connection", "its location needs `proxy_set_header Connection upgrade`, or its `map` must pass tcp"},
 	{"426 U\nServer: nginx\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "a proxy that shows no name: it removes Upgrade from answers too, as Apache does without `upgrade=tcp`"},
 	{"426 U\nUpgrade: tcp, websocket\nSec-WebSocket-Accept: x\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "HAProxy is on the way; if it is that proxy, remove its `http-request del-header Upgrade`"},
 	{"426 U\nConnection: close, Upgrade\nUpgrade: tcp, websocket\nPreflight-Refusal: no-upgrade\n\n", "no-upgrade", "If it is Varnish, vcl_pipe needs `set bereq.http.Upgrade"},

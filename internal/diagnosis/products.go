@@ -153,7 +153,7 @@ var settings = map[product]setting{
 	nginx: {
 		upgrade:       "its location needs `proxy_set_header Upgrade $http_upgrade` and `proxy_set_header Connection upgrade`",
 		http10:        "its location needs `proxy_http_version 1.1`, `proxy_set_header Upgrade $http_upgrade`, `proxy_set_header Connection upgrade`",
-		connection:    "its location needs `proxy_set_header Connection upgrade`",
+		connection:    "its location needs `proxy_set_header Connection upgrade`, or its `map` must pass {token}",
 		secure:        "proxy_pass https://",
 		route:         "server_name`, `location`, `proxy_pass",
 		authorization: "remove its `proxy_set_header Authorization`",

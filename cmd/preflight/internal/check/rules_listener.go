@@ -9,6 +9,9 @@ import (
 // unseen is a cause that no question of check can rule out.
 var unseen = []string{"a second proxy, behind the one named above"}
 
+// unseenOrMap is unseen, and a setting that passes some upgrades only.
+var unseenOrMap = append([]string{"{some}"}, unseen...)
+
 // listenerRules are about what the listener says itself. The request reached it.
 var listenerRules = []rule{
 	{code: "http10", of: "http10", when: func(e *evidence) bool { return len(e.way()) < 2 }, sure: likely, others: unseen,
@@ -16,14 +19,14 @@ var listenerRules = []rule{
 	{code: "http10", of: "http10", sure: likely,
 		hop: "{old}", cause: "it speaks HTTP/1.0 to the listener, and 1.0 has no upgrade", change: "{http10}", paste: true},
 	{code: "tcp-only", of: "no-upgrade no-connection bad-request forbidden no-upgrades refused", when: tcpAlone,
-		hop: "{strips}", cause: "it passes the upgrade to tcp, and removes or refuses that to websocket", change: "nothing, because the client uses the carrier that opens. To pass WebSocket too: Apache `upgrade=ANY`, Envoy `upgrade_type: websocket`, Squid `http_upgrade_request_protocols websocket allow all`"},
+		hop: "{strips}", cause: "it passes the upgrade to tcp, and removes or refuses that to websocket", change: "nothing, because the client uses the carrier that opens. To pass WebSocket too: nginx `default upgrade;` in its `map` of `$http_upgrade`, Apache `upgrade=ANY`, Envoy `upgrade_type: websocket`, Squid `http_upgrade_request_protocols websocket allow all`"},
 	{code: "websocket-only", of: "no-route no-listener other-tokens", when: all(notByProxy, func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) }), sure: likely,
 		hop: "{strips}", cause: "it leads only the upgrade to websocket to the listener, and that to tcp to another server, which answers {status}", change: "leave it and use --carrier websocket, or let {match} lead tcp to the listener too"},
-	{code: "websocket-only", of: "no-upgrade no-connection bad-request forbidden no-route no-upgrades bad-gateway upstream-closed server-fault refused ended silent", when: func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) },
-		hop: "{strips}", cause: "it passes the upgrade to websocket alone, and removes or refuses that to tcp", change: "leave it and use --carrier websocket, or let it pass the upgrade to tcp too: {passes}", paste: true},
-	{code: "no-upgrade", of: "no-upgrade", sure: likely, others: unseen,
+	{code: "websocket-only", of: "no-upgrade no-connection bad-request forbidden no-route no-upgrades bad-gateway upstream-closed server-fault refused ended silent", when: func(e *evidence) bool { return e.opens(preflight.CarrierWebSocket) }, sure: likely, others: unseen,
+		hop: "{strips}", cause: "it passes the upgrade to websocket alone, and removes or refuses that to tcp", change: "leave it and use --carrier websocket, or let it pass the upgrade to tcp too: {widens}", paste: true},
+	{code: "no-upgrade", of: "no-upgrade", sure: likely, others: unseenOrMap,
 		hop: "{strips}", cause: "it removes Upgrade: the listener got the request without it", change: "{passes}", paste: true},
-	{code: "no-connection", of: "no-connection", sure: likely, others: unseen,
+	{code: "no-connection", of: "no-connection", sure: likely, others: unseenOrMap,
 		hop: "{strips}", cause: "it removes upgrade from Connection: the listener got Upgrade, and Connection without it", change: "{connects}", paste: true},
 	{code: "http2", of: "http2", hop: "the last proxy before the listener", cause: "it speaks HTTP/2, or another version, to the listener", change: "let it speak HTTP/1.1 there (Envoy: no `http2_protocol_options`; HAProxy: no `proto h2`; Caddy: no h2c://)"},
 	{code: "proxy-header", of: "proxy-header", hop: "the listener", cause: "a proxy sends it a PROXY header, and it does not trust that proxy", change: trustProxy},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/config"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -491,6 +492,55 @@ func TestPaste(t *testing.T) {
 	assert.Contains(t, missing.Config, "    proxy_pass http://HOST:PORT;")
 	two := judge(evidenceOf(refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))))
 	assert.Contains(t, two.Config, "# nginx:")
-	assert.Contains(t, two.Config, `ProxyPass "/pg" "http://BACKEND/" upgrade=tcp`)
+	assert.Contains(t, two.Config, `ProxyPass "/pg" "http://BACKEND" upgrade=tcp`)
 	assert.Empty(t, two.Print)
+}
+
+// TestPasteIsWhole requires that what a report tells a user of nginx to add has each
+// proxy_set_header that "preflight config nginx" prints: a location with one of its own inherits
+// none, and without them a client could write its own address.
+func TestPasteIsWhole(t *testing.T) {
+	files, err := config.Print("nginx", config.Options{Carriers: []string{"websocket"}})
+	require.NoError(t, err)
+	var need []string
+	for line := range strings.Lines(files[0].Text) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "proxy_set_header ") && !strings.Contains(line, " Connection ") {
+			need = append(need, line)
+		}
+	}
+	require.Len(t, need, 3)
+	for _, facts := range [][]fact{
+		{refuses("no-upgrade", 426, listener), first(nginx)},
+		{refuses("http10", 426, listener), first(nginx)},
+		{refuses("websocket", 400, listener), first(nginx)},
+		{refuses("no-connection", 426, listener), first(nginx)},
+		{refuses("no-route", 404, nginx), first(nginx)},
+		{refuses("no-upgrade", 426, listener), first(nginx), asks("fields", answerOf(400, apache))},
+		{opened(preflight.CarrierWebSocket), refuses("no-connection", 426, listener), first(nginx)},
+	} {
+		v := judge(evidenceOf(facts...))
+		pasted := strings.Join(v.Config, "\n")
+		for _, line := range need {
+			assert.Contains(t, pasted, line, v.Code)
+			if strings.Contains(v.Change, "add `proxy_") {
+				assert.Contains(t, v.Change, line, v.Code)
+			}
+		}
+	}
+}
+
+// TestMap requires that a map of nginx, which can pass one upgrade and not another, is named where
+// it can be the cause.
+func TestMap(t *testing.T) {
+	for _, facts := range [][]fact{
+		{refuses("no-upgrade", 426, listener), first(nginx)},
+		{refuses("no-connection", 426, listener), first(nginx)},
+		{opened(preflight.CarrierWebSocket), refuses("no-connection", 426, listener), first(nginx)},
+		{opened(preflight.CarrierWebSocket), refuses("no-upgrade", 426, listener), first(nginx)},
+	} {
+		v := judge(evidenceOf(facts...))
+		require.NotEqual(t, certain, v.Certainty, "%+v", v)
+		require.Contains(t, v.Change+strings.Join(v.Else, "\n"), "`map` of `$http_upgrade`", "%+v", v)
+	}
+	require.NotContains(t, judge(evidenceOf(refuses("no-connection", 426, listener), first(varnish))).Else, "")
 }

@@ -1,11 +1,16 @@
 package check
 
+import "slices"
+
 // A setting has the words of a product: where it says what a rule talks about.
 type setting struct {
 	strips   bool     // it passes no upgrade unless it is told to
 	upgrade  []string // the lines that pass one
 	site     []string // the lines that lead a path to the server, if those of upgrade do not
 	passes   string   // how it passes one, where no line is needed
+	connects string   // how it passes Connection, if it passes Upgrade; "": as upgrade
+	widens   string   // how it passes one, if it passes another; "": as upgrade
+	some     string   // what in it may pass one upgrade and not another
 	route    string   // where a path and a Host lead
 	upstream string   // where the address of the server is
 	secure   string   // how it speaks TLS to the server
@@ -27,24 +32,39 @@ type setting struct {
 	config   string   // the name for "preflight config"; "": there is none
 }
 
+// nginxFields are the lines with which a location passes an upgrade, the Host and the client's
+// address. "preflight config nginx" prints the same.
+var nginxFields = []string{
+	"proxy_http_version 1.1;",
+	"proxy_set_header Host $host;",
+	"proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
+	"proxy_set_header Upgrade $http_upgrade;",
+	"proxy_set_header Connection upgrade;",
+}
+
+func indent(lines []string) (indented []string) {
+	for _, line := range lines {
+		indented = append(indented, "    "+line)
+	}
+	return indented
+}
+
 var settings = map[product]setting{
 	nginx: {
 		strips: true,
-		upgrade: []string{
-			"proxy_http_version 1.1;",
-			"proxy_set_header Upgrade $http_upgrade;",
-			"proxy_set_header Connection upgrade;",
-		},
-		site: []string{
-			"location {path} {",
-			"    proxy_pass http://HOST:PORT;",
-			"    proxy_http_version 1.1;",
-			"    proxy_set_header Host $host;",
-			"    proxy_set_header Upgrade $http_upgrade;",
-			"    proxy_set_header Connection upgrade;",
-			"}",
-		},
-		route: "`server_name`, `location` and `proxy_pass`", upstream: "`proxy_pass`",
+		// A location with one proxy_set_header of its own inherits none. So these lines are all
+		// that a tunnel needs: without the line for X-Forwarded-For, a client could write the
+		// address that the listener takes for its own.
+		upgrade: append(slices.Clone(nginxFields), "# Replace lines of the same names. Copy each other proxy_set_header of the outer block here: with these, the location inherits none."),
+		site: slices.Concat(
+			[]string{"location {path} {", "    proxy_pass http://HOST:PORT;"},
+			indent(nginxFields),
+			[]string{"}"},
+		),
+		connects: "where it sets Connection, write `proxy_set_header Connection upgrade;`. If its value is a variable of a `map`, correct that `map` instead: `default upgrade;` and `\"\" close;`",
+		widens:   "correct the `map` of `$http_upgrade` that passes websocket alone: for Connection, let it have `default upgrade;` and `\"\" close;`. Or replace its variables by the values of these lines",
+		some:     "a `map` of `$http_upgrade` in nginx passes another upgrade and not this one: for Connection, let it have `default upgrade;` and `\"\" close;`",
+		route:    "`server_name`, `location` and `proxy_pass`", upstream: "`proxy_pass`",
 		secure: "`proxy_pass https://…`", insecure: "`proxy_pass http://…`",
 		deny: "`allow`/`deny`, `auth_request` or `limit_except`", auth: "`auth_basic` or `auth_request`",
 		off:   "`auth_basic off;` or `auth_request off;` in its `location`",
@@ -52,7 +72,7 @@ var settings = map[product]setting{
 		idle: "`proxy_read_timeout` and `proxy_send_timeout`",
 		head: "`large_client_header_buffers`", sni: "`proxy_ssl_server_name on;` and `proxy_ssl_name`", group: "the `upstream` block",
 		match: "the `if` or the `map` of `$http_upgrade`",
-		where: "to the `location` of {path} itself, because a `location` with a `proxy_set_header` of its own inherits none",
+		where: "to the `location` of {path} itself, and copy there each other `proxy_set_header` of the outer block, because a `location` with one of its own inherits none",
 		keep:  "no slash after `proxy_pass http://NAME`", strip: "`location /PART/` with `proxy_pass http://NAME/`", hostPort: "compare `$host` in place of `$http_host`",
 	},
 	haproxy: {
@@ -69,7 +89,8 @@ var settings = map[product]setting{
 	apache: {
 		strips: true,
 		upgrade: []string{
-			`ProxyPass "{path}" "http://BACKEND/" upgrade=tcp`,
+			// Both have a slash at their end, or none of them.
+			`ProxyPass "{path}" "http://BACKEND{slash}" upgrade=tcp`,
 			"# upgrade=ANY passes WebSocket too",
 		},
 		route: "`ProxyPass`, and `ServerName` of its `<VirtualHost>`", upstream: "`ProxyPass`",
@@ -117,21 +138,25 @@ var settings = map[product]setting{
 	varnish: {
 		strips: true,
 		upgrade: []string{
-			"# in vcl_recv:",
+			"# at the end of vcl_recv, behind your rules, because (pipe) skips what follows it:",
 			"if (req.http.Upgrade && req.method == \"GET\" && req.proto == \"HTTP/1.1\") { return (pipe); }",
 			"# in vcl_pipe:",
 			"set bereq.http.Upgrade = req.http.Upgrade;",
 			"set bereq.http.Connection = req.http.Connection;",
 		},
-		route: "`req.backend_hint` in vcl_recv", upstream: "the `backend`",
+		connects: "add `set bereq.http.Connection = req.http.Connection;` to vcl_pipe",
+		route:    "`req.backend_hint` in vcl_recv", upstream: "the `backend`",
 		secure: "a backend by way of a TLS proxy", insecure: "a plain backend", deny: "`return (synth(403))`", auth: "`return (synth(401))`",
 		limit: "`vsthrottle`", timeout: "`first_byte_timeout`", config: "varnish",
 		idle: "`pipe_timeout`", keep: "no `set req.url`", strip: "`set req.url = regsub(req.url, \"^/PART\", \"\");` in vcl_recv", hostPort: "compare `regsub(req.http.host, \":.*\", \"\")`",
 	},
 	lighttpd: {
-		strips:  true,
-		upgrade: []string{`proxy.header = ( "upgrade" => "enable" )`},
-		route:   "`$HTTP[\"url\"]`, `$HTTP[\"host\"]` and `proxy.server`", upstream: "`proxy.server`",
+		strips: true,
+		upgrade: []string{
+			`proxy.header = ( "upgrade" => "enable" )`,
+			"# if there is a proxy.header for this path, add the pair to it: a second one replaces the first",
+		},
+		route: "`$HTTP[\"url\"]`, `$HTTP[\"host\"]` and `proxy.server`", upstream: "`proxy.server`",
 		secure: "a TLS proxy in front of the server, because lighttpd speaks no TLS to it", insecure: "`proxy.server`",
 		deny: "`url.access-deny`", auth: "`auth.require`", limit: "`evasive.max-conns-per-ip`", timeout: "`read-timeout` of the host", config: "lighttpd",
 		idle: "`read-timeout` of the host",
@@ -162,6 +187,7 @@ var settings = map[product]setting{
 		upgrade: []string{
 			"# websocket alone passes: use --carrier websocket",
 			"map ws://HOST{path} ws://BACKEND/",
+			"# repeat each @action and @plugin of the rule for http:// behind it, because this rule has none",
 		},
 		route: "a `map` rule in remap.config", upstream: "the target of its `map` rule", secure: "`https://` in the target of its `map` rule",
 		insecure: "`http://` in the target of its `map` rule", deny: "ip_allow.yaml", auth: "its plugins", limit: "its plugins", timeout: "`transaction_no_activity_timeout_out`", config: "ats",

@@ -68,7 +68,9 @@ func (r *rule) verdict(e *evidence) *Verdict {
 		v.Certainty = certain
 	}
 	for _, o := range r.others {
-		v.Else = append(v.Else, e.fill(o))
+		if text := e.fill(o); text != "" {
+			v.Else = append(v.Else, text)
+		}
 	}
 	e.doubt(r, v)
 	if r.paste {
@@ -124,7 +126,7 @@ func (e *evidence) paste(v *Verdict) {
 			lines = s.site
 		}
 		for _, line := range lines {
-			v.Config = append(v.Config, strings.ReplaceAll(line, "{path}", e.path()))
+			v.Config = append(v.Config, e.line(line))
 		}
 	}
 	if len(all) == 0 {
@@ -149,6 +151,15 @@ func (e *evidence) path() string {
 	return path
 }
 
+// line is one of a configuration, for this path.
+func (e *evidence) line(text string) string {
+	slash := ""
+	if strings.HasSuffix(e.path(), "/") {
+		slash = "/"
+	}
+	return strings.NewReplacer("{path}", e.path(), "{slash}", slash).Replace(text)
+}
+
 // fill replaces the words in braces:
 //
 //	{edge}      the address of the edge
@@ -161,6 +172,8 @@ func (e *evidence) path() string {
 //	{took}      how long it took
 //	{passes}    how they pass one
 //	{connects}  how they pass Connection
+//	{widens}    how they pass an upgrade, where they pass another one
+//	{some}      what may pass another upgrade, and not this one; "": nothing that is known
 //	{http10}    how they speak HTTP/1.1
 //	{behind}    the proxy before a server that answered itself
 //	{behindSecure} how it speaks TLS
@@ -202,8 +215,9 @@ func (e *evidence) fill(text string) string {
 		"{edge}", e.target.Address, "{first}", or(e.first(), "the proxy"), "{who}", or(who, "the proxy"),
 		"{way}", list(e.way(), "a proxy on the way"), "{strips}", list(e.stripping(), "a proxy on the way"),
 		"{path}", e.path(), "{status}", statusText(e.answer().Status), "{took}", fmt.Sprintf("%.0f ms", e.took()),
-		"{passes}", e.lines(func(s setting) []string { return s.upgrade }),
-		"{connects}", e.lines(func(s setting) []string { return s.upgrade[max(0, len(s.upgrade)-1):] }),
+		"{passes}", e.passes(func(setting) string { return "" }), "{some}", e.some(),
+		"{connects}", e.passes(func(s setting) string { return s.connects }),
+		"{widens}", e.passes(func(s setting) string { return s.widens }),
 		"{http10}", e.http11(),
 		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(), "{before}", list(e.before(), "the proxy"), "{old}", e.old(),
 		"{cut}", e.cut(), "{keeps}", e.keeps(), "{strip}", e.strip(), "{program}", e.otherProgram(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
@@ -259,8 +273,9 @@ func list(all []product, none string) string {
 	return strings.Join(names, " or ")
 }
 
-// lines says how the products that may be at fault pass an upgrade.
-func (e *evidence) lines(of func(setting) []string) string {
+// passes says how the products that may be at fault pass an upgrade: by what of says, or else by
+// their lines.
+func (e *evidence) passes(of func(setting) string) string {
 	all := e.stripping()
 	if len(all) == 0 {
 		return "add the lines for Upgrade and Connection of each proxy on the way (docs/proxies.md)"
@@ -268,24 +283,7 @@ func (e *evidence) lines(of func(setting) []string) string {
 	var texts []string
 	for _, p := range all {
 		s := e.words(p)
-		var lines, notes []string
-		for _, line := range of(s) {
-			if note, ok := strings.CutPrefix(line, "# "); ok {
-				notes = append(notes, strings.TrimSuffix(note, ":"))
-				continue
-			}
-			lines = append(lines, "`"+strings.ReplaceAll(line, "{path}", e.path())+"`")
-		}
-		text := "add " + strings.Join(lines, " ")
-		if s.where != "" {
-			text += " " + strings.ReplaceAll(s.where, "{path}", e.path())
-		}
-		switch {
-		case s.passes != "":
-			text = s.passes
-		case len(lines) == 0:
-			text = strings.Join(notes, "; ")
-		}
+		text := cmp.Or(of(s), s.passes, e.addLines(s))
 		if len(all) > 1 {
 			text = string(p) + ": " + text
 		}
@@ -294,11 +292,42 @@ func (e *evidence) lines(of func(setting) []string) string {
 	return strings.Join(texts, "; ")
 }
 
+// addLines says where to add the lines for an upgrade, or what stands in place of them.
+func (e *evidence) addLines(s setting) string {
+	var lines, notes []string
+	for _, line := range s.upgrade {
+		if note, ok := strings.CutPrefix(line, "# "); ok {
+			notes = append(notes, strings.TrimSuffix(note, ":"))
+			continue
+		}
+		lines = append(lines, "`"+e.line(line)+"`")
+	}
+	if len(lines) == 0 {
+		return strings.Join(notes, "; ")
+	}
+	text := "add " + strings.Join(lines, " ")
+	if s.where != "" {
+		text += " " + e.line(s.where)
+	}
+	return text
+}
+
+// some says what may pass another upgrade and not this one.
+func (e *evidence) some() string {
+	var texts []string
+	for _, p := range e.stripping() {
+		if text := settings[p].some; text != "" {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
 // http11 says how a proxy speaks HTTP/1.1 to its server.
 func (e *evidence) http11() string {
 	switch way := e.way(); {
 	case slices.Contains(way, nginx):
-		return "add `proxy_http_version 1.1;`, `proxy_set_header Upgrade $http_upgrade;` and `proxy_set_header Connection upgrade;` to the location of nginx"
+		return e.addLines(settings[nginx])
 	case slices.Contains(way, apache):
 		return "remove `force-proxy-request-1.0` from Apache, and add `upgrade=tcp` to its ProxyPass"
 	}
