@@ -82,7 +82,7 @@ func TestPlainRefused(t *testing.T) {
 // which nginx sends a decoded path, so that the first line is no request line any more.
 func TestOrdinaryHTTPBesidePlain(t *testing.T) {
 	const captured = `location ~ ^/captured/(.*)$ {
-        proxy_pass http://preflight/$1;
+        proxy_pass http://preflight_client/$1;
     }
     location / {`
 	var server lineServer

@@ -148,8 +148,8 @@ func startClusterEdge(t *testing.T, nodes []redisNode) (edge *lab.Edge, paths ma
 		fmt.Fprintf(&routes, "%s %s;\n", paths[n.address], startRelay(t, n.address).address)
 	}
 	edge = lab.StartNginx(t, "127.0.0.1:1",
-		"upstream preflight {", "map $uri $node {\n"+routes.String()+"}\nupstream preflight {",
-		"proxy_pass http://preflight/;", "proxy_pass http://$node;")
+		"upstream preflight_client {", "map $uri $node {\n"+routes.String()+"}\nupstream preflight_client {",
+		"proxy_pass http://preflight_client/;", "proxy_pass http://$node;")
 	return edge, paths
 }
 

@@ -41,8 +41,8 @@ func startNamedEdges(t *testing.T, backend string) []namedEdge {
 	}
 	add("nginx", lab.StartNginx(t, backend, "location /client/ {",
 		`if ($host != localhost) { return 404; } location /client/ {`))
-	add("haproxy", lab.StartHAProxy(lab.HAProxyFile)(t, backend, "default_backend preflight",
-		"http-request return status 404 unless { hdr(host),field(1,:) -i localhost }\n default_backend preflight"))
+	add("haproxy", lab.StartHAProxy(lab.HAProxyFile)(t, backend, "default_backend preflight_client",
+		"http-request return status 404 unless { hdr(host),field(1,:) -i localhost }\n default_backend preflight_client"))
 	return edges
 }
 

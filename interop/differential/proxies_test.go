@@ -72,7 +72,7 @@ var proxies = []proxy{
 	{name: "nginx", deployed: true, command: nginx()},
 	{name: "nginx-decode", command: nginx("location /client/", "location ~ .",
 		"listen 80;", "listen 80;\n    ignore_invalid_headers off;\n    merge_slashes off;\n    underscores_in_headers on;",
-		"proxy_pass http://preflight/;", "proxy_pass http://preflight$uri$is_args$args;")},
+		"proxy_pass http://preflight_client/;", "proxy_pass http://preflight_client$uri$is_args$args;")},
 	{name: "nginx-strip", command: nginx("location /client/", "location /client")},
 
 	{name: "squid", deployed: true, command: squid()},

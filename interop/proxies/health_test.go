@@ -58,7 +58,7 @@ const envoyHealth = `      #health_checks:
 var (
 	envoyFrequent  = []string{"interval: 5s", "interval: 0.1s, no_traffic_interval: 0.1s"}
 	envoyNoPanic   = []string{"      connect_timeout: 5s", "      connect_timeout: 5s\n      common_lb_config: { healthy_panic_threshold: { value: 0 } }"}
-	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY", "ProxyPass /client/ balancer://preflight/"}
+	apacheBalancer = []string{"#<Proxy", "<Proxy", "#    BalancerMember", "BalancerMember", "#</Proxy>", "</Proxy>", "ProxyPass /client/ http://127.0.0.1:9007/ upgrade=ANY", "ProxyPass /client/ balancer://preflight_client/"}
 )
 
 // uncomment returns an edit that removes the # from lines and makes changes to them.
@@ -137,7 +137,7 @@ func TestHealthByItself(t *testing.T) {
 		start lab.StartFunc
 		edit  []string // adds a server that is down, before the other one
 	}{
-		"nginx":    {lab.StartNginx, []string{"upstream preflight {", "upstream preflight {\nserver 127.0.0.1:1;"}},
+		"nginx":    {lab.StartNginx, []string{"upstream preflight_client {", "upstream preflight_client {\nserver 127.0.0.1:1;"}},
 		"lighttpd": {startLighttpd, []string{`( "" => ((`, `( "" => (( "host" => "127.0.0.1", "port" => 1 ), (`}},
 		"squid": {startSquid, []string{"# Squid makes no health checks.",
 			"cache_peer 127.0.0.2 parent 1 0 no-query no-digest originserver name=down\n# Squid makes no health checks."}},

@@ -92,6 +92,16 @@ type settings struct {
 	SendProxy bool
 }
 
+// Suffix returns the end of the names that a proxy gives to parts of its configuration. With it,
+// a proxy can load the files for several paths and hosts together.
+func (s settings) Suffix() string {
+	suffix := strings.NewReplacer("/", "_", "~", "-").Replace(s.Path)
+	if s.Host != "" {
+		suffix = "_" + s.Host + suffix
+	}
+	return suffix
+}
+
 // Below returns the prefix of the paths that are forwarded. It ends in a slash.
 func (s settings) Below() string { return s.Path + "/" }
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -117,4 +118,41 @@ func TestValues(t *testing.T) {
 			require.Contains(t, text, "7000", name)
 		}
 	}
+}
+
+// TestNames requires that the files for two paths, hosts or carriers share no name that means
+// something else in each of them.
+func TestNames(t *testing.T) {
+	pattern := map[string]*regexp.Regexp{
+		"nginx":   regexp.MustCompile(`(?m)^upstream (\S+)`),
+		"haproxy": regexp.MustCompile(`(?m)^(?:frontend|backend) (\S+)`),
+		"apache":  regexp.MustCompile(`<Proxy (\S+)>`),
+		"traefik": regexp.MustCompile(`(?m)^    (\S+):$`),
+	}
+	for product, names := range pattern {
+		seen := make(map[string]Options)
+		for _, o := range []Options{{Path: "/"}, {Path: "/pg"}, {Path: "/pg/x"}, {Path: "/", Host: "one.example"}, {Path: "/pg", Host: "one.example"}} {
+			files, err := Print(product, o)
+			require.NoError(t, err)
+			found := names.FindAllStringSubmatch(files[len(files)-1].Text, -1)
+			require.NotEmpty(t, found, product)
+			for _, match := range found {
+				if match[1] == "default" { // the only store for certificates that Traefik has
+					continue
+				}
+				other, twice := seen[match[1]]
+				require.False(t, twice, "%s: %s is a name of %+v and %+v", product, match[1], other, o)
+				seen[match[1]] = o
+			}
+		}
+	}
+	maps := make(map[string]bool)
+	for _, carriers := range [][]string{nil, {"upgrade"}, {"websocket"}} {
+		files, err := Print("nginx", Options{Carriers: carriers})
+		require.NoError(t, err)
+		name := regexp.MustCompile(`map \$http_upgrade (\S+) `).FindStringSubmatch(files[0].Text)[1]
+		require.Contains(t, files[0].Text, "proxy_set_header Connection "+name+";")
+		maps[name] = true
+	}
+	require.Len(t, maps, 3)
 }
