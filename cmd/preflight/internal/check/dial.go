@@ -31,7 +31,23 @@ func (c *checker) firstHop() string {
 
 // dialFirst connects to the first hop, by TCP alone.
 func (c *checker) dialFirst(ctx context.Context) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", c.firstHop())
+	return c.netDialer().DialContext(ctx, "tcp", c.firstHop())
+}
+
+// netDialer dials from the address of the option bind, if the URL has one.
+func (t *Target) netDialer() *net.Dialer {
+	if d, ok := t.Dialer.NetDialer.(*net.Dialer); ok {
+		return d
+	}
+	return new(net.Dialer)
+}
+
+// bind is the address of the option bind. It is nil if there is none.
+func (t *Target) bind() net.IP {
+	if a, ok := t.netDialer().LocalAddr.(*net.TCPAddr); ok {
+		return a.IP
+	}
+	return nil
 }
 
 // dialEdge connects to the port of the edge, through the forward proxy if there is one.

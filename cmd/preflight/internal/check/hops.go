@@ -40,6 +40,7 @@ const (
 	refused       fault = "refused"
 	timedOut      fault = "timeout"
 	unreachable   fault = "unreachable"
+	noAddress     fault = "no-address"
 	localPolicy   fault = "denied"
 	badURL        fault = "url"
 	wasResetFault fault = "reset"
@@ -57,8 +58,10 @@ func faultOf(err error) fault {
 		return nameFails
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return refused
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return unreachable
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return noAddress
 	case errors.Is(err, syscall.ECONNRESET):
 		return wasResetFault
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
@@ -114,7 +117,7 @@ func (c *checker) resolve(ctx context.Context) bool {
 		return true // there is nothing to resolve
 	}
 	return c.timed(ctx, "names", func(ctx context.Context) (string, error) {
-		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, c.family(), host)
 		if err != nil {
 			return host + ": " + plainError(err), err
 		}
@@ -123,6 +126,18 @@ func (c *checker) resolve(ctx context.Context) bool {
 		}
 		return fmt.Sprintf("%s is %s", host, strings.Join(c.addresses, ", ")), nil
 	})
+}
+
+// family is that of the addresses that this machine connects to. A connection from the address
+// of bind can only lead to one of its own family.
+func (c *checker) family() string {
+	switch bind := c.bind(); {
+	case bind == nil:
+		return "ip"
+	case bind.To4() != nil:
+		return "ip4"
+	}
+	return "ip6"
 }
 
 // maxAddresses bounds how many addresses of a name are tried.
@@ -137,7 +152,7 @@ func (c *checker) connect(ctx context.Context) (any bool) {
 	for _, a := range c.addresses {
 		address := net.JoinHostPort(a, port)
 		ok := c.timed(ctx, "tcp", func(ctx context.Context) (string, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			conn, err := c.netDialer().DialContext(ctx, "tcp", address)
 			if err != nil {
 				return address + ": " + plainError(err), err
 			}
@@ -393,6 +408,8 @@ func plainError(err error) string {
 		return "no answer in time"
 	case fault == refused:
 		return "connection refused"
+	case fault == noAddress:
+		return "this machine has no address or port for it"
 	case fault == unreachable:
 		return "the network or the host is unreachable"
 	case errors.As(err, &verify):

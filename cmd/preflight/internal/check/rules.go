@@ -97,6 +97,7 @@ func notByProxy(e *evidence) bool {
 	return onTheWay(e) && e.answer().Outcome == answered && !slices.Contains(e.way(), e.writer())
 }
 
+func binds(e *evidence) bool        { return e.target.bind() != nil }
 func throughProxy(e *evidence) bool { return e.proxy }
 func overTLS(e *evidence) bool      { return e.target.Dialer.TLSConfig != nil }
 

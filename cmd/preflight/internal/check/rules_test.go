@@ -2,6 +2,7 @@ package check
 
 import (
 	"crypto/tls"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -173,6 +174,10 @@ var cases = []struct {
 	{"refused", "edge.example:80", []fact{stops("tcp", refused)}},
 	{"black-hole", "the network", []fact{stops("tcp", timedOut)}},
 	{"unreachable", "the network", []fact{stops("tcp", unreachable)}},
+	{"unreachable", "the network", []fact{stops("tcp", noAddress)}},
+	{"bind", "this machine", []fact{stops("tcp", noAddress), func(e *evidence) {
+		e.target.Dialer.NetDialer = &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}}
+	}}},
 	{"rule-closes", "edge.example:80", []fact{stops("tcp", wasResetFault)}},
 	{"denied", "this machine", []fact{stops("tcp", localPolicy)}},
 	{"tcp", "edge.example:80", []fact{stops("tcp", otherFault)}},

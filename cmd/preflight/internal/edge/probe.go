@@ -3,7 +3,9 @@ package edge
 import (
 	"context"
 	"maps"
+	"net"
 	"net/http"
+	"net/netip"
 
 	"github.com/preflight-go/preflight"
 )
@@ -15,8 +17,9 @@ type Parts struct {
 	Fields  func(context.Context) (http.Header, error)
 }
 
-// Parts returns what Dial uses. Of the options in a URL of the library only those of TLS and
-// of the carrier are kept.
+// Parts returns what Dial uses. Of the options in a URL of the library only those of TLS, of the
+// carrier and the address of bind are kept. The port of bind is not: many connections at a time
+// cannot share it.
 func (e *Edge) Parts() (Parts, error) {
 	d := *e.dialer.Load()
 	d.Header, d.GetHeader = nil, nil
@@ -37,6 +40,9 @@ func (e *Edge) Parts() (Parts, error) {
 		return Parts{}, err
 	}
 	p.Address, d.Path = t.Address, t.Path
+	if t.Bind.IsValid() {
+		d.NetDialer = &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.Bind.Addr(), 0))}
+	}
 	if len(d.Carriers) == 0 {
 		d.Carriers = t.Carriers
 	}
