@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/preflight-go/preflight"
+	"github.com/preflight-go/preflight/cmd/preflight/internal/edge"
 )
 
 // A Step is one hop of the path, or one carrier.
@@ -421,7 +422,7 @@ func plainError(err error) string {
 	if errors.As(err, &op) && op.Err != nil {
 		err = op.Err
 	}
-	text, _, _ := strings.Cut(err.Error(), "[")
+	text, _, _ := strings.Cut(edge.InFlags(err.Error()), "[")
 	text, _, _ = strings.Cut(text, ": possible")
 	if len(text) > maxError {
 		text = text[:strings.LastIndexByte(text[:maxError], ' ')+1] + "…"

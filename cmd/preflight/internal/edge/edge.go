@@ -215,7 +215,7 @@ func (e *Edge) Reload() (err error) {
 	return err
 }
 
-// Dial opens a tunnel.
+// Dial opens a tunnel. Its errors name flags where those of the library name fields.
 func (e *Edge) Dial(ctx context.Context) (*preflight.Conn, error) {
 	d := e.dialer.Load()
 	var c net.Conn
@@ -226,7 +226,7 @@ func (e *Edge) Dial(ctx context.Context) (*preflight.Conn, error) {
 		c, err = d.DialContext(ctx, "tcp", e.address)
 	}
 	if err != nil {
-		return nil, err
+		return nil, flagError{err}
 	}
 	return c.(*preflight.Conn), nil
 }
