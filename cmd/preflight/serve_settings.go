@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/preflight-go/preflight/cmd/preflight/internal/auth"
@@ -54,12 +55,10 @@ func (s *settings) configureRoutes() error {
 	if len(s.routes) == 0 {
 		return errors.New("no server for the tunnels: set --to, --route or --echo")
 	}
-	seen := make(map[string]bool)
-	for _, r := range s.routes {
-		if seen[r.path] {
-			return fmt.Errorf("two servers for the path %q: --to is that of /", r.path+"/")
+	for i, r := range s.routes {
+		if j := slices.IndexFunc(s.routes[:i], func(q route) bool { return q.path == r.path }); j >= 0 {
+			return fmt.Errorf("%s and %s are for the same path: a path has one server", s.flag(j), s.flag(i))
 		}
-		seen[r.path] = true
 		if err := r.to.CheckTarget(); err != nil {
 			return err
 		}
@@ -68,6 +67,15 @@ func (s *settings) configureRoutes() error {
 		}
 	}
 	return nil
+}
+
+// flag is how the route number i was given. That of --to is the last one.
+func (s *settings) flag(i int) string {
+	r := s.routes[i]
+	if s.To != nil && i == len(s.routes)-1 {
+		return "--to " + r.to.String() + ", which is for /,"
+	}
+	return "--route " + r.describe()
 }
 
 func (s *settings) configureAccess() (err error) {
