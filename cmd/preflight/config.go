@@ -54,7 +54,7 @@ output.`
 func (c *configCommand) Run(env *environment) error {
 	files, err := config.Print(c.Product, config.Options{
 		Path: string(c.Path), Backend: string(c.Backend), Listen: string(c.Listen), TLSListen: string(c.TLSListen),
-		Host: string(c.Host), Cert: string(c.Cert), Key: string(c.Key), Carriers: c.Carrier, SendProxy: c.SendProxy,
+		Host: string(c.Host), Cert: string(c.Cert), Key: string(c.Key), Carriers: c.Carrier, SendProxy: c.SendProxy, Folder: c.Out,
 	})
 	if err != nil {
 		return usage(err)

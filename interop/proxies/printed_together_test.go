@@ -83,7 +83,7 @@ func TestPrintedTogether(t *testing.T) {
 			var own []string
 			return startTraefikDaemon(t, dir, func(addresses []string) {
 				own = addresses
-				files[0].write(addresses, "traefik.yml", "filename: /etc/traefik/dynamic.yml", "directory: "+filepath.Join(dir, "dynamic"))
+				files[0].write(addresses, "traefik.yml", `filename: "/etc/traefik/dynamic.yml"`, "directory: "+filepath.Join(dir, "dynamic"))
 				require.NoError(t, os.MkdirAll(filepath.Join(dir, "dynamic"), 0o700))
 				for i, name := range []string{"one.yml", "two.yml"} {
 					lab.WriteFile(t, filepath.Join(dir, "dynamic"), name, files[i].print(addresses, "dynamic.yml"))

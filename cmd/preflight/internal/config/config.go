@@ -23,6 +23,7 @@ type Options struct {
 	Cert, Key string   // absolute paths of PEM files
 	Carriers  []string // that must pass: upgrade, framed, websocket
 	SendProxy bool     // report the client's address by the PROXY protocol
+	Folder    string   // absolute, of the files; "": they are copied to the usual folder of the product
 }
 
 // The defaults of the fields.
@@ -90,6 +91,7 @@ type settings struct {
 	TCP       bool // forward the upgrade to tcp and tcps
 	WebSocket bool
 	SendProxy bool
+	Folder    string
 }
 
 // Suffix returns the end of the names that a proxy gives to parts of its configuration. With it,

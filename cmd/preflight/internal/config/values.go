@@ -23,7 +23,7 @@ var (
 // settings checks the options, and fills in the defaults.
 func (p product) settings(name string, o Options) (s settings, err error) {
 	s = settings{
-		Product: name, Title: p.title, SendProxy: o.SendProxy,
+		Product: name, Title: p.title, SendProxy: o.SendProxy, Folder: o.Folder,
 		Host: strings.ToLower(cmp.Or(o.Host, p.host)), Cert: cmp.Or(o.Cert, defaultCert), Key: cmp.Or(o.Key, defaultKey),
 	}
 	if s.Path, s.Exact, err = parsePath(cmp.Or(o.Path, defaultPath)); err != nil {
