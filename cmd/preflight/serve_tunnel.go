@@ -65,7 +65,7 @@ func (s *server) authorize(r *http.Request) (http.Header, error) {
 	if !ok || strings.Contains(r.URL.RawPath, "%") {
 		err := &preflight.StatusError{StatusCode: http.StatusNotFound, Body: []byte(check.NoServerFor(r.URL.EscapedPath()))}
 		if !isClean(r.URL.Path) || strings.Contains(r.URL.RawPath, "%") {
-			err.Body = []byte(check.NotClean)
+			err.Body = []byte(check.NotClean(r.URL))
 		}
 		s.refused(r, who, err)
 		return nil, err

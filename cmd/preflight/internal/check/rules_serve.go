@@ -2,12 +2,13 @@ package check
 
 import (
 	"cmp"
+	"net/url"
+	"slices"
 	"strings"
 )
 
 // What `preflight serve` says when it refuses a request. A check knows these texts again.
 const (
-	NotClean       = "this path has //, a dot segment or a needless escape\n" // a proxy may read it in another way
 	NoServer       = "no server for this path\n"
 	TooManyTunnels = "too many tunnels are open\n"
 	TooOften       = "this address asks for tunnels too often\n"
@@ -15,6 +16,44 @@ const (
 	CertDenied     = "the client certificate is not allowed\n"
 	ManyFields     = "the request has more than one Authorization field\n"
 )
+
+// notClean stands in front of a part of a path that `preflight serve` refuses, because a proxy may
+// read it in another way.
+const notClean = "this path has "
+
+// The parts that it refuses.
+const (
+	emptySegment   = "//"
+	encodedSlash   = "a slash that is percent-encoded"
+	dotSegment     = "a dot segment"
+	needlessEscape = "a percent-encoding without need"
+)
+
+// NotClean says which part of the path of u is refused.
+func NotClean(u *url.URL) string {
+	part := needlessEscape
+	switch escaped := strings.ToLower(u.EscapedPath()); {
+	case strings.Contains(escaped, "//"):
+		part = emptySegment
+	case strings.Contains(escaped, "%2f"):
+		part = encodedSlash
+	case !isClean(u.Path):
+		part = dotSegment
+	}
+	return notClean + part + "\n"
+}
+
+// unclean is the part of the path that `preflight serve` refuses, as it says itself. It is "" if it
+// says something else.
+func (e *evidence) unclean() string {
+	part, _ := strings.CutPrefix(strings.TrimSuffix(string(e.answer().body), "\n"), notClean)
+	if slices.Contains([]string{emptySegment, encodedSlash, dotSegment, needlessEscape}, part) {
+		return part
+	}
+	return ""
+}
+
+func refusesForm(e *evidence) bool { return e.unclean() != "" }
 
 // ArrivedAs stands in front of the path in NoServerFor.
 const ArrivedAs = ", which arrived as "

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -124,10 +125,10 @@ func apacheSays(reason string) fact {
 	return failsWith("bad-gateway", a, 1)
 }
 
-// notClean is what "preflight serve" answers to a path that has //.
-func notClean() Answer {
+// refusedPath is what "preflight serve" answers to a path that has //.
+func refusedPath() Answer {
 	a := answerOf(404, listener)
-	a.body = []byte(NotClean)
+	a.body = []byte(NotClean(&url.URL{Path: "/a//b"}))
 	return a
 }
 
@@ -259,8 +260,8 @@ var cases = []struct {
 	{"authorize", "the listener", []fact{refuses("authorize", 429, listener)}},
 	{"server-down", "behind `preflight serve`", []fact{refuses("authorize", 502, listener)}},
 	{"no-route", "the listener", []fact{refuses("authorize", 404, listener)}},
-	{"other-route", "nginx", []fact{first(nginx), failsWith("authorize", notClean(), 1)}},
-	{"path-form", "the URL", []fact{failsWith("authorize", notClean(), 1)}},
+	{"other-route", "nginx", []fact{first(nginx), failsWith("authorize", refusedPath(), 1)}},
+	{"path-form", "the URL", []fact{failsWith("authorize", refusedPath(), 1)}},
 	{"full", "the listener", []fact{serveSays(503, TooManyTunnels), first(nginx)}},
 	{"rate-limit", "the listener", []fact{serveSays(429, TooOften), first(nginx)}},
 	{"client-cert", "nginx", []fact{withCertificate, serveSays(403, CertNeeded), first(nginx)}},
@@ -548,4 +549,22 @@ func TestMap(t *testing.T) {
 		require.Contains(t, v.Change+strings.Join(v.Else, "\n"), "`map` of `$http_upgrade`", "%+v", v)
 	}
 	require.NotContains(t, judge(evidenceOf(refuses("no-connection", 426, listener), first(varnish))).Else, "")
+}
+
+// TestNotClean names the part of a path that is refused, and no other.
+func TestNotClean(t *testing.T) {
+	for path, part := range map[string]string{
+		"/a//b": emptySegment, "//": emptySegment, "/a%2Fb": encodedSlash, "/a%2f%2fb": encodedSlash, "/a/../b": dotSegment, "/.": dotSegment,
+		"/%2e/": dotSegment, "/%70g": needlessEscape,
+	} {
+		u, err := url.Parse("http://edge.example" + path)
+		require.NoError(t, err)
+		a := refusedPath()
+		a.body = []byte(NotClean(u))
+		v := judge(evidenceOf(failsWith("authorize", a, 1)))
+		require.Equal(t, "it has "+part+", and `preflight serve` refuses that", v.Cause, path)
+	}
+	secret := refusedPath()
+	secret.body = []byte("this path has s3cr3t\n")
+	require.NotContains(t, judge(evidenceOf(failsWith("authorize", secret, 1))).Cause, "s3cr3t")
 }

@@ -179,6 +179,7 @@ func (e *evidence) line(text string) string {
 //	{behindSecure} how it speaks TLS
 //	{before}    the products on the way that did not write the answer, or else all
 //	{old}       the one that may speak HTTP/1.0
+//	{unclean}   the part of the path that `preflight serve` refuses
 //	{cut}       the part of the path that does not arrive
 //	{keeps}     how the products on the way keep the path
 //	{strip}     how they remove a part of it
@@ -220,7 +221,7 @@ func (e *evidence) fill(text string) string {
 		"{widens}", e.passes(func(s setting) string { return s.widens }),
 		"{http10}", e.http11(),
 		"{behind}", list(e.way(), "the proxy"), "{behindSecure}", e.behindSecure(), "{before}", list(e.before(), "the proxy"), "{old}", e.old(),
-		"{cut}", e.cut(), "{keeps}", e.keeps(), "{strip}", e.strip(), "{program}", e.otherProgram(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
+		"{cut}", e.cut(), "{unclean}", e.unclean(), "{keeps}", e.keeps(), "{strip}", e.strip(), "{program}", e.otherProgram(), "{off}", e.exempt(w.off), "{hostPort}", cmp.Or(w.hostPort, unnamed.hostPort),
 		"{route}", w.route, "{upstream}", w.upstream, "{secure}", w.secure, "{insecure}", w.insecure,
 		"{deny}", w.deny, "{auth}", w.auth, "{limit}", w.limit, "{timeout}", w.timeout,
 		"{head}", cmp.Or(w.head, unnamed.head), "{sni}", cmp.Or(w.sni, unnamed.sni), "{match}", cmp.Or(w.match, unnamed.match),

@@ -43,7 +43,8 @@ var words = strings.NewReplacer(
 	"preflight: HandshakeTimeout", "preflight: --timeout",
 	"at most; negative means none", "at most",
 
-	// The URL.
+	// The URL. Its path always begins with a slash, and a fragment has an error of its own.
+	`must begin with "/", be percent-encoded where RFC 3986 wants it, and have no fragment`, "must be percent-encoded where RFC 3986 wants it",
 	"Host (now an address) and Path", "the host (now an address) and the path in the URL",
 	"Host and Path", "the host and the path in the URL",
 	"Path, Host and Protocol", "the host and the path in the URL",
