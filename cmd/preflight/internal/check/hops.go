@@ -29,6 +29,7 @@ type Step struct {
 	Millis float64 `json:"ms"`
 
 	fault fault
+	known bool // it found what an earlier step has found, so it is neither good nor bad
 }
 
 // A fault is why a step failed, as far as package net or crypto/tls tell it.
@@ -108,9 +109,16 @@ func (c *checker) timed(ctx context.Context, name string, step func(context.Cont
 	defer cancel()
 	begin := time.Now()
 	detail, err := step(ctx)
-	c.e.step(Step{Name: name, OK: err == nil, Detail: detail, Millis: millis(time.Since(begin)), fault: faultOf(err)})
+	known := err == errKnown
+	if known {
+		err = nil
+	}
+	c.e.step(Step{Name: name, OK: err == nil, Detail: detail, Millis: millis(time.Since(begin)), fault: faultOf(err), known: known})
 	return err == nil
 }
+
+// errKnown is the end of a step that found what an earlier one has found.
+var errKnown = errors.New("as before")
 
 func (c *checker) resolve(ctx context.Context) bool {
 	host, _, _ := net.SplitHostPort(c.firstHop())
@@ -337,7 +345,7 @@ func (c *checker) tryAgain(ctx context.Context) {
 		text := fmt.Sprintf("%d of %d tunnels open by %s", opened, repeats+1, carrier)
 		switch opened {
 		case 0:
-			return fmt.Sprintf("none of %d tunnels opens by %s", repeats+1, carrier), nil
+			return fmt.Sprintf("as before, no tunnel opens by %s (%d tried)", carrier, repeats+1), errKnown
 		case repeats + 1:
 			return text, nil
 		}

@@ -61,8 +61,11 @@ func (v *View) paint(color, text string) string {
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-func (v *View) mark(ok bool) string {
-	if ok {
+func (v *View) mark(ok, known bool) string {
+	switch {
+	case known:
+		return "-   "
+	case ok:
 		return v.paint(green, "ok  ")
 	}
 	return v.paint(red, "FAIL")
@@ -72,7 +75,7 @@ func (v *View) mark(ok bool) string {
 func (v *View) Print(r *Report) {
 	fmt.Fprintf(v.out, "%s\n\n", v.paint(bold, r.URL))
 	for _, s := range r.Steps {
-		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(s.OK), s.Name, s.Millis, s.Detail)
+		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(s.OK, s.known), s.Name, s.Millis, s.Detail)
 	}
 	if len(r.Questions) > 0 {
 		fmt.Fprintf(v.out, "\n  asked:\n")
@@ -107,7 +110,7 @@ func (v *View) Print(r *Report) {
 		fmt.Fprintln(v.out)
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(f.OK), f.Name, f.Millis, f.Detail)
+		fmt.Fprintf(v.out, "  %s  %-12s %8.1f ms  %s\n", v.mark(f.OK, false), f.Name, f.Millis, f.Detail)
 		if f.Change != "" {
 			fmt.Fprintf(v.out, "        %s\n", f.Change)
 		}
