@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 
@@ -21,7 +23,7 @@ func (s *server) newListener(set *settings) (*preflight.PreflightListener, error
 		PlainAfter:       set.PlainAfter,
 		Handler:          s.handler(),
 		ClientAddrHeader: set.ClientAddrHeader,
-		Logger:           s.log,
+		Logger:           slog.New(withoutRefusals{s.log.Handler()}),
 	}
 	for _, name := range set.Carrier {
 		l.Carriers = append(l.Carriers, preflight.Carrier(name))
@@ -41,6 +43,24 @@ func (s *server) newListener(set *settings) (*preflight.PreflightListener, error
 		l.TLSConfig = s.tlsConfig()
 	}
 	return l, checkListener(l)
+}
+
+// withoutRefusals leaves out the warnings that authorize has refused a request: refused logs these,
+// with the user and the reason.
+type withoutRefusals struct{ slog.Handler }
+
+func (h withoutRefusals) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == slog.LevelWarn {
+		byAuthorize := false
+		r.Attrs(func(a slog.Attr) bool {
+			byAuthorize = a.Key == "reason" && a.Value.String() == "authorize"
+			return !byAuthorize
+		})
+		if byAuthorize {
+			return nil
+		}
+	}
+	return h.Handler.Handle(ctx, r)
 }
 
 // checkListener asks the library whether the settings are valid: Accept reports what is not.

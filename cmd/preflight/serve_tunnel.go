@@ -114,6 +114,9 @@ func (s *server) refused(r *http.Request, who string, err error) {
 	// path, which is not for the log.
 	var answer *preflight.StatusError
 	errors.As(err, &answer)
+	if answer.StatusCode == http.StatusServiceUnavailable { // the program is full
+		level = slog.LevelWarn
+	}
 	reason, _, _ := strings.Cut(string(answer.Body), check.ArrivedAs)
 	s.log.Log(r.Context(), level, "refused", "client", r.RemoteAddr, "user", who, "status", answer.StatusCode, "reason", strings.TrimSpace(reason))
 }
@@ -273,7 +276,7 @@ func carrierName(c *preflight.Conn) string {
 	return string(c.Carrier())
 }
 
-// closed logs the end of a tunnel.
+// closed logs the end of a tunnel, between the client a and the server b of its relay.
 func closed(log *slog.Logger, r relay.Result, took time.Duration) {
 	log = log.With("sent", r.Up, "received", r.Down, "duration", took.Round(time.Millisecond))
 	if r.Err != nil {
@@ -281,7 +284,12 @@ func closed(log *slog.Logger, r relay.Result, took time.Duration) {
 		return
 	}
 	if r.Gone != nil {
-		log = log.With("unread", r.Gone)
+		// That is in order, so there is no error here.
+		unread := "server"
+		if r.GoneA {
+			unread = "client"
+		}
+		log = log.With("unread", unread)
 	}
 	log.Info("closed")
 }

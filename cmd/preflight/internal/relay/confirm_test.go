@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -14,21 +15,28 @@ import (
 // TestGone has a side that ends its direction, and leaves while it is still sent to.
 func TestGone(t *testing.T) {
 	for _, carrier := range carriers[1:] {
-		t.Run(string(carrier), func(t *testing.T) {
-			peer, a := tunnelPair(t, carrier)
-			user, b := tcpPair(t)
-			done := start(b, a, timeout)
-			require.NoError(t, peer.CloseWrite())
-			_, err := user.Read(make([]byte, 1))
-			require.Equal(t, io.EOF, err)
-			require.NoError(t, Bottom(peer).Close())
-			for err == io.EOF || err == nil {
-				_, err = user.Write([]byte("the upload"))
-			}
-			r := wait(t, done)
-			// A reset that comes back in time is the error. Otherwise the end came in order.
-			require.Error(t, errors.Join(r.Err, r.Gone))
-		})
+		for _, first := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%v", carrier, first), func(t *testing.T) {
+				peer, leaves := tunnelPair(t, carrier)
+				user, stays := tcpPair(t)
+				a, b := Conn(leaves), Conn(stays)
+				if !first {
+					a, b = b, a
+				}
+				done := start(a, b, timeout)
+				require.NoError(t, peer.CloseWrite())
+				_, err := user.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+				require.NoError(t, Bottom(peer).Close())
+				for err == io.EOF || err == nil {
+					_, err = user.Write([]byte("the upload"))
+				}
+				r := wait(t, done)
+				// A reset that comes back in time is the error. Otherwise the end came in order.
+				require.Error(t, errors.Join(r.Err, r.Gone))
+				require.Equal(t, r.Gone != nil && first, r.GoneA)
+			})
+		}
 	}
 }
 

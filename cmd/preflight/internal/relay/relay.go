@@ -32,7 +32,8 @@ type Result struct {
 
 	// Gone is the failed write to a side that had ended its own direction in order, and did
 	// not read the other to its end, as a server that answers early. nil: there was none.
-	Gone error
+	Gone  error
+	GoneA bool // that side is a, and not b
 }
 
 const (
@@ -83,7 +84,7 @@ func Run(a, b Conn, idle time.Duration) Result {
 	b.Close()
 	awaitClosed(a, lingerLimit)
 	awaitClosed(b, lingerLimit)
-	return Result{Up: up.n, Down: down.n, Err: err, Gone: gone}
+	return Result{Up: up.n, Down: down.n, Err: err, Gone: gone, GoneA: gone != nil && gone == down.err}
 }
 
 // lingerLimit is longer than the library keeps a connection open after Close.
