@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
@@ -54,6 +56,25 @@ func TestDialerTransportTimesOut(t *testing.T) {
 	_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")
 	require.ErrorIs(t, err, syscall.ETIMEDOUT)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+// nothingBelow is a transport whose NetConn returns nil. Here it is the lowest one.
+type nothingBelow struct{ net.Conn }
+
+func (nothingBelow) NetConn() net.Conn { return nil }
+
+// A transport without deadlines is closed at the end of the time, also if its NetConn returns
+// nil.
+func TestDialerNothingBelow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := testkit.SpyPipe(t)
+		go io.Copy(io.Discard, peer)
+		d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
+			return nothingBelow{&testkit.SpyConn{Conn: c, NoDeadlines: true}}, nil
+		})}
+		_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	})
 }
 
 // oneConn is a listener with one connection.
