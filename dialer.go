@@ -66,7 +66,9 @@ type PreflightDialer struct {
 	// NetDialer opens the connection to the proxy. nil means a zero [net.Dialer].
 	// It must return when its context ends. The connection is closed if the
 	// handshake fails. A connection without deadlines, such as a channel of an SSH
-	// connection, is closed when the context or HandshakeTimeout ends.
+	// connection, is closed when the context or HandshakeTimeout ends. Its methods that
+	// set a deadline must return an error: a connection that accepts a deadline and
+	// ignores it is not bounded in time.
 	NetDialer ContextDialer
 
 	// Proxy returns the forward (outbound) proxy for an address, like the field of
