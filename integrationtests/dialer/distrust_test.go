@@ -35,6 +35,33 @@ func TestPreferPanicReachesTheCaller(t *testing.T) {
 	}
 }
 
+// If NetDialer panics for one family, the connection of the other is closed.
+func TestPreferPanicClosesTheOther(t *testing.T) {
+	for _, when := range []string{"tcp4", "tcp6"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := testkit.SpyPipe(t)
+			other := &testkit.SpyConn{Conn: c}
+			begun := make(chan struct{})
+			d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
+				if network == when {
+					if when == "tcp4" {
+						<-begun // after the head start of the first family
+					}
+					panic("a fault of NetDialer")
+				}
+				if when == "tcp4" {
+					close(begun)
+				}
+				<-ctx.Done()
+				return other, nil // it had connected already
+			})}
+			require.Panics(t, func() { d.DialURL(t.Context(), "tcp://h:1?ip_protocol_prefer=ipv4") })
+			synctest.Wait()
+			require.EqualValues(t, 1, other.Closes.Load(), when)
+		})
+	}
+}
+
 // timedOut is a transport whose peer is dead. Keep-alive or TCP_USER_TIMEOUT
 // reports that.
 type timedOut struct{ net.Conn }
