@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -181,4 +182,41 @@ func TestListenerPanicInAccept(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, errs, conns, "each once")
 	require.GreaterOrEqual(t, strings.Count(printed.String(), "a fault of Accept\ngoroutine"), errs)
+}
+
+// A hollow transport panics in every method. A listener that drops the error of the one below
+// returns such a connection.
+type hollow struct{ net.Conn }
+
+// hollowListener returns a hollow connection before each real one.
+type hollowListener struct {
+	net.Listener
+	calls atomic.Int32
+}
+
+func (l *hollowListener) Accept() (net.Conn, error) {
+	if l.calls.Add(1)%2 == 1 {
+		return hollow{}, nil
+	}
+	return l.Listener.Accept()
+}
+
+// A connection whose methods all panic ends alone, also if its address is to be logged.
+func TestListenerHollowTransport(t *testing.T) {
+	printed := testkit.CaptureLog(t)
+	var log logbook
+	e := testkit.NewRecorder()
+	l := testkit.Listen(t, &preflight.PreflightListener{
+		Listener: &hollowListener{Listener: testkit.ListenTCP(t)}, Logger: log.logger(slog.LevelDebug), Telemetry: e.Watch(),
+	})
+	for range 3 {
+		c := testkit.DialClient(t, l)
+		c.Send(t, testkit.Request())
+		conn, err := l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+	}
+	require.NoError(t, l.Shutdown(t.Context()))
+	require.Contains(t, printed.String(), "panic in a transport")
+	require.Zero(t, e.Sum("server.handshake.pending"))
 }
