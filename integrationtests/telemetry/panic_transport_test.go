@@ -220,3 +220,33 @@ func TestListenerHollowTransport(t *testing.T) {
 	require.Contains(t, printed.String(), "panic in a transport")
 	require.Zero(t, e.Sum("server.handshake.pending"))
 }
+
+// nilListener returns nothing, in two forms.
+type nilListener struct {
+	net.Listener
+	calls atomic.Int32
+}
+
+func (l *nilListener) Accept() (net.Conn, error) {
+	switch l.calls.Add(1) % 3 {
+	case 1:
+		return nil, nil
+	case 2:
+		return (*net.TCPConn)(nil), nil
+	}
+	return l.Listener.Accept()
+}
+
+// A nil connection is an error of Accept, and a later call returns the next connection.
+func TestListenerNilConn(t *testing.T) {
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: &nilListener{Listener: testkit.ListenTCP(t)}})
+	testkit.DialClient(t, l).Send(t, testkit.Request())
+	errs := 0
+	conn, err := l.Accept()
+	for ; err != nil; conn, err = l.Accept() {
+		require.ErrorContains(t, err, "(*telemetry_test.nilListener) returned neither a connection nor an error")
+		errs++
+	}
+	require.GreaterOrEqual(t, errs, 2)
+	require.NoError(t, conn.Close())
+}
