@@ -328,16 +328,18 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // Close closes the connection. Bytes that arrived with the handshake and have not been
-// read are dropped. A Read after Close returns [net.ErrClosed]. A concurrent Read never
-// returns bytes that came after dropped ones.
+// read are dropped. A Read after Close returns [net.ErrClosed]. If a Read is in progress
+// while Close drops such bytes, that Read does not return the bytes that follow them.
 //
 // With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
 // stays open until the peer has received everything, for at most 60 seconds. A program that
-// exits ends it before that.
+// exits right after Close ends the connection before that, and Read of the peer then returns
+// [io.ErrUnexpectedEOF] instead of [io.EOF]. Before it exits, such a program should call
+// CloseWrite, read until io.EOF, and then call Close.
 //
-// The [io.EOF] of Read does not say that the peer has read what was written: the peer may
-// end its direction first. It says so only if the protocol of the application does, for
-// example because a server ends its direction behind its answer to the whole request.
+// The io.EOF of Read does not prove that the peer has read what was written, because the
+// peer can end its direction earlier. It proves this only if the application's protocol
+// does, for example if a server ends its direction after its answer to the whole request.
 //
 // After CloseWrite and io.EOF, the connection of these carriers ends by itself as soon as
 // each side has confirmed that it has received everything. If it has ended without the peer's
