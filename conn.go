@@ -331,11 +331,12 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // read are dropped. A Read after Close returns [net.ErrClosed]. If a Read is in progress
 // while Close drops such bytes, that Read does not return the bytes that follow them.
 //
-// With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
-// stays open until the peer has received everything, for at most 60 seconds. A program that
-// exits right after Close ends the connection before that, and Read of the peer then returns
-// [io.ErrUnexpectedEOF] instead of [io.EOF]. Before it exits, such a program should call
-// CloseWrite, read until io.EOF, and then call Close.
+// With CarrierFramed and CarrierWebSocket, Close sends the end of the stream. It waits for at
+// most 10 ms until the connection below accepts it. That connection stays open until the
+// peer has received everything, for at most 60 seconds. A program that exits ends it
+// earlier. If bytes were still waiting to be sent, Read of the peer then returns
+// [io.ErrUnexpectedEOF] instead of [io.EOF]. A program that must not lose them calls
+// CloseWrite, reads until io.EOF, and then calls Close.
 //
 // The io.EOF of Read does not prove that the peer has read what was written, because the
 // peer can end its direction earlier. It proves this only if the application's protocol
