@@ -97,8 +97,8 @@ func carrierFor(t wire.Terms) Carrier {
 const (
 	defaultKeepAlive = 20 * time.Second
 
-	// minKeepAlive is far below any useful period. What is shorter is a number without its
-	// unit, and would keep a core busy with the PINGs of each tunnel.
+	// minKeepAlive is far below any useful period. A shorter period is usually a number
+	// without its unit, and its PINGs would keep a core busy for each tunnel.
 	minKeepAlive = time.Millisecond
 )
 

@@ -114,8 +114,8 @@ func (l *PreflightListener) acceptAll() {
 }
 
 // acceptOne turns a panic of the wrapped listener into an error, because no caller could
-// recover from it. So it does with a nil connection: a listener that returns nothing else would
-// keep acceptAll busy.
+// recover from it. A nil connection becomes an error too, because a listener that returns only
+// such connections would keep acceptAll busy.
 func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
 	defer func() {
 		if v := recover(); v != nil {
