@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/preflight-go/preflight/cmd/preflight/internal/auth"
@@ -81,6 +82,9 @@ func (s *settings) configureAccess() (err error) {
 		return errors.New("--client-ca needs --tls-cert: certificates of clients come by TLS")
 	case s.ClientCA == "" && len(s.AllowCN)+len(s.AllowSAN) > 0:
 		return errors.New("--allow-cn and --allow-san need --client-ca")
+	case slices.Contains(s.AllowCN, "") || slices.Contains(s.AllowSAN, ""):
+		// It would match every certificate without a common name.
+		return errors.New("--allow-cn or --allow-san is empty: set a pattern, or leave the flag out")
 	case s.ClientCA != "" && len(s.AllowCN)+len(s.AllowSAN) == 0:
 		return errors.New("--client-ca needs --allow-cn or --allow-san, which say whose certificates are allowed; --allow-cn '*' allows all with a common name")
 	}

@@ -88,7 +88,9 @@ func NewCerts(names, alternatives []string) *Certs {
 }
 
 func compile(pattern string) *regexp.Regexp {
-	any := `[^.]+`
+	// No label has an @ or a slash. Without them, the pattern of a DNS name would also match an
+	// e-mail address or a URI that ends like it.
+	any := `[^.@/]+`
 	switch {
 	case pattern == "*":
 		any = `.+`
