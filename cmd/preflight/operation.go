@@ -63,6 +63,7 @@ type reloader struct {
 	config *reloadable         // the file of --config; nil: there is none
 	others func() []reloadable // what the flags name; the config may change it
 	seen   map[string][32]byte // the contents that were read last, by file
+	failed map[string]string   // the errors of the last reloads, by name
 }
 
 // run reads on SIGHUP, and what has changed as often as every says, until a signal ends the
@@ -79,6 +80,7 @@ func (r *reloader) run(signals *signals, every time.Duration) {
 		case <-signals.reload:
 			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 			r.changed()
+			r.failed = nil // who asks is told again
 			r.reload(r.all(), slog.LevelInfo)
 			ready()
 		case <-tick:
@@ -102,11 +104,13 @@ func (r *reloader) all() []reloadable {
 	return append([]reloadable{*r.config}, r.others()...)
 }
 
-// changed returns those of which a file differs from what was seen last.
+// changed returns those of which a file differs from what was seen last, and those that have failed.
+// A failure may have another cause than these files: the config names a file that comes later, or
+// there was no descriptor left.
 func (r *reloader) changed() (changed []reloadable) {
 	seen := make(map[string][32]byte)
 	for _, x := range r.all() {
-		differs := false
+		_, differs := r.failed[x.name.String()]
 		for _, file := range x.files {
 			if file == "" {
 				continue
@@ -126,14 +130,22 @@ func (r *reloader) changed() (changed []reloadable) {
 	return changed
 }
 
-// reload reads the files. If one is bad, what was read of it before stays in use.
+// reload reads the files. If one is bad, what was read of it before stays in use. An error that stays
+// the same is logged once.
 func (r *reloader) reload(files []reloadable, level slog.Level) {
+	before := r.failed
+	r.failed = make(map[string]string)
 	for _, f := range files {
-		if err := f.reload(); err != nil {
-			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
-		} else {
+		name := f.name.String()
+		err := f.reload()
+		switch {
+		case err == nil:
 			r.log.Log(context.Background(), level, "reloaded", f.name)
+			continue
+		case before[name] != err.Error():
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		}
+		r.failed[name] = err.Error()
 	}
 }
 
