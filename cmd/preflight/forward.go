@@ -50,6 +50,7 @@ type forwarder struct {
 	accepting sync.WaitGroup
 	tunnels   tunnels
 	dialing   context.Context // ends when the program cuts what is open
+	sandboxed bool            // by enterSandbox
 }
 
 func (c *forwardCommand) Run(env *environment) error {
@@ -73,7 +74,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	f.start()
 	defer watchdog(f.log, func() { f.tunnels.count() })()
 	ready()
-	r := &reloader{log: f.log, config: env.reloadable(c.Config, f.use), others: f.files}
+	r := &reloader{log: f.log, limits: f.sandboxed, config: env.reloadable(c.Config, f.use), others: f.files}
 	r.run(signals, c.ReloadEvery)
 	return f.drain(signals, cancelDials)
 }
@@ -104,6 +105,7 @@ func (f *forwarder) enterSandbox() error {
 	if !c.Landlock || c.HeaderCommand != "" {
 		return nil
 	}
+	f.sandboxed = sandbox.Works
 	needs := sandbox.Needs{Files: []string{string(c.Config), c.HeaderFile, c.CA, c.Cert, c.Key}}
 	for _, m := range f.mappings {
 		if socket := m.listen.Socket(); socket != "" {

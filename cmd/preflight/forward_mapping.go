@@ -161,6 +161,9 @@ func (f *forwarder) start() {
 
 // use replaces the mappings by those of flags that have changed.
 func (f *forwarder) use(c *cli) error {
+	if c.Forward.HeaderCommand != "" && f.sandboxed {
+		return errors.New("--header-command cannot be added while the program runs, because Landlock would restrict the command too: restart it")
+	}
 	if err := f.open(&c.Forward); err != nil {
 		return err
 	}

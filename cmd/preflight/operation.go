@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -60,6 +62,7 @@ type reloadable struct {
 // A reloader reads files again.
 type reloader struct {
 	log    *slog.Logger
+	limits bool                // by Landlock: it is on
 	config *reloadable         // the file of --config; nil: there is none
 	others func() []reloadable // what the flags name; the config may change it
 	seen   map[string][32]byte // the contents that were read last, by file
@@ -142,7 +145,10 @@ func (r *reloader) reload(files []reloadable, level slog.Level) {
 		case err == nil:
 			r.log.Log(context.Background(), level, "reloaded", f.name)
 			continue
-		case before[name] != err.Error():
+		case before[name] == err.Error():
+		case r.limits && errors.Is(err, fs.ErrPermission):
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err, "hint", "Landlock allows only the folders that the flags named at the start; for others restart the program")
+		default:
 			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		}
 		r.failed[name] = err.Error()

@@ -161,7 +161,7 @@ func (s *server) run(env *environment, set *settings) error {
 	defer watchdog(s.log, func() { s.tunnels.count() })()
 	s.log.Info("listening", "address", inner.Addr().String(), "routes", set.describeRoutes())
 	ready()
-	r := &reloader{log: s.log, config: env.reloadable(set.Config, s.use), others: func() []reloadable { return s.current.Load().files }}
+	r := &reloader{log: s.log, limits: set.Landlock && sandbox.Works, config: env.reloadable(set.Config, s.use), others: func() []reloadable { return s.current.Load().files }}
 	r.run(signals, set.ReloadEvery)
 	return s.drain(accepting, signals)
 }

@@ -4,6 +4,7 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -20,6 +21,9 @@ type Needs struct {
 }
 
 const dns = 53
+
+// Works reports whether Enter can restrict anything on this system.
+const Works = runtime.GOOS == "linux"
 
 // Enter restricts this process and its children for good. They can then read only the
 // folders of the files and of the system, and write nothing. With Ports, they can open TCP
