@@ -102,6 +102,10 @@ func (r *route) UnmarshalText(text []byte) error {
 	if path = strings.TrimRight(path, "/"); path != "" && !isClean(path) {
 		return fmt.Errorf("the path %q has an empty or a relative segment", path)
 	}
+	if strings.ContainsAny(path, "%?#") {
+		// A request for it would go to another server: find compares decoded paths.
+		return fmt.Errorf("the path %q has a %%, a ? or a #: write the characters themselves in place of %%20 and the like, and no query", path)
+	}
 	a, err := address.Parse(to)
 	*r = route{path: path, to: a}
 	return err
