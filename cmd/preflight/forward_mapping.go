@@ -71,7 +71,9 @@ func (c *forwardCommand) pairs() (pairs []pair, err error) {
 	}
 	pairs = append(pairs, c.Map...)
 	for i, p := range pairs {
-		if p.listen.Network == "systemd" && slices.ContainsFunc(pairs[:i], func(q pair) bool { return q.listen == p.listen }) {
+		again := slices.ContainsFunc(pairs[:i], func(q pair) bool { return q.listen == p.listen })
+		if again && (p.listen.Network != "tcp" || p.listen.Port() != 0) {
+			// With --reuse-port, the kernel would share the connections out between the URLs.
 			return nil, fmt.Errorf("--listen %s is there twice: each URL needs a socket of its own", p.listen)
 		}
 		if !c.UnsafeListen && !p.listen.Local() {
