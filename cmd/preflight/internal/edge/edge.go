@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -147,6 +148,9 @@ func (e *Edge) parseHTTP(rawURL string, d *preflight.PreflightDialer) error {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port of the URL is not a number from 0 to 65535")
 	}
 	e.address = net.JoinHostPort(u.Hostname(), port)
 	if d.Path = u.EscapedPath(); d.Path == "" {
