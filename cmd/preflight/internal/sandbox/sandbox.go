@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -12,6 +13,14 @@ import (
 
 // system is what the resolver, the roots of TLS and the time zones are read from.
 var system = []string{"/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve"}
+
+// systemFiles are read again while the program runs: the resolver looks every 5 seconds whether its
+// files have changed. On some systems they are links to other folders, such as
+// /run/NetworkManager, or /nix/store.
+var systemFiles = []string{
+	"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf",
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+}
 
 // Needs are what a command still needs after it has begun to listen.
 type Needs struct {
@@ -53,7 +62,7 @@ func (n Needs) Enter() error {
 // folders returns the folders of the files. They are needed because a file is often replaced
 // by another of the same name. If a file is a link, its target counts too.
 func (n Needs) folders() (dirs []string) {
-	for _, file := range append(n.Files, os.Getenv("SSL_CERT_FILE")) {
+	for _, file := range slices.Concat(n.Files, systemFiles, []string{os.Getenv("SSL_CERT_FILE")}) {
 		if file == "" {
 			continue
 		}
