@@ -122,6 +122,7 @@ func (h *headers) runCommand(ctx context.Context, renew bool) (http.Header, erro
 		shell, flag = "cmd", "/C"
 	}
 	cmd := exec.CommandContext(ctx, shell, flag, h.command)
+	killGroup(cmd)
 	cmd.WaitDelay = time.Second // for a child that keeps the output open
 	var printed output
 	cmd.Stdout = &printed
