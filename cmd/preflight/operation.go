@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -25,6 +26,10 @@ func watchSignals(ctx context.Context) *signals {
 	s := &signals{reload: make(chan os.Signal, 1)}
 	ending := make(chan os.Signal, 2)
 	signal.Notify(ending, endSignals...)
+	// Nobody receives it. But without this, the first record after the reader of standard error has
+	// gone, such as journald, would end the program and its tunnels (package os/signal, SIGPIPE).
+	// To ignore the signal would also make the children ignore it.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if len(reloadSignals) > 0 {
 		signal.Notify(s.reload, reloadSignals...)
 	}
