@@ -46,6 +46,8 @@ type forwarder struct {
 	log       *slog.Logger
 	telemetry *preflight.Telemetry
 	current   atomic.Pointer[forwardCommand]
+	mu        sync.Mutex // held by what changes or ends the mappings
+	ending    bool       // they do not change any more
 	mappings  []*mapping
 	accepting sync.WaitGroup
 	tunnels   tunnels
@@ -87,6 +89,9 @@ func (f *forwarder) drain(signals *signals, cancelDials func()) error {
 	ctx, cancel := context.WithTimeout(signals.again, timeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancelDials)()
+	f.mu.Lock()
+	f.ending = true
+	f.mu.Unlock()
 	for _, m := range f.mappings {
 		m.listener.Close()
 		m.target.Load().pool.Close()

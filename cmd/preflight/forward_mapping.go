@@ -112,6 +112,11 @@ func (f *forwarder) open(c *forwardCommand) (err error) {
 		}
 		targets = append(targets, t)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ending {
+		return errors.New("the program is ending")
+	}
 	for _, m := range mappings {
 		if m.listener != nil {
 			continue
@@ -147,6 +152,11 @@ func (c *forwardCommand) sameTarget(d *forwardCommand) bool {
 
 // start begins what is new of the mappings.
 func (f *forwarder) start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ending {
+		return
+	}
 	c := f.current.Load()
 	for _, m := range f.mappings {
 		t := m.target.Load()

@@ -75,7 +75,7 @@ type reloader struct {
 }
 
 // run reads on SIGHUP, and what has changed as often as every says, until a signal ends the
-// program. Zero means only on SIGHUP.
+// program. Zero means only on SIGHUP. A reload that is under way then goes on.
 func (r *reloader) run(signals *signals, every time.Duration) {
 	var tick <-chan time.Time
 	if every > 0 {
@@ -84,25 +84,48 @@ func (r *reloader) run(signals *signals, every time.Duration) {
 		tick = ticker.C
 	}
 	for {
+		work, asked := r.again, true
 		select {
 		case <-signals.reload:
-			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-			r.changed()
-			r.failed = nil // who asks is told again
-			r.reload(r.all(), slog.LevelInfo)
-			ready()
 		case <-tick:
-			level := slog.LevelInfo
-			if r.seen == nil {
-				// A file may have changed since it was read at the start, so the first
-				// time all are read. That is no news.
-				level = slog.LevelDebug
+			work, asked = r.poll, false
+		case <-signals.ctx.Done():
+			return
+		}
+		// A read may hang, for example on a file system of the network. The program must still end.
+		done := make(chan struct{})
+		go func() {
+			work()
+			close(done)
+		}()
+		select {
+		case <-done:
+			if asked {
+				ready()
 			}
-			r.reload(r.changed(), level)
 		case <-signals.ctx.Done():
 			return
 		}
 	}
+}
+
+// again reads everything.
+func (r *reloader) again() {
+	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+	r.changed()
+	r.failed = nil // who asks is told again
+	r.reload(r.all(), slog.LevelInfo)
+}
+
+// poll reads what has changed.
+func (r *reloader) poll() {
+	level := slog.LevelInfo
+	if r.seen == nil {
+		// A file may have changed since it was read at the start, so the first
+		// time all are read. That is no news.
+		level = slog.LevelDebug
+	}
+	r.reload(r.changed(), level)
 }
 
 func (r *reloader) all() []reloadable {
