@@ -328,16 +328,19 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // Close closes the connection. Bytes that arrived with the handshake and have not been
-// read are dropped. A Read after Close returns [net.ErrClosed]. A concurrent Read never
-// returns bytes that came after dropped ones.
+// read are dropped. A Read after Close returns [net.ErrClosed]. If a Read is in progress
+// while Close drops such bytes, that Read does not return the bytes that follow them.
 //
-// With CarrierFramed and CarrierWebSocket, Close returns at once, and the connection below
-// stays open until the peer has received everything, for at most 60 seconds. A program that
-// exits ends it before that.
+// With CarrierFramed and CarrierWebSocket, Close sends the end of the stream. It waits for at
+// most 10 ms until the connection below accepts it. That connection stays open until the
+// peer has received everything, for at most 60 seconds. A program that exits ends it
+// earlier. If bytes were still waiting to be sent, Read of the peer then returns
+// [io.ErrUnexpectedEOF] instead of [io.EOF]. A program that must not lose them calls
+// CloseWrite, reads until io.EOF, and then calls Close.
 //
-// The [io.EOF] of Read does not say that the peer has read what was written: the peer may
-// end its direction first. It says so only if the protocol of the application does, for
-// example because a server ends its direction behind its answer to the whole request.
+// The io.EOF of Read does not prove that the peer has read what was written, because the
+// peer can end its direction earlier. It proves this only if the application's protocol
+// does, for example if a server ends its direction after its answer to the whole request.
 //
 // After CloseWrite and io.EOF, the connection of these carriers ends by itself as soon as
 // each side has confirmed that it has received everything. If it has ended without the peer's

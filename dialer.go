@@ -65,16 +65,16 @@ type ContextDialer interface {
 type PreflightDialer struct {
 	// NetDialer opens the connection to the proxy. nil means a zero [net.Dialer].
 	// It must return when its context ends. The connection is closed if the
-	// handshake fails. A connection without deadlines, such as a channel of an SSH
-	// connection, is closed when the context or HandshakeTimeout ends.
+	// handshake fails. If the context or HandshakeTimeout ends during the handshake, a
+	// connection without deadlines, such as a channel of an SSH connection, is closed.
 	NetDialer ContextDialer
 
 	// Proxy returns the forward (outbound) proxy for an address, like the field of
 	// [net/http.Transport]. nil, or a nil URL, means no proxy.
 	// [net/http.ProxyFromEnvironment] can be used. The argument is a request with
 	// the dialed address, the scheme https and the context of the dial. The scheme
-	// is https even without TLSConfig: a tunnel needs CONNECT, which HTTPS_PROXY
-	// stands for, and gRPC asks in the same way.
+	// is https even without TLSConfig: a tunnel needs CONNECT, and HTTPS_PROXY names
+	// the proxy for CONNECT. gRPC asks in the same way.
 	//
 	// The URL may have the scheme http or https (CONNECT), or socks5 or socks5h.
 	// Both socks schemes let the proxy resolve names. Userinfo in the URL supplies
@@ -102,9 +102,9 @@ type PreflightDialer struct {
 	// through proxies that terminate the outer TLS. nil means no TLS inside the
 	// tunnel. The request asks for it with the field "Preflight-Tunnel: tls", which
 	// the 101 must repeat. A PreflightListener repeats it if its TLSConfig is set,
-	// and otherwise answers 426. A server that terminates TLS above its listener
-	// does not know the field: leave TunnelTLSConfig nil, and call
-	// [crypto/tls.Client] on the returned Conn.
+	// and otherwise answers 426. If the server has a tls.Listener around its
+	// PreflightListener, nobody answers the field: leave TunnelTLSConfig nil, and
+	// call [crypto/tls.Client] on the returned Conn.
 	//
 	// If the tunnel ends without TLS's close_notify, Read returns
 	// [io.ErrUnexpectedEOF]. If ServerName is empty, it is taken from Host, or from

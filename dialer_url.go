@@ -51,9 +51,9 @@ type Target struct {
 }
 
 // ParseURL parses a connection string in the form of the AMPS clients for C++ and Java.
-// It accepts every option for tcp and tcps that one of them accepts. The scheme is tcp,
-// or tcps for TLS to the host, and the port is required. The schemes ws and wss mean a
-// tunnel that uses only [CarrierWebSocket], without and with TLS to the host. They imply
+// It accepts the options for tcp and tcps of both clients. The scheme is tcp, or tcps for
+// TLS to the host, and the port is required. The schemes ws and wss mean a tunnel that
+// uses only [CarrierWebSocket], without and with TLS to the host. They imply
 // http_preflight, and the port may be left out: it is 80 or 443 then (RFC 6455 §3). The
 // options are
 //

@@ -54,10 +54,10 @@
 //
 // Clients that connect without HTTP keep working on the same port. A connection
 // that does not begin with an HTTP request line is passed to the application
-// unchanged. A connection that begins with one is upgraded, served by Handler or
-// refused. Its request never reaches the application. So the listener of an HTTP
-// server must set Handler, because the clients of that server also begin with a
-// request line.
+// unchanged, unless Authorize or RequireUpgrade is set. A connection that begins
+// with one is upgraded, served by Handler or refused. Its request never reaches
+// the application. So the listener of an HTTP server must set Handler, because
+// the clients of that server also begin with a request line.
 //
 // If the server speaks first in its protocol, plain clients wait for
 // HandshakeTimeout unless PlainAfter is set. If only tunnels are allowed on the

@@ -32,8 +32,9 @@ import (
 //   - Any other HTTP/1.x request is passed to Handler. Without a Handler it is refused
 //     with an HTTP answer: 426 if it is valid, otherwise the status that RFC 9110 and
 //     RFC 9112 require. A request of another version is refused with 505. A line that
-//     only a lax proxy can make of a request is refused with 400. No request reaches
-//     the application, so nobody can send it the body of a POST. Up to two empty lines
+//     is not a valid request line, but that a lenient parser would accept as one, is
+//     refused with 400. No request reaches the application, so nobody can send it the
+//     body of a POST. Up to two empty lines
 //     before a request are skipped (RFC 9112 §2.2).
 //   - Anything else is a plain connection. This is decided at the first byte that
 //     cannot belong to a request line. The connection is passed on unchanged. If
@@ -42,10 +43,12 @@ import (
 // These clients are plain too: one that ends its direction before the decision, one
 // that stalls in its first line until HandshakeTimeout, and one that sends nothing
 // until then or until PlainAfter. A first line that is still undecided at
-// MaxHeaderBytes is refused (414) if it looks like HTTP, and is plain otherwise. Such
-// a connection may still belong to a proxy that opened it long before there was a
-// request to send. If its first line then ends as a request line does, Read closes the
-// connection and returns an error instead of the end of the line.
+// MaxHeaderBytes is refused (414) if it looks like HTTP, and is plain otherwise.
+//
+// A proxy may open a connection long before it has a request to send. The listener can
+// then take the connection for a plain one, because it was silent or stalled for too
+// long. If the first line of such a connection turns out to be a request line, Read
+// closes the connection and returns an error instead of the end of the line.
 //
 // If the connections of Listener have a HandshakeContext method, as those of
 // [crypto/tls.NewListener] do, it is called first. ServeHTTP mounts the listener on an
@@ -161,9 +164,10 @@ type PreflightListener struct {
 	// skipped. Before a later request they belong to net/http, which skips them
 	// after a POST and answers 400 otherwise.
 	//
-	// A request that asks for a tunnel is never passed to Handler. A proxy may have
-	// removed Upgrade from it: the fields Preflight-Carriers and Preflight-Framing,
-	// and the subprotocol preflight.v1, show what it was. It is refused then.
+	// A request that asks for a tunnel is never passed to Handler, unless Protocols
+	// is empty but not nil. A proxy may have removed Upgrade from the request. The
+	// listener still recognizes it by the fields Preflight-Carriers and
+	// Preflight-Framing, and by the subprotocol preflight.v1, and refuses it.
 	Handler http.Handler
 
 	// IdleTimeout is how long a connection may wait for its next ordinary request,
@@ -248,8 +252,9 @@ type PreflightListener struct {
 	// in the kernel's backlog, and requests wait in ServeHTTP until their
 	// HandshakeTimeout (503).
 	//
-	// A client that leaves while Authorize runs gives its place up at once. For
-	// such clients, up to MaxPending further calls of Authorize may still run.
+	// A client that leaves while Authorize runs no longer counts. Its call of Authorize
+	// can continue to run. At most MaxPending such calls run at the same time, in
+	// addition to those that count.
 	//
 	// MaxPending also bounds the framed and WebSocket tunnels whose connection
 	// outlives [Conn.Close], because the peer has not received everything. At the limit
@@ -262,7 +267,7 @@ type PreflightListener struct {
 	// values of preflight.reason in telemetry. No record has a value of a field, a path
 	// or the text of an error.
 	//
-	// The level depends on who can mend it. Error: a panic, an answer of Authorize that
+	// The level depends on who can correct the cause. Error: a panic, an answer of Authorize that
 	// cannot be sent, a middleware that hides http.Hijacker, an invalid configuration.
 	// Warn: MaxPending is reached, a trusted proxy sends an address that cannot be read,
 	// or Authorize answers 500 or above. Debug: everything that a client can cause by what

@@ -168,7 +168,7 @@ func (p *policy) log(ctx context.Context, err error, peer, client net.Addr) {
 	p.logger.LogAttrs(ctx, level, message, attributes...)
 }
 
-// levelOf chooses the level by who can mend it. What anyone can cause by what they send is
+// levelOf chooses the level by who can correct the cause. What anyone can cause by what they send is
 // for debugging: otherwise a scan would fill the log.
 func levelOf(err error, reason string) slog.Level {
 	switch reason {

@@ -33,10 +33,10 @@ import (
 // named after the method. docs/telemetry.md lists the metrics. Spans and metrics never contain
 // a header value, a path or the text of an error.
 //
-// A client that resets its connection before it has sent anything, such as a health
-// check that only connects, is a probe. So is one that ends its connection in order, if
-// plain connections are refused. Otherwise that one is a plain connection. A probe is
-// counted under the kind probe, has no span, and is not a failure.
+// A client that resets its connection before it has sent anything, such as a health check
+// that only connects, is a probe. A client that ends its connection in order before it
+// has sent anything is a probe if plain connections are refused, and a plain connection
+// otherwise. A probe is counted under the kind probe, has no span, and is not a failure.
 //
 // If a provider, an object that it created (a sampler, a span processor) or the
 // propagator panics, the panic is printed with its stack, and the handshake continues.

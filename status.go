@@ -21,11 +21,12 @@ type StatusError struct {
 	// StatusCode is the status of the answer. Authorize may choose 300 to
 	// 599; anything else is answered 500.
 	StatusCode int
-	// Status is the code with the reason phrase, such as "403 Forbidden". The
-	// phrase is as received, or the standard one if there was none. It may contain
-	// anything that the peer sent. Error, whose text may go to a log, does not show
-	// it unchecked. An answer that Authorize chooses always carries the standard
-	// phrase, because proxies replace other phrases.
+	// Status is the code with the reason phrase, such as "403 Forbidden". The phrase
+	// is as received, or the standard one if there was none. It may contain anything
+	// that the peer sent. The text of Error, which may go to a log, has the standard
+	// phrase instead if the received one repeats a part of the request. An answer
+	// that Authorize chooses always carries the standard phrase, because proxies
+	// replace other phrases.
 	Status string
 	// Header holds the fields of the answer. Fields from Authorize that frame the
 	// message are dropped.

@@ -91,6 +91,37 @@ func TestStatusError(t *testing.T) {
 	}
 }
 
+// TestAuthorizeStatus: the error of a status that Authorize has chosen asks for other
+// credentials only where they can help, and advises another try only where waiting can.
+func TestAuthorizeStatus(t *testing.T) {
+	for _, test := range []struct {
+		code        int
+		credentials bool
+		temporary   bool
+	}{
+		{302, false, false}, {400, false, false}, {401, true, false}, {403, true, false}, {404, false, false},
+		{407, true, false}, {408, false, true}, {425, false, true}, {429, false, true}, {451, false, false},
+		{500, false, false}, {502, false, true}, {503, false, true}, {504, false, true},
+	} {
+		for _, header := range []http.Header{nil, {"Authorization": {"Bearer s3cr3t"}}} {
+			t.Run(fmt.Sprintf("%d/%d", test.code, len(header)), func(t *testing.T) {
+				l := testkit.Listen(t, &preflight.PreflightListener{Authorize: func(*http.Request) (http.Header, error) {
+					return nil, &preflight.StatusError{StatusCode: test.code, Body: []byte("the server behind it is down")}
+				}})
+				testkit.ServeEcho(t, l)
+				d := preflight.PreflightDialer{Header: header, Carriers: []preflight.Carrier{preflight.CarrierUpgrade}}
+				_, err := d.Dial("tcp", l.Addr().String())
+				e := testkit.StatusError(t, err)
+				require.Equal(t, "authorize", e.Reason)
+				require.Equal(t, test.temporary, e.Temporary())
+				require.Equal(t, test.temporary, strings.Contains(err.Error(), "try again"))
+				require.Equal(t, test.credentials, strings.Contains(err.Error(), "Authorization"), err)
+				require.LessOrEqual(t, len(err.Error()), 300)
+			})
+		}
+	}
+}
+
 // TestStatusErrorWrapped: errors.As finds a StatusError that is wrapped, as by
 // gRPC. The methods also work on a literal.
 func TestStatusErrorWrapped(t *testing.T) {

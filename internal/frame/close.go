@@ -96,7 +96,7 @@ func (c *Conn) CloseWrite() error {
 		return nil
 	}
 	if c.beginSending() {
-		c.flush()
+		c.flush(controlTimeout)
 		if c.stillDue() {
 			go c.sendControls()
 		}
@@ -168,7 +168,8 @@ func (c *Conn) CloseRead() error {
 
 // Close closes the connection. It does not wait for the peer. If no Write is in
 // progress and the last one succeeded, Close sends FINAL_DATA, unless CloseWrite has
-// sent it. The transport then stays open until the peer has received everything, for at
+// sent it. It waits at most 10 ms until the transport accepts the bytes; the remaining
+// bytes are sent later. The transport then stays open until the peer has received everything, for at
 // most 60 s. Incoming data is discarded. If a Write is in progress or the last one
 // failed, Close closes the transport at once, and the peer sees that data is missing.
 // Close also closes a transport at once that has been reset, or was closed below the Conn.
@@ -209,7 +210,11 @@ func (c *Conn) Close() error {
 	// If the transport has no deadlines, a Read that waits in it still holds rmu, and nothing
 	// else can read.
 	stuck := wakeErr != nil && c.isReading()
+	sends := c.mayControl() && c.beginSending()
 	c.release()
+	if sends { // at once, because a program may exit after Close
+		c.sendControlsBriefly()
+	}
 	if stuck {
 		c.shortenLinger()
 	}

@@ -992,6 +992,23 @@ func (l layer) Close() error {
 	return l.link.Close()
 }
 
+// Close waits only briefly if the transport does not accept the end of the stream, which is
+// sent later.
+func TestCloseAndAFullTransport(t *testing.T) {
+	for _, withTLS := range []bool{false, true} {
+		eachKind(t, func(t *testing.T, k kind) {
+			a, b := newLink(0)
+			c, p := k.above(a, Config{TLS: withTLS}), newPeer(t, k, b)
+			before := time.Now()
+			assert.NoError(t, c.Close())
+			assert.Equal(t, closeTimeout, time.Since(before))
+			time.Sleep(time.Minute / 2)
+			a.setWindow(window)
+			assert.Contains(t, p.received(), "final, ping 1")
+		})
+	}
+}
+
 // If a connection must end at once, it does not wait for the layers of the transport.
 func TestImmediateEnds(t *testing.T) {
 	for name, run := range map[string]func(e *end){
@@ -1008,8 +1025,9 @@ func TestImmediateEnds(t *testing.T) {
 		},
 		"the end of lingerLimit": func(e *end) {
 			e.transport.setWindow(0)
+			before := time.Now()
 			e.Close()
-			time.Sleep(lingerLimit)
+			time.Sleep(lingerLimit - time.Since(before))
 			synctest.Wait()
 		},
 	} {

@@ -12,6 +12,9 @@ import (
 // that does not read would block them without a limit.
 const controlTimeout = 2 * time.Second
 
+// closeTimeout is how long Close waits until the transport accepts the controls.
+const closeTimeout = 10 * time.Millisecond
+
 // controls are the control capsules and frames that must be sent.
 type controls struct {
 	ping uint64 // the newest PING of the peer; its PONG also answers the earlier ones
@@ -46,10 +49,35 @@ func (c *Conn) mayControl() bool {
 // it runs at most once at a time for each connection.
 func (c *Conn) sendControls() {
 	for {
-		c.flush()
+		c.flush(controlTimeout)
 		if !c.stillDue() {
 			return
 		}
+	}
+}
+
+// sendControlsBriefly is sendControls for Close. After closeTimeout a goroutine continues.
+func (c *Conn) sendControlsBriefly() {
+	if c.vector { // a socket, which keeps its deadlines
+		c.flush(closeTimeout)
+		if c.stillDue() {
+			go c.sendControls()
+		}
+		return
+	}
+	flushed := make(chan struct{})
+	go func() {
+		c.flush(controlTimeout)
+		close(flushed)
+		if c.stillDue() {
+			c.sendControls()
+		}
+	}()
+	expired := time.NewTimer(closeTimeout)
+	defer expired.Stop()
+	select {
+	case <-flushed:
+	case <-expired.C:
 	}
 }
 
@@ -64,10 +92,10 @@ func (c *Conn) stillDue() bool {
 func (c *Conn) beginSending() bool { return c.flags.Or(sending)&sending == 0 }
 
 // flush writes the controls that are due, and then performs the step of the phase that
-// follows them.
-func (c *Conn) flush() {
+// follows them. It waits for at most limit, unless there is TLS below.
+func (c *Conn) flush(limit time.Duration) {
 	c.wmu.Lock()
-	at, err := c.writeControls()
+	at, err := c.writeControls(limit)
 	c.wmu.Unlock()
 
 	c.mu.Lock()
@@ -92,8 +120,8 @@ var errCutShort = errors.New("cut short")
 // writeControls writes the controls that are due. If a Write waits, writeControls does
 // nothing, because the Write sends them. It returns the phase in which no controls
 // remained to be written. wmu is held.
-func (c *Conn) writeControls() (at phase, err error) {
-	if !c.beginControls() {
+func (c *Conn) writeControls(limit time.Duration) (at phase, err error) {
+	if !c.beginControls(limit) {
 		return phaseOpen, nil
 	}
 	defer c.endControls()

@@ -551,7 +551,7 @@ func TestWriteSendsControls(t *testing.T) {
 		e := newEnd(t, k, window)
 		e.gotPing(1)
 		e.writes.Add(1)
-		e.flush()
+		e.flush(controlTimeout)
 		e.startControls()
 		e.peerGot("")
 		e.writes.Add(-1)

@@ -108,9 +108,9 @@ func (c *Conn) takeReads() {
 }
 
 // beginControls reports whether controls may be written now. A Write has priority. If
-// they may, it replaces the application's write deadline by that of the controls. wmu
-// is held.
-func (c *Conn) beginControls() bool {
+// they may, it replaces the application's write deadline by that of the controls, which
+// expires after limit. wmu is held.
+func (c *Conn) beginControls(limit time.Duration) bool {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
 	if c.writes.Load() > 0 {
@@ -118,8 +118,8 @@ func (c *Conn) beginControls() bool {
 	}
 	c.flags.Or(ownsWriteDeadline)
 	if !c.tls {
-		c.controlDeadline = now() + controlTimeout
-		c.conn.SetWriteDeadline(time.Now().Add(controlTimeout))
+		c.controlDeadline = now() + limit
+		c.conn.SetWriteDeadline(time.Now().Add(limit))
 	} else if c.writeDeadline != 0 {
 		c.conn.SetWriteDeadline(time.Time{})
 	}

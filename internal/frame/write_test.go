@@ -181,7 +181,7 @@ func TestInterruptedWrite(t *testing.T) {
 					// cannot end.
 					c.gotPing(7)
 					m.left = 1 << 30
-					c.flush()
+					c.flush(controlTimeout)
 					onWire := bytes.Join(m.calls, nil)
 					if open {
 						require.Len(t, onWire, cut)
