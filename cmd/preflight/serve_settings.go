@@ -102,9 +102,6 @@ func (s *settings) configureAccess() (err error) {
 		}
 		s.reloadable("htpasswd", s.rules.Users.Reload, s.Htpasswd)
 	}
-	if s.ClientCA != "" {
-		s.rules.Certs = auth.NewCerts(s.AllowCN, s.AllowSAN)
-	}
 	return nil
 }
 
@@ -129,6 +126,7 @@ func (s *settings) configureTLS() (err error) {
 			return fmt.Errorf("--client-ca: %w", err)
 		}
 		s.reloadable("client-ca", s.roots.Reload, s.ClientCA)
+		s.rules.Certs = auth.NewCerts(s.roots, s.AllowCN, s.AllowSAN)
 	}
 	return nil
 }
