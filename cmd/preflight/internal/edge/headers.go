@@ -24,6 +24,7 @@ import (
 type headers struct {
 	fixed    http.Header
 	file     string
+	once     bool // file is no regular file
 	command  string
 	timeout  time.Duration // of the command
 	lifetime time.Duration
@@ -51,6 +52,9 @@ func newHeaders(f Flags, log *slog.Logger) (*headers, error) {
 		if h.read, err = readFields(h.file); err != nil {
 			return nil, fmt.Errorf("--header-file: %w", err)
 		}
+		// A pipe, such as <(command) of a shell, would be empty the next time.
+		info, err := os.Stat(h.file)
+		h.once = err == nil && !info.Mode().IsRegular()
 	}
 	return h, nil
 }
@@ -72,6 +76,9 @@ func (h *headers) get(ctx context.Context, refused *preflight.StatusError) (http
 }
 
 func (h *headers) readFile() http.Header {
+	if h.once {
+		return h.read
+	}
 	fields, err := readFields(h.file)
 	h.mu.Lock()
 	defer h.mu.Unlock()
