@@ -67,6 +67,8 @@ type PreflightDialer struct {
 	// It must return when its context ends. The connection is closed if the
 	// handshake fails. If the context or HandshakeTimeout ends during the handshake, a
 	// connection without deadlines, such as a channel of an SSH connection, is closed.
+	// Its methods that set a deadline must return an error: a connection that accepts a
+	// deadline and ignores it is not bounded in time.
 	NetDialer ContextDialer
 
 	// Proxy returns the forward (outbound) proxy for an address, like the field of
@@ -133,8 +135,8 @@ type PreflightDialer struct {
 
 	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
 	// tunnel. Then it sends a PING, so that proxies do not end a tunnel that looks
-	// idle. 0 means 20 seconds. A negative value disables PINGs. More than 365 days
-	// is an error. CarrierUpgrade has no PINGs.
+	// idle. 0 means 20 seconds. A negative value disables PINGs. Less than a
+	// millisecond and more than 365 days are errors. CarrierUpgrade has no PINGs.
 	KeepAlivePeriod time.Duration
 
 	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing

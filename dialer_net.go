@@ -175,8 +175,17 @@ func (d *targetDialer) dialPreferred(ctx context.Context, network, address strin
 		}
 	}
 	timer := time.AfterFunc(delay, dialSecond)
-	defer timer.Stop()
+	returned := false
+	defer func() {
+		if !returned && !timer.Stop() { // NetDialer panics, and nobody else takes the second connection
+			cancel()
+			if other := <-results; other.err == nil {
+				abandon(other.c)
+			}
+		}
+	}()
 	c, err := dialNet(ctx, d.next, first, address)
+	returned = true
 	notBegun := timer.Stop()
 	switch {
 	case err == nil && notBegun:

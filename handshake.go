@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/preflight-go/preflight/internal/frame"
 )
 
 // An exchange is one handshake, in the role of the client or of the server. It
@@ -141,14 +143,7 @@ func (b *bounds) finishBy(t time.Time) (stop func() bool) {
 // block: it sends a last message, and without deadlines that waits until the peer reads.
 func closeBottom(c net.Conn) {
 	defer contain("the Close of a transport")
-	for {
-		layer, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			c.Close()
-			return
-		}
-		c = layer.NetConn()
-	}
+	frame.Bottom(c).Close()
 }
 
 // abandon closes c without the last message of TLS, for which crypto/tls would wait up to

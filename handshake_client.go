@@ -84,7 +84,7 @@ var (
 // roundTrip sends a request and parses the final answer into r, which is zero; a 101 is final.
 // Its head is the first n bytes of x.buf.
 func (x *exchange) roundTrip(request []byte, at *stage, r *wire.Response) (n int, err error) {
-	if _, err := x.conn.Write(request); err != nil {
+	if _, err := write(x.conn, request); err != nil {
 		// A proxy may refuse a head that it has not read to its end (400,
 		// 431): then the answer, if it arrived, is the better error.
 		defer x.finishBy(x.bodyDeadline())()

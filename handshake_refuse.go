@@ -117,7 +117,7 @@ func (x *exchange) refuse(e *StatusError, p *policy) error {
 	}
 	x.stopWaiting()
 	defer x.finishBy(time.Now().Add(drainTime))()
-	_, err := x.conn.Write(b)
+	_, err := write(x.conn, b)
 	x.failed(x.ctx, p, e)
 	if err == nil {
 		x.drain(x.conn)
@@ -142,7 +142,7 @@ func (x *exchange) say(c net.Conn, what string) {
 	header := make(http.Header)
 	addCommon(header)
 	b := wire.AppendRefusal(nil, http.StatusBadRequest, http.StatusText(http.StatusBadRequest), header, len(body))
-	if _, err := c.Write(append(b, body...)); err == nil {
+	if _, err := write(c, append(b, body...)); err == nil {
 		x.drain(c)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -296,7 +297,11 @@ func (x *exchange) answer(p *policy, n int, t wire.Terms, req *http.Request, h *
 	}
 	h.leftover, h.tunnelTLS = x.buf[n:], t.TunnelTLS
 	h.framed, h.webSocket = t.Framed || t.WebSocket, t.WebSocket
-	if _, err := x.conn.Write(h.heads.answer); err != nil {
+	n, err := x.conn.Write(h.heads.answer)
+	if n < len(h.heads.answer) && err == nil {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return &stageError{stage: "write the 101", err: err}
 	}
 	if h.req == nil {

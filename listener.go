@@ -90,8 +90,8 @@ type PreflightListener struct {
 
 	// KeepAlivePeriod is the longest silence of this side of a framed or WebSocket
 	// tunnel. Then it sends a PING, so that proxies do not end a tunnel that looks
-	// idle. 0 means 20 seconds. A negative value disables PINGs. More than 365 days
-	// is an error.
+	// idle. 0 means 20 seconds. A negative value disables PINGs. Less than a
+	// millisecond and more than 365 days are errors.
 	KeepAlivePeriod time.Duration
 
 	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing

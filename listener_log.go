@@ -140,6 +140,7 @@ func (x *exchange) failed(ctx context.Context, p *policy, err error) {
 		return
 	}
 	x.reported = true
+	defer contain("a transport") // RemoteAddr, where nobody recovers from a panic any more
 	p.log(ctx, err, x.base.RemoteAddr(), x.addr())
 }
 

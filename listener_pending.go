@@ -114,7 +114,8 @@ func (l *PreflightListener) acceptAll() {
 }
 
 // acceptOne turns a panic of the wrapped listener into an error, because no caller could
-// recover from it.
+// recover from it. A nil connection becomes an error too, because a listener that returns only
+// such connections would keep acceptAll busy.
 func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -122,7 +123,10 @@ func (l *PreflightListener) acceptOne() (c net.Conn, err error) {
 			err = fmt.Errorf("preflight: PreflightListener.Listener: %w", errPanic)
 		}
 	}()
-	return l.Listener.Accept()
+	if c, err = l.Listener.Accept(); err == nil && isNil(c) {
+		err = fmt.Errorf("preflight: PreflightListener.Listener (%T) returned neither a connection nor an error", l.Listener)
+	}
+	return c, err
 }
 
 // deliver waits until a call of Accept returns d. It reports false if none will.

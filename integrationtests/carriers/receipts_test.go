@@ -241,6 +241,7 @@ func TestConfiguration(t *testing.T) {
 		"PreflightListener.MaxIdleTimeout is 30s":                  {MaxIdleTimeout: 30e9},
 		"PreflightListener.MaxIdleTimeout is negative":             {MaxIdleTimeout: -1},
 		"PreflightListener.KeepAlivePeriod is":                     {KeepAlivePeriod: 1 << 62},
+		"PreflightListener.KeepAlivePeriod is 20ns":                {KeepAlivePeriod: 20}, // without its unit
 		`PreflightListener.AllowedOrigins: the origin "*.a"`:       {AllowedOrigins: []string{"https://a.example", "*.a"}},
 		`PreflightListener.Protocols: the protocol "websocket"`:    {Protocols: []string{"websocket"}},
 	} {
@@ -250,6 +251,7 @@ func TestConfiguration(t *testing.T) {
 	for _, l := range []*preflight.PreflightListener{
 		{KeepAlivePeriod: -1, MaxIdleTimeout: 1e9},
 		{KeepAlivePeriod: 1e9, MaxIdleTimeout: 2e9},
+		{KeepAlivePeriod: 1e6},
 		{AllowedOrigins: []string{"*", "null", "https://a.example:8443", "http://*.a.example"}},
 	} {
 		testkit.AcceptAll(t, testkit.Listen(t, l))

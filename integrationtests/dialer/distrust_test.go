@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/preflight-go/preflight"
 	"github.com/preflight-go/preflight/internal/testkit"
@@ -30,6 +32,33 @@ func TestPreferPanicReachesTheCaller(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience/30)
 		require.PanicsWithValue(t, "a fault of NetDialer", func() { d.DialURL(ctx, "tcp://h:1?ip_protocol_prefer=ipv4") }, when)
 		cancel()
+	}
+}
+
+// If NetDialer panics for one family, the connection of the other is closed.
+func TestPreferPanicClosesTheOther(t *testing.T) {
+	for _, when := range []string{"tcp4", "tcp6"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := testkit.SpyPipe(t)
+			other := &testkit.SpyConn{Conn: c}
+			begun := make(chan struct{})
+			d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
+				if network == when {
+					if when == "tcp4" {
+						<-begun // after the head start of the first family
+					}
+					panic("a fault of NetDialer")
+				}
+				if when == "tcp4" {
+					close(begun)
+				}
+				<-ctx.Done()
+				return other, nil // it had connected already
+			})}
+			require.Panics(t, func() { d.DialURL(t.Context(), "tcp://h:1?ip_protocol_prefer=ipv4") })
+			synctest.Wait()
+			require.EqualValues(t, 1, other.Closes.Load(), when)
+		})
 	}
 }
 
@@ -54,6 +83,25 @@ func TestDialerTransportTimesOut(t *testing.T) {
 	_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")
 	require.ErrorIs(t, err, syscall.ETIMEDOUT)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+// nothingBelow is a transport whose NetConn returns nil. Here it is the lowest one.
+type nothingBelow struct{ net.Conn }
+
+func (nothingBelow) NetConn() net.Conn { return nil }
+
+// A transport without deadlines is closed at the end of the time, also if its NetConn returns
+// nil.
+func TestDialerNothingBelow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := testkit.SpyPipe(t)
+		go io.Copy(io.Discard, peer)
+		d := &preflight.PreflightDialer{NetDialer: testkit.DialFunc(func(context.Context, string, string) (net.Conn, error) {
+			return nothingBelow{&testkit.SpyConn{Conn: c, NoDeadlines: true}}, nil
+		})}
+		_, err := d.DialContext(t.Context(), "tcp", "edge.example:80")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	})
 }
 
 // oneConn is a listener with one connection.

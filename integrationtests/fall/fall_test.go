@@ -397,6 +397,7 @@ func TestConfiguration(t *testing.T) {
 		`Carriers holds ""`:                 {Carriers: []preflight.Carrier{webSocket, ""}},
 		`Carriers holds "framed" more than`: {Carriers: []preflight.Carrier{framed, upgradeOnly, framed}},
 		"KeepAlivePeriod is":                {KeepAlivePeriod: 366 * 24 * time.Hour},
+		"KeepAlivePeriod is 20ns":           {KeepAlivePeriod: 20}, // without its unit
 		"MaxIdleTimeout is negative":        {MaxIdleTimeout: -1},
 		"MaxIdleTimeout is 8784h0m0s":       {MaxIdleTimeout: 366 * 24 * time.Hour},
 		"less than twice KeepAlivePeriod":   {MaxIdleTimeout: 39 * time.Second},
@@ -419,6 +420,7 @@ func TestConfiguration(t *testing.T) {
 		{KeepAlivePeriod: -1, MaxIdleTimeout: time.Minute},
 		{MaxIdleTimeout: 40 * time.Second},
 		{KeepAlivePeriod: 365 * 24 * time.Hour},
+		{KeepAlivePeriod: time.Millisecond},
 		{GetHeader: func(context.Context, *preflight.StatusError) (http.Header, error) { return nil, nil }},
 	} {
 		for _, carrier := range all {

@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -181,4 +182,71 @@ func TestListenerPanicInAccept(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, errs, conns, "each once")
 	require.GreaterOrEqual(t, strings.Count(printed.String(), "a fault of Accept\ngoroutine"), errs)
+}
+
+// A hollow transport panics in every method. A listener that drops the error of the one below
+// returns such a connection.
+type hollow struct{ net.Conn }
+
+// hollowListener returns a hollow connection before each real one.
+type hollowListener struct {
+	net.Listener
+	calls atomic.Int32
+}
+
+func (l *hollowListener) Accept() (net.Conn, error) {
+	if l.calls.Add(1)%2 == 1 {
+		return hollow{}, nil
+	}
+	return l.Listener.Accept()
+}
+
+// A connection whose methods all panic ends alone, also if its address is to be logged.
+func TestListenerHollowTransport(t *testing.T) {
+	printed := testkit.CaptureLog(t)
+	var log logbook
+	e := testkit.NewRecorder()
+	l := testkit.Listen(t, &preflight.PreflightListener{
+		Listener: &hollowListener{Listener: testkit.ListenTCP(t)}, Logger: log.logger(slog.LevelDebug), Telemetry: e.Watch(),
+	})
+	for range 3 {
+		c := testkit.DialClient(t, l)
+		c.Send(t, testkit.Request())
+		conn, err := l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+	}
+	require.NoError(t, l.Shutdown(t.Context()))
+	require.Contains(t, printed.String(), "panic in a transport")
+	require.Zero(t, e.Sum("server.handshake.pending"))
+}
+
+// nilListener returns nothing, in two forms.
+type nilListener struct {
+	net.Listener
+	calls atomic.Int32
+}
+
+func (l *nilListener) Accept() (net.Conn, error) {
+	switch l.calls.Add(1) % 3 {
+	case 1:
+		return nil, nil
+	case 2:
+		return (*net.TCPConn)(nil), nil
+	}
+	return l.Listener.Accept()
+}
+
+// A nil connection is an error of Accept, and a later call returns the next connection.
+func TestListenerNilConn(t *testing.T) {
+	l := testkit.Listen(t, &preflight.PreflightListener{Listener: &nilListener{Listener: testkit.ListenTCP(t)}})
+	testkit.DialClient(t, l).Send(t, testkit.Request())
+	errs := 0
+	conn, err := l.Accept()
+	for ; err != nil; conn, err = l.Accept() {
+		require.ErrorContains(t, err, "(*telemetry_test.nilListener) returned neither a connection nor an error")
+		errs++
+	}
+	require.GreaterOrEqual(t, errs, 2)
+	require.NoError(t, conn.Close())
 }

@@ -384,7 +384,7 @@ func (c *Conn) end(hard bool) {
 	reset := c.discarded
 	c.mu.Unlock()
 
-	if t := bottom(c.conn); hard || reset {
+	if t := Bottom(c.conn); hard || reset {
 		// The peer must learn that its data was not read. A reset says so, as it
 		// does when a socket with unread bytes is closed.
 		if tcp, ok := t.(interface{ SetLinger(int) error }); ok && reset {
@@ -398,8 +398,8 @@ func (c *Conn) end(hard bool) {
 	}
 }
 
-// bottom returns the lowest connection that can be reached from c with NetConn.
-func bottom(c net.Conn) net.Conn {
+// Bottom returns the lowest connection that can be reached from c with NetConn.
+func Bottom(c net.Conn) net.Conn {
 	for {
 		layer, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {

@@ -67,7 +67,8 @@ const noRead = math.MinInt64
 
 func newIdleTimer(c *Conn, limit time.Duration) *idleTimer {
 	w := weak.Make(c)
-	i := &idleTimer{limit: limit, timer: time.AfterFunc(limit, func() {
+	// Not limit, which can pass before c has its idleTimer.
+	i := &idleTimer{limit: limit, timer: time.AfterFunc(math.MaxInt64, func() {
 		if c := w.Value(); c != nil {
 			c.checkIdle()
 		}

@@ -432,3 +432,15 @@ func TestIdleTimerEnds(t *testing.T) {
 		assert.False(t, e.idle.timer.Stop(), "the timer runs on")
 	})
 }
+
+// No limit is so short that the timer runs before the connection is made.
+func TestIdleTimerShort(t *testing.T) {
+	for range 20000 {
+		a, b := net.Pipe()
+		c := New(a, Config{MaxIdleTimeout: 1})
+		_, err := c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		c.Close()
+		b.Close()
+	}
+}
