@@ -46,10 +46,13 @@ type forwarder struct {
 	log       *slog.Logger
 	telemetry *preflight.Telemetry
 	current   atomic.Pointer[forwardCommand]
+	mu        sync.Mutex // held by what changes or ends the mappings
+	ending    bool       // they do not change any more
 	mappings  []*mapping
 	accepting sync.WaitGroup
 	tunnels   tunnels
 	dialing   context.Context // ends when the program cuts what is open
+	sandboxed bool            // by enterSandbox
 }
 
 func (c *forwardCommand) Run(env *environment) error {
@@ -73,7 +76,7 @@ func (c *forwardCommand) Run(env *environment) error {
 	f.start()
 	defer watchdog(f.log, func() { f.tunnels.count() })()
 	ready()
-	r := &reloader{log: f.log, config: env.reloadable(c.Config, f.use), others: f.files}
+	r := &reloader{log: f.log, limits: f.sandboxed, config: env.reloadable(c.Config, f.use), others: f.files}
 	r.run(signals, c.ReloadEvery)
 	return f.drain(signals, cancelDials)
 }
@@ -86,6 +89,9 @@ func (f *forwarder) drain(signals *signals, cancelDials func()) error {
 	ctx, cancel := context.WithTimeout(signals.again, timeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancelDials)()
+	f.mu.Lock()
+	f.ending = true
+	f.mu.Unlock()
 	for _, m := range f.mappings {
 		m.listener.Close()
 		m.target.Load().pool.Close()
@@ -104,6 +110,7 @@ func (f *forwarder) enterSandbox() error {
 	if !c.Landlock || c.HeaderCommand != "" {
 		return nil
 	}
+	f.sandboxed = sandbox.Works
 	needs := sandbox.Needs{Files: []string{string(c.Config), c.HeaderFile, c.CA, c.Cert, c.Key}}
 	for _, m := range f.mappings {
 		if socket := m.listen.Socket(); socket != "" {

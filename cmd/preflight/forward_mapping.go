@@ -71,7 +71,9 @@ func (c *forwardCommand) pairs() (pairs []pair, err error) {
 	}
 	pairs = append(pairs, c.Map...)
 	for i, p := range pairs {
-		if p.listen.Network == "systemd" && slices.ContainsFunc(pairs[:i], func(q pair) bool { return q.listen == p.listen }) {
+		again := slices.ContainsFunc(pairs[:i], func(q pair) bool { return q.listen == p.listen })
+		if again && (p.listen.Network != "tcp" || p.listen.Port() != 0) {
+			// With --reuse-port, the kernel would share the connections out between the URLs.
 			return nil, fmt.Errorf("--listen %s is there twice: each URL needs a socket of its own", p.listen)
 		}
 		if !c.UnsafeListen && !p.listen.Local() {
@@ -110,6 +112,11 @@ func (f *forwarder) open(c *forwardCommand) (err error) {
 		}
 		targets = append(targets, t)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ending {
+		return errors.New("the program is ending")
+	}
 	for _, m := range mappings {
 		if m.listener != nil {
 			continue
@@ -145,6 +152,11 @@ func (c *forwardCommand) sameTarget(d *forwardCommand) bool {
 
 // start begins what is new of the mappings.
 func (f *forwarder) start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ending {
+		return
+	}
 	c := f.current.Load()
 	for _, m := range f.mappings {
 		t := m.target.Load()
@@ -161,6 +173,9 @@ func (f *forwarder) start() {
 
 // use replaces the mappings by those of flags that have changed.
 func (f *forwarder) use(c *cli) error {
+	if c.Forward.HeaderCommand != "" && f.sandboxed {
+		return errors.New("--header-command cannot be added while the program runs, because Landlock would restrict the command too: restart it")
+	}
 	if err := f.open(&c.Forward); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ var programs = map[string]func(){
 	"hash":      hash,
 	"exitcode":  exitcode,
 	"relayed":   relayed,
+	"unlogged":  unlogged,
 	"unread":    unread,
 }
 

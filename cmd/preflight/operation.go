@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -23,6 +26,10 @@ func watchSignals(ctx context.Context) *signals {
 	s := &signals{reload: make(chan os.Signal, 1)}
 	ending := make(chan os.Signal, 2)
 	signal.Notify(ending, endSignals...)
+	// Nobody receives it. But without this, the first record after the reader of standard error has
+	// gone, such as journald, would end the program and its tunnels (package os/signal, SIGPIPE).
+	// To ignore the signal would also make the children ignore it.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if len(reloadSignals) > 0 {
 		signal.Notify(s.reload, reloadSignals...)
 	}
@@ -60,13 +67,15 @@ type reloadable struct {
 // A reloader reads files again.
 type reloader struct {
 	log    *slog.Logger
+	limits bool                // by Landlock: it is on
 	config *reloadable         // the file of --config; nil: there is none
 	others func() []reloadable // what the flags name; the config may change it
 	seen   map[string][32]byte // the contents that were read last, by file
+	failed map[string]string   // the errors of the last reloads, by name
 }
 
 // run reads on SIGHUP, and what has changed as often as every says, until a signal ends the
-// program. Zero means only on SIGHUP.
+// program. Zero means only on SIGHUP. A reload that is under way then goes on.
 func (r *reloader) run(signals *signals, every time.Duration) {
 	var tick <-chan time.Time
 	if every > 0 {
@@ -75,24 +84,48 @@ func (r *reloader) run(signals *signals, every time.Duration) {
 		tick = ticker.C
 	}
 	for {
+		work, asked := r.again, true
 		select {
 		case <-signals.reload:
-			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-			r.changed()
-			r.reload(r.all(), slog.LevelInfo)
-			ready()
 		case <-tick:
-			level := slog.LevelInfo
-			if r.seen == nil {
-				// A file may have changed since it was read at the start, so the first
-				// time all are read. That is no news.
-				level = slog.LevelDebug
+			work, asked = r.poll, false
+		case <-signals.ctx.Done():
+			return
+		}
+		// A read may hang, for example on a file system of the network. The program must still end.
+		done := make(chan struct{})
+		go func() {
+			work()
+			close(done)
+		}()
+		select {
+		case <-done:
+			if asked {
+				ready()
 			}
-			r.reload(r.changed(), level)
 		case <-signals.ctx.Done():
 			return
 		}
 	}
+}
+
+// again reads everything.
+func (r *reloader) again() {
+	daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+	r.changed()
+	r.failed = nil // who asks is told again
+	r.reload(r.all(), slog.LevelInfo)
+}
+
+// poll reads what has changed.
+func (r *reloader) poll() {
+	level := slog.LevelInfo
+	if r.seen == nil {
+		// A file may have changed since it was read at the start, so the first
+		// time all are read. That is no news.
+		level = slog.LevelDebug
+	}
+	r.reload(r.changed(), level)
 }
 
 func (r *reloader) all() []reloadable {
@@ -102,11 +135,13 @@ func (r *reloader) all() []reloadable {
 	return append([]reloadable{*r.config}, r.others()...)
 }
 
-// changed returns those of which a file differs from what was seen last.
+// changed returns those of which a file differs from what was seen last, and those that have failed.
+// A failure may have another cause than these files: the config names a file that comes later, or
+// there was no descriptor left.
 func (r *reloader) changed() (changed []reloadable) {
 	seen := make(map[string][32]byte)
 	for _, x := range r.all() {
-		differs := false
+		_, differs := r.failed[x.name.String()]
 		for _, file := range x.files {
 			if file == "" {
 				continue
@@ -126,14 +161,25 @@ func (r *reloader) changed() (changed []reloadable) {
 	return changed
 }
 
-// reload reads the files. If one is bad, what was read of it before stays in use.
+// reload reads the files. If one is bad, what was read of it before stays in use. An error that stays
+// the same is logged once.
 func (r *reloader) reload(files []reloadable, level slog.Level) {
+	before := r.failed
+	r.failed = make(map[string]string)
 	for _, f := range files {
-		if err := f.reload(); err != nil {
-			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
-		} else {
+		name := f.name.String()
+		err := f.reload()
+		switch {
+		case err == nil:
 			r.log.Log(context.Background(), level, "reloaded", f.name)
+			continue
+		case before[name] == err.Error():
+		case r.limits && errors.Is(err, fs.ErrPermission):
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err, "hint", "Landlock allows only the folders that the flags named at the start; for others restart the program")
+		default:
+			r.log.Error("the file is bad; its old content stays in use", f.name, "error", err)
 		}
+		r.failed[name] = err.Error()
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -102,6 +103,27 @@ func unread() {
 	for _, s := range signals {
 		fail(cmd.Process.Signal(s))
 	}
+	cmd.Wait()
+	fmt.Println(cmd.ProcessState.ExitCode())
+}
+
+// unlogged ARGS... runs preflight with ARGS until it listens, and reads none of its records from
+// then on. It sends SIGTERM, and prints the exit code.
+func unlogged() {
+	r, w, err := os.Pipe()
+	fail(err)
+	cmd := exec.Command("preflight", os.Args[1:]...)
+	cmd.Stderr = w
+	fail(cmd.Start())
+	fail(w.Close())
+	kill := time.AfterFunc(timeout, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	records := bufio.NewScanner(r)
+	for records.Scan() && !strings.Contains(records.Text(), "msg=listening") {
+	}
+	fail(records.Err())
+	fail(r.Close())
+	fail(cmd.Process.Signal(syscall.SIGTERM))
 	cmd.Wait()
 	fmt.Println(cmd.ProcessState.ExitCode())
 }

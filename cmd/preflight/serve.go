@@ -102,6 +102,10 @@ func (r *route) UnmarshalText(text []byte) error {
 	if path = strings.TrimRight(path, "/"); path != "" && !isClean(path) {
 		return fmt.Errorf("the path %q has an empty or a relative segment", path)
 	}
+	if strings.ContainsAny(path, "%?#") {
+		// A request for it would go to another server: find compares decoded paths.
+		return fmt.Errorf("the path %q has a %%, a ? or a #: write the characters themselves in place of %%20 and the like, and no query", path)
+	}
 	a, err := address.Parse(to)
 	*r = route{path: path, to: a}
 	return err
@@ -161,7 +165,7 @@ func (s *server) run(env *environment, set *settings) error {
 	defer watchdog(s.log, func() { s.tunnels.count() })()
 	s.log.Info("listening", "address", inner.Addr().String(), "routes", set.describeRoutes())
 	ready()
-	r := &reloader{log: s.log, config: env.reloadable(set.Config, s.use), others: func() []reloadable { return s.current.Load().files }}
+	r := &reloader{log: s.log, limits: set.Landlock && sandbox.Works, config: env.reloadable(set.Config, s.use), others: func() []reloadable { return s.current.Load().files }}
 	r.run(signals, set.ReloadEvery)
 	return s.drain(accepting, signals)
 }

@@ -29,12 +29,22 @@ func (s *server) handler() http.Handler {
 		if set := s.current.Load(); set.Echo && set.admit(r) == nil && s.arrivals.Answer(w, r) {
 			return
 		}
-		w.Header().Set("Connection", "Upgrade, close")
+		w.Header().Set("Connection", "close") // net/http expects it to stand first
+		w.Header().Add("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "tcp, tcps, websocket")
 		answerStatus(w, http.StatusUpgradeRequired, "this port opens tunnels, and the request has no upgrade: a proxy may have removed it")
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Nothing here reads a body. But net/http waits for it, without a limit of its own.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
+
+// bodyTimeout bounds the wait for the body of a request. Tests shorten it.
+var bodyTimeout = 10 * time.Second
 
 func answerStatus(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -89,6 +89,9 @@ func (s *settings) configureAccess() (err error) {
 		return errors.New("--client-ca needs --tls-cert: certificates of clients come by TLS")
 	case s.ClientCA == "" && len(s.AllowCN)+len(s.AllowSAN) > 0:
 		return errors.New("--allow-cn and --allow-san need --client-ca")
+	case slices.Contains(s.AllowCN, "") || slices.Contains(s.AllowSAN, ""):
+		// It would match every certificate without a common name.
+		return errors.New("--allow-cn or --allow-san is empty: set a pattern, or leave the flag out")
 	case s.ClientCA != "" && len(s.AllowCN)+len(s.AllowSAN) == 0:
 		return errors.New("--client-ca needs --allow-cn or --allow-san, which say whose certificates are allowed; --allow-cn '*' allows all with a common name")
 	}
@@ -105,9 +108,6 @@ func (s *settings) configureAccess() (err error) {
 			return fmt.Errorf("--htpasswd: %w", err)
 		}
 		s.reloadable("htpasswd", s.rules.Users.Reload, s.Htpasswd)
-	}
-	if s.ClientCA != "" {
-		s.rules.Certs = auth.NewCerts(s.AllowCN, s.AllowSAN)
 	}
 	return nil
 }
@@ -133,6 +133,7 @@ func (s *settings) configureTLS() (err error) {
 			return fmt.Errorf("--client-ca: %w", err)
 		}
 		s.reloadable("client-ca", s.roots.Reload, s.ClientCA)
+		s.rules.Certs = auth.NewCerts(s.roots, s.AllowCN, s.AllowSAN)
 	}
 	return nil
 }

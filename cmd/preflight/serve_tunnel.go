@@ -136,9 +136,12 @@ func (s *settings) find(p string) (found route, ok bool) {
 }
 
 // isClean reports whether a path has neither empty nor relative segments. It may end with a
-// slash.
+// slash. The target http://host has no path, which means / (RFC 9110 §4.2.3).
 func isClean(p string) bool {
-	return p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/") && strings.HasPrefix(p, "/")
+	if p == "" || p == "/" {
+		return true
+	}
+	return strings.HasPrefix(p, "/") && p != "//" && path.Clean(p) == strings.TrimSuffix(p, "/")
 }
 
 // open dials the server of a route.

@@ -29,3 +29,19 @@ func TestClientLeaves(t *testing.T) {
 	require.NotContains(t, log.String(), "WARN")
 	require.Zero(t, s.places.Load())
 }
+
+// TestFind finds the servers of paths.
+func TestFind(t *testing.T) {
+	s := &settings{routes: []route{{path: ""}, {path: "/a"}, {path: "/a/b"}}}
+	for path, want := range map[string]string{
+		"": "", "/": "", "/A": "", "/ab": "", "/a": "/a", "/a/": "/a", "/a/bc": "/a", "/a/b": "/a/b", "/a/b/c": "/a/b",
+	} {
+		r, ok := s.find(path)
+		require.True(t, ok, path)
+		require.Equal(t, want, r.path, path)
+	}
+	for _, path := range []string{"//", "//a", "/a//b", "/a/../b", "/a/.", "*", "a"} {
+		_, ok := s.find(path)
+		require.False(t, ok, path)
+	}
+}

@@ -42,6 +42,9 @@ func (c *connectCommand) printSSHConfig(w io.Writer, parsed *kong.Context) error
 	}
 	words = append(words, c.URL)
 	for i := range words {
+		if strings.ContainsAny(words[i], "\r\n") {
+			return usagef("--ssh-config: a value has more than one line, and a line of ~/.ssh/config cannot hold it")
+		}
 		words[i] = quote(words[i])
 	}
 	// ssh gives everything behind the keyword to the shell.

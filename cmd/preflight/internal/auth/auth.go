@@ -71,13 +71,16 @@ func (r *Rules) challenge() error {
 	return &preflight.StatusError{StatusCode: http.StatusUnauthorized, Header: h, Body: []byte("the request has no valid credentials\n")}
 }
 
-// Certs are the patterns of which a client's certificate must match one.
-type Certs struct{ names, alternatives []*regexp.Regexp }
+// Certs are the authorities of the clients' certificates, and the patterns of which one must match.
+type Certs struct {
+	roots               *reload.Value[*x509.CertPool]
+	names, alternatives []*regexp.Regexp
+}
 
 // NewCerts reads patterns for the common name and for the subject alternative names. A * stands
 // for one label of a DNS name, or for one segment of a URI. A * alone stands for anything.
-func NewCerts(names, alternatives []string) *Certs {
-	c := new(Certs)
+func NewCerts(roots *reload.Value[*x509.CertPool], names, alternatives []string) *Certs {
+	c := &Certs{roots: roots}
 	for _, p := range names {
 		c.names = append(c.names, compile(p))
 	}
@@ -88,7 +91,9 @@ func NewCerts(names, alternatives []string) *Certs {
 }
 
 func compile(pattern string) *regexp.Regexp {
-	any := `[^.]+`
+	// No label has an @ or a slash. Without them, the pattern of a DNS name would also match an
+	// e-mail address or a URI that ends like it.
+	any := `[^.@/]+`
 	switch {
 	case pattern == "*":
 		any = `.+`
@@ -103,6 +108,9 @@ func (c *Certs) check(req *http.Request) (who string, err error) {
 		return "", forbidden(check.CertNeeded)
 	}
 	cert := req.TLS.VerifiedChains[0][0]
+	if !c.isValid(req.TLS.PeerCertificates) {
+		return "", forbidden(check.CertDenied)
+	}
 	if matches(c.names, cert.Subject.CommonName) {
 		return cert.Subject.CommonName, nil
 	}
@@ -112,6 +120,18 @@ func (c *Certs) check(req *http.Request) (who string, err error) {
 		}
 	}
 	return "", forbidden(check.CertDenied)
+}
+
+// isValid verifies the chain of a client again. A client can send ordinary requests on its
+// connection for long before it asks for a tunnel. Meanwhile the authorities may have changed, or
+// the certificate may have expired.
+func (c *Certs) isValid(chain []*x509.Certificate) bool {
+	options := x509.VerifyOptions{Roots: c.roots.Get(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, cert := range chain[1:] {
+		options.Intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(options)
+	return err == nil
 }
 
 func forbidden(why string) error {

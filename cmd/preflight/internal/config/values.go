@@ -20,6 +20,16 @@ var (
 	plainHost  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
 )
 
+// yamlWord are names that YAML 1.1 reads as a bool or as null.
+var yamlWord = regexp.MustCompile(`^(?i:y|yes|n|no|on|off|true|false|null)$`)
+
+// isName reports whether s is the name of a host, and of no other type in a line of YAML.
+func isName(s string) bool {
+	_, number := strconv.ParseFloat(s, 64)
+	_, integer := strconv.ParseInt(s, 0, 64) // also 0x1f
+	return plainHost.MatchString(s) && len(s) <= 253 && !yamlWord.MatchString(s) && number != nil && integer != nil
+}
+
 // settings checks the options, and fills in the defaults.
 func (p product) settings(name string, o Options) (s settings, err error) {
 	s = settings{
@@ -55,8 +65,8 @@ func (p product) settings(name string, o Options) (s settings, err error) {
 	if p.folder == "haproxy" && !strings.HasSuffix(s.Cert, ".crt") {
 		return s, fmt.Errorf("%s %q: HAProxy finds the key beside it only if the name ends in .crt", flagCert, s.Cert)
 	}
-	if s.Host != "" && (!plainHost.MatchString(s.Host) || len(s.Host) > 253) {
-		return s, fmt.Errorf("%s %q: want a host name without a port, such as edge.example", flagHost, s.Host)
+	if s.Host != "" && !isName(s.Host) {
+		return s, fmt.Errorf("%s %q: want a host name without a port, such as edge.example; a number or a word of YAML, such as on, is none", flagHost, s.Host)
 	}
 	for _, f := range []struct{ flag, file string }{{flagCert, s.Cert}, {flagKey, s.Key}} {
 		if !plainFile.MatchString(f.file) {
@@ -220,8 +230,8 @@ func parseBackend(text string) (address, error) {
 	switch {
 	case err == nil && ip.Zone() == "" && !ip.IsUnspecified():
 		a.Host = ip.Unmap().String()
-	case err == nil || !plainHost.MatchString(a.Host):
-		return a, errors.New("the host is neither an IP address of one machine nor a name")
+	case err == nil || !isName(a.Host):
+		return a, errors.New("the host is neither an IP address of one machine nor a name; a number or a word of YAML, such as on, is no name")
 	}
 	return a, nil
 }

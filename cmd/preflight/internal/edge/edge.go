@@ -24,9 +24,9 @@ import (
 type Flags struct {
 	Carrier            []string      `live:"" name:"carrier" placeholder:"NAME" help:"Try this carrier: upgrade, framed or websocket. Repeat the flag to try others after it. The default is upgrade, then websocket. For connect it is framed, then websocket. A ws or wss URL means only websocket."`
 	MaxIdle            time.Duration `live:"" default:"1m" help:"End a framed or WebSocket tunnel when nothing at all, not even a PING, has come for this long. 0 means never. At least 40s."`
-	Timeout            time.Duration `live:"" default:"10s" help:"The time limit for each attempt to open a tunnel."`
+	Timeout            time.Duration `live:"" default:"10s" help:"The time limit for each attempt to open a tunnel. --header-command has the same limit, apart from that."`
 	Header             []string      `live:"" sep:"none" placeholder:"'NAME: VALUE'" help:"Send this field with the request. Other users of this machine can see it. Repeatable."`
-	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' on each line. The file is read again for each tunnel. If it becomes invalid, its last valid content stays in use."`
+	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' on each line. The file is read again for each tunnel, but a pipe only once. If it becomes invalid, its last valid content stays in use."`
 	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again after --header-lifetime, and when the server answers 401."`
 	HeaderLifetime     time.Duration `live:"" default:"5m" help:"How long the output of --header-command is used."`
 	CA                 string        `live:"" name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge with the authorities in this PEM file, instead of those of the system."`
@@ -149,8 +149,8 @@ func (e *Edge) parseHTTP(rawURL string, d *preflight.PreflightDialer) error {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return errors.New("the port in the URL is not a number from 1 to 65535")
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port of the URL is not a number from 0 to 65535")
 	}
 	e.address = net.JoinHostPort(u.Hostname(), port)
 	if d.Path = u.EscapedPath(); d.Path == "" {

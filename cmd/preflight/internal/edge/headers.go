@@ -24,7 +24,9 @@ import (
 type headers struct {
 	fixed    http.Header
 	file     string
+	once     bool // file is no regular file
 	command  string
+	timeout  time.Duration // of the command
 	lifetime time.Duration
 	log      *slog.Logger
 
@@ -37,7 +39,7 @@ type headers struct {
 }
 
 func newHeaders(f Flags, log *slog.Logger) (*headers, error) {
-	h := &headers{file: f.HeaderFile, command: f.HeaderCommand, lifetime: f.HeaderLifetime, log: log, running: make(chan struct{}, 1)}
+	h := &headers{file: f.HeaderFile, command: f.HeaderCommand, timeout: f.Timeout, lifetime: f.HeaderLifetime, log: log, running: make(chan struct{}, 1)}
 	h.running <- struct{}{}
 	var err error
 	if h.fixed, err = parseFields(f.Header); err != nil {
@@ -50,6 +52,9 @@ func newHeaders(f Flags, log *slog.Logger) (*headers, error) {
 		if h.read, err = readFields(h.file); err != nil {
 			return nil, fmt.Errorf("--header-file: %w", err)
 		}
+		// A pipe, such as <(command) of a shell, would be empty the next time.
+		info, err := os.Stat(h.file)
+		h.once = err == nil && !info.Mode().IsRegular()
 	}
 	return h, nil
 }
@@ -71,6 +76,9 @@ func (h *headers) get(ctx context.Context, refused *preflight.StatusError) (http
 }
 
 func (h *headers) readFile() http.Header {
+	if h.once {
+		return h.read
+	}
 	fields, err := readFields(h.file)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -82,15 +90,34 @@ func (h *headers) readFile() http.Header {
 	return h.read
 }
 
+// maxOutput is the most that the command may print. No proxy accepts so large a head.
+const maxOutput = 1 << 20
+
+// An output is what the command has printed. A Write beyond maxOutput fails, and the command
+// then cannot write any more.
+type output struct {
+	text    bytes.Buffer
+	tooMuch bool
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	if o.tooMuch = o.text.Len()+len(b) > maxOutput; o.tooMuch {
+		return 0, errors.New("too much output")
+	}
+	return o.text.Write(b)
+}
+
 // runCommand returns what the command prints. One dial runs it, and the others wait for the
-// result.
+// result. The library does not limit the time of this, and a dial has no deadline.
 func (h *headers) runCommand(ctx context.Context, renew bool) (http.Header, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("it has not ended within --timeout (%v)", h.timeout))
+	defer cancel()
 	asked := time.Now()
 	select {
 	case <-h.running:
 		defer func() { h.running <- struct{}{} }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, fmt.Errorf("--header-command failed: %w", context.Cause(ctx))
 	}
 	// What was printed after the refusal of this dial is new enough for it.
 	printedAt := h.until.Add(-h.lifetime)
@@ -102,17 +129,21 @@ func (h *headers) runCommand(ctx context.Context, renew bool) (http.Header, erro
 		shell, flag = "cmd", "/C"
 	}
 	cmd := exec.CommandContext(ctx, shell, flag, h.command)
+	killGroup(cmd)
 	cmd.WaitDelay = time.Second // for a child that keeps the output open
-	var output bytes.Buffer
-	cmd.Stdout = &output
+	var printed output
+	cmd.Stdout = &printed
 	// Its error output may hold what it was given, so only its status is shown.
 	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case printed.tooMuch:
+			err = fmt.Errorf("it has printed more than %d bytes", maxOutput)
+		case ctx.Err() != nil:
 			err = context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("--header-command failed: %w", err)
 	}
-	fields, err := parseFields(strings.Split(output.String(), "\n"))
+	fields, err := parseFields(strings.Split(printed.text.String(), "\n"))
 	if err != nil {
 		return nil, fmt.Errorf("--header-command printed a bad line: %w", err)
 	}

@@ -3,8 +3,10 @@
 package reload
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -38,7 +40,7 @@ func (v *Value[T]) Get() T { return *v.current.Load() }
 // KeyPair reads a certificate with its chain, and its key.
 func KeyPair(cert, key string) (*Value[*tls.Certificate], error) {
 	return New(func() (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(cert, key)
+		pair, err := readPair(cert, key)
 		if err != nil {
 			return nil, fmt.Errorf("certificate %s with key %s: %w", cert, key, err)
 		}
@@ -46,10 +48,22 @@ func KeyPair(cert, key string) (*Value[*tls.Certificate], error) {
 	})
 }
 
+func readPair(cert, key string) (tls.Certificate, error) {
+	certText, err := readCerts(cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	keyText, err := os.ReadFile(key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(certText, keyText)
+}
+
 // Roots reads a file of certificates.
 func Roots(file string) (*Value[*x509.CertPool], error) {
 	return New(func() (*x509.CertPool, error) {
-		text, err := os.ReadFile(file)
+		text, err := readCerts(file)
 		if err != nil {
 			return nil, err
 		}
@@ -59,4 +73,21 @@ func Roots(file string) (*Value[*x509.CertPool], error) {
 		}
 		return pool, nil
 	})
+}
+
+// readCerts reads a file of certificates, all of which must be whole. The functions of crypto skip
+// one that is cut off, such as the last one in a file that is half-written.
+func readCerts(file string) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	begun := bytes.Count(text, []byte("-----BEGIN "))
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		begun--
+	}
+	if begun != 0 {
+		return nil, errors.New(file + " has a block of PEM that is not whole")
+	}
+	return text, nil
 }

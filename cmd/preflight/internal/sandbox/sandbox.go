@@ -4,6 +4,8 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -11,6 +13,14 @@ import (
 
 // system is what the resolver, the roots of TLS and the time zones are read from.
 var system = []string{"/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve"}
+
+// systemFiles are read again while the program runs: the resolver looks every 5 seconds whether its
+// files have changed. On some systems they are links to other folders, such as
+// /run/NetworkManager, or /nix/store.
+var systemFiles = []string{
+	"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf",
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+}
 
 // Needs are what a command still needs after it has begun to listen.
 type Needs struct {
@@ -20,6 +30,9 @@ type Needs struct {
 }
 
 const dns = 53
+
+// Works reports whether Enter can restrict anything on this system.
+const Works = runtime.GOOS == "linux"
 
 // Enter restricts this process and its children for good. They can then read only the
 // folders of the files and of the system, and write nothing. With Ports, they can open TCP
@@ -49,7 +62,7 @@ func (n Needs) Enter() error {
 // folders returns the folders of the files. They are needed because a file is often replaced
 // by another of the same name. If a file is a link, its target counts too.
 func (n Needs) folders() (dirs []string) {
-	for _, file := range append(n.Files, os.Getenv("SSL_CERT_FILE")) {
+	for _, file := range slices.Concat(n.Files, systemFiles, []string{os.Getenv("SSL_CERT_FILE")}) {
 		if file == "" {
 			continue
 		}

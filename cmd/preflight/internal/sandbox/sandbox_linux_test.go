@@ -34,6 +34,8 @@ func inside(dir, allowed, denied string) error {
 		return uint16(a.Port)
 	}
 	socket := filepath.Join(dir, "sockets", "socket")
+	link := filepath.Join(dir, "etc", "resolv.conf")
+	systemFiles = append(systemFiles, link)
 	n := Needs{Files: []string{filepath.Join(dir, "config", "file"), ""}, Sockets: []string{socket}, Ports: []uint16{port(allowed)}}
 	if err := n.Enter(); err != nil {
 		return err
@@ -47,8 +49,9 @@ func inside(dir, allowed, denied string) error {
 	}
 	_, read := os.ReadFile(filepath.Join(dir, "config", "file"))
 	_, system := os.ReadFile("/etc/passwd")
+	_, linked := os.ReadFile(link)
 	_, secret := os.ReadFile(filepath.Join(dir, "secret"))
-	for what, err := range map[string]error{"read": read, "system": system, "dial": dial(allowed), "remove": os.Remove(socket)} {
+	for what, err := range map[string]error{"read": read, "system": system, "linked": linked, "dial": dial(allowed), "remove": os.Remove(socket)} {
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
@@ -70,11 +73,12 @@ func inside(dir, allowed, denied string) error {
 // nothing else.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"config/file", "sockets/socket", "secret"} {
+	for _, name := range []string{"config/file", "sockets/socket", "secret", "run/resolv.conf", "etc/hosts"} {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
 	}
+	require.NoError(t, os.Symlink("../run/resolv.conf", filepath.Join(dir, "etc", "resolv.conf")))
 	var addresses []string
 	for range 2 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
