@@ -150,12 +150,14 @@ type PreflightListener struct {
 
 	// Handler serves the ordinary HTTP requests on the port: health checks,
 	// administration, WebSocket. nil means that they are answered 426. It is called
-	// like a handler of [http.Server]. HandshakeTimeout bounds the head of a
-	// request, and IdleTimeout the wait between requests. RemoteAddr is the address
-	// of the peer, or that in its PROXY header. A connection may send ordinary
-	// requests first and an upgrade request later. A request with Upgrade that is
-	// not answered 101 ends its connection. MaxPending does not count connections
-	// that serve a request or wait for the next one.
+	// like a handler of [http.Server]. HandshakeTimeout bounds the head of a request,
+	// and IdleTimeout the wait between requests. The body of a request has no limit
+	// in time or size: Handler sets it, by [http.ResponseController] and
+	// [http.MaxBytesReader]. RemoteAddr is the address of the peer, or that in its
+	// PROXY header. A connection may send ordinary requests first and an upgrade
+	// request later. A request with Upgrade that is not answered 101 ends its
+	// connection. MaxPending does not count connections that serve a request or wait
+	// for the next one.
 	//
 	// Package net/http parses the requests that Handler serves, and decides which
 	// of them are malformed. A first request with Upgrade is parsed by the stricter
