@@ -24,7 +24,7 @@ func (s *server) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("GET /status", s.serveStatus)
-	// As the library answers where there is no Handler.
+	// Like the 426 of the library ((*Request).Ordinary in internal/wire), with a text of its own.
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if set := s.current.Load(); set.Echo && set.admit(r) == nil && s.arrivals.Answer(w, r) {
 			return

@@ -83,7 +83,7 @@ var byAnswer = []struct{ answer, code, says string }{
 	{"426 U\nX-Sent: WebSocket\nServer: Apache\nUpgrade: WebSocket\n\n" + titled(apachePage, "426"), "websocket-only", "websocket alone here. For tcp use"},
 	{"426 U\nUpgrade: h2c, , TLS/1.2\n\n", "other-tokens", "other protocols than tcp"},
 	{"426 U\nUpgrade: websocket, TCP\n\n", "no-listener", "no PreflightListener answered"},
-	{"426 U\n\n", "no-listener", "removed the receipt"},
+	{"426 U\n\n", "no-listener", "removed Preflight-Refusal"},
 	{"301 M\nLocation: https://edge.example/client/amps\n\n", "redirect-https", "set TLSConfig, or write tcps://"},
 	{"308 M\nLocation: http://EDGE.example/client/amps/\n\n", "redirect-slash", "a slash at its end"},
 	{"308 M\nLocation: /client/amps/\n\n", "redirect-slash", "a slash at its end"},

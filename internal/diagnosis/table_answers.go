@@ -28,7 +28,7 @@ var answers = []row{
 	{code: "other-tokens", status: "426", also: anotherToken,
 		text: "no PreflightListener answered, and what did upgrades to other protocols than {token}. Check Path, Host and Protocol, and where the proxy leads them"},
 	{code: "no-listener", status: "426",
-		text: "no PreflightListener answered, but another program that wants an upgrade, or a proxy removed the receipt. Check Path and Host, and where the proxy leads them"},
+		text: "no PreflightListener answered, but another program that wants an upgrade, or a proxy removed Preflight-Refusal. Check Path and Host, and where the proxy leads them"},
 
 	// Redirects.
 	{code: "redirect-https", status: "3xx", also: leadsTo(sameOverTLS), common: true,

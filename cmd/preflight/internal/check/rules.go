@@ -8,7 +8,7 @@ import (
 // rules is the table of all verdicts. The first rule that fits is taken, so a rule that needs
 // more evidence stands before one that needs less. To add a case, add a rule, and a row for it
 // in rules_test.go.
-var rules = slices.Concat(steadyRules, farRules, pathRules, proxyRules, tlsRules, portRules, serveRules, listenerRules, answerRules, lastRules)
+var rules = slices.Concat(steadyRules, farRules, connectRules, proxyRules, tlsRules, portRules, serveRules, listenerRules, answerRules, lastRules)
 
 // The conditions of rules.
 

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// pathRules are about names and TCP.
-var pathRules = []rule{
+// connectRules are about names and TCP.
+var connectRules = []rule{
 	{code: "fields", when: step("fields"),
 		hop: "this machine", cause: "the fields of the request cannot be had", change: "correct --header-file or --header-command"},
 	{code: "proxy-url", when: step("proxy", badURL), hop: "this machine", cause: "the URL of the forward proxy is not valid", change: "correct HTTPS_PROXY"},
