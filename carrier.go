@@ -94,13 +94,7 @@ func carrierFor(t wire.Terms) Carrier {
 	return CarrierUpgrade
 }
 
-const (
-	defaultKeepAlive = 20 * time.Second
-
-	// minKeepAlive is far below any useful period. A shorter period is usually a number
-	// without its unit, and its PINGs would keep a core busy for each tunnel.
-	minKeepAlive = time.Millisecond
-)
+const defaultKeepAlive = 20 * time.Second
 
 // periods are the times of framed tunnels. Zero disables either.
 type periods struct{ keepAlive, maxIdle time.Duration }
@@ -118,8 +112,10 @@ func newPeriods(keepAlive, maxIdle time.Duration) (periods, error) {
 	}
 	p := periods{keepAlive, maxIdle}
 	switch {
-	case keepAlive > 0 && keepAlive < minKeepAlive:
-		return p, fmt.Errorf("KeepAlivePeriod is %v, and must be %v at least: a number alone counts nanoseconds, so write its unit, such as 20*time.Second; negative means no PINGs", keepAlive, minKeepAlive)
+	case lacksUnit(keepAlive):
+		return p, fmt.Errorf("KeepAlivePeriod is %v, %s; negative means no PINGs", keepAlive, writeUnit)
+	case lacksUnit(maxIdle):
+		return p, fmt.Errorf("MaxIdleTimeout is %v, %s", maxIdle, writeUnit)
 	case keepAlive > maxTimeout:
 		return p, fmt.Errorf("KeepAlivePeriod is %v, and may be %v at most", keepAlive, maxTimeout)
 	case maxIdle > maxTimeout:

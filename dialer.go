@@ -142,8 +142,8 @@ type PreflightDialer struct {
 	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing
 	// at all, not even a PING, has come for so long. Read then returns an error that
 	// wraps ETIMEDOUT. 0 means no limit. Twice the peer's KeepAlivePeriod is a good
-	// value. A negative value, less than twice KeepAlivePeriod, or more than 365
-	// days is an error.
+	// value. A negative value, less than a millisecond, less than twice KeepAlivePeriod,
+	// or more than 365 days is an error.
 	MaxIdleTimeout time.Duration
 
 	// Host is the Host field of the request: a name or an address, with or without

@@ -97,8 +97,8 @@ type PreflightListener struct {
 	// MaxIdleTimeout ends a framed or WebSocket tunnel while Read waits, if nothing
 	// at all, not even a PING, has come for so long. Read then returns an error that
 	// wraps ETIMEDOUT. 0 means no limit. Twice the peer's KeepAlivePeriod is a good
-	// value. A negative value, less than twice KeepAlivePeriod, or more than 365
-	// days is an error.
+	// value. A negative value, less than a millisecond, less than twice KeepAlivePeriod,
+	// or more than 365 days is an error.
 	MaxIdleTimeout time.Duration
 
 	// Authorize decides about an upgrade request before the 101 is sent. nil
@@ -140,7 +140,7 @@ type PreflightListener struct {
 	// on as a plain connection. It is for protocols in which the server speaks
 	// first (200 ms to 1 s; MySQL, SMTP, NATS). The time starts with the innermost
 	// layer: after a PROXY header or a TLS handshake. 0 means HandshakeTimeout. A
-	// negative value, or more than 365 days, is an error.
+	// negative value, less than a millisecond, or more than 365 days is an error.
 	//
 	// PlainAfter has no effect if plain connections are refused. It needs a
 	// transport with deadlines. Some proxies, such as Go's ReverseProxy, connect
@@ -174,8 +174,8 @@ type PreflightListener struct {
 
 	// IdleTimeout is how long a connection may wait for its next ordinary request,
 	// for Handler. 0 means 11 minutes, which is more than the 10 minutes of
-	// Google's load balancers. A negative value means no limit. More than 365 days is
-	// an error. It should be longer than the time for which the proxy keeps an idle
+	// Google's load balancers. A negative value means no limit. Less than a
+	// millisecond and more than 365 days are errors. It should be longer than the time for which the proxy keeps an idle
 	// connection. Otherwise the listener may close a connection just when the proxy
 	// sends a request on it, and the client sees a 502.
 	IdleTimeout time.Duration
@@ -232,8 +232,8 @@ type PreflightListener struct {
 
 	// HandshakeTimeout bounds each handshake as a whole: the PROXY header, TLS,
 	// reading, Authorize, writing the 101, and TLS inside the tunnel. 0 means 10
-	// seconds. A negative value, or more than 365 days, is an error. The timeout
-	// does not run while a finished connection waits for Accept.
+	// seconds. A negative value, less than a millisecond, or more than 365 days is an
+	// error. The timeout does not run while a finished connection waits for Accept.
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request, and a PROXY header. 0 means 16

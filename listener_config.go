@@ -68,8 +68,22 @@ const (
 	maxLimit   = 1 << 30
 )
 
+// lacksUnit reports whether a time is below a millisecond, which is far below any useful one.
+// It is usually a number without its unit. As a PlainAfter or a KeepAlivePeriod it would
+// silently do harm.
+func lacksUnit(d time.Duration) bool { return d > 0 && d < time.Millisecond }
+
+// writeUnit ends the error about such a time.
+const writeUnit = "and must be 1ms at least: a number alone counts nanoseconds, so write its unit, such as 20*time.Second"
+
 func (l *PreflightListener) check() error {
 	switch {
+	case lacksUnit(l.HandshakeTimeout):
+		return fmt.Errorf("preflight: PreflightListener.HandshakeTimeout is %v, %s", l.HandshakeTimeout, writeUnit)
+	case lacksUnit(l.IdleTimeout):
+		return fmt.Errorf("preflight: PreflightListener.IdleTimeout is %v, %s", l.IdleTimeout, writeUnit)
+	case lacksUnit(l.PlainAfter):
+		return fmt.Errorf("preflight: PreflightListener.PlainAfter is %v, %s", l.PlainAfter, writeUnit)
 	case l.HandshakeTimeout < 0:
 		return errors.New("preflight: PreflightListener.HandshakeTimeout is negative; a listener has no handshakes without an end")
 	case l.PlainAfter < 0:

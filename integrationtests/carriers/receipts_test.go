@@ -242,6 +242,7 @@ func TestConfiguration(t *testing.T) {
 		"PreflightListener.MaxIdleTimeout is negative":             {MaxIdleTimeout: -1},
 		"PreflightListener.KeepAlivePeriod is":                     {KeepAlivePeriod: 1 << 62},
 		"PreflightListener.KeepAlivePeriod is 20ns":                {KeepAlivePeriod: 20}, // without its unit
+		"PreflightListener.MaxIdleTimeout is 60ns":                 {KeepAlivePeriod: -1, MaxIdleTimeout: 60},
 		`PreflightListener.AllowedOrigins: the origin "*.a"`:       {AllowedOrigins: []string{"https://a.example", "*.a"}},
 		`PreflightListener.Protocols: the protocol "websocket"`:    {Protocols: []string{"websocket"}},
 	} {

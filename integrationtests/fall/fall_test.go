@@ -398,6 +398,7 @@ func TestConfiguration(t *testing.T) {
 		`Carriers holds "framed" more than`: {Carriers: []preflight.Carrier{framed, upgradeOnly, framed}},
 		"KeepAlivePeriod is":                {KeepAlivePeriod: 366 * 24 * time.Hour},
 		"KeepAlivePeriod is 20ns":           {KeepAlivePeriod: 20}, // without its unit
+		"MaxIdleTimeout is 60ns":            {KeepAlivePeriod: -1, MaxIdleTimeout: 60},
 		"MaxIdleTimeout is negative":        {MaxIdleTimeout: -1},
 		"MaxIdleTimeout is 8784h0m0s":       {MaxIdleTimeout: 366 * 24 * time.Hour},
 		"less than twice KeepAlivePeriod":   {MaxIdleTimeout: 39 * time.Second},

@@ -28,7 +28,10 @@ func TestListenerConfiguration(t *testing.T) {
 		l    *preflight.PreflightListener
 	}{
 		{"HandshakeTimeout", &preflight.PreflightListener{HandshakeTimeout: -1}},
+		{"HandshakeTimeout is 10ns, and must be 1ms at least", &preflight.PreflightListener{HandshakeTimeout: 10}},
+		{"IdleTimeout is 60ns, and must be 1ms at least", &preflight.PreflightListener{IdleTimeout: 60}},
 		{"PlainAfter", &preflight.PreflightListener{PlainAfter: -1}},
+		{"PlainAfter is 200ns, and must be 1ms at least", &preflight.PreflightListener{PlainAfter: 200}},
 		{"MaxHeaderBytes", &preflight.PreflightListener{MaxHeaderBytes: -1}},
 		{"MaxPending", &preflight.PreflightListener{MaxPending: -1}},
 		{"Protocols", &preflight.PreflightListener{Protocols: []string{}}},

@@ -30,7 +30,7 @@ var refusals = []struct {
 	{"200 OK", 200, false, []string{"200 OK", "no PreflightListener answered", "Host and Path", "[no-listener]"}},
 	{"204 No Content", 204, false, []string{"no PreflightListener answered", "[no-listener]"}},
 	{"206 Partial Content", 206, false, []string{"no PreflightListener answered", "[no-listener]"}},
-	{"426 Upgrade Required", 426, false, []string{"no PreflightListener answered", "receipt", "[no-listener]"}},
+	{"426 Upgrade Required", 426, false, []string{"no PreflightListener answered", "Preflight-Refusal", "[no-listener]"}},
 	{"301 Moved Permanently", 301, false, []string{"not followed", "[redirect]"}},
 	{"302 Found", 302, false, []string{"not followed", "Location"}},
 	{"308 Permanent Redirect", 308, false, []string{"not followed"}},

@@ -35,7 +35,7 @@ func TestReadme(t *testing.T) {
 		"~/.ssh/config", filepath.Join(dir, "config"),
 		"ssh build.example", fmt.Sprintf("ssh -F %s/config -l %s -i %s -o UserKnownHostsFile=%s -o BatchMode=yes build.example echo over ssh", dir, shell.user, shell.keyFile, known),
 		"psql ", "psql -X -A -t -U jane -d postgres -c 'SELECT 6 * 7' ",
-		"/etc/nginx/conf.d/preflight.conf", "preflight.conf",
+		"/etc/nginx/conf.d", filepath.Join(dir, "installed.conf"), // nginx.conf has the file of dir
 		"/etc/ssl/preflight", filepath.Join(dir, "ssl"),
 		"config nginx ", fmt.Sprintf("config nginx --carrier websocket --cert %[1]s/ssl/tls.crt --key %[1]s/ssl/tls.key ", dir),
 		"nginx -s reload", fmt.Sprintf("nginx -p %[1]s -c %[1]s/nginx.conf -e stderr -s reload", dir),
@@ -48,7 +48,8 @@ func TestReadme(t *testing.T) {
 		require.NoError(t, err, "%s: %s", line, output)
 		outputs = append(outputs, string(output))
 	}
-	for line := range strings.Lines(readmeCommands(t)) {
+	lines := readmeCommands(t)
+	for line := range strings.Lines(lines) {
 		shown := strings.TrimSpace(line)
 		line = strings.NewReplacer(replace...).Replace(shown)
 		switch {
@@ -67,6 +68,7 @@ func TestReadme(t *testing.T) {
 			_, token, _ := strings.Cut(strings.TrimSpace(string(tokens)), " ")
 			replace = append(replace, "TOKEN", token)
 		case strings.HasPrefix(line, "preflight config "):
+			run(strings.NewReplacer(replace...).Replace(regexp.MustCompile("(?m)^install .*tls.key$").FindString(lines))) // nginx runs before
 			edge := lab.StartNginxDaemon(t, dir, 2, func(addresses []string) (config string) {
 				run(strings.Replace(line, " --path", " --listen "+addresses[0]+" --tls-listen "+addresses[1]+" --path", 1))
 				return lab.Render(t, lab.Templates, dir, "nginx.conf", map[string]any{"Root": os.Geteuid() == 0})
@@ -89,7 +91,7 @@ func readmeCommands(t *testing.T) (lines string) {
 	require.True(t, ok)
 	section, _, _ = strings.Cut(section, "\n## ")
 	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(section, -1) {
-		lines += strings.ReplaceAll(block[1], "\n\n", "\n")
+		lines += strings.NewReplacer("\n\n", "\n", "\\\n", "").Replace(block[1])
 	}
 	return lines
 }
