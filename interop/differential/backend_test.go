@@ -2,6 +2,7 @@ package differential
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -25,7 +26,7 @@ var listeners = []struct {
 	{"zero", 0, func() *preflight.PreflightListener { return &preflight.PreflightListener{} }},
 	{"byte by byte", 1, func() *preflight.PreflightListener { return &preflight.PreflightListener{} }},
 	{"handed on at once, and watched", 7, func() *preflight.PreflightListener {
-		return &preflight.PreflightListener{PlainAfter: 1}
+		return &preflight.PreflightListener{PlainAfter: time.Millisecond}
 	}},
 	{"AllowPlain", 0, func() *preflight.PreflightListener {
 		return &preflight.PreflightListener{
@@ -93,8 +94,11 @@ func serve(l *preflight.PreflightListener) {
 	defer l.Close()
 	for {
 		accepted, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			panic(err) // or the proxies would wait for this listener's turn without end
 		}
 		running.Go(func() {
 			defer accepted.Close()
