@@ -40,7 +40,7 @@ type Target struct {
 	Bind          netip.AddrPort // bind, the local address; port 0: any
 	Prefer        string         // ip_protocol_prefer: "ipv4", "ipv6" or ""
 
-	ConnectTimeout time.Duration // tcp_connecttimeout; 0: none of its own
+	ConnectTimeout time.Duration // tcp_connecttimeout; 0: no limit of its own
 	ServerName     string        // sni, the name of the server for TLS, in ASCII; "": none
 
 	// Options holds the options that belong to the application, by name, with their

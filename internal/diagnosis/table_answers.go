@@ -148,7 +148,7 @@ var answers = []row{
 	{code: "rate-limit", status: "429", waits: true,
 		text: "{who} limits the rate of requests; {later}, or raise its limit"},
 	{code: "rate-limit", status: "503", from: nginx, also: ownPage, waits: true,
-		text: "nginx itself refuses for now, by a rule of the `location` that it chooses for this Host and path (`limit_req`, `limit_conn`, `return 503`); {later}, or change that rule"},
+		text: "nginx itself refuses temporarily, by a rule of the `location` that it chooses for this Host and path (`limit_req`, `limit_conn`, `return 503`); {later}, or change that rule"},
 	{code: "server-slow", status: "408", from: envoy, also: bodyBegins("stream timeout", "downstream duration timeout"), waits: true,
 		text: "the server behind Envoy did not answer in Envoy's time (`idle_timeout`, `stream_idle_timeout`, `max_stream_duration`). Find out what that server waits for, or raise the time; {later}"},
 	{code: "too-slow", status: "408", waits: true,

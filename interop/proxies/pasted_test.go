@@ -47,8 +47,8 @@ func TestPasted(t *testing.T) {
 	require.Equal(t, "likely", report.Verdict.Certainty)
 	require.Contains(t, report.Verdict.Change, "`map` of `$http_upgrade`")
 
-	// arrives opens a tunnel with a forged address, and returns what the server sees of it. The
-	// true address is none of a trusted proxy.
+	// arrives opens a tunnel with a forged address, and returns the address that the server
+	// sees. The true address does not belong to a trusted proxy.
 	arrives := func(carrier preflight.Carrier) (string, error) {
 		f := lab.Frontend{Address: d.Addresses[0]}.Dialer()
 		f.Carriers, f.Path = []preflight.Carrier{carrier}, "/"

@@ -115,7 +115,7 @@ var answerRules = []rule{
 		hop: "{who}", cause: "an ordinary request reaches the listener and gets 426, so the server is up. Only the upgrade fails: {who} cannot pass on the 101", change: "in a Go proxy put nothing around httputil.ReverseProxy that hides http.Hijacker for {path}, such as http.TimeoutHandler; otherwise turn on upgrades there, and see its log",
 		others: []string{"the server behind it ends the connection when it is asked for an upgrade"}, next: apart},
 	{code: "rate-limit", of: "rate-limit", when: status(mainCarrier, http.StatusTooManyRequests), hop: "{who}", cause: "it limits the rate of requests", change: "try again later, or raise its limit: {limit}"},
-	{code: "maintenance", of: "rate-limit", when: field("Retry-After"), sure: likely, hop: "{who}", cause: "it closes the path for now (`return 503` with Retry-After, for maintenance)", change: "try again later, or remove `return 503`",
+	{code: "maintenance", of: "rate-limit", when: field("Retry-After"), sure: likely, hop: "{who}", cause: "it closes the path temporarily (`return 503` with Retry-After, for maintenance)", change: "try again later, or remove `return 503`",
 		others: []string{"it limits the rate or the connections ({limit})"}},
 	{code: "rate-limit", of: "rate-limit", sure: likely, hop: "{who}", cause: "it limits the rate of requests or the number of connections", change: "try again later, or raise its limit: {limit}",
 		others: []string{"`return 503` closes the path"}},

@@ -29,7 +29,7 @@ var connectRules = []rule{
 		hop: "the network before {edge}", cause: "packets are dropped: nothing answers the connection", change: "let the firewall or the security group pass this port, or correct the address in the URL",
 		others: []string{"the machine is down", "its queue of connections is full"}},
 	{code: "bind", when: all(binds, step("tcp", noAddress)),
-		hop: "this machine", cause: "the address of the option bind is none of its own", change: "correct bind in the URL, or leave it out"},
+		hop: "this machine", cause: "it does not have the address of the option bind", change: "correct bind in the URL, or leave it out"},
 	{code: "unreachable", when: step("tcp", unreachable, noAddress),
 		hop: "the network before {edge}", cause: "there is no route to this address", change: "correct the address, or the routes of this machine; is the VPN up?"},
 	{code: "rule-closes", when: step("tcp", wasResetFault), sure: likely,

@@ -27,7 +27,7 @@ type Flags struct {
 	Timeout            time.Duration `live:"" default:"10s" help:"The time limit for each attempt to open a tunnel. --header-command has the same limit, apart from that."`
 	Header             []string      `live:"" sep:"none" placeholder:"'NAME: VALUE'" help:"Send this field with the request. Other users of this machine can see it. Repeatable."`
 	HeaderFile         string        `live:"" type:"path" placeholder:"FILE" help:"Send the fields in this file, one 'NAME: VALUE' on each line. The file is read again for each tunnel, but a pipe only once. If it becomes invalid, its last valid content stays in use."`
-	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again after --header-lifetime, and when the server answers 401."`
+	HeaderCommand      string        `live:"" placeholder:"COMMAND" help:"Send the fields that this shell command prints, in the form of --header-file. It runs again after --header-lifetime, and after an answer of 401 or 407."`
 	HeaderLifetime     time.Duration `live:"" default:"5m" help:"How long the output of --header-command is used."`
 	CA                 string        `live:"" name:"ca" type:"path" placeholder:"FILE" help:"Verify the edge with the authorities in this PEM file, instead of those of the system."`
 	Cert               string        `live:"" type:"path" placeholder:"FILE" help:"Present this client certificate (PEM). Needs --key."`
