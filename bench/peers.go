@@ -78,7 +78,7 @@ func names(of []*peer) []string {
 }
 
 func peerNamed(name string) (*peer, error) {
-	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers, churnPeers), waitingPeer, straight)
+	all := append(slices.Concat(peers, telemetryPeers, framedPeers, tlsPeers, resumptionPeers, churnPeers), timed, waitingPeer, straight)
 	i := slices.IndexFunc(all, func(p *peer) bool { return p.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %q", name)
@@ -185,17 +185,22 @@ func listenTCP(_ *site, handle func(net.Conn)) (string, error) {
 
 // dialFloor dials, and sends the request that prepare has made from the address once.
 func dialFloor(s *site, prepare func(address string) []byte) dialFunc {
+	return dialBy(s.net, prepare, floorClient)
+}
+
+// dialBy is dialFloor with another dialer and another exchange.
+func dialBy(d *net.Dialer, prepare func(address string) []byte, exchange func(c net.Conn, request []byte) error) dialFunc {
 	var prepared sync.Map
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		b, ok := prepared.Load(address)
 		if !ok {
 			b, _ = prepared.LoadOrStore(address, prepare(address))
 		}
-		c, err := s.net.DialContext(ctx, "tcp", address)
+		c, err := d.DialContext(ctx, "tcp", address)
 		if err != nil {
 			return nil, err
 		}
-		if err := floorClient(c, b.([]byte)); err != nil {
+		if err := exchange(c, b.([]byte)); err != nil {
 			c.Close()
 			return nil, err
 		}

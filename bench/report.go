@@ -173,7 +173,7 @@ func (r *results) markdown() string {
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.budgets())
 	t := table{heads: []string{"row", "what it is"}}
-	for _, p := range slices.Concat(peers, framedPeers) {
+	for _, p := range slices.Insert(slices.Concat(peers, framedPeers), 1, timed) {
 		t.rows = append(t.rows, []string{p.name, p.does})
 	}
 	fmt.Fprintf(&b, "## The rows\n\n%s\n", strings.Replace(t.markdown(), "---:", "---", 1))

@@ -195,7 +195,10 @@ func field(b []byte, pos int) (name, value []byte, next int, err *Error) {
 		return nil, nil, pos, nil
 	}
 	n := pos
-	for isToken(b[n]) {
+	for _, c := range b[pos:] {
+		if !isToken(c) {
+			break
+		}
 		n++
 	}
 	if n == pos || b[n] != ':' {
