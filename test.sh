@@ -186,6 +186,7 @@ need systemd-analyze systemd
 need node nodejs
 need npm npm
 need chromium chromium
+need ruby ruby
 need javac default-jdk-headless
 need mvn maven
 wheels interop/requirements.txt

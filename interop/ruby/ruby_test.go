@@ -1,5 +1,5 @@
-// Package java contains a client in Java that was written only from spec/preflight.md.
-package java
+// Package ruby contains a client in Ruby that was written only from spec/preflight.md.
+package ruby
 
 import (
 	"context"
@@ -18,28 +18,19 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(lab.Run(m)) }
 
-// run runs a program and returns its output.
-func run(t *testing.T, name string, args ...string) string {
+// run runs vectors.rb and returns its output.
+func run(t *testing.T, args ...string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	require.NoError(t, err, "%s is missing: install a JDK of version 17 or later", name)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, lab.FindBinary(t, "ruby"), append([]string{"-w", "vectors.rb"}, args...)...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return string(out)
 }
 
-func compile(t *testing.T) (classes string) {
-	t.Helper()
-	classes = t.TempDir()
-	run(t, "javac", "-Xlint:all,-serial,-try", "-Werror", "-d", classes, "Preflight.java", "Vectors.java")
-	return classes
-}
-
-// TestVectors runs the Java client on all vectors for a client, but for those with TLS inside.
+// TestVectors runs the Ruby client on all vectors for a client, but for those with TLS inside.
 func TestVectors(t *testing.T) {
-	out := run(t, "java", "-cp", compile(t), "Vectors", "../../spec/vectors")
+	out := run(t, "../../spec/vectors")
 	summary := regexp.MustCompile(`^vectors: (\d+), runs: (\d+), failed: 0\n$`).FindStringSubmatch(out)
 	require.NotNil(t, summary, out)
 	for i, least := range []int{378, 22000} {
@@ -55,6 +46,17 @@ func TestExchange(t *testing.T) {
 	address := lab.Serve(t, l, func(c *preflight.Conn) {
 		io.Copy(c, c)
 	})
-	out := run(t, "java", "-cp", compile(t), "Vectors", address, "upgrade", "framed", "websocket")
+	out := run(t, address, "upgrade", "framed", "websocket")
 	require.Equal(t, "exchanged on upgrade\nexchanged on framed\nexchanged on websocket\n", out)
+}
+
+// TestLength keeps the promise of the wire document: a client is short.
+func TestLength(t *testing.T) {
+	source, err := os.ReadFile("preflight.rb")
+	require.NoError(t, err)
+	lines := regexp.MustCompile(`(?m)^.*\n`).FindAll(source, -1)
+	require.LessOrEqual(t, len(lines), 150)
+	for _, line := range lines {
+		require.LessOrEqual(t, len(line), 121)
+	}
 }
