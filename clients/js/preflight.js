@@ -63,11 +63,12 @@ function capsule(type, value) {
 }
 
 function frame(opcode, body) { // in Node
-  const n = body.length, key = crypto.getRandomValues(new Uint8Array(4)); // M80
-  const head = [128 | opcode, ...(n < 126 ? [128 | n] : [254, n >> 8, n & 255]), ...key];
-  const bytes = Buffer.concat([Buffer.from(head), body]);
-  for (let i = 0; i < n; i++) bytes[head.length + i] ^= key[i & 3];
-  return bytes;
+  const n = body.length, key = crypto.getRandomValues(new Int32Array(1)); // M80
+  const words = new Int32Array(Math.ceil(n / 4)), masked = Buffer.from(words.buffer, 0, n);
+  masked.set(body);
+  for (let i = 0; i < words.length; i++) words[i] ^= key[0];
+  const head = [128 | opcode, ...(n < 126 ? [128 | n] : [254, n >> 8, n & 255])];
+  return Buffer.concat([Buffer.from(head), new Uint8Array(key.buffer), masked]);
 }
 
 // The tunnel over a link. In Node the link has the bytes of the transport, and `judge` is given the head of the answer.

@@ -201,6 +201,22 @@ test('a write goes on with the next message, for the timers of a hidden page are
   await writing;
 });
 
+test('the bufferedAmount of a WebSocket that has closed is not watched', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const { socket, writable, closed } = await fake();
+  let looks = 0;
+  Object.defineProperty(socket, 'bufferedAmount', { get: () => ++looks << 20 });
+  const writing = writable.getWriter().write(new Uint8Array(100));
+  await new Promise((resolve) => { setImmediate(resolve); });
+  socket.readyState = 3;
+  socket.onclose({ code: 1006 });
+  await assert.rejects(closed, { reason: 'reset' });
+  await assert.rejects(writing, { reason: 'reset' });
+  looks = 0;
+  t.mock.timers.tick(5000);
+  assert.equal(looks, 0);
+});
+
 test('the timers are exact, and one at a time', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
   const opening = connectAsPage('ws://h/', {}, FakeSocket);
@@ -213,6 +229,10 @@ test('the timers are exact, and one at a time', async (t) => {
   assert.deepEqual(socket.sent.map((bytes) => bytes[3]), [PING]);
   t.mock.timers.tick(20_000);
   assert.equal(socket.sent.length, 2);
+  socket.bufferedAmount = 1 << 20;
+  t.mock.timers.tick(20_000);
+  assert.equal(socket.sent.length, 2, 'no PING behind bytes that wait');
+  socket.bufferedAmount = 0;
   await Promise.all([readable.cancel(), writable.close()]);
   t.mock.timers.tick(59_999);
   assert.deepEqual(socket.sent.slice(2).map((bytes) => bytes[3]), [FINAL_DATA, PING]);
@@ -220,4 +240,8 @@ test('the timers are exact, and one at a time', async (t) => {
   t.mock.timers.tick(1);
   await assert.rejects(closed, { reason: 'timeout' });
   assert.equal(socket.closed.length, 1);
+  const aborted = await fake();
+  await aborted.writable.abort();
+  t.mock.timers.tick(20_000);
+  assert.equal(aborted.socket.sent.length, 0, 'no PING behind the end');
 });

@@ -1,7 +1,7 @@
 // connect() against the peer on the loopback: what bytes alone cannot show.
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { test } from 'node:test';
 import tls from 'node:tls';
 import { PreflightError, RefusalError, connect } from '../preflight.js';
@@ -297,9 +297,29 @@ each(framing, 'an abort behind both ends loses nothing', async (t, carrier) => {
   const tunnel = await connect(url, { carriers: [carrier], signal: stop.signal });
   await tunnel.writable.close();
   assert.deepEqual(await tunnel.closed, { confirmed: true });
+  assert.equal(getEventListeners(stop.signal, 'abort').length, 0);
   stop.abort();
+  await new Promise((resolve) => { setImmediate(resolve); }); // an abort could have an effect by now
   const got = await read(tunnel.readable.getReader());
   assert.deepEqual([got.bytes.toString(), got.done], ['hello', true]);
+});
+
+each(framing, 'an abort discards what nobody has read', async (t, carrier) => {
+  const answered = deferred();
+  const { url } = await serve(t, async (peer) => {
+    peer.send(FINAL_DATA, text('hello'));
+    peer.send(PING, Buffer.alloc(8));
+    await peer.until(PONG);
+    answered.resolve(); // the client has everything
+    await peer.next();
+  });
+  const stop = new AbortController(), reason = new Error('no longer needed');
+  const tunnel = await connect(url, { carriers: [carrier], signal: stop.signal });
+  await answered.promise;
+  stop.abort(reason);
+  await assert.rejects(tunnel.closed, reason);
+  const got = await read(tunnel.readable.getReader());
+  assert.deepEqual([got.bytes.length, got.error], [0, reason]);
 });
 
 each(framing, 'a peer that does not send its last PING is not awaited for ever', async (t, carrier) => {
@@ -334,12 +354,16 @@ each(framing, 'capsules and frames have lengths in their shortest form', async (
   assert.deepEqual(await tunnel.closed, { confirmed: true });
 });
 
-test('the error of another tunnel does not choose the Close code', async (t) => {
+test('the error of another tunnel chooses neither the Close code nor the next carrier', async (t) => {
   const codes = deferred();
-  const { url } = await serve(t, (peer) => codes.resolve(peer.goodbye()));
-  const tunnel = await connect(url, { carriers: ['websocket'] });
-  await tunnel.writable.abort(Object.assign(new Error('broken'), { closeCode: 1002 })); // as pipeTo does it
+  const { url, requests } = await serve(t, (peer) => (requests.length > 1 ? peer.next()
+    : codes.resolve(peer.goodbye())));
+  const tunnel = await connect(url, { carriers: ['websocket', 'framed'] });
+  const error = Object.assign(new Error('broken'), { closeCode: 1002, falls: true });
+  await tunnel.writable.abort(error); // as pipeTo does it
   assert.deepEqual(await codes.promise, [1000]);
+  await (await connect(url, { carriers: ['framed'] })).writable.abort(); // behind whatever the abort began
+  assert.equal(requests.length, 2);
 });
 
 test('views and buffers are bytes too', async (t) => {
@@ -410,6 +434,23 @@ test('a server that does not answer is given up, without another carrier', async
   const error = { name: 'PreflightError', reason: 'timeout' };
   await assert.rejects(connect(url, { timeout: 100 }), error);
   assert.ok(requests.length < 2);
+});
+
+test('the time for the answer is that of all carriers together', async (t) => {
+  let now = 0, reason;
+  t.mock.method(performance, 'now', () => now);
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const second = deferred();
+  const { url, requests } = await serve(t, null, () => {
+    if (requests.length === 2) second.resolve();
+    else now = 20_000;
+    return requests.length === 1 && 'HTTP/1.1 403 x\r\n\r\n';
+  });
+  connect(url).catch((error) => { reason = error.reason; });
+  await second.promise;
+  t.mock.timers.tick(10_000);
+  await new Promise((resolve) => { setImmediate(resolve); });
+  assert.equal(reason, 'timeout');
 });
 
 test('the time for the answer does not bound the tunnel', async (t) => {
@@ -516,6 +557,24 @@ test('TLS offers http/1.1 alone, and carries all carriers', async (t) => {
   await writer.close();
   await tunnel.closed;
   assert.deepEqual(alpn, ['http/1.1']);
+});
+
+test('the request waits for the check of the certificate', async (t) => {
+  const psk = randomBytes(32), ciphers = 'PSK-AES128-GCM-SHA256', maxVersion = 'TLSv1.2';
+  const server = tls.createServer({ ciphers, maxVersion, pskCallback: () => psk });
+  const got = [], accepted = once(server, 'secureConnection');
+  server.on('secureConnection', (socket) => socket.on('error', () => {}).on('data', (part) => got.push(part)));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  const check = { checkServerIdentity: () => new Error('another server') };
+  await assert.rejects(connect(`wss://127.0.0.1:${server.address().port}/`, {
+    headers: { Authorization: 'SECRET' },
+    tls: { ciphers, maxVersion, ...check, pskCallback: () => ({ psk, identity: 'test' }) },
+  }), { reason: 'unreachable' });
+  const [socket] = await accepted; // the server has no reason to refuse
+  if (!socket.destroyed) await once(socket, 'close');
+  assert.equal(Buffer.concat(got).length, 0);
 });
 
 test('what cannot work is refused before a connection, and keeps secrets', async () => {

@@ -179,6 +179,20 @@ test('reading pauses while nobody reads, but not behind the end or a cancellatio
   }
 });
 
+test('behind a protocol error the client ends its direction, and reads until the peer ends', async () => {
+  for (const carrier of ['framed', 'websocket']) {
+    const { socket, tunnel, over } = await open(carrier);
+    socket.push(Buffer.from('HTTP'));
+    await assert.rejects(tunnel.closed, { reason: 'malformed' });
+    await turn();
+    assert.deepEqual([socket.writableEnded, socket.destroyed, socket.isPaused()], [true, false, false]); // M47
+    socket.push(Buffer.alloc(1 << 20));
+    await turn();
+    assert.equal(socket.readableLength, 0); // it is read all the same
+    over();
+  }
+});
+
 test('parts of one byte count with the memory that they need', async () => {
   const { socket, tunnel, over } = await open('framed');
   let count = 0;
@@ -201,4 +215,37 @@ test('an abort ends a close that the network does not take', async () => {
   over();
   await assert.rejects(closing, /the test is over/);
   await assert.rejects(tunnel.closed, /the test is over/);
+});
+
+test('a buffer can be used again when its write resolves', async () => {
+  for (const carrier of ['upgrade', 'framed']) {
+    const { socket, tunnel, over } = await open(carrier);
+    socket.stuck = true; // the network takes the bytes later
+    const bytes = Uint8Array.of(1, 2, 3);
+    await tunnel.writable.getWriter().write(bytes);
+    bytes.fill(0);
+    assert.deepEqual([...socket.written[0].subarray(-3)], [1, 2, 3]);
+    tunnel.closed.catch(() => {});
+    over();
+  }
+});
+
+test('upgrade: no PING stands between the bytes', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const { socket, tunnel, over } = await open('upgrade');
+  t.mock.timers.tick(60_000);
+  assert.equal(socket.written.length, 0);
+  tunnel.closed.catch(() => {});
+  over();
+});
+
+test('a peer that does not end behind its error is left after 2 s', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const { socket, tunnel } = await open('framed');
+  socket.push('HTTP');
+  await assert.rejects(tunnel.closed, { reason: 'malformed' });
+  t.mock.timers.tick(1_999);
+  assert.equal(socket.destroyed, false);
+  t.mock.timers.tick(1);
+  assert.equal(socket.destroyed, true);
 });
