@@ -59,12 +59,14 @@ type relaying struct {
 	key, title, text string
 	of               [][2]string
 	base             func(row string) string // with which a row is compared; nil: the first one
+	repetitions      int
 }
 
 func (b *bench) relayed(ctx context.Context) (*section, error) {
 	s, err := b.relay(ctx, relaying{
 		key: keyRelay, title: "Relay with io.Copy", of: relays,
-		text: fmt.Sprintf(" strace counts the calls for %d MiB. If the kernel moves the bytes (splice), there are few reads and writes.", tracedBulk>>20),
+		repetitions: b.repetitions, // the kernel moves the bytes in few milliseconds, which vary
+		text:        fmt.Sprintf(" strace counts the calls for %d MiB. If the kernel moves the bytes (splice), there are few reads and writes.", tracedBulk>>20),
 	})
 	if err != nil || !haveStrace() {
 		return s, err
@@ -87,7 +89,7 @@ func (b *bench) relay(ctx context.Context, of relaying) (*section, error) {
 	s := &section{
 		key: of.key, title: of.title,
 		text: fmt.Sprintf("One process accepts, dials, and moves %d MiB between the two connections by io.Copy; %d repetitions. CPU is that of this process.",
-			b.bulk>>20, b.few) + of.text,
+			b.bulk>>20, of.repetitions) + of.text,
 		columns: []column{
 			against(of.base)("CPU, ratio", relayCPU), median("CPU s/GiB", relayCPU, "%.2f"), median("MiB/s", throughput, "%.0f"),
 		},
@@ -109,7 +111,7 @@ func (b *bench) relay(ctx context.Context, of relaying) (*section, error) {
 		}
 		all = append(all, p)
 	}
-	return s, b.repeat(of.title, b.few, len(of.of), func(i int, first bool) error {
+	return s, b.repeat(of.title, of.repetitions, len(of.of), func(i int, first bool) error {
 		if first {
 			if _, _, err := all[i].bulk(b.bulk / 8); err != nil {
 				return err

@@ -127,7 +127,7 @@ func (b *bench) relayedTLS(ctx context.Context) (*section, error) {
 	return b.relay(ctx, relaying{
 		key: keyTLSRelay, title: "Relay with TLS on one side",
 		text: " A ratio compares with crypto/tls alone on the same side.",
-		of:   of,
+		of:   of, repetitions: b.few,
 		base: func(row string) string {
 			if strings.HasPrefix(row, bareTCP) {
 				return relayName([2]string{bareTCP, goTLS})
