@@ -122,7 +122,8 @@ class Client
     end
     "clean"
   rescue StandardError => @error
-    return "unexpected #{@error.full_message}" if @error.is_a?(NoMethodError) || @error.message.include?("secret")
+    known = [IOError, SystemCallError, Preflight::Malformed, Preflight::Refused].any? { |kind| @error.is_a?(kind) }
+    return "unexpected #{@error.full_message}" if !known || @error.message.include?("secret")
     return "fail" unless @tunnel
     { EOFError => "truncated", Preflight::Malformed => "malformed" }[@error.class] || "reset"
   end
