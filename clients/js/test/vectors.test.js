@@ -193,6 +193,19 @@ test('behind a protocol error the client ends its direction, and reads until the
   }
 });
 
+test('an abort drops what nobody has read, and reads until the peer ends', async () => {
+  const { socket, tunnel } = await open('framed');
+  socket.push(Buffer.concat([capsule(DATA, Buffer.alloc(32_768)), capsule(DATA, Buffer.alloc(32_768))]));
+  await turn();
+  assert.equal(socket.isPaused(), true);
+  tunnel.closed.catch(() => {});
+  const reason = new Error('enough');
+  await tunnel.writable.abort(reason);
+  await assert.rejects(tunnel.readable.getReader().read(), reason);
+  assert.deepEqual([socket.writableEnded, socket.destroyed, socket.isPaused()], [true, false, false]);
+  socket.destroy();
+});
+
 test('parts of one byte count with the memory that they need', async () => {
   const { socket, tunnel, over } = await open('framed');
   let count = 0;
